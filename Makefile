@@ -1,0 +1,51 @@
+# Every target uses .venv, which `setup` makes once and renews when the pins change.
+# Settings come from the command line or the environment: make setup PYTHON=python3.13
+
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.stamp ## make .venv with Python 3.11-3.13 and everything pinned in constraints.txt
+
+.venv/.stamp: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { \
+	  for python in $(CANDIDATES); do \
+	    "$$python" -c '$(SUPPORTED)' 2>/dev/null && exec "$$python" -m venv .venv; \
+	  done; \
+	  echo "no Python 3.11, 3.12 or 3.13 among: $(CANDIDATES); give one as PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	@$(BIN)/python -c '$(SUPPORTED)' || { echo ".venv has another Python than 3.11-3.13; make clean" >&2; exit 1; }
+	$(PIP) torch hatchling editables
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: setup ## train Table 4 on the embedded data set (3 seeds) and write its table and plot
+	$(BIN)/cmkd sweep ablation --seeds 3
+	$(BIN)/cmkd report tables
+
+test: setup ## quick tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## all tests, slow ones too
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, quick tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict cmkd
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: setup ## where a trial's time goes, as ratios of one run
+	$(BIN)/python -m benchmarks
+
+clean: ## remove .venv, builds and tool caches; keep results and downloaded or derived data
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find cmkd tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

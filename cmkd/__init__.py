@@ -1,0 +1,3 @@
+"""Cross-modality knowledge distillation from decoded to compressed video."""
+
+__version__ = "0.1.0"

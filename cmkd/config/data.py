@@ -1,0 +1,100 @@
+"""How a data set is encoded, viewed and split: all of it enters the data set's id."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cmkd.config.base import Config, content_id
+
+
+class EncodingConfig(Config):
+    """MPEG-4 Part 2 without B-frames, the codec of the paper's Sec. 3.1."""
+
+    width: int = Field(default=320, ge=16, le=4096, multiple_of=16)
+    height: int = Field(default=256, ge=16, le=4096, multiple_of=16)
+    gop: int = Field(default=12, ge=2, le=600, description="frames from one I-frame to the next")
+    qscale: int = Field(default=2, ge=1, le=31, description="MPEG-4 quantiser; 1 is best")
+    num_frames: int | None = Field(
+        default=None, ge=2, description="index-uniform resampling to this length; None keeps all"
+    )
+
+
+class ViewsConfig(Config):
+    """The fixed augmented views of a training clip; view 0 is always the clip itself.
+
+    Views are fixed so that the frozen teacher's features are computed once per view. Every
+    modality and the teacher's frames of one view share one geometric transform.
+    """
+
+    count: int = Field(default=1, ge=1, le=100)
+    flip: Literal["none", "horizontal", "both"] = Field(
+        default="none", description="mirror axes; labels follow `flip_labels` of the data set"
+    )
+    shift: float = Field(default=0.0, ge=0, le=0.5, description="largest shift / frame size")
+    scale: float = Field(default=0.0, ge=0, lt=0.5, description="largest relative zoom")
+    rotation: float = Field(default=0.0, ge=0, le=45, description="largest angle in degrees")
+    phase: bool = Field(default=False, description="vary the sampled frame inside its segment")
+
+
+class SplitConfig(Config):
+    """Which clips train, select and test.
+
+    ``given`` follows the manifest's ``split`` column (one fold). ``folds`` are k group-disjoint,
+    label-stratified folds; ``leave_one_group_out`` makes one fold per group. Clips of the groups
+    in `train_only` (recordings of mixed origin, say) never leave the training part.
+    """
+
+    rule: Literal["given", "folds", "leave_one_group_out"] = "folds"
+    folds: int = Field(default=5, ge=2, le=100)
+    train_only: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+
+class DatasetInfo(Config):
+    """The identity card of a data set on disk (``dataset.json``)."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    kind: Literal["embedded", "folder"]
+    classes: tuple[str, ...] = Field(min_length=2)
+    encoding: EncodingConfig
+    views: ViewsConfig
+    split: SplitConfig
+    flip_labels: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="axis ('horizontal' or 'vertical') -> {class: class of its mirror image}",
+    )
+    digest: str = Field(description="SHA-256 over the manifest: paths, labels, groups, content")
+
+    @model_validator(mode="after")
+    def _known_labels(self) -> Self:
+        known = set(self.classes)
+        if len(known) != len(self.classes):
+            raise ValueError(f"classes: {sorted(self.classes)} names one of them twice")
+        for axis, swap in self.flip_labels.items():
+            if axis not in ("horizontal", "vertical"):
+                raise ValueError(f"flip_labels: axis {axis!r} is neither horizontal nor vertical")
+            unknown = (set(swap) | set(swap.values())) - known
+            if unknown:
+                raise ValueError(f"flip_labels.{axis}: unknown classes {sorted(unknown)}")
+            for one, other in swap.items():
+                if swap.get(other, other) != one:
+                    raise ValueError(
+                        f"flip_labels.{axis}: {one!r} turns into {other!r} but not back"
+                    )
+        return self
+
+    @property
+    def id(self) -> str:
+        """Content id: changes with any clip, label, group, view or split rule."""
+        return content_id("dataset", self)
+
+
+class InputConfig(Config):
+    """What a trial reads of a clip."""
+
+    num_frames: int = Field(default=8, ge=2, le=64, description="T, P-frames sampled per clip")
+    motion: Literal["accumulated", "per_frame"] = Field(
+        default="accumulated", description="vectors traced back to the I-frame, or of one frame"
+    )

@@ -1,0 +1,33 @@
+"""Where files live: the cache of derived data, and the data files shipped with the package."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+
+from cmkd.errors import InputError
+
+
+def cache_root() -> Path:
+    """The cache folder: ``$CMKD_CACHE``, else ``$XDG_CACHE_HOME/cmkd``, else the platform's."""
+    chosen = os.environ.get("CMKD_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("cmkd")
+
+
+def packaged(*parts: str) -> Path:
+    """A data file of the project (``sweeps/ablation.yaml``), from a wheel or from a checkout."""
+    package = Path(str(resources.files("cmkd")))
+    inside_wheel = package.joinpath("_files", *parts)
+    return inside_wheel if inside_wheel.exists() else package.parent.joinpath(*parts)
+
+
+def slug(text: str) -> str:
+    """A name that is safe as one path component: ASCII letters, digits, ``_ . -``, at most 64."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64]
+    if not safe:
+        raise InputError(f"name {text!r} has no letter or digit; give it one")
+    return safe

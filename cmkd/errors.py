@@ -1,0 +1,48 @@
+"""Everything cmkd raises on purpose.
+
+    CmkdError                  exit code
+    |-- InputError             2   a file, option or value the user gave is wrong
+    |   |-- ConfigError        2   a spec or config: carries file, line and key
+    |   `-- DataError          2   a video, annotation or prepared data set
+    |-- TrialFailed            1   at least one trial failed, or a regression was found
+    `-- InfrastructureError    3   store, disk or engine failed; the same command resumes
+
+The command line prints a CmkdError as one line and exits with its code; any other
+exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CmkdError(Exception):
+    """Base of all deliberate errors. The message names the file, the value and the remedy."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(CmkdError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A spec file or a config value is wrong."""
+
+
+class DataError(InputError):
+    """A video, an annotation file or a prepared data set is wrong."""
+
+
+class TrialFailed(CmkdError):
+    """A trial failed while others went on."""
+
+    exit_code = 1
+
+
+class InfrastructureError(CmkdError):
+    """The tracking store, the disk or the engine failed; nothing computed is lost."""
+
+    exit_code = 3

@@ -1,0 +1,196 @@
+"""Specs: expansion, precedence, and mistakes that name file, line and key."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cmkd.config.sweep import find_spec, load_sweep
+from cmkd.config.trial import Setting
+from cmkd.errors import ConfigError
+
+HEAD = "name: s\ndescription: d\n"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path):
+    def sweep(body: str):
+        path = tmp_path / "s.yaml"
+        path.write_text(HEAD + body)
+        return load_sweep(str(path))
+
+    return sweep
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_table_4_has_the_paper_rows_and_a_control(empty_folder: Path) -> None:
+    ablation = load_sweep("ablation")
+    rows = {
+        arm.name: (
+            arm.setting.method.decoder,
+            arm.setting.method.lambda_1,
+            arm.setting.method.lambda_2,
+        )
+        for arm in ablation.arms
+    }
+    assert rows == {
+        "baseline": (False, 0.0, 0.0),
+        "control": (True, 0.0, 0.0),
+        "spatial": (True, 0.1, 0.0),
+        "temporal": (True, 0.0, 1.0),
+        "both": (True, 0.1, 1.0),
+    }
+    assert len({arm.setting.id for arm in ablation.arms}) == 5
+    assert ablation.arm("both").setting == Setting()
+    needs = {arm.name for arm in ablation.arms if arm.setting.method.needs_teacher}
+    assert needs == {"spatial", "temporal", "both"}
+
+
+def test_every_shipped_spec_loads(empty_folder: Path) -> None:
+    shipped = sorted(path.stem for path in find_spec("ablation").parent.glob("*.yaml"))
+    assert "ablation" in shipped and "smoke" in shipped
+    for name in shipped:
+        assert load_sweep(name).spec.name == name
+
+
+def test_a_block_is_the_product_of_its_lists_in_file_order(sweep) -> None:
+    arms = sweep(
+        "blocks:\n"
+        "  grid:\n"
+        "    method.lambda_1: [0.0, 0.5]\n"
+        "    method.tg: [[1], [2, 3]]\n"
+        "    training.epochs: [3]\n"
+        "  alone: {}\n"
+    ).arms
+    assert [arm.name for arm in arms] == [
+        "grid[lambda_1=0.0,tg=1]",
+        "grid[lambda_1=0.0,tg=2+3]",
+        "grid[lambda_1=0.5,tg=1]",
+        "grid[lambda_1=0.5,tg=2+3]",
+        "alone",
+    ]
+    assert [arm.setting.method.tg for arm in arms] == [(1,), (2, 3), (1,), (2, 3), (1, 2, 3)]
+    assert [arm.setting.training.epochs for arm in arms] == [3, 3, 3, 3, 20]
+
+
+def test_block_over_base_over_default(sweep) -> None:
+    spec = sweep(
+        "base: {method.lambda_1: 0.7, training.epochs: 5}\n"
+        "blocks:\n"
+        "  a: {method.lambda_1: [0.2]}\n"
+        "  b: {}\n"
+    )
+    assert [arm.setting.method.lambda_1 for arm in spec.arms] == [0.2, 0.7]
+    assert [arm.setting.training.epochs for arm in spec.arms] == [5, 5]
+    assert [arm.setting.method.lambda_2 for arm in spec.arms] == [1.0, 1.0]
+
+
+def test_a_key_of_the_teacher_leaves_the_teachers_other_defaults(sweep) -> None:
+    (arm,) = sweep("blocks:\n  a: {teacher.training.lr: [0.01]}\n").arms
+    expected = Setting().teacher.training
+    assert arm.setting.teacher.training.lr == 0.01
+    assert arm.setting.teacher.training.epochs == expected.epochs == 25
+
+
+def test_equal_settings_have_equal_ids_however_they_are_written(sweep) -> None:
+    spec = sweep("base: {training.epochs: 20}\nblocks:\n  a: {}\n  b: {method.lambda_2: [1]}\n")
+    assert {arm.setting.id for arm in spec.arms} == {Setting().id}
+
+
+def test_an_unknown_arm_names_the_known_ones(sweep) -> None:
+    spec = sweep("blocks:\n  spatial: {}\n  temporal: {}\n")
+    with pytest.raises(ConfigError, match=r"no arm 'spacial'; did you mean 'spatial'\?"):
+        spec.arm("spacial")
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ("sedes: 3\nblocks:\n  a: {}\n", 3, "unknown key 'sedes'; did you mean 'seeds'?"),
+        ("seeds: '3'\nblocks:\n  a: {}\n", 3, "seeds: Input should be a valid integer (got '3')"),
+        ("seeds: 0\nblocks:\n  a: {}\n", 3, "seeds"),
+        ("blocks: {}\n", 3, "blocks"),
+        ("blocks:\n  a:\n", 4, "blocks.a"),
+        ("base:\nblocks:\n  a: {}\n", 3, "base"),
+        (
+            "blocks:\n  a:\n    method.lamda_1: [0.1]\n",
+            5,
+            "unknown key method.'lamda_1'; did you mean 'lambda_1'?",
+        ),
+        ("blocks:\n  a:\n    methd.lambda_1: [0.1]\n", 5, "unknown key 'methd'; did you mean"),
+        ("blocks:\n  a:\n    method.lambda_1: ['0']\n", 5, "(got '0')"),
+        ("blocks:\n  a:\n    method.lambda_1: [-0.1]\n", 5, "(got -0.1)"),
+        ("blocks:\n  a:\n    training.epochs: [5.0]\n", 5, "(got 5.0)"),
+        ("blocks:\n  a:\n    training.epochs: [010]\n", 5, "training.epochs"),
+        ("blocks:\n  a:\n    training.lr: [1e999]\n", 5, "finite"),
+        ("blocks:\n  a:\n    method.decoder: [no]\n", 5, "(got 'no')"),
+        ("blocks:\n  a:\n    method.tg: [[1, 4]]\n", 5, "(got 4)"),
+        ("blocks:\n  a:\n    method.tg: [[2, 1]]\n", 5, "ascending"),
+        ("blocks:\n  a:\n    method.decoder: [false]\n", 5, "set lambda_1 and lambda_2 to 0.0"),
+        ("blocks:\n  a:\n    training.lr: []\n", 5, "lists no value"),
+        ("blocks:\n  a:\n    training.lr: 0.1\n", 5, "(got 0.1)"),
+        ("base: {training.lr: -1.0}\nblocks:\n  a: {}\n", 3, "(got -1.0)"),
+        ("base: {method: 3}\nblocks:\n  a:\n    method.tg: [[1]]\n", 6, "overlaps"),
+        ("blocks:\n  '<b>|': {}\n", 4, "<b>|"),
+        ("blocks:\n  '': {}\n", 4, "pattern"),
+    ],
+)
+def test_mistakes_name_file_line_and_key(
+    sweep, tmp_path: Path, body: str, line: int, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep(body)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 's.yaml'}:{line}: ")
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "base:\n  method: {lambda_1: 0.1}\nblocks:\n  a: {method.lambda_1: [0.5]}\n  b: {}\n",
+        "base:\n  method.lambda_1: 0.7\n  method: {lambda_2: 0.3}\nblocks:\n  a: {}\n",
+        "base: {training.lr: 0.5}\nblocks:\n  a: {training: [{epochs: 7}]}\n",
+    ],
+)
+def test_a_nested_mapping_is_refused_as_it_would_hide_or_leak_values(sweep, body: str) -> None:
+    with pytest.raises(ConfigError, match=r"s\.yaml:\d+: .*dotted"):
+        sweep(body)
+
+
+def test_two_arms_of_one_name(sweep) -> None:
+    with pytest.raises(ConfigError, match=re.escape("two arms are called 'a[lr=0.1]'")):
+        sweep("blocks:\n  a: {training.lr: [0.1, 0.1]}\n")
+
+
+def test_a_name_that_is_no_slug(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: ../evil\ndescription: d\nblocks:\n  a: {}\n")
+    with pytest.raises(ConfigError, match=r"s\.yaml:1: name: "):
+        load_sweep(str(path))
+
+
+def test_the_working_directory_wins_over_the_shipped_spec(empty_folder: Path) -> None:
+    local = Path("sweeps", "ablation.yaml")
+    assert find_spec("ablation") != local
+    local.parent.mkdir()
+    local.write_text("name: ablation\ndescription: mine\nblocks:\n  only: {}\n")
+    assert find_spec("ablation") == local
+    assert [arm.name for arm in load_sweep("ablation").arms] == ["only"]
+
+
+@pytest.mark.parametrize("name", ["ablatoin", "", "../ablation", "a/b", "/", "x" * 300])
+def test_an_unknown_spec_names_the_known_ones(empty_folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown sweep .*(did you mean|known:).*ablation"):
+        load_sweep(name)
+
+
+def test_a_path_that_is_not_there(empty_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
+        load_sweep("mine.yaml")

@@ -1,0 +1,189 @@
+"""Typed configs and the ids made of them."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cmkd.config.base import Config, content_id
+from cmkd.config.data import DatasetInfo, EncodingConfig, InputConfig, SplitConfig, ViewsConfig
+from cmkd.config.method import MethodConfig
+from cmkd.config.training import TeacherConfig, TrainingConfig
+from cmkd.config.trial import Setting, TrialConfig
+
+
+def trial(**changes: Any) -> TrialConfig:
+    values = {"setting": Setting(), "data": "synthetic", "data_id": "d0", "fold": 0, "seed": 0}
+    return TrialConfig(**{**values, **changes})
+
+
+def info(**changes: Any) -> DatasetInfo:
+    values: dict[str, Any] = {
+        "name": "clips",
+        "kind": "folder",
+        "classes": ("left", "right", "still"),
+        "encoding": EncodingConfig(),
+        "views": ViewsConfig(),
+        "split": SplitConfig(),
+        "digest": "0" * 64,
+    }
+    return DatasetInfo(**{**values, **changes})
+
+
+def test_the_defaults_are_the_row_with_both_losses() -> None:
+    method = MethodConfig()
+    assert (method.decoder, method.lambda_1, method.lambda_2) == (True, 0.1, 1.0)
+    assert method.needs_teacher
+    assert TeacherConfig().training.as_json() == TrainingConfig(epochs=25).as_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({"lambda_1": 0.0, "lambda_2": 0.0}, False),
+        ({"lambda_1": 0.0, "lambda_2": 0.5}, True),
+        ({"lambda_1": 0.5, "lambda_2": 0.0}, True),
+        ({"lambda_1": 0.0, "lambda_2": 0.0, "logits": "mse"}, True),
+        ({"decoder": False, "lambda_1": 0.0, "lambda_2": 0.0}, False),
+        ({"decoder": False, "lambda_1": 0.0, "lambda_2": 0.0, "logits": "kl"}, True),
+    ],
+)
+def test_who_needs_a_teacher(changes: dict[str, Any], needs: bool) -> None:
+    assert MethodConfig(**changes).needs_teacher is needs
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (MethodConfig, {"lambda_1": "0"}),
+        (MethodConfig, {"lambda_1": -0.1}),
+        (MethodConfig, {"lambda_1": float("nan")}),
+        (MethodConfig, {"lambda_2": float("inf")}),
+        (MethodConfig, {"lamda_1": 0.1}),
+        (MethodConfig, {"gate": "soft"}),
+        (MethodConfig, {"tg": ()}),
+        (MethodConfig, {"tg": (3, 1)}),
+        (MethodConfig, {"tg": (1, 1)}),
+        (MethodConfig, {"tg": (0,)}),
+        (MethodConfig, {"decoder": False, "lambda_1": 0.0}),
+        (TrainingConfig, {"epochs": 0}),
+        (TrainingConfig, {"epochs": True}),
+        (TrainingConfig, {"lr": 0.0}),
+        (TrainingConfig, {"dropout": 1.0}),
+        (EncodingConfig, {"width": 100}),
+        (EncodingConfig, {"gop": 1}),
+        (EncodingConfig, {"qscale": 32}),
+        (ViewsConfig, {"count": 0}),
+        (ViewsConfig, {"shift": 0.6}),
+        (ViewsConfig, {"flip": "diagonal"}),
+        (SplitConfig, {"folds": 1}),
+        (InputConfig, {"num_frames": 1}),
+    ],
+)
+def test_nonsense_is_refused(kind: type[Config], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind(**values)
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        MethodConfig().lambda_1 = 0.2
+
+
+@pytest.mark.parametrize("config", [Setting(), trial(), info(), SplitConfig(train_only=("g1",))])
+def test_json_and_back(config: Config) -> None:
+    again = type(config).model_validate_json(config.model_dump_json())
+    assert again == config
+    assert again.as_json() == config.as_json()
+
+
+def test_a_content_id_by_hand() -> None:
+    text = '["trial",3,{"a":[1,2.5],"b":null}]'
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert content_id("trial", 3, {"b": None, "a": [1, 2.5]}) == expected[:12]
+    assert content_id("trial", 3, {"b": None, "a": [1, 2.5]}, length=64) == expected
+    assert content_id("ab", "c") != content_id("a", "bc")
+    assert content_id("1") != content_id(1)
+
+
+def test_an_id_is_the_same_in_another_process_with_another_hash_seed() -> None:
+    code = "from cmkd.config.trial import Setting; print(Setting().id)"
+    for seed in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout.strip() == Setting().id
+
+
+def test_what_makes_another_trial() -> None:
+    one = trial()
+    others = [
+        trial(seed=1),
+        trial(fold=1),
+        trial(data_id="d1"),
+        trial(setting=Setting(method=MethodConfig(lambda_1=0.2))),
+        trial(setting=Setting(training=TrainingConfig(epochs=21))),
+        trial(setting=Setting(inputs=InputConfig(motion="per_frame"))),
+        trial(setting=Setting(teacher=TeacherConfig(seed=1))),
+    ]
+    ids = [one.id, *(other.id for other in others)]
+    assert len(set(ids)) == len(ids)
+    assert trial().id == one.id
+    assert all(len(name) == 12 for name in ids)
+
+
+def test_what_makes_another_teacher() -> None:
+    one = trial().teacher_id
+    assert trial(seed=7).teacher_id == one
+    assert trial(setting=Setting(method=MethodConfig(lambda_2=0.0))).teacher_id == one
+    assert trial(setting=Setting(training=TrainingConfig(epochs=3))).teacher_id == one
+    assert trial(setting=Setting(inputs=InputConfig(motion="per_frame"))).teacher_id == one
+    others = [
+        trial(fold=1).teacher_id,
+        trial(data_id="d1").teacher_id,
+        trial(setting=Setting(teacher=TeacherConfig(seed=1))).teacher_id,
+        trial(setting=Setting(inputs=InputConfig(num_frames=4))).teacher_id,
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_seeds_and_folds_share_the_setting() -> None:
+    assert trial(seed=0).setting.id == trial(seed=1, fold=1, data_id="d1").setting.id
+
+
+def test_what_makes_another_data_set() -> None:
+    one = info()
+    others = [
+        info(digest="1" * 64),
+        info(views=ViewsConfig(count=2)),
+        info(split=SplitConfig(seed=1)),
+        info(split=SplitConfig(train_only=("g",))),
+        info(encoding=EncodingConfig(qscale=3)),
+        info(flip_labels={"horizontal": {"left": "right", "right": "left"}}),
+    ]
+    assert len({one.id, *(other.id for other in others)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "../x"}, "name"),
+        ({"name": ""}, "name"),
+        ({"classes": ("one",)}, "classes"),
+        ({"classes": ("one", "two", "one")}, "one"),
+        ({"flip_labels": {"diagonal": {}}}, "diagonal"),
+        ({"flip_labels": {"horizontal": {"left": "rihgt"}}}, "rihgt"),
+        ({"flip_labels": {"horizontal": {"left": "right"}}}, "right"),
+    ],
+)
+def test_a_data_set_that_contradicts_itself(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        info(**changes)

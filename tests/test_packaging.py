@@ -1,0 +1,100 @@
+"""What a user of the wheel gets, with no checkout around."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import cmkd
+
+ROOT = Path(__file__).resolve().parent.parent
+LOAD = (
+    "import cmkd; from cmkd.config.sweep import load_sweep; s = load_sweep('ablation');"
+    "print(cmkd.__file__, s.path, *[arm.name for arm in s.arms], sep='\\n')"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-index"]
+    built = subprocess.run(
+        [*command, "--no-build-isolation", "--wheel-dir", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def load_ablation(installed: Path, working_directory: Path) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        cwd=working_directory,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_the_wheel_holds_the_package_and_every_data_file(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cmkd").rglob("*.py")}
+    data = {
+        f"cmkd/_files/{path.relative_to(ROOT).as_posix()}"
+        for folder in ("sweeps", "reports/published")
+        for path in (ROOT / folder).rglob("*.yaml")
+    }
+    assert "cmkd/_files/sweeps/ablation.yaml" in data
+    assert any(name.startswith("cmkd/_files/reports/published/") for name in data)
+    meta = f"cmkd-{cmkd.__version__}.dist-info"
+    inside = {name for name in names if not name.startswith(f"{meta}/")}
+    assert inside == code | data | {"cmkd/py.typed"}
+    assert f"{meta}/licenses/LICENSE" in names
+
+
+def test_the_shipped_spec_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    origin, spec, *arms = load_ablation(installed, tmp_path)
+    assert Path(origin).is_relative_to(installed)
+    assert Path(spec) == installed / "cmkd" / "_files" / "sweeps" / "ablation.yaml"
+    assert arms == ["baseline", "control", "spatial", "temporal", "both"]
+
+
+def test_a_spec_of_the_working_directory_wins(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "ablation.yaml").write_text(
+        "name: ablation\ndescription: mine\nblocks:\n  only: {}\n"
+    )
+    _, spec, *arms = load_ablation(installed, tmp_path)
+    assert (spec, arms) == ("sweeps/ablation.yaml", ["only"])
+
+
+def test_every_direct_dependency_is_pinned_once_and_without_a_build_suffix() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    names = [pin.partition("==")[0].lower() for pin in pins]
+    assert len(set(names)) == len(names)
+    for text in wanted:
+        assert text.lower().replace("[", ">").partition(">")[0] in names
+    for pin in pins:
+        assert pin.count("==") == 1 and not set(pin) & set("+@;/ "), pin
