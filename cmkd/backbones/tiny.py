@@ -1,0 +1,99 @@
+"""Residual networks small enough for a CPU: three stages of basic blocks, four times the width."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cmkd.backbones.tsm import TemporalShift
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; `shift` acts before the first of them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shift: nn.Module) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            shift,
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Feature maps at 1 / stride of the size."""
+        return cast(Tensor, self.activation(self.residual(x) + self.shortcut(x)))
+
+
+def stem(in_channels: int, width: int, stride: int) -> nn.Sequential:
+    """First convolution with normalisation, ready for BasicBlocks."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+    )
+
+
+def split_stride(total: int) -> tuple[int, int, int, int]:
+    """Strides of (stem, stage 1, 2, 3) whose product is `total`, one of 1, 2, 4, 8, 16.
+
+    The stem halves first, since cost lies at high resolution; then stages 2, 1 and 3.
+    """
+    assert total in (1, 2, 4, 8, 16), total
+    first, stage_2, stage_1, stage_3 = (2 if total >= 2**k else 1 for k in (1, 2, 3, 4))
+    return first, stage_1, stage_2, stage_3
+
+
+class TinyResNet(nn.Module):
+    """Stem and three stages; TSM in every block when `shift_divisor` is given.
+
+    Args:
+        in_channels: 3 for pictures and residuals, 2 for motion vectors.
+        num_frames: T, frames per clip in the batch (the shift needs it).
+        total_stride: input size / feature map size, one of 1, 2, 4, 8, 16.
+        width: channels of the first stage; `channels` of the last is 4 * width.
+        blocks: basic blocks per stage.
+        shift_divisor: 1 / share of channels shifted per direction; None for no shift.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_frames: int,
+        *,
+        total_stride: int,
+        width: int,
+        blocks: int = 1,
+        shift_divisor: int | None = None,
+        replicate: bool = False,
+    ) -> None:
+        super().__init__()
+        first, *strides = split_stride(total_stride)
+        self.stem: nn.Module = stem(in_channels, width, first)
+        self.activation = nn.ReLU(inplace=True)
+        layers: list[nn.Module] = []
+        inputs = width
+        for stage, stride in enumerate(strides):
+            outputs = width * 2**stage
+            for block in range(blocks):
+                shift: nn.Module = nn.Identity()
+                if shift_divisor is not None:
+                    shift = TemporalShift(num_frames, shift_divisor, replicate=replicate)
+                layers.append(BasicBlock(inputs, outputs, stride if block == 0 else 1, shift))
+                inputs = outputs
+        self.stages = nn.Sequential(*layers)
+        self.channels = inputs
+        self.first_stride = first
+
+    def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
+        """Feature maps of every frame."""
+        maps = self.stages(self.activation(self.stem(x.flatten(0, 1))))
+        return cast(Tensor, maps.unflatten(0, x.shape[:2]))

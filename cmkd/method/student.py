@@ -1,0 +1,90 @@
+"""The CD-based student: three branches, pseudo-decoder, gate and classifier (Fig. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cmkd.config.method import MethodConfig
+from cmkd.method.attention_gate import AttentionGate
+from cmkd.method.pseudo_decoder import PseudoDecoder
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Backbone^S: one network per modality, all ending in (channels, *grid) maps.
+
+    `i_frame` takes (B, G, 3, H, W), the others T frames of motion vectors or residuals.
+    """
+
+    i_frame: nn.Module
+    motion: nn.Module
+    residual: nn.Module
+    channels: int
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """Logits (B, K); h_hat (B, T, C, h, w) or None without a decoder; alpha (B, T)."""
+
+    logits: Tensor
+    h_hat: Tensor | None
+    alpha: Tensor
+
+
+class Student(nn.Module):
+    """The student of every arm; `config.decoder=False` is the three-branch baseline (A14).
+
+    Classifier (A15): per frame the pooled [f^I, f^M, f^R, h_hat] (without h_hat in the baseline),
+    one linear layer, then the mean over frames; weighted by alpha when the gate learns from it.
+    """
+
+    def __init__(
+        self,
+        branches: Branches,
+        num_frames: int,
+        num_classes: int,
+        dropout: float,
+        config: MethodConfig,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.i_frame, self.motion = branches.i_frame, branches.motion
+        self.residual = branches.residual
+        parts = 4 if config.decoder else 3
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(parts * branches.channels, num_classes)
+        self.decoder: PseudoDecoder | None = None
+        self.gate: AttentionGate | None = None
+        if config.decoder:
+            self.decoder = PseudoDecoder(branches.channels, branches.grid, config)
+            if config.gate != "off":
+                self.gate = AttentionGate(num_frames, config.gate)
+
+    def forward(
+        self,
+        i_frames: Float[Tensor, "B G 3 H W"],
+        gop: Int[Tensor, "B T"],
+        motion: Float[Tensor, "B T 2 p q"],
+        residual: Float[Tensor, "B T 3 r s"],
+    ) -> StudentOutput:
+        """Logits and what the KD losses look at. `gop` names each P-frame's own I-frame (A4)."""
+        f_m, f_r = self.motion(motion), self.residual(residual)
+        clips = torch.arange(len(gop), device=gop.device)[:, None]
+        f_i = self.i_frame(i_frames)[clips, gop]
+        pooled = [x.mean((3, 4)) for x in (f_i, f_m, f_r)]
+        h_hat = None
+        if self.decoder is not None:
+            h_hat = self.decoder(f_i, f_m, f_r)
+            pooled.append(h_hat.mean((3, 4)))
+        alpha = f_m.new_ones(f_m.shape[:2]) if self.gate is None else self.gate(f_m, f_r)
+        per_frame = self.classifier(self.dropout(torch.cat(pooled, dim=2)))
+        logits = per_frame.mean(1)
+        if self.gate is not None and self.config.gate_learns == "pooling":
+            share = alpha / alpha.sum(1, keepdim=True).clamp_min(1e-6)
+            logits = (share[:, :, None] * per_frame).sum(1)
+        return StudentOutput(logits, h_hat, alpha)

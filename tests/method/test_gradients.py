@@ -1,0 +1,148 @@
+"""Gradients flow where they must and stop where they must."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.method import MethodConfig
+from cmkd.method.losses import TeacherTargets, spatial_loss, total_loss
+from cmkd.method.student import Branches, Student
+from cmkd.method.temporal_graph import edges
+
+T, K = 4, 3
+
+
+def make_student(config: MethodConfig) -> Student:
+    torch.manual_seed(0)
+    family = FAMILIES["tiny_tsm"]
+    branches = Branches(
+        i_frame=family.image(Size(3, 1, 16, 4)),
+        motion=family.temporal(Size(2, T, 4, 4)),
+        residual=family.temporal(Size(3, T, 8, 4)),
+        channels=16,
+        grid=(2, 2),
+    )
+    return Student(branches, T, K, 0.0, config)
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    gop = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    return (
+        torch.randn(2, 2, 3, 32, 32),
+        gop,
+        torch.randn(2, T, 2, 8, 8),
+        torch.randn(2, T, 3, 16, 16),
+    )
+
+
+def targets(h: Tensor) -> TeacherTargets:
+    return TeacherTargets(h, torch.randn(2, K), {1: 0.1, 2: 0.1, 3: 5.0})
+
+
+def backward(config: MethodConfig) -> Student:
+    student = make_student(config)
+    h = torch.randn(2, T, 16, 2, 2)
+    losses = total_loss(student(*inputs()), torch.tensor([0, 1]), targets(h), config)
+    losses.total.backward()
+    return student
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MethodConfig(),
+        MethodConfig(lambda_1=0.0),
+        MethodConfig(attention="literal", content="value"),
+        MethodConfig(tg_edge="max", tg_features="pooled"),
+        MethodConfig(logits="kl"),
+    ],
+)
+def test_every_parameter_learns(config: MethodConfig) -> None:
+    student = backward(config)
+    for name, parameter in student.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_baseline_has_no_decoder_and_no_gate() -> None:
+    config = MethodConfig(decoder=False, lambda_1=0.0, lambda_2=0.0)
+    student = backward(config)
+    assert student.decoder is None
+    assert student.gate is None
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_arms_with_equal_seeds_start_from_equal_branches() -> None:
+    plain = make_student(MethodConfig(decoder=False, lambda_1=0.0, lambda_2=0.0))
+    full = make_student(MethodConfig())
+    for name in ("i_frame", "motion", "residual"):
+        for a, b in zip(
+            getattr(plain, name).parameters(), getattr(full, name).parameters(), strict=True
+        ):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("learns", "flows"), [("pooling", False), ("loss", True)])
+def test_gate_is_trained_through_eq_4_only_when_asked(learns: str, flows: bool) -> None:
+    config = MethodConfig.model_validate({"gate_learns": learns, "lambda_2": 0.0})
+    student = make_student(config)
+    output = student(*inputs())
+    h = torch.randn(2, T, 16, 2, 2)
+    losses = total_loss(output, torch.tensor([0, 1]), targets(h), config)
+    assert student.gate is not None
+    assert losses.spatial is not None
+    if flows:
+        losses.spatial.backward()
+        grads = [parameter.grad for parameter in student.gate.parameters()]
+        assert any(grad is not None and bool(grad.abs().sum() > 0) for grad in grads)
+    else:
+        losses.spatial.backward(retain_graph=True)
+        assert all(parameter.grad is None for parameter in student.gate.parameters())
+        losses.ce.backward()
+        grads = [parameter.grad for parameter in student.gate.parameters()]
+        assert any(grad is not None and bool(grad.abs().sum() > 0) for grad in grads)
+
+
+def test_largest_edge_is_constant_in_the_backward_pass() -> None:
+    # With two frames the normalised edge is 1 whatever h is; a gradient can only come from the
+    # numerator, and it does because the maximum is detached: d(a/a*)/dh = 2 (h_0 - h_1) / a*.
+    h = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1).requires_grad_()
+    config = MethodConfig(tg_edge="max", tg=(3,))
+    edge = edges(h, 3, config, scale=1.0)[0, 0, 1]
+    edge.backward()
+    # v = h^2 + h + 1 = (3, 1), a = 4, da/dh_0 = 2 (v_0 - v_1) (2 h_0 + 1) = 12.
+    assert h.grad is not None
+    assert h.grad.flatten()[0].item() == pytest.approx(12 / 4)
+
+
+def test_equal_vertices_give_finite_gradients() -> None:
+    h = torch.zeros(1, 3, 2, 1, 1, requires_grad=True)
+    for config in (MethodConfig(), MethodConfig(tg_kernel="scalar")):
+        for graph in (1, 2, 3):
+            edges(h, graph, config, scale=0.1).sum().backward()
+    assert h.grad is not None
+    assert h.grad.isfinite().all()
+
+
+def test_teacher_receives_nothing() -> None:
+    h = torch.randn(1, 2, 3, 2, 2)
+    h_hat = torch.randn(1, 2, 3, 2, 2, requires_grad=True)
+    spatial_loss(h, h_hat, torch.ones(1, 2), MethodConfig()).backward()
+    assert h_hat.grad is not None
+    assert not h.requires_grad
+
+
+def test_each_p_frame_attends_to_its_own_i_frame() -> None:
+    # A4: changing the second I-frame must not change the features of frames of the first GOP.
+    student = make_student(MethodConfig(gate="off")).eval()
+    i_frames, gop, motion, residual = inputs()
+    gop = torch.zeros_like(gop)
+    before = student(i_frames, gop, motion, residual).logits
+    changed = i_frames.clone()
+    changed[:, 1] += 1.0
+    assert torch.equal(before, student(changed, gop, motion, residual).logits)
+    changed[:, 0] += 1.0
+    assert not torch.equal(before, student(changed, gop, motion, residual).logits)
