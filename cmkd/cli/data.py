@@ -1,0 +1,162 @@
+"""``cmkd data``: prepare labelled folders, list what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from cmkd.config.data import SplitConfig
+
+    Model = TypeVar("Model", bound=BaseModel)
+
+app = typer.Typer(help="Prepare and list data sets.", no_args_is_help=True)
+
+
+@app.command()
+def prepare(
+    root: Annotated[
+        Path, typer.Argument(help="folder with CLASS/*.mp4 (avi, mkv, mov, mpg, webm)")
+    ],
+    name: Annotated[str, typer.Option(help="name of the data set")],
+    output: Annotated[Path | None, typer.Option(help="default: data/NAME in the cache")] = None,
+    width: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 320,
+    height: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 256,
+    gop: Annotated[int, typer.Option(help="frames from one I-frame to the next")] = 12,
+    qscale: Annotated[int, typer.Option(help="quantiser, 1 is best")] = 2,
+    frames: Annotated[int | None, typer.Option(help="resample clips to this length")] = None,
+    folds: Annotated[int | None, typer.Option(help="group-disjoint folds (default 5)")] = None,
+    leave_one_group_out: Annotated[bool, typer.Option(help="one fold per group")] = False,
+    train_only: Annotated[list[str] | None, typer.Option(help="group that never tests")] = None,
+    split_seed: Annotated[int, typer.Option(help="which folds are drawn")] = 0,
+    views: Annotated[int, typer.Option(help="augmented views of a training clip")] = 1,
+    flip: Annotated[
+        bool, typer.Option(help="mirror left to right; only where classes stay the same")
+    ] = False,
+    shift: Annotated[float, typer.Option(help="largest shift, share of the size")] = 0.0,
+    scale: Annotated[float, typer.Option(help="largest relative zoom")] = 0.0,
+    rotation: Annotated[float, typer.Option(help="largest angle, degrees")] = 0.0,
+    phase: Annotated[bool, typer.Option(help="vary the sampled frame inside its segment")] = False,
+    workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
+) -> None:
+    """Re-encode a labelled folder to MPEG-4 Part 2 and split it by group.
+
+    A manifest.csv in ROOT may give path, label and group of each file. Files that cannot be used
+    are listed in refused.csv with reason and remedy. The same command goes on after a kill.
+    """
+    from cmkd.config.data import EncodingConfig, ViewsConfig
+    from cmkd.config.paths import cache_root, slug
+    from cmkd.data.pool import usable_cpus
+    from cmkd.data.prepare import PrepareRequest
+    from cmkd.data.prepare import prepare as run
+    from cmkd.errors import InputError
+
+    if slug(name) != name:
+        raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
+    if workers is not None and not 1 <= workers <= usable_cpus():
+        raise InputError(
+            f"--workers {workers}: this machine has {usable_cpus()} CPUs; use 1 to that"
+        )
+    request = PrepareRequest(
+        root=root,
+        output=output or cache_root() / "data" / name,
+        name=name,
+        encoding=_config(
+            EncodingConfig,
+            {"width": width, "height": height, "gop": gop, "qscale": qscale, "num_frames": frames},
+        ),
+        views=_config(
+            ViewsConfig,
+            {
+                "count": views,
+                "flip": "horizontal" if flip else "none",
+                "shift": shift,
+                "scale": scale,
+                "rotation": rotation,
+                "phase": phase,
+            },
+        ),
+        split=_split_rule(folds, leave_one_group_out, train_only or [], split_seed),
+        workers=workers or usable_cpus(),
+    )
+    with _progress("re-encoding") as on_progress:
+        report = run(request, on_progress)
+    dataset, kept = report.dataset, len(report.dataset.clips)
+    typer.echo(
+        f"{kept} prepared ({report.reused} of them before), {len(report.refused)} refused"
+        + (f" -> {report.refused_file}" if report.refused else "")
+    )
+    typer.echo(
+        f"{dataset.info.name}: {len(dataset.info.classes)} classes, {dataset.num_folds} folds, "
+        f"id {dataset.id}, in {dataset.root}"
+    )
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """Show the embedded data sets and those prepared in the cache."""
+    from cmkd.config.paths import cache_root
+    from cmkd.data.datasets import find_datasets, read_folder
+    from cmkd.data.synthetic import RECIPES
+    from cmkd.errors import DataError
+
+    rows = [("name", "kind", "clips", "classes", "folds", "where")]
+    found = find_datasets(cache_root())
+    for name, recipe in RECIPES.items():
+        clips, classes = sum(recipe.sizes.values()), len(recipe.plan.classes)
+        where = str(found.pop(name, "made on first use"))
+        rows.append((name, "embedded", str(clips), str(classes), "1", where))
+    for name, folder in found.items():
+        try:
+            dataset = read_folder(folder)
+            clips, classes = len(dataset.clips), len(dataset.info.classes)
+            counts = str(clips), str(classes), str(dataset.num_folds)
+            rows.append((name, dataset.info.kind, *counts, str(folder)))
+        except DataError as error:
+            rows.append((name, "damaged", "-", "-", "-", str(error)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _split_rule(
+    folds: int | None, leave_one_group_out: bool, train_only: list[str], seed: int
+) -> SplitConfig:
+    from cmkd.config.data import SplitConfig
+    from cmkd.errors import InputError
+
+    if leave_one_group_out and folds is not None:
+        raise InputError("--folds and --leave-one-group-out: give one of them, not both")
+    rule = "leave_one_group_out" if leave_one_group_out else "folds"
+    values: dict[str, Any] = {"rule": rule, "train_only": tuple(train_only), "seed": seed}
+    return _config(SplitConfig, values | ({} if folds is None else {"folds": folds}))
+
+
+def _config(model: type[Model], values: dict[str, Any]) -> Model:
+    from pydantic import ValidationError
+
+    from cmkd.config.load import explain
+    from cmkd.errors import InputError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"options of the data set: {explain(error, model)[1]}") from None
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,70 @@
+"""BT.601 limited-range colour, in integers, so that equal pictures give equal bytes everywhere.
+
+Axes: T pictures of H x W pixels; 4:2:0 chroma has one sample per 2 x 2 pixels. Coefficients are
+those of ITU-R BT.601 for 8 bits (luma 16..235, chroma 16..240 around 128).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+_BITS = 16
+_FROM_RGB = np.array(
+    [[16829, 33039, 6416], [-9714, -19071, 28785], [28784, -24103, -4681]], dtype=np.int32
+)
+_Y, _RV, _GU, _GV, _BU = (
+    round(c * 2**_BITS) for c in (1.164383, 1.596027, 0.391762, 0.812968, 2.017232)
+)
+
+
+def rgb_to_planes(
+    frame: UInt8[np.ndarray, "H W 3"],
+) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H/2 W/2"], UInt8[np.ndarray, "H/2 W/2"]]:
+    """Y, U and V planes of an RGB frame with even sides; chroma is the mean of 2 x 2 pixels."""
+    rgb = frame.astype(np.int32)
+    cells = rgb[0::2, 0::2] + rgb[0::2, 1::2] + rgb[1::2, 0::2] + rgb[1::2, 1::2]
+    y = _weigh(rgb, _FROM_RGB[0], _BITS, 16)
+    u = _weigh(cells, _FROM_RGB[1], _BITS + 2, 128)
+    v = _weigh(cells, _FROM_RGB[2], _BITS + 2, 128)
+    return y, u, v
+
+
+def _weigh(
+    rgb: Int32[np.ndarray, "H W 3"], weights: Int32[np.ndarray, " 3"], bits: int, offset: int
+) -> UInt8[np.ndarray, "H W"]:
+    total = rgb[..., 0] * weights[0] + rgb[..., 1] * weights[1] + rgb[..., 2] * weights[2]
+    total += offset << bits
+    samples: UInt8[np.ndarray, "H W"] = ((total + (1 << (bits - 1))) >> bits).astype(np.uint8)
+    return samples
+
+
+def planes_to_rgb(
+    y: UInt8[np.ndarray, "T H W"],
+    u: UInt8[np.ndarray, "T H/2 W/2"],
+    v: UInt8[np.ndarray, "T H/2 W/2"],
+) -> UInt8[np.ndarray, "T 3 H W"]:
+    """RGB of planar pictures; each chroma sample serves its four pixels unchanged."""
+    luma = (y.astype(np.int32) - 16) * _Y + (1 << (_BITS - 1))
+    blue, red = u.astype(np.int32) - 128, v.astype(np.int32) - 128
+    rgb = np.empty((y.shape[0], 3, *y.shape[1:]), dtype=np.uint8)
+    for channel, chroma in enumerate((_RV * red, -_GU * blue - _GV * red, _BU * blue)):
+        total = luma + chroma.repeat(2, axis=1).repeat(2, axis=2)
+        np.clip(total >> _BITS, 0, 255, out=rgb[:, channel], casting="unsafe")
+    return rgb
+
+
+def difference_to_rgb(
+    y: Float32[np.ndarray, "T h w"],
+    u: Float32[np.ndarray, "T h w"],
+    v: Float32[np.ndarray, "T h w"],
+) -> Float32[np.ndarray, "T 3 h w"]:
+    """RGB of a *difference* of two pictures, in grey levels: the linear part of `planes_to_rgb`.
+
+    Nothing is clipped, so a difference of two saturated colours can exceed 255 in size.
+    """
+    luma = y * np.float32(_Y / 2**_BITS)
+    red = np.float32(_RV / 2**_BITS) * v
+    green = np.float32(-_GU / 2**_BITS) * u - np.float32(_GV / 2**_BITS) * v
+    blue = np.float32(_BU / 2**_BITS) * u
+    return np.stack([luma + red, luma + green, luma + blue], axis=1)

@@ -1,0 +1,141 @@
+"""Re-encode one video of any codec, and remember it so that it is not done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from cmkd.config.base import content_id
+from cmkd.config.data import EncodingConfig
+from cmkd.data.bitstream import decode_rgb, encode, probe
+from cmkd.data.manifest import file_sha256, write_atomic
+from cmkd.errors import DataError
+
+MIN_FRAMES = 9
+"""An I-frame and eight P-frames, the paper's T."""
+
+CONVERTER = 1
+"""Raised when equal videos and encodings give other files than before."""
+
+_FALLBACK_FPS = 25.0
+_Frame = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """One file to make: `output` and its `record` are written, `source` is read."""
+
+    source: Path
+    output: Path
+    record: Path
+    encoding: EncodingConfig
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A finished file.
+
+    Attributes:
+        sha256: of the output.
+        frames: in the output.
+        reused: it was there already, made from these source bytes with this encoding.
+    """
+
+    sha256: str
+    frames: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Record:
+    source_sha256: str
+    conversion: str
+    sha256: str
+    frames: int
+
+
+def reencode(task: EncodeTask) -> Encoded:
+    """Re-encode a video unless its record says that this was done; picture and clip are stretched
+    to the configured size and length.
+
+    Raises:
+        DataError: unreadable, corrupt, or fewer than 9 frames.
+        InfrastructureError: the output cannot be written.
+    """
+    try:
+        source_sha256 = file_sha256(task.source)
+    except OSError as error:
+        raise DataError(
+            f"{task.source}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    conversion = content_id("reencode", CONVERTER, task.encoding)
+    known = _read_record(task)
+    if known and (known.source_sha256, known.conversion) == (source_sha256, conversion):
+        return Encoded(known.sha256, known.frames, reused=True)
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    fps = probe(task.source).fps
+    usable_fps = fps if 1 <= fps <= 240 else _FALLBACK_FPS
+    count = encode(_converted(task.source, task.encoding), task.output, task.encoding, usable_fps)
+    record = _Record(source_sha256, conversion, file_sha256(task.output), count)
+    write_atomic(task.record, json.dumps(asdict(record)))
+    return Encoded(record.sha256, count, reused=False)
+
+
+def uniform_indices(available: int, wanted: int) -> list[int]:
+    """Frame numbers that resample a clip evenly: first and last included, repeats if too short."""
+    return [round(at) for at in np.linspace(0, available - 1, wanted).tolist()]
+
+
+def _read_record(task: EncodeTask) -> _Record | None:
+    """The record if it is whole and speaks of the file that is there."""
+    try:
+        record = _Record(**json.loads(task.record.read_text(encoding="utf-8")))
+        return record if record.sha256 == file_sha256(task.output) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _converted(path: Path, encoding: EncodingConfig) -> Iterable[_Frame]:
+    if encoding.num_frames is None:
+        return (_resized(frame, encoding) for frame in _long_enough(path))
+    return _resampled(path, encoding, encoding.num_frames)
+
+
+def _resampled(path: Path, encoding: EncodingConfig, wanted: int) -> list[_Frame]:
+    """Keep only the frames of the even grid; containers often miscount, so verify the length."""
+    expected = probe(path).frames_declared
+    while True:
+        indices = uniform_indices(expected, wanted) if expected else []
+        chosen = set(indices)
+        kept, count = {}, 0
+        for count, frame in enumerate(_long_enough(path), 1):
+            if count - 1 in chosen:
+                kept[count - 1] = _resized(frame, encoding)
+        if count == expected:
+            return [kept[index] for index in indices]
+        expected = count
+
+
+def _long_enough(path: Path) -> Iterator[_Frame]:
+    count = 0
+    for frame in decode_rgb(path):
+        count += 1
+        yield frame
+    if count < MIN_FRAMES:
+        raise DataError(
+            f"{path}: has {count} frames, {MIN_FRAMES} are needed; use a longer clip or remove it"
+        )
+
+
+def _resized(frame: _Frame, encoding: EncodingConfig) -> _Frame:
+    # Pillow widens the filter when it shrinks a picture, so nothing aliases.
+    image = Image.fromarray(frame).resize(
+        (encoding.width, encoding.height), Image.Resampling.BILINEAR
+    )
+    return np.asarray(image)

@@ -1,0 +1,154 @@
+"""A labelled folder as the user keeps it: ``CLASS/*.mp4``, or any layout with a manifest."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cmkd.data.manifest import MANIFEST_FILE
+from cmkd.errors import DataError
+
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video of the user's folder.
+
+    Attributes:
+        path: relative to the folder, with forward slashes.
+        label: name of its class.
+        group: recording, person or scene it belongs to; empty where unknown.
+    """
+
+    path: str
+    label: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that is not used, why, and what to do about it."""
+
+    path: str
+    reason: str
+    remedy: str
+
+
+def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
+    """The videos of a labelled folder, sorted by path, and the files that are left out.
+
+    With a ``manifest.csv`` its rows decide: column ``path``, and where they exist ``label``
+    (else the first folder of the path) and ``group``; other columns are ignored. Without one,
+    each folder is a class and clips have no group.
+
+    Raises:
+        DataError: no such folder, no videos, fewer than two classes, empty class folders, or a
+            manifest whose rows do not fit the folder; lists all of them.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder; give the one that holds the classes")
+    manifest = root / MANIFEST_FILE
+    if manifest.is_file():
+        sources = _listed(root, manifest)
+        left_out = _unlisted(root, {source.path for source in sources})
+    else:
+        sources, left_out = _scanned(root)
+    classes = {source.label for source in sources}
+    if len(classes) < 2:
+        raise DataError(
+            f"{root}: {len(sources)} videos in {len(classes)} classes; give at least two classes "
+            f"as folders with videos ({', '.join(VIDEO_SUFFIXES)})"
+        )
+    return tuple(sorted(sources, key=lambda source: source.path)), tuple(left_out)
+
+
+def _scanned(root: Path) -> tuple[list[Source], list[Refusal]]:
+    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and _visible(entry)]
+    sources, left_out, empty = [], [], []
+    for folder in folders:
+        files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and _visible(entry)]
+        videos = [file for file in files if _is_video(file)]
+        if not videos:
+            empty.append(folder.name)
+        sources += [Source(f"{folder.name}/{file.name}", folder.name, "") for file in videos]
+        left_out += [
+            Refusal(
+                f"{folder.name}/{file.name}",
+                f"not one of {', '.join(VIDEO_SUFFIXES)}",
+                "convert it if it is a video, else ignore this line",
+            )
+            for file in files
+            if not _is_video(file)
+        ]
+    if empty:
+        raise DataError(
+            f"{root}: class folders without a video: {', '.join(empty)}; add videos "
+            f"({', '.join(VIDEO_SUFFIXES)}) or remove the folders"
+        )
+    return sources, left_out
+
+
+def _listed(root: Path, manifest: Path) -> list[Source]:
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or ()
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest}: cannot be read ({error}); save it as CSV in UTF-8") from None
+    if "path" not in columns:
+        raise DataError(
+            f"{manifest}: has no column 'path' (found: {', '.join(columns) or 'none'}); add it"
+        )
+    sources = [_source(row) for row in rows]
+    problems = _problems(root, sources)
+    if problems:
+        raise DataError(f"{manifest}: {'; '.join(problems)}; correct these rows")
+    return sources
+
+
+def _source(row: dict[str, str]) -> Source:
+    path = (row["path"] or "").strip()
+    parts = PurePosixPath(path).parts
+    folder = parts[0] if len(parts) > 1 else ""
+    return Source(path, (row.get("label") or folder).strip(), (row.get("group") or "").strip())
+
+
+def _problems(root: Path, sources: list[Source]) -> list[str]:
+    paths = [source.path for source in sources]
+    outside = [path for path in paths if not _inside(path)]
+    inside = [source for source in sources if source.path not in set(outside)]
+    found = {
+        "paths outside the folder": outside,
+        "no such file": [s.path for s in inside if not (root / s.path).is_file()],
+        "no label and no class folder": [s.path for s in inside if not s.label],
+        "listed twice": [path for path, count in Counter(paths).items() if count > 1],
+    }
+    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
+
+
+def _inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
+
+
+def _unlisted(root: Path, listed: set[str]) -> list[Refusal]:
+    found = (
+        file.relative_to(root).as_posix() for file in sorted(root.rglob("*")) if _is_video(file)
+    )
+    return [
+        Refusal(path, f"not listed in {MANIFEST_FILE}", "add a row for it or ignore this line")
+        for path in found
+        if path not in listed and not any(part.startswith(".") for part in path.split("/"))
+    ]
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
+
+
+def _visible(entry: Path) -> bool:
+    return not entry.name.startswith(".")

@@ -1,0 +1,217 @@
+"""Which clips train, select and test: by groups, so that no recording is in two parts."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmkd.config.data import SplitConfig
+from cmkd.data.manifest import ClipEntry
+from cmkd.errors import DataError
+
+VALIDATION_SHARE_OF_GROUPS = 0.10
+VALIDATION_SHARE_OF_CLIPS = 0.15
+LARGEST_VALIDATION_SHARE = 0.25
+_Name = tuple[str, int]
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clip numbers of one fold's parts, each ascending; together every clip exactly once."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def number_of_folds(clips: Sequence[ClipEntry], rule: SplitConfig) -> int:
+    """How many folds the rule makes of these clips."""
+    if rule.rule == "given":
+        return 1
+    return rule.folds if rule.rule == "folds" else len(_left_out_groups(clips, rule))
+
+
+def split_clips(
+    clips: Sequence[ClipEntry], classes: Sequence[str], rule: SplitConfig, fold: int
+) -> Split:
+    """Divide clips into training, validation and test.
+
+    A clip without a group is a group of its own. Groups in `train_only` always train. Without
+    ``given``, validation takes whole groups of what is neither tested nor train-only until they
+    hold 10 % of the clips not tested; it begins at another group in every fold, so that no
+    group is always missing from training, and passes over a group that would make it more than
+    25 % while others do. Where no clip has a group it takes 15 % of each class.
+
+    Raises:
+        DataError: too few groups, an empty part, a group in two parts, or a class that would
+            have no clip to train on.
+    """
+    folds = number_of_folds(clips, rule)
+    if not 0 <= fold < folds:
+        raise DataError(f"fold {fold} does not exist; the data set has folds 0 to {folds - 1}")
+    if rule.rule == "given":
+        return _given(clips, classes)
+    test = _test_part(clips, rule, fold)
+    if any(clip.group for clip in clips):
+        val = _validation_groups(clips, rule, fold, test)
+    else:
+        val = _validation_clips(clips, rule, fold, test)
+    rest = set(range(len(clips))) - test - val
+    _check_classes(clips, classes, rest, fold)
+    return Split(tuple(sorted(rest)), tuple(sorted(val)), tuple(sorted(test)))
+
+
+def _given(clips: Sequence[ClipEntry], classes: Sequence[str]) -> Split:
+    wrong = [clip.path for clip in clips if clip.split not in PARTS]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} clips have no split (the first is {wrong[0]}); give each of them "
+            "train, val or test, or let folds decide"
+        )
+    parts = {
+        part: [index for index, clip in enumerate(clips) if clip.split == part] for part in PARTS
+    }
+    empty = [part for part in PARTS if not parts[part]]
+    if empty:
+        raise DataError(f"no clip has the split {' or '.join(empty)}; every part needs clips")
+    places = {(clip.group, clip.split) for clip in clips if clip.group}
+    torn = sorted(name for name, count in Counter(g for g, _ in places).items() if count > 1)
+    if torn:
+        raise DataError(f"groups in more than one part: {', '.join(torn)}; move each to one part")
+    _check_classes(clips, classes, parts["train"], 0)
+    return Split(*(tuple(parts[part]) for part in PARTS))
+
+
+def _group_names(clips: Sequence[ClipEntry]) -> list[_Name]:
+    """A key per clip, shared by the clips of one group and unique where there is none."""
+    return [(clip.group, -1) if clip.group else ("", index) for index, clip in enumerate(clips)]
+
+
+def _left_out_groups(clips: Sequence[ClipEntry], rule: SplitConfig) -> list[str]:
+    without = [clip.path for clip in clips if not clip.group]
+    if without:
+        raise DataError(
+            f"{len(without)} clips have no group (the first is {without[0]}), so no group can be "
+            "left out; add a group column to manifest.csv, or use --folds"
+        )
+    names = sorted({clip.group for clip in clips} - set(rule.train_only))
+    if len(names) < 2:
+        raise DataError(
+            f"leaving one group out needs 2 groups that may be tested, found {len(names)}; "
+            "add groups or take some out of train_only"
+        )
+    return names
+
+
+def _test_part(clips: Sequence[ClipEntry], rule: SplitConfig, fold: int) -> set[int]:
+    if rule.rule == "leave_one_group_out":
+        out = _left_out_groups(clips, rule)[fold]
+        return {index for index, clip in enumerate(clips) if clip.group == out}
+    free = [index for index, clip in enumerate(clips) if clip.group not in rule.train_only]
+    names = _group_names(clips)
+    found = len({names[index] for index in free})
+    labels = [clips[index].label for index in free]
+    most = max(Counter(labels).values(), default=0)
+    if found < rule.folds or most < rule.folds:
+        what = f"{found} groups" if found < rule.folds else f"at most {most} clips in a class"
+        raise DataError(
+            f"{rule.folds} folds cannot be made of {what} (train-only ones not counted); "
+            f"use --folds {max(2, min(found, most))} or add recordings"
+        )
+    return {free[index] for index in _stratified(labels, [names[i] for i in free], rule)[fold]}
+
+
+def _stratified(
+    labels: Sequence[int], names: Sequence[_Name], rule: SplitConfig
+) -> list[list[int]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    order = {name: number for number, name in enumerate(sorted(set(names)))}
+    groups = [order[name] for name in names]
+    splitter = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed)
+    with warnings.catch_warnings():
+        # A class with fewer clips than folds is legitimate here: it is absent from some tests.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return [test.tolist() for _, test in splitter.split(labels, labels, groups)]
+
+
+def _validation_clips(
+    clips: Sequence[ClipEntry], rule: SplitConfig, fold: int, test: Collection[int]
+) -> set[int]:
+    rng = np.random.default_rng([rule.seed, fold])
+    chosen: set[int] = set()
+    for label in sorted({clip.label for clip in clips}):
+        mine = [i for i, clip in enumerate(clips) if clip.label == label and i not in test]
+        count = max(1, round(VALIDATION_SHARE_OF_CLIPS * len(mine))) if len(mine) > 1 else 0
+        chosen.update(rng.permutation(mine)[:count].tolist())
+    return chosen
+
+
+def _validation_groups(
+    clips: Sequence[ClipEntry], rule: SplitConfig, fold: int, test: Collection[int]
+) -> set[int]:
+    names = _group_names(clips)
+    rest = [index for index in range(len(clips)) if index not in test]
+    sizes = Counter(names[i] for i in rest if clips[i].group not in rule.train_only)
+    wanted = VALIDATION_SHARE_OF_GROUPS * len(rest)
+    every = sorted({n for n, c in zip(names, clips, strict=True) if c.group not in rule.train_only})
+    start = fold * len(every) // number_of_folds(clips, rule)
+    turned = [name for name in every[start:] + every[:start] if name in sizes]
+    kept = Counter(clips[index].label for index in rest)
+    for limit in (LARGEST_VALIDATION_SHARE * len(rest), float(len(rest))):
+        chosen = _fill(turned, sizes, _labels_of(clips, names, rest), kept, wanted, limit)
+        if chosen:
+            return {index for index in rest if names[index] in chosen}
+    raise DataError(
+        f"fold {fold}: no groups can be set aside for validation ({len(turned)} are neither "
+        "tested nor train-only) so that every class still trains; use fewer folds or add groups"
+    )
+
+
+def _labels_of(
+    clips: Sequence[ClipEntry], names: Sequence[_Name], rest: Sequence[int]
+) -> dict[_Name, Counter[int]]:
+    labels: dict[_Name, Counter[int]] = {}
+    for index in rest:
+        labels.setdefault(names[index], Counter())[clips[index].label] += 1
+    return labels
+
+
+def _fill(
+    turned: Sequence[_Name],
+    sizes: Mapping[_Name, int],
+    labels: Mapping[_Name, Counter[int]],
+    kept: Counter[int],
+    wanted: float,
+    limit: float,
+) -> set[_Name]:
+    """Groups in turn until `wanted` clips are reached, passing over those that would go beyond
+    `limit` or take the last training clip of a class; empty if that does not work out."""
+    chosen: set[_Name] = set()
+    total, left = 0, kept
+    for name in turned:
+        after = left - labels[name]  # drops classes that reach zero
+        if total + sizes[name] > limit or len(after) < len(kept):
+            continue
+        chosen.add(name)
+        total, left = total + sizes[name], after
+        if total >= wanted:
+            return chosen
+    return set()
+
+
+def _check_classes(
+    clips: Sequence[ClipEntry], classes: Sequence[str], train: Collection[int], fold: int
+) -> None:
+    present = {clips[index].label for index in train}
+    missing = [name for label, name in enumerate(classes) if label not in present]
+    if missing:
+        raise DataError(
+            f"fold {fold}: no training clip of {', '.join(missing)}; add recordings of other "
+            "groups, or use fewer folds"
+        )

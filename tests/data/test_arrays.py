@@ -1,0 +1,129 @@
+"""Arrays hold exactly what reading a clip and applying its view gives, once per data set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cmkd.config.data import EncodingConfig, InputConfig
+from cmkd.data.arrays import ClipArrays, ensure_arrays, open_arrays
+from cmkd.data.clips import read_clip
+from cmkd.data.datasets import Dataset, read_folder
+from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
+from cmkd.data.views import apply_view, label_of, make_views
+from cmkd.errors import DataError, InfrastructureError
+
+INPUTS = InputConfig()
+FOUR_GOPS = EncodingConfig(width=64, height=64, gop=4, qscale=6, num_frames=16)
+MINI = SyntheticRecipe(name="mini", train=12, val=12, test=12, encoding=FOUR_GOPS)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def dataset(cache: Path) -> Dataset:
+    return read_folder(ensure_synthetic(MINI, cache, workers=1))
+
+
+@pytest.fixture(scope="module")
+def arrays(dataset: Dataset, cache: Path) -> ClipArrays:
+    return ensure_arrays(dataset, INPUTS, cache, workers=2)
+
+
+def test_shapes_and_types(arrays: ClipArrays) -> None:
+    rows = 12 * 4 + 12 + 12
+    shapes = {name: getattr(arrays, name).shape for name in arrays.__dataclass_fields__}
+    assert shapes == {
+        "iframes": (rows, 4, 3, 64, 64),
+        "gop": (rows, 8),
+        "motion": (rows, 8, 2, 16, 16),
+        "residual": (rows, 8, 3, 32, 32),
+        "frames": (rows, 8, 3, 64, 64),
+        "labels": (rows,),
+        "index": (36, 4),
+    }
+    kinds = {name: getattr(arrays, name).dtype.str[1:] for name in shapes}
+    assert kinds["iframes"] == kinds["frames"] == "u1" and kinds["gop"] == "i1"
+    assert kinds["motion"] == kinds["residual"] == "f2" and kinds["labels"] == "i8"
+
+
+def test_rows_equal_the_clips_read_one_by_one(dataset: Dataset, arrays: ClipArrays) -> None:
+    split = dataset.split(0)
+    for number in (*split.train[:3], split.val[0], split.test[-1]):
+        entry = dataset.clips[number]
+        read = read_clip(dataset.root / entry.path, INPUTS.num_frames)
+        views = make_views(dataset.info.views, entry.path, 64, 64)
+        for at, view in enumerate(views if number in split.train else views[:1]):
+            clip, raw = apply_view(*read, view)
+            row = arrays.row(number, at)
+            np.testing.assert_array_equal(arrays.iframes[row], clip.iframes)
+            np.testing.assert_array_equal(arrays.gop[row], clip.gop)
+            np.testing.assert_array_equal(arrays.motion[row], clip.motion)
+            np.testing.assert_array_equal(arrays.residual[row], clip.residual)
+            np.testing.assert_array_equal(arrays.frames[row], raw.frames)
+            assert arrays.labels[row] == label_of(dataset.info, entry.label, view)
+
+
+def test_mirrored_rows_have_mirrored_labels(dataset: Dataset, arrays: ClipArrays) -> None:
+    names = dataset.info.classes
+    number = next(n for n in dataset.split(0).train if names[dataset.clips[n].label] == "red_left")
+    shown = [names[arrays.labels[arrays.row(number, view)]] for view in range(4)]
+    assert shown == ["red_left", "red_right", "red_left", "red_right"]
+
+
+def test_only_training_clips_have_views(dataset: Dataset, arrays: ClipArrays) -> None:
+    split = dataset.split(0)
+    assert (arrays.index[list(split.train)] >= 0).all()
+    assert (arrays.index[list(split.test), 1:] == -1).all()
+    used = arrays.index[arrays.index >= 0]
+    assert sorted(used.tolist()) == list(range(len(arrays.labels)))
+    with pytest.raises(DataError, match="has no view 2"):
+        arrays.row(split.test[0], 2)
+
+
+def test_they_are_built_once(dataset: Dataset, arrays: ClipArrays, cache: Path) -> None:
+    moved = Dataset(Path("gone"), dataset.info, dataset.clips)
+    again = ensure_arrays(moved, INPUTS, cache, workers=1)
+    np.testing.assert_array_equal(again.labels, arrays.labels)
+    assert isinstance(again.frames, np.memmap) and not again.frames.flags.writeable
+
+
+def test_other_inputs_are_other_arrays(dataset: Dataset, cache: Path) -> None:
+    with pytest.raises(DataError, match="not decoded yet"):
+        open_arrays(dataset, InputConfig(motion="per_frame"), cache)
+
+
+def damaged(dataset: Dataset, root: Path, damage: Callable[[bytes], bytes]) -> Dataset:
+    """The data set with its second clip's bytes changed, the others linked."""
+    for number, clip in enumerate(dataset.clips):
+        target = root / clip.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if number == 1:
+            target.write_bytes(damage((dataset.root / clip.path).read_bytes()))
+        else:
+            target.symlink_to(dataset.root / clip.path)
+    return Dataset(root, dataset.info, dataset.clips)
+
+
+def test_an_unreadable_clip_is_named_and_nothing_is_left(dataset: Dataset, tmp_path: Path) -> None:
+    cut = damaged(dataset, tmp_path / "set", lambda content: content[: len(content) // 2])
+    with pytest.raises(DataError) as caught:
+        ensure_arrays(cut, INPUTS, tmp_path, workers=1)
+    assert str(cut.root / cut.clips[1].path) in str(caught.value)
+    assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
+
+
+def test_a_full_disk_is_noticed_before(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(InfrastructureError, match="CMKD_CACHE"):
+        ensure_arrays(dataset, INPUTS, tmp_path, workers=1)

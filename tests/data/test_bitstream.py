@@ -1,0 +1,262 @@
+import struct
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from cmkd.config.data import EncodingConfig
+from cmkd.data.bitstream import VECTORS, decode_mpeg4, decode_rgb, encode, probe
+from cmkd.errors import InfrastructureError
+
+SIZE = 64
+ENCODING = EncodingConfig(width=SIZE, height=SIZE, gop=12, qscale=2)
+
+
+# Writing
+
+
+def test_gop_is_as_configured_without_b_frames(good):
+    kinds = "".join(picture.kind for picture in decode_mpeg4(good))
+    assert kinds == ("I" + "P" * 11) * 2
+
+
+def test_a_scene_cut_makes_no_extra_i_frame(tmp_path, panning):
+    path = tmp_path / "cut.mp4"
+    encode(panning[:6] + [255 - f for f in panning[:6]], path, ENCODING)
+    pictures = decode_mpeg4(path, motion=True)
+    assert "".join(p.kind for p in pictures) == "I" + "P" * 11
+    assert len(pictures[6].vectors) < 12, "the cut must be coded with intra macroblocks"
+
+
+def test_decoded_frames_are_the_encoded_ones(good, panning):
+    error = [
+        np.abs(decoded.astype(int) - frame).mean()
+        for decoded, frame in zip(decode_rgb(good), panning, strict=True)
+    ]
+    # Measured 1.1-1.9 at qscale 2; nearest-neighbour chroma and quantisation are what remains.
+    assert max(error) < 4
+
+
+def test_equal_frames_give_equal_bytes(good, tmp_path, panning):
+    again = tmp_path / "other-name.mp4"
+    encode(panning, again, ENCODING)
+    assert again.read_bytes() == good.read_bytes()
+    assert b"Lav" not in good.read_bytes(), "FFmpeg's version is no part of the content"
+
+
+@pytest.mark.parametrize("fps", [10.0, 23.976, 29.97, 30000 / 1001, 59.94, 240.0])
+def test_frame_rate_is_kept(tmp_path, fps, panning):
+    path = tmp_path / "rate.mp4"
+    encode(panning[:3], path, ENCODING, fps=fps)
+    info = probe(path)
+    assert info.fps == pytest.approx(fps, rel=1e-6) and info.frames_declared == 3
+
+
+def test_quantiser_is_as_configured(tmp_path, panning):
+    sizes = []
+    for qscale in (1, 2, 31):
+        path = tmp_path / f"{qscale}.mp4"
+        encode(panning[:4], path, ENCODING.model_copy(update={"qscale": qscale}))
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > 1.2 * sizes[1] > 3 * sizes[2]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, panning):
+    path = tmp_path / "clip.mp4"
+    encode(panning[:2], path, ENCODING)
+    before = path.read_bytes()
+
+    def dying():
+        yield from panning[:3]
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        encode(dying(), path, ENCODING)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path, panning):
+    path = tmp_path / "absent" / "clip.mp4"
+    with pytest.raises(InfrastructureError, match="absent/clip.mp4: cannot be written"):
+        encode(panning[:2], path, ENCODING)
+
+
+def test_frames_of_another_size_are_our_mistake(tmp_path):
+    with pytest.raises(AssertionError):
+        encode([np.zeros((32, 64, 3), np.uint8)], tmp_path / "x.mp4", ENCODING)
+    assert not list(tmp_path.iterdir())
+
+
+# Reading planes and vectors
+
+
+def test_planes_are_those_of_pyav(tmp_path, panning):
+    # 48 pixels: FFmpeg pads the lines of such planes.
+    path = tmp_path / "padded.mp4"
+    frames = [frame[:48, :48] for frame in panning[:3]]
+    encode(frames, path, EncodingConfig(width=48, height=48, gop=12, qscale=2))
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray() for frame in container.decode(video=0)]
+    for picture, whole in zip(decode_mpeg4(path), expected, strict=True):
+        assert (picture.y == whole[:48]).all()
+        assert (picture.u == whole[48:60].reshape(24, 24)).all()
+        assert (picture.v == whole[60:].reshape(24, 24)).all()
+
+
+def test_vectors_point_from_a_block_to_its_source_in_half_pels(good):
+    """Content moves by (-4, +2), so its source lies at (+4, -2): 8 and -4 half-pels."""
+    pictures = decode_mpeg4(good, motion=True)
+    assert pictures[0].vectors.dtype == pictures[1].vectors.dtype == VECTORS
+    for picture in pictures:
+        assert len(picture.vectors) == (0 if picture.kind == "I" else 16)
+    inner = pictures[3].vectors[(pictures[3].vectors["dst_x"] < 48)]
+    inner = inner[inner["dst_y"] > 16]
+    centres = [(x, y) for y in (24, 40, 56) for x in (8, 24, 40)]
+    assert list(zip(inner["dst_x"].tolist(), inner["dst_y"].tolist(), strict=True)) == centres
+    assert set(inner["motion_x"]) == {8} and set(inner["motion_y"]) == {-4}
+    assert (inner["src_x"] - inner["dst_x"] == 4).all()
+    assert (inner["src_y"] - inner["dst_y"] == -2).all()
+    assert set(inner["motion_scale"]) == {2}
+
+
+def test_skipped_macroblocks_have_a_vector_of_zero(tmp_path, texture):
+    path = tmp_path / "still.mp4"
+    encode([texture[:SIZE, :SIZE]] * 6, path, ENCODING)
+    sizes = _packet_sizes(path)
+    assert max(sizes[1:]) < 20, "16 macroblocks in so few bytes are all skipped"
+    for picture in decode_mpeg4(path, motion=True)[1:]:
+        assert len(picture.vectors) == 16
+        assert not picture.vectors["motion_x"].any() and not picture.vectors["motion_y"].any()
+
+
+def _packet_sizes(path):
+    with av.open(str(path)) as container:
+        return [packet.size for packet in container.demux(video=0) if packet.size]
+
+
+def test_vectors_only_when_asked_for(good):
+    assert not any(len(picture.vectors) for picture in decode_mpeg4(good))
+
+
+def test_without_residuals_i_frames_are_the_same_and_p_frames_are_not(good):
+    full = decode_mpeg4(good)
+    skipped = decode_mpeg4(good, skip_residual=True)
+    for one, other in zip(full, skipped, strict=True):
+        assert one.kind == other.kind
+        same = all(
+            np.array_equal(a, b) for a, b in [(one.y, other.y), (one.u, other.u), (one.v, other.v)]
+        )
+        assert same == (one.kind == "I")
+
+
+def test_an_extra_i_frame_is_seen_by_its_type(tmp_path, write_with_av):
+    path = write_with_av(tmp_path / "extra.mp4", intra=(5,))
+    kinds = [picture.kind for picture in decode_mpeg4(path)]
+    assert [index for index, kind in enumerate(kinds) if kind == "I"] == [0, 5, 17]
+
+
+EXTRACT = """
+import sys
+import numpy as np
+from mvextractor.videocap import VideoCap
+video, rows = VideoCap(), []
+assert video.open(sys.argv[1])
+index = 0
+while True:
+    success, _, vectors, kind, *_ = video.read()
+    if not success:
+        break
+    rows += [(index, *row) for row in vectors.tolist()]
+    index += 1
+np.save(sys.argv[2], np.array(rows, np.int64))
+"""
+
+
+def test_vectors_equal_those_of_motion_vector_extractor(shared_video, tmp_path):
+    """On a real UCF-101 clip. In a process of its own: it brings another FFmpeg along."""
+    pytest.importorskip("mvextractor", reason="motion-vector-extractor is not installed")
+    path = shared_video / "clips" / "v_SoccerJuggling_g23_c01.avi"
+    saved = tmp_path / "vectors.npy"
+    subprocess.run([sys.executable, "-c", EXTRACT, str(path), str(saved)], check=True, timeout=120)
+    fields = "source w h src_x src_y dst_x dst_y motion_x motion_y motion_scale".split()
+    ours = [
+        (index, *(int(vector[field]) for field in fields))
+        for index, picture in enumerate(decode_mpeg4(path, motion=True))
+        for vector in picture.vectors
+    ]
+    theirs = np.load(saved)
+    assert len(theirs) > 10_000
+    assert np.array_equal(np.array(ours, np.int64), theirs)
+
+
+# Reading any codec
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_h264_is_read_in_display_order(tmp_path, b_frames, panning, write_with_av):
+    path = write_with_av(tmp_path / "x.mp4", "libx264", b_frames=b_frames)
+    frames = list(decode_rgb(path))
+    assert len(frames) == 24
+    for frame, wanted in zip(frames, panning, strict=True):
+        assert frame.shape == (SIZE, SIZE, 3) and frame.dtype == np.uint8
+        assert np.abs(frame.astype(int) - wanted).mean() < 12
+
+
+def rotated(source, target):
+    """Write a clip with the display matrix of a phone held upright: 90 degrees clockwise."""
+    data = bytearray(source.read_bytes())
+    unit, height = 1 << 16, SIZE << 16
+    identity = struct.pack(">9i", unit, 0, 0, 0, unit, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))
+    data[at : at + 36] = struct.pack(">9i", 0, unit, 0, -unit, 0, 0, height, 0, 1 << 30)
+    target.write_bytes(data)
+    return target
+
+
+def test_rotation_is_applied(good, tmp_path):
+    path = rotated(good, tmp_path / "rotated.mp4")
+    assert probe(path).rotation == -90
+    for upright, plain in zip(decode_rgb(path), decode_rgb(good), strict=True):
+        # Clockwise: what was the left column, read upwards, is the first row.
+        assert (upright[0] == plain[::-1, 0]).all() and (upright == np.rot90(plain, -1)).all()
+
+
+@pytest.mark.parametrize(
+    ("angle", "shape"), [(0, (320, 568)), (90, (568, 320)), (180, (320, 568)), (270, (568, 320))]
+)
+def test_real_rotated_clips_come_out_upright(shared_video, angle, shape):
+    path = shared_video / "clips" / "edge_cases" / f"decord_video_{angle}.mov"
+    frames = list(decode_rgb(path))
+    assert len(frames) == 3
+    assert all(frame.shape == (*shape, 3) and frame.flags["C_CONTIGUOUS"] for frame in frames)
+
+
+def test_metadata_that_is_not_utf8_is_no_obstacle(tmp_path, write_with_av):
+    path = tmp_path / "title.mp4"
+    write_with_av(path)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "t.mp4"), "w") as target:
+        target.metadata["title"] = "QQQQQQ"
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    data = (tmp_path / "t.mp4").read_bytes()
+    assert data.count(b"QQQQQQ") == 1
+    path.write_bytes(data.replace(b"QQQQQQ", b"\xff\xfe\xe9\xe9\xff\x80"))
+    assert len(list(decode_rgb(path))) == len(decode_mpeg4(path)) == 24
+
+
+def test_real_clip_with_such_metadata(shared_video):
+    (path,) = (shared_video / "clips").glob("hmdb51_*.avi")
+    # One frame fewer than declared: packed B-frames, legitimate in an AVI.
+    assert len(list(decode_rgb(path))) == probe(path).frames_declared - 1 == 83
+
+
+def test_probe_reads_the_header(good):
+    info = probe(good)
+    assert (info.codec, info.width, info.height) == ("mpeg4", SIZE, SIZE)
+    assert (info.frames_declared, info.fps, info.rotation) == (24, 25.0, 0)

@@ -1,0 +1,308 @@
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import av
+import numpy as np
+import pytest
+
+from cmkd.config.data import EncodingConfig
+from cmkd.data.bitstream import decode_mpeg4, decode_rgb, encode
+from cmkd.data.clips import move, read_clip, reconstruct, residual, trace
+from cmkd.data.motion import motion_field
+from cmkd.errors import DataError
+
+SIZE = 64
+ENCODING = EncodingConfig(width=SIZE, height=SIZE, gop=16, qscale=4)
+
+
+def scene(count=16, *, appear=None, pan=(2.0, 1.0), seed=0):
+    """A texture with noise under a panning camera; a red disc enters at frame `appear`."""
+    rng = np.random.default_rng(seed)
+    world = np.kron(rng.integers(70, 186, (40, 40, 3)), np.ones((4, 4, 1)))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for t in range(count):
+        frame = window(world, pan[0] * t, pan[1] * t)
+        if appear is not None and t >= appear:
+            # Moves by half-pels as well: its intra blocks are carried on by vectors.
+            frame[(y - 30) ** 2 + (x - 20 - 1.5 * (t - appear)) ** 2 < 17**2] = (250, 20, 40)
+        yield np.clip(frame + rng.normal(0, 2, frame.shape), 0, 255).astype(np.uint8)
+
+
+def window(world, x, y):
+    """What a camera at (x, y) sees, interpolated between pixels."""
+    column, row = int(x), int(y)
+    patch = world[row : row + SIZE + 1, column : column + SIZE + 1]
+    patch = patch[:-1] * (1 - y + row) + patch[1:] * (y - row)
+    return patch[:, :-1] * (1 - x + column) + patch[:, 1:] * (x - column)
+
+
+def write(path, frames, encoding=ENCODING):
+    encode(frames, path, encoding)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("plain") / "plain.mp4", scene())
+
+
+@pytest.fixture(scope="module")
+def appearing(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("appear") / "appear.mp4", scene(appear=5))
+
+
+def planes(picture):
+    return picture.y, picture.u, picture.v
+
+
+class Found(NamedTuple):
+    """Errors of one P-frame, as planes (Y, U, V)."""
+
+    masks: tuple
+    """Tainted samples."""
+    rebuilt: list
+    """I-frame + accumulated motion + residual."""
+    native: list
+    """The decoder's own warp + residual."""
+    unmoved: list
+    """I-frame + residual: what forgetting the motion would cost."""
+
+
+def difference(one, other):
+    return [np.abs(a.astype(int) - b) for a, b in zip(one, other, strict=True)]
+
+
+def errors(path):
+    full = decode_mpeg4(path, motion=True)
+    skipped = decode_mpeg4(path, skip_residual=True)
+    traces = trace(full, set(range(len(full))))
+    found = []
+    for picture, warped, at in zip(full, skipped, traces.values(), strict=True):
+        if picture.kind == "I":
+            intra = picture
+            continue
+        added = residual(picture, warped, intra, at)
+        native = [a.astype(int) + d for a, d in zip(planes(warped), added, strict=True)]
+        found.append(
+            Found(
+                (up(at.tainted), at.tainted, at.tainted),
+                difference(reconstruct(intra, at.displacement, added), planes(picture)),
+                difference(native, planes(picture)),
+                difference(reconstruct(intra, 0 * at.displacement, added), planes(picture)),
+            )
+        )
+    return found
+
+
+def up(cells):
+    return cells.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def check_bounds(found, *, mean, percentile):
+    """I-frame + motion + residual = P-frame: the error bound.
+
+    Exactly 0 with the decoder's own warp outside tainted cells, exactly 0 inside them. Outside,
+    with motion by whole pixels, the error is that of the rounded half-pels.
+    """
+    for one in found:
+        for mask, rebuilt, native in zip(one.masks, one.rebuilt, one.native, strict=True):
+            assert not rebuilt[mask].any()
+            assert not native[~mask].any()
+    luma = np.concatenate([one.rebuilt[0][~one.masks[0]] for one in found])
+    unmoved = np.concatenate([one.unmoved[0][~one.masks[0]] for one in found])
+    assert luma.mean() < mean and np.percentile(luma, 99) < percentile
+    assert luma.mean() < 0.5 * unmoved.mean(), "motion must explain most of the picture"
+
+
+def test_reconstruction_of_half_pel_motion(tmp_path):
+    path = write(tmp_path / "drift.mp4", scene(pan=(1.5, 0.5)))
+    # Measured 6.7 and 27 grey levels, on a texture as hard as they come (16.2 without motion).
+    check_bounds(errors(path), mean=8, percentile=32)
+
+
+def test_reconstruction_with_intra_blocks(appearing):
+    found = errors(appearing)
+    share = np.mean([one.masks[0].mean() for one in found])
+    assert 0.05 < share < 0.6, "the disc must enter through intra macroblocks"
+    # Measured 0.27 and 9 (19.6 without motion).
+    check_bounds(found, mean=0.5, percentile=15)
+
+
+def test_reconstruction_of_a_real_clip(shared_video, tmp_path):
+    """The first 16 packets of a 1280x720 file, bit by bit those of its own encoder."""
+    path = tmp_path / "start.mp4"
+    with (
+        av.open(str(shared_video / "clips" / "vid_mpeg4_part2.mp4")) as source,
+        av.open(str(path), "w") as target,
+    ):
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in itertools.islice(source.demux(video=0), 16):
+            packet.stream = copy
+            target.mux(packet)
+    found = errors(path)
+    assert len(found) == 14
+    # Measured 1.5 and 14 (5.9 without motion).
+    check_bounds(found, mean=2, percentile=20)
+
+
+def test_whole_pixel_motion_reconstructs_exactly(plain):
+    """All vectors are even, so map and decoder do the same: luma is exact in every pixel."""
+    pictures = decode_mpeg4(plain, motion=True)
+    assert not any((p.vectors["motion_x"] % 2 + p.vectors["motion_y"] % 2).any() for p in pictures)
+    assert all(not one.rebuilt[0].any() for one in errors(plain))
+
+
+def test_the_residual_is_not_blind_in_intra_blocks(appearing):
+    """Without the patch the appearing disc would be 0 in the residual: it must be there, red."""
+    full = decode_mpeg4(appearing, motion=True)
+    skipped = decode_mpeg4(appearing, skip_residual=True)
+    _, covered = motion_field(full[5].vectors, SIZE, SIZE)
+    intra = ~covered
+    assert intra.sum() >= 2 * 256
+    assert (full[5].y == skipped[5].y)[intra].all(), "stock decoding is blind there"
+    compressed, raw = read_clip(appearing, 15)
+    # 15 segments of 16 frames: frame 5 is sample 5; of 8 segments it is sample 2.
+    assert np.array_equal(raw.frames[5], read_clip(appearing, 8)[1].frames[2])
+    seen = compressed.residual[5].astype(np.float32)[:, intra[::2, ::2]]
+    assert np.abs(seen).mean() > 20
+    disc = compressed.residual[5].astype(np.float32)[:, 13:17, 8:12].mean(axis=(1, 2))
+    assert disc[0] > 60 and disc[1] < -60 and disc[2] < -60
+
+
+def test_shapes_types_and_alignment(appearing):
+    compressed, raw = read_clip(appearing, 8)
+    assert compressed.iframes.shape == (1, 3, SIZE, SIZE)
+    assert compressed.iframes.dtype == raw.frames.dtype == np.uint8
+    assert compressed.gop.dtype == np.int8 and compressed.gop.tolist() == [0] * 8
+    assert compressed.motion.shape == (8, 2, SIZE // 4, SIZE // 4)
+    assert compressed.residual.shape == (8, 3, SIZE // 2, SIZE // 2)
+    assert compressed.motion.dtype == compressed.residual.dtype == np.float16
+    assert raw.frames.shape == (8, 3, SIZE, SIZE)
+    decoded = [frame.transpose(2, 0, 1).astype(int) for frame in decode_rgb(appearing)]
+    for frame, wanted in zip(
+        [compressed.iframes[0], *raw.frames], [0, *range(1, 16, 2)], strict=True
+    ):
+        # FFmpeg's own conversion interpolates chroma; ours does not.
+        assert np.abs(frame - decoded[wanted]).mean() < 2
+
+
+def test_maps_are_the_means_of_their_cells(appearing):
+    full = decode_mpeg4(appearing, motion=True)
+    skipped = decode_mpeg4(appearing, skip_residual=True)
+    compressed, _ = read_clip(appearing, 8)
+    per_frame, _ = read_clip(appearing, 8, motion="per_frame")
+    traces = trace(full, {7, 11})
+    for sample, index in [(3, 7), (5, 11)]:
+        cells = traces[index].displacement.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
+        assert np.allclose(compressed.motion[sample], cells.transpose(2, 0, 1), atol=1e-2)
+        field, _ = motion_field(full[index].vectors, SIZE, SIZE)
+        cells = field.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
+        assert np.array_equal(per_frame.motion[sample], cells.transpose(2, 0, 1))
+        y, u, v = residual(full[index], skipped[index], full[0], traces[index])
+        luma = 1.164383 * y.reshape(32, 2, 32, 2).mean(axis=(1, 3))
+        red = luma + 1.596027 * v
+        blue = luma + 2.017232 * u
+        assert np.allclose(compressed.residual[sample, 0], red, atol=0.2)
+        assert np.allclose(compressed.residual[sample, 2], blue, atol=0.2)
+    assert np.array_equal(per_frame.residual, compressed.residual)
+    assert not np.array_equal(per_frame.motion, compressed.motion)
+
+
+def test_motion_is_in_pixels_towards_the_i_frame(plain):
+    """The camera goes by (+2, +1), content by (-2, -1): its source lies at (+2 t, +1 t)."""
+    compressed, _ = read_clip(plain, 8)
+    per_frame, _ = read_clip(plain, 8, motion="per_frame")
+    for sample, step in enumerate(range(1, 12, 2)):
+        inner = compressed.motion[sample, :, 2:8, 2:8].astype(np.float32)
+        assert np.median(inner[0]) == pytest.approx(2 * step, abs=0.5)
+        assert np.median(inner[1]) == pytest.approx(step, abs=0.5)
+        assert np.median(per_frame.motion[sample, 0, 2:8, 2:8]) == 2
+
+
+def test_phase_takes_earlier_frames(plain):
+    _, late = read_clip(plain, 4)
+    _, early = read_clip(plain, 4, phase=0.5)
+    _, every = read_clip(plain, 15)
+    assert np.array_equal(late.frames[1], every.frames[7])
+    assert np.array_equal(early.frames[1], every.frames[5])
+
+
+def test_extra_i_frames_count_by_their_type(tmp_path):
+    """A GOP-12 file with an I-frame at 5: arithmetic would take 12 and 0 for I-frames."""
+    path = tmp_path / "extra.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 12
+        for index, rgb in enumerate(scene(24)):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.pict_type = index, 1 if index == 5 else 0
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    pictures = decode_mpeg4(path, motion=True)
+    assert [i for i, p in enumerate(pictures) if p.kind == "I"] == [0, 5, 17]
+    compressed, raw = read_clip(path, 12)
+    # Samples are 1, 3, ..., 23; 5 and 17 are I-frames and give way to 6 and 18.
+    assert compressed.gop.tolist() == [0] * 2 + [1] * 6 + [2] * 4
+    assert compressed.iframes.shape[0] == 3
+    # Motion restarts: one frame after the I-frame it is that of one frame.
+    per_frame, _ = read_clip(path, 12, motion="per_frame")
+    for sample in (0, 2, 8):
+        assert np.array_equal(compressed.motion[sample], per_frame.motion[sample])
+    assert not np.array_equal(compressed.motion[4], per_frame.motion[4])
+    decoded = [f.transpose(2, 0, 1).astype(int) for f in itertools.islice(decode_rgb(path), 24)]
+    assert np.abs(raw.frames[2] - decoded[6]).mean() < 2
+    assert np.abs(compressed.iframes[2] - decoded[17]).mean() < 2
+
+
+def test_still_video_has_neither_motion_nor_residual_at_fine_quality(tmp_path):
+    frame = next(iter(scene(1)))
+    path = write(tmp_path / "still.mp4", [frame] * 16)
+    compressed, raw = read_clip(path, 8)
+    assert not compressed.motion.any()
+    assert np.abs(compressed.residual).mean() < 1
+    assert np.abs(raw.frames.astype(int) - compressed.iframes[0]).mean() < 2
+
+
+def test_moving_the_i_frame_nowhere_gives_the_i_frame(plain):
+    intra = decode_mpeg4(plain)[0]
+    moved = move(intra, np.zeros((SIZE, SIZE, 2), np.int16))
+    assert all(np.array_equal(a, b) for a, b in zip(moved, planes(intra), strict=True))
+
+
+def test_chroma_moves_by_half_of_what_luma_does(plain):
+    ramp = np.broadcast_to(np.arange(SIZE, dtype=np.uint8), (SIZE, SIZE))
+    intra = dataclasses.replace(
+        decode_mpeg4(plain)[0], y=ramp, u=ramp[:32, :32], v=ramp[:32, :32].T.copy()
+    )
+    y, u, v = move(intra, np.full((SIZE, SIZE, 2), (8, -16), np.int16))
+    assert (y[0, 8], u[16, 8], v[16, 8]) == (8 + 4, 8 + 2, 16 - 4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "encoding", "num_frames", "reason"),
+    [
+        (4, ENCODING, 8, "has 4 frames, 8 are to be sampled"),
+        (1, ENCODING, 1, "has no P-frame"),
+    ],
+)
+def test_unusable_clips_are_named(tmp_path, frames, encoding, num_frames, reason):
+    path = write(tmp_path / "clip.mp4", scene(frames), encoding)
+    with pytest.raises(DataError, match=f"clip.mp4: {reason}"):
+        read_clip(path, num_frames)
+
+
+def test_odd_sizes_are_named(tmp_path):
+    path = tmp_path / "odd.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 54, 50, "yuv420p"
+        stream.codec_context.max_b_frames = 0
+        for rgb in scene(4):
+            frame = av.VideoFrame.from_ndarray(rgb[:50, :54].copy(), format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with pytest.raises(DataError, match="odd.mp4: sides of 54x50 are no multiples of 4"):
+        read_clip(path, 2)

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from cmkd.data.colour import difference_to_rgb, planes_to_rgb, rgb_to_planes
+
+# BT.601, 8 bits, limited range: RGB -> (Y, U, V).
+KNOWN = {
+    (0, 0, 0): (16, 128, 128),
+    (255, 255, 255): (235, 128, 128),
+    (255, 0, 0): (81, 90, 240),
+    (0, 255, 0): (145, 54, 34),
+    (0, 0, 255): (41, 240, 110),
+}
+
+
+@pytest.mark.parametrize(("rgb", "yuv"), KNOWN.items())
+def test_known_colours_both_ways(rgb, yuv):
+    frame = np.full((4, 4, 3), rgb, np.uint8)
+    planes = rgb_to_planes(frame)
+    assert tuple(int(plane[0, 0]) for plane in planes) == yuv
+    assert planes[0].shape == (4, 4) and planes[1].shape == planes[2].shape == (2, 2)
+    back = planes_to_rgb(*(plane[None] for plane in planes))
+    assert back.shape == (1, 3, 4, 4)
+    assert np.abs(back[0].transpose(1, 2, 0).astype(int) - frame).max() <= 2
+
+
+def test_chroma_is_the_mean_of_its_four_pixels():
+    frame = np.zeros((2, 2, 3), np.uint8)
+    frame[0, 0] = frame[1, 1] = (0, 0, 255)
+    _, u, v = rgb_to_planes(frame)
+    assert (int(u[0, 0]), int(v[0, 0])) == (184, 119)
+
+
+def test_difference_is_the_linear_part_of_the_conversion():
+    rng = np.random.default_rng(0)
+    # Colours in gamut, so that nothing is clipped and only rounding separates the two ways.
+    a, b = (rng.integers(100, 140, (3, 1, 8, 8)).astype(np.uint8) for _ in range(2))
+    a[0], b[0] = a[0] - 10, b[0] + 10
+    subsampled = [[p[0], p[1][:, :4, :4], p[2][:, :4, :4]] for p in (a, b)]
+    rgb = [planes_to_rgb(*planes).astype(np.float32) for planes in subsampled]
+    y, u, v = (p.astype(np.float32) - q for p, q in zip(*subsampled, strict=True))
+    u, v = (c.repeat(2, axis=1).repeat(2, axis=2) for c in (u, v))
+    assert np.abs(difference_to_rgb(y, u, v) - (rgb[0] - rgb[1])).max() <= 1.01

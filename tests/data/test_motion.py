@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+
+from cmkd.config.data import EncodingConfig
+from cmkd.data.bitstream import VECTORS, decode_mpeg4, encode
+from cmkd.data.motion import accumulate, motion_field, taint, warp
+
+
+def vectors(*blocks):
+    """Blocks given as (size, centre x, centre y, motion x, motion y)."""
+    array = np.zeros(len(blocks), VECTORS)
+    for row, (size, x, y, dx, dy) in zip(array, blocks, strict=True):
+        row["w"] = row["h"] = size
+        row["dst_x"], row["dst_y"] = x, y
+        row["motion_x"], row["motion_y"] = dx, dy
+        row["motion_scale"] = 2
+    return array
+
+
+def test_blocks_of_both_sizes_cover_their_own_pixels_only():
+    field, covered = motion_field(vectors((16, 24, 8, -5, 3), (8, 4, 20, 7, -1)), 32, 32)
+    assert field.dtype == np.int16 and field.shape == (32, 32, 2)
+    expected = np.zeros((32, 32), bool)
+    expected[0:16, 16:32] = expected[16:24, 0:8] = True
+    assert (covered == expected).all()
+    assert (field[0:16, 16:32] == (-5, 3)).all()
+    assert (field[16:24, 0:8] == (7, -1)).all()
+    assert not field[~expected].any()
+
+
+def test_macroblocks_that_stick_out_are_cropped():
+    field, covered = motion_field(vectors((16, 24, 24, 2, 4)), 20, 28)
+    assert field.shape == (20, 28, 2)
+    assert covered.sum() == 4 * 12 and covered[16:, 16:].all()
+
+
+def test_no_vectors_at_all_is_all_intra():
+    field, covered = motion_field(np.empty(0, VECTORS), 16, 16)
+    assert not covered.any() and not field.any()
+
+
+def test_warp_fetches_from_where_the_displacement_points_and_clamps():
+    picture = np.arange(12).reshape(3, 4)
+    displacement = np.zeros((3, 4, 2), np.int16)
+    displacement[..., 0] = -2
+    assert (warp(picture, displacement) == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]).all()
+    displacement[...] = (0, 6)
+    assert (warp(picture, displacement) == [[8, 9, 10, 11]] * 3).all()
+
+
+@pytest.mark.parametrize(
+    ("steps_per_pixel", "pixels"),
+    [(2, [-2, -1, -1, 0, 0, 0, 1, 1, 2]), (4, [-1, -1, 0, 0, 0, 0, 0, 1, 1])],
+)
+def test_nearest_pixel_is_taken_and_halves_go_towards_zero(steps_per_pixel, pixels):
+    line = np.broadcast_to(np.arange(21), (9, 21))
+    displacement = np.zeros((9, 21, 2), np.int16)
+    displacement[..., 0] = np.arange(-4, 5)[:, None]
+    moved = warp(line, displacement, steps_per_pixel=steps_per_pixel)
+    assert (moved[:, 10] - 10).tolist() == pixels
+
+
+def test_accumulated_motion_by_hand():
+    previous = np.zeros((2, 4, 2), np.int16)
+    previous[0, 3] = (10, -4)
+    field = np.zeros((2, 4, 2), np.int16)
+    field[0, 1] = (4, 0)
+    field[0, 2] = (3, 0)
+    covered = np.ones((2, 4), bool)
+    covered[1, 3] = False
+    total = accumulate(field, covered, previous)
+    assert total[0, 1].tolist() == [14, -4]
+    # 1.5 pixels to the right is read at 1, and still counts as 3 half-pels.
+    assert total[0, 2].tolist() == [13, -4]
+    assert total[0, 3].tolist() == [10, -4]
+    assert total[1].tolist() == [[0, 0]] * 4
+
+
+def test_intra_blocks_restart_at_zero():
+    previous = np.full((16, 32, 2), 8, np.int16)
+    field, covered = motion_field(vectors((16, 8, 8, 2, 0)), 16, 32)
+    total = accumulate(field, covered, previous)
+    assert (total[:, :16] == (10, 8)).all() and not total[:, 16:].any()
+
+
+def test_a_mirrored_video_gives_a_mirrored_map():
+    rng = np.random.default_rng(0)
+    field, previous = rng.integers(-9, 10, (2, 16, 16, 2)).astype(np.int16)
+    covered = np.ones((16, 16), bool)
+
+    def mirrored(one):
+        return one[:, ::-1] * np.array([-1, 1], np.int16)
+
+    total = accumulate(field, covered, previous)
+    again = accumulate(mirrored(field), covered, mirrored(previous))
+    assert (again == mirrored(total)).all()
+
+
+def test_taint_starts_in_intra_blocks_and_travels_along_the_vectors():
+    still, covered = motion_field(vectors((16, 8, 8, 0, 0)), 16, 32)
+    first = taint(still, covered, np.zeros((8, 16), bool))
+    assert not first[:, :8].any() and first[:, 8:].all()
+    for motion, column in [(0, 8), (8, 6), (2, 7), (1, 7), (-4, 8)]:
+        field, covered = motion_field(
+            vectors((16, 8, 8, motion, 0), (16, 24, 8, motion, 0)), 16, 32
+        )
+        reached = taint(field, covered, first)
+        assert reached[0, :8].tolist() == [index >= column for index in range(8)], motion
+
+
+@pytest.fixture(scope="module")
+def pan(tmp_path_factory):
+    """A texture that moves by (+3, -2) pixels a frame, without noise."""
+    rng = np.random.default_rng(5)
+    world = np.kron(rng.integers(40, 216, (48, 48, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    frames = [world[40 + 2 * t : 104 + 2 * t, 60 - 3 * t : 124 - 3 * t] for t in range(12)]
+    path = tmp_path_factory.mktemp("pan") / "pan.mp4"
+    encode(frames, path, EncodingConfig(width=64, height=64, gop=12, qscale=2))
+    return path
+
+
+def test_real_motion_accumulates_to_the_distance_travelled(pan):
+    total = np.zeros((64, 64, 2), np.int16)
+    for step, picture in enumerate(decode_mpeg4(pan, motion=True)[1:], start=1):
+        total = accumulate(*motion_field(picture.vectors, 64, 64), total)
+        # New content enters at the left and at the bottom; the opposite corner is pure motion.
+        if step <= 6:
+            assert (total[:32, 32:] == (-6 * step, 4 * step)).all(), step
+
+
+def test_the_decoders_own_half_pel_prediction_is_reproduced_exactly(tmp_path):
+    """Sign, unit and block position at once: interpolating by the vectors gives W_t, error 0."""
+    rng = np.random.default_rng(2)
+    world = np.kron(rng.integers(40, 216, (60, 60, 3)), np.ones((3, 3, 1)))
+    frames = [_at(world, 30 + 1.5 * t, 40 - 2.5 * t) for t in range(10)]
+    path = tmp_path / "half.mp4"
+    encode(frames, path, EncodingConfig(width=64, height=64, gop=10, qscale=3))
+    full = decode_mpeg4(path, motion=True)
+    warped = decode_mpeg4(path, skip_residual=True)
+    odd = 0
+    for index in range(1, 10):
+        field, covered = motion_field(full[index].vectors, 64, 64)
+        odd += int((field % 2 != 0).any(axis=-1).sum())
+        reference = warped[index - 1].y.astype(int)
+        predictions = [_half_pel(reference, field, control) for control in (0, 1)]
+        assert covered.mean() > 0.9
+        assert any((p == warped[index].y)[covered].all() for p in predictions), index
+    assert odd > 3000, "the clip must exercise half-pel vectors"
+
+
+def _at(world, y, x):
+    """A 64 x 64 window at a position in half-pixels, interpolated."""
+    rows, columns = int(y), int(x)
+    down, right = y - rows, x - columns
+    patch = world[rows : rows + 65, columns : columns + 65]
+    patch = patch[:64] * (1 - down) + patch[1:] * down
+    return (patch[:, :64] * (1 - right) + patch[:, 1:] * right).astype(np.uint8)
+
+
+def _half_pel(reference, field, rounding_control):
+    """Bilinear interpolation of ISO/IEC 14496-2, 7.6.2, with unrestricted vectors."""
+    padded = np.pad(reference, 64, mode="edge")
+    y, x = np.mgrid[64:128, 64:128]
+    y0, x0 = y + (field[..., 1] >> 1), x + (field[..., 0] >> 1)
+    y1, x1 = y0 + (field[..., 1] & 1), x0 + (field[..., 0] & 1)
+    total = padded[y0, x0] + padded[y0, x1] + padded[y1, x0] + padded[y1, x1]
+    straight = padded[y0, x0]
+    two = (straight + padded[y1, x1] + 1 - rounding_control) >> 1
+    four = (total + 2 - rounding_control) >> 2
+    halves = (field & 1).sum(axis=-1)
+    return np.select([halves == 0, halves == 1], [straight, two], four)

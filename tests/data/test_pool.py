@@ -1,0 +1,55 @@
+"""Spawned workers: all results arrive, and a hang or a crash costs one task.
+
+The tasks are functions of the standard library, which a spawned process can import anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import signal
+import time
+
+import pytest
+
+from cmkd.data.pool import run_tasks, usable_cpus
+from cmkd.errors import DataError
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_task_is_answered_once(workers: int) -> None:
+    results = dict(run_tasks(operator.neg, list(range(7)), workers=workers))
+
+    assert results == {number: -number for number in range(7)}
+
+
+def test_more_workers_than_tasks() -> None:
+    assert list(run_tasks(operator.neg, [5], workers=4, timeout=60)) == [(0, -5)]
+    assert list(run_tasks(operator.neg, [], workers=4, timeout=60)) == []
+
+
+def test_a_hang_costs_one_task() -> None:
+    results = dict(run_tasks(time.sleep, [0.0, 900.0, 0.0], workers=1, timeout=5))
+
+    assert results[0] is None and results[2] is None
+    assert isinstance(results[1], DataError)
+    assert "did not finish within 5 s" in str(results[1])
+
+
+def test_a_crash_costs_one_task() -> None:
+    harmless = 0
+    tasks = [harmless, int(signal.SIGKILL), harmless]
+    results = dict(run_tasks(signal.raise_signal, tasks, workers=1, timeout=60))
+
+    assert results[0] is None and results[2] is None
+    assert isinstance(results[1], DataError)
+    assert "SIGKILL" in str(results[1])
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="ValueError"):
+        list(run_tasks(math.sqrt, [4.0, -1.0], workers=2, timeout=60))
+
+
+def test_usable_cpus_is_positive() -> None:
+    assert usable_cpus() >= 1

@@ -1,0 +1,77 @@
+"""Reading the user's folder: every mistake is listed at once, before anything is decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cmkd.data.sources import Source, find_sources
+from cmkd.errors import DataError
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def manifest(root: Path, *lines: str) -> None:
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.AVI", "a/1.mp4", "a/notes.txt", "a/.hidden.mp4", ".cache/x.mp4")
+    sources, left_out = find_sources(tmp_path)
+    assert sources == (Source("a/1.mp4", "a", ""), Source("b/2.AVI", "b", ""))
+    assert [refusal.path for refusal in left_out] == ["a/notes.txt"]
+
+
+def test_a_manifest_decides(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+    manifest(tmp_path, "path,group,extra,label", "a/1.mp4,s1,x,", "a/2.mp4,,x,b", "b/3.mp4, s2 ,x")
+    sources, left_out = find_sources(tmp_path)
+    assert sources == (
+        Source("a/1.mp4", "a", "s1"),
+        Source("a/2.mp4", "b", ""),
+        Source("b/3.mp4", "b", "s2"),
+    )
+    assert [(r.path, r.reason) for r in left_out] == [("b/4.mp4", "not listed in manifest.csv")]
+
+
+def test_all_empty_classes_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b/2.mp4", "c/readme.txt")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(DataError, match="without a video: c, d;"):
+        find_sources(tmp_path)
+
+
+def test_all_wrong_rows_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "top.mp4")
+    outside = ("../x.mp4", "/etc/passwd", "a/../../y.mp4")
+    manifest(tmp_path, "path", "a/1.mp4", "a/1.mp4", "a/no.mp4", "b/no.mp4", "top.mp4", *outside)
+    with pytest.raises(DataError) as caught:
+        find_sources(tmp_path)
+    message = str(caught.value)
+    assert "no such file: a/no.mp4, b/no.mp4" in message
+    assert f"outside the folder: {', '.join(outside)}" in message
+    assert "listed twice: a/1.mp4" in message
+    assert "no label and no class folder: top.mp4" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"file,label\n", "no column 'path'"), (b"path\n\xff\xfe", "UTF-8"), (b"", "no column")],
+)
+def test_a_manifest_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        find_sources(tmp_path)
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 videos in 1 classes"):
+        find_sources(touch(tmp_path, "a/1.mp4"))
+    with pytest.raises(DataError, match="there is no such folder"):
+        find_sources(tmp_path / "missing")
