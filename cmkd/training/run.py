@@ -1,0 +1,248 @@
+"""One trial: a student trained, selected on validation and tested, resumable after every epoch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cmkd.config.method import GraphIndex
+from cmkd.config.trial import TrialConfig
+from cmkd.data.arrays import open_arrays
+from cmkd.data.datasets import open_dataset
+from cmkd.method.attention_gate import entropy
+from cmkd.method.losses import total_loss
+from cmkd.tracking.records import EpochRecord
+from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
+from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
+from cmkd.training.evaluate import accuracy, write_predictions
+from cmkd.training.features import TeacherFeatures, ensure_features, mean_edges
+from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
+from cmkd.training.motion_svm import MotionSvm
+from cmkd.training.runtime import pick_device
+from cmkd.training.students import build_student
+from cmkd.training.teacher import EVAL_BATCH, teacher_folder
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """Final figures (accuracies in percent) and the files that belong to the run."""
+
+    summary: Mapping[str, float]
+    files: tuple[Path, ...]
+
+
+class Learner(Protocol):
+    """What a trial trains: the student network, or the reference on motion vectors."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best_accuracy: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+
+    def train_epoch(self) -> EpochRecord:
+        """Train, validate and checkpoint one epoch."""
+
+    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Classes of these rows at the selected and at the last epoch."""
+
+    def figures(self) -> Mapping[str, float]:
+        """Further summary figures."""
+
+    def save(self, folder: Path) -> None:
+        """Keep the selected weights and drop what only resuming needs."""
+
+
+class TrialRun:
+    """The trial of `config` in this process, under ``<cache>/trials/<trial id>``.
+
+    An unfinished trial goes on after its last checkpointed epoch; a finished one is only read.
+
+    Raises:
+        DataError: the data set or its arrays cannot be read.
+        TrialFailed: the loss is not finite (from `train_epoch`).
+    """
+
+    def __init__(self, config: TrialConfig, cache: Path, *, device: str = "auto") -> None:
+        self.config = config
+        self.folder = cache / "trials" / config.id
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.epochs = 1 if config.setting.model == "motion_svm" else config.setting.training.epochs
+        self._stored = self._read_outcome()
+        if self._stored is None:
+            self._open(cache, device)
+
+    def _open(self, cache: Path, device: str) -> None:
+        started = time.perf_counter()
+        config = self.config
+        self.dataset = open_dataset(config.data, cache)
+        arrays = open_arrays(self.dataset, config.setting.inputs, cache)
+        self.split = self.dataset.split(config.fold)
+        plain = first_rows(arrays, self.split.train)
+        self.reader = ClipReader(arrays, plain, pick_device(device))
+        self.learner: Learner
+        if config.setting.model == "motion_svm":
+            self.learner = MotionSvm(self.reader, self.split)
+        else:
+            features = None
+            edges: Mapping[GraphIndex, float] = {}
+            method = config.setting.method
+            if method.needs_teacher:
+                features = ensure_features(config, cache, self.dataset, self.reader)
+                record = teacher_folder(config, cache) / "mean_edges.json"
+                edges = mean_edges(features, plain, method, record)
+            self.learner = StudentLearner(self, features, edges)
+        self._open_seconds = time.perf_counter() - started
+
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        """All epochs done so far, those of earlier processes included."""
+        if self._stored is not None:
+            return tuple(EpochRecord(**record) for record in self._stored["history"])
+        return self.learner.history
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return len(self.history) >= self.epochs
+
+    def train_epoch(self) -> EpochRecord:
+        """One epoch with validation, checkpointed before this returns."""
+        return self.learner.train_epoch()
+
+    def finish(self) -> TrialOutcome:
+        """Test the selected and the last epoch and write the outcome; repeatable."""
+        assert self.finished
+        if self._stored is None:
+            self._write_outcome()
+            self._stored = self._read_outcome()
+        assert self._stored is not None
+        files = (self.folder / "config.json", self.folder / "predictions.csv")
+        return TrialOutcome(self._stored["summary"], files)
+
+    def _read_outcome(self) -> dict[str, Any] | None:
+        path = self.folder / "outcome.json"
+        if not path.is_file():
+            return None
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+
+    def _write_outcome(self) -> None:
+        rows = first_rows(self.reader.arrays, self.split.test)
+        labels = self.reader.arrays.labels[rows]
+        selected, last = self.learner.predict(rows)
+        write_predictions(
+            self.folder / "predictions.csv", self.dataset, self.split.test, selected, last
+        )
+        write_json(
+            self.folder / "config.json", {"trial_id": self.config.id, **self.config.as_json()}
+        )
+        self.learner.save(self.folder)
+        steps = [record.metrics.get("step_seconds", 0.0) for record in self.history]
+        summary = {
+            "test_acc": accuracy(selected, labels),
+            "test_acc_last": accuracy(last, labels),
+            "best_val_acc": self.learner.best_accuracy,
+            "selected_epoch": float(self.learner.best_epoch),
+            "seconds_step": sum(steps),
+            "seconds_train": sum(record.metrics["seconds"] for record in self.history),
+            "seconds_open": self._open_seconds,
+            **self.learner.figures(),
+        }
+        history = [asdict(record) for record in self.history]
+        write_json(self.folder / "outcome.json", {"summary": summary, "history": history})
+
+
+class StudentLearner(EpochLoop[Rows]):
+    """The student of one trial, distilled from cached teacher features."""
+
+    def __init__(
+        self, trial: TrialRun, features: TeacherFeatures | None, edges: Mapping[GraphIndex, float]
+    ) -> None:
+        config = trial.config
+        self.method = config.setting.method
+        self.reader = trial.reader
+        self.split = trial.split
+        self.features = features
+        self.edges = edges
+        torch.manual_seed(epoch_seed(config.seed, -1))
+        self.student = build_student(
+            config.setting, trial.reader.arrays, len(trial.dataset.info.classes)
+        ).to(trial.reader.device)
+        super().__init__(
+            self.student,
+            config.setting.training,
+            trial.folder,
+            seed=config.seed,
+            steps_per_epoch=num_batches(len(self.split.train), config.setting.training.batch_size),
+            batches=self._batches,
+            step=self._step,
+            validate=self._validate,
+        )
+
+    def _batches(self, epoch: int) -> Iterable[Rows]:
+        rows = view_rows(self.reader.arrays, self.split.train, epoch)
+        return shuffled(rows, self.config.batch_size, epoch_seed(self.seed, epoch))
+
+    def _step(self, rows: Rows) -> StepResult:
+        output = self.student(*self.reader.compressed(rows).inputs)
+        labels = self.reader.labels(rows)
+        targets = None
+        if self.features is not None:
+            targets = self.features.targets(rows, self.edges, self.reader.device)
+        losses = total_loss(output, labels, targets, self.method)
+        figures = {
+            "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),
+            "loss_ce": losses.ce,
+        }
+        terms = {"spatial": losses.spatial, "temporal": losses.temporal, "logits": losses.logits}
+        figures |= {f"loss_{name}": term for name, term in terms.items() if term is not None}
+        if self.student.gate is not None:
+            figures["alpha_entropy"] = entropy(output.alpha.detach())
+        return StepResult(losses.total, figures, len(rows))
+
+    def _validate(self) -> float:
+        rows = first_rows(self.reader.arrays, self.split.val)
+        return accuracy(self._classes(rows), self.reader.arrays.labels[rows])
+
+    def _classes(self, rows: Rows) -> Rows:
+        self.student.eval()
+        parts: list[Tensor] = []
+        with torch.inference_mode():
+            for part in in_order(rows, EVAL_BATCH):
+                output = self.student(*self.reader.compressed(part).inputs)
+                parts.append(output.logits.argmax(1).cpu())
+        return np.asarray(torch.cat(parts).numpy())
+
+    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Classes of these rows at the selected and at the last epoch."""
+        last = self._classes(rows)
+        weights = {name: value.clone() for name, value in self.student.state_dict().items()}
+        self.student.load_state_dict(self.best_weights)
+        selected = self._classes(rows)
+        self.student.load_state_dict(weights)
+        return selected, last
+
+    def figures(self) -> Mapping[str, float]:
+        """Number of parameters, all of which are used at inference."""
+        return {"parameters": float(sum(p.numel() for p in self.student.parameters()))}
+
+    def save(self, folder: Path) -> None:
+        """Keep the selected weights and drop the checkpoints."""
+        tensors = {name: value.cpu().contiguous() for name, value in self.best_weights.items()}
+        write_atomic(folder / "student.safetensors", lambda path: save_file(tensors, path))
+        drop_checkpoints(folder)

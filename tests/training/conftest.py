@@ -1,0 +1,62 @@
+"""A small embedded data set with its arrays, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmkd.config.data import InputConfig
+from cmkd.config.method import MethodConfig
+from cmkd.config.training import StudentConfig, TeacherConfig, TeacherTrainingConfig, TrainingConfig
+from cmkd.config.trial import Setting, TrialConfig
+from cmkd.data.arrays import ensure_arrays
+from cmkd.data.datasets import open_dataset
+from cmkd.training.runtime import configure
+
+DATA = "synthetic-smoke"
+MakeTrial = Callable[..., TrialConfig]
+
+
+@pytest.fixture(scope="session")
+def smoke_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache folder that holds the data set and its arrays."""
+    configure(threads=1)
+    cache = tmp_path_factory.mktemp("cache")
+    ensure_arrays(open_dataset(DATA, cache), InputConfig(), cache, workers=1)
+    return cache
+
+
+@pytest.fixture
+def own_cache(smoke_cache: Path, tmp_path: Path) -> Path:
+    """A cache with the shared data and arrays, but teachers and trials of its own."""
+    cache = tmp_path / "own"
+    cache.mkdir()
+    for name in ("data", "arrays"):
+        (cache / name).symlink_to(smoke_cache / name)
+    return cache
+
+
+@pytest.fixture
+def make_trial(smoke_cache: Path) -> MakeTrial:
+    """Trials of a student of width 4 on the small data set."""
+    data_id = open_dataset(DATA, smoke_cache).id
+
+    def make(
+        *, seed: int = 0, model: str = "student", epochs: int = 2, lr: float = 3e-3, **method: Any
+    ) -> TrialConfig:
+        training = TrainingConfig(epochs=epochs, lr=lr)
+        setting = Setting.model_validate(
+            {
+                "model": model,
+                "method": MethodConfig.model_validate({"heads": 2, "hidden": 4} | method),
+                "student": StudentConfig(width=4),
+                "training": training,
+                "teacher": TeacherConfig(width=4, training=TeacherTrainingConfig(epochs=2)),
+            }
+        )
+        return TrialConfig(setting=setting, data=DATA, data_id=data_id, fold=0, seed=seed)
+
+    return make

@@ -1,0 +1,219 @@
+"""Trials on real clips: determinism, exact resume, shared teacher, outcome files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmkd.config.trial import TrialConfig
+from cmkd.data.arrays import open_arrays
+from cmkd.data.datasets import open_dataset
+from cmkd.errors import InputError, TrialFailed
+from cmkd.tracking.records import EpochRecord
+from cmkd.training import features as features_module
+from cmkd.training.checkpoint import CURRENT
+from cmkd.training.clips import ClipReader, all_rows, first_rows, shuffled, view_rows
+from cmkd.training.run import TrialRun
+from cmkd.training.runtime import pick_device
+from cmkd.training.teacher import ensure_teacher, load_teacher, open_teacher
+
+MakeTrial = Callable[..., TrialConfig]
+CLOCKS = ("seconds", "step_seconds")
+
+
+def values(history: tuple[EpochRecord, ...]) -> list[dict[str, float]]:
+    return [{k: v for k, v in r.metrics.items() if k not in CLOCKS} for r in history]
+
+
+def run_to_end(config: TrialConfig, cache: Path) -> TrialRun:
+    trial = TrialRun(config, cache, device="cpu")
+    while not trial.finished:
+        trial.train_epoch()
+    trial.finish()
+    return trial
+
+
+def test_equal_trials_give_equal_figures_and_seeds_differ(
+    own_cache: Path, make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    config = make_trial(decoder=False, lambda_1=0.0, lambda_2=0.0)
+    first = run_to_end(config, own_cache)
+    again_cache = tmp_path / "again"
+    again_cache.mkdir()
+    for name in ("data", "arrays"):
+        (again_cache / name).symlink_to(own_cache / name)
+    again = run_to_end(config, again_cache)
+    assert values(first.history) == values(again.history)
+    other = run_to_end(config.model_copy(update={"seed": 1}), own_cache)
+    assert values(other.history) != values(first.history)
+
+
+def test_interrupted_trial_goes_on_bit_identically(
+    own_cache: Path, make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    config = make_trial(epochs=3)
+    ensure_teacher(config, own_cache, device="cpu")
+    whole = run_to_end(config, own_cache)
+
+    parted_cache = tmp_path / "parted"
+    parted_cache.mkdir()
+    for name in ("data", "arrays", "teachers"):
+        (parted_cache / name).symlink_to(own_cache / name)
+    first = TrialRun(config, parted_cache, device="cpu")
+    before = first.train_epoch()
+    del first
+    second = TrialRun(config, parted_cache, device="cpu")
+    assert second.history == (before,)
+    second.train_epoch()
+    os.truncate(parted_cache / "trials" / config.id / CURRENT, 1000)
+    third = TrialRun(config, parted_cache, device="cpu")
+    assert third.history == (before,)
+    while not third.finished:
+        third.train_epoch()
+    outcome = third.finish()
+    assert values(third.history) == values(whole.history)
+    whole_summary = whole.finish().summary
+    for key in ("test_acc", "test_acc_last", "best_val_acc", "selected_epoch"):
+        assert outcome.summary[key] == whole_summary[key]
+
+
+def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    config = make_trial(decoder=False, lambda_1=0.0, lambda_2=0.0)
+    trial = run_to_end(config, own_cache)
+    outcome = trial.finish()
+    predictions = next(file for file in outcome.files if file.name == "predictions.csv")
+    with predictions.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 48
+    hits = 100 * np.mean([row["selected"] == row["label"] for row in rows])
+    assert outcome.summary["test_acc"] == pytest.approx(hits)
+    hits = 100 * np.mean([row["last"] == row["label"] for row in rows])
+    assert outcome.summary["test_acc_last"] == pytest.approx(hits)
+    val = [record.metrics["val_acc"] for record in trial.history]
+    assert outcome.summary["best_val_acc"] == max(val)
+    assert outcome.summary["selected_epoch"] == 1 + val.index(max(val))
+    assert not (trial.folder / CURRENT).exists()
+
+    reopened = TrialRun(config, own_cache, device="cpu")
+    assert reopened.finished
+    assert reopened.history == trial.history
+    assert reopened.finish() == outcome
+
+
+def test_kd_terms_are_logged_only_where_they_exist(own_cache: Path, make_trial: MakeTrial) -> None:
+    config = make_trial(logits="mse", epochs=1)
+    ensure_teacher(config, own_cache, device="cpu")
+    metrics = run_to_end(config, own_cache).history[0].metrics
+    assert {"loss_spatial", "loss_temporal", "loss_logits", "alpha_entropy"} <= set(metrics)
+    terms = 0.1 * metrics["loss_spatial"] + metrics["loss_temporal"] + metrics["loss_logits"]
+    assert metrics["train_loss"] == pytest.approx(metrics["loss_ce"] + terms, rel=1e-4)
+    plain = run_to_end(make_trial(epochs=1, lambda_1=0.0, lambda_2=0.0), own_cache)
+    assert not {"loss_spatial", "loss_temporal", "loss_logits"} & set(plain.history[0].metrics)
+
+
+def test_non_finite_loss_fails_and_names_epoch_and_step(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    trial = TrialRun(make_trial(lambda_1=0.0, lambda_2=0.0, lr=1e9, epochs=6), own_cache)
+    with pytest.raises(TrialFailed, match=r"not finite .* epoch \d+, step \d+; lower training\.lr"):
+        while not trial.finished:
+            trial.train_epoch()
+
+
+def test_teacher_is_trained_once_and_its_features_match_it(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    config = make_trial()
+    epochs: list[int] = []
+    bundle = ensure_teacher(
+        config, own_cache, device="cpu", on_epoch=lambda record, _: epochs.append(record.step)
+    )
+    assert epochs == [1, 2]
+    again = ensure_teacher(
+        make_trial(seed=3, lambda_2=0.0),
+        own_cache,
+        device="cpu",
+        on_epoch=lambda *_: epochs.append(9),
+    )
+    assert epochs == [1, 2]
+    assert again == bundle == open_teacher(config, own_cache)
+
+    dataset = open_dataset(config.data, own_cache)
+    arrays = open_arrays(dataset, config.setting.inputs, own_cache)
+    train = dataset.split(0).train
+    reader = ClipReader(arrays, first_rows(arrays, train), torch.device("cpu"))
+    cached = features_module.ensure_features(config, own_cache, dataset, reader)
+    assert cached.rows.tolist() == all_rows(arrays, train).tolist()
+    teacher = load_teacher(config, bundle.folder, len(dataset.info.classes))
+    rows = view_rows(arrays, train, 3)[:5]
+    with torch.inference_mode():
+        h, logits = teacher(reader.frames(rows))
+    targets = cached.targets(rows, {1: 1.0, 2: 1.0, 3: 1.0}, torch.device("cpu"))
+    torch.testing.assert_close(targets.logits, logits, rtol=1e-4, atol=1e-4)
+    # Standardising is affine per channel: undo it by a fit and compare.
+    for channel in (0, 7):
+        a = targets.h[:, :, channel].flatten().double()
+        b = h[:, :, channel].flatten().double()
+        if b.std() < 1e-6:
+            continue
+        slope = ((a - a.mean()) * (b - b.mean())).sum() / (b - b.mean()).square().sum()
+        fitted = a.mean() + slope * (b - b.mean())
+        assert (fitted - a).abs().max() < 0.01
+
+
+def test_features_are_standardised_on_unchanged_training_clips(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    config = make_trial()
+    ensure_teacher(config, own_cache, device="cpu")
+    dataset = open_dataset(config.data, own_cache)
+    arrays = open_arrays(dataset, config.setting.inputs, own_cache)
+    plain = first_rows(arrays, dataset.split(0).train)
+    reader = ClipReader(arrays, plain, torch.device("cpu"))
+    cached = features_module.ensure_features(config, own_cache, dataset, reader)
+    h = cached.h[np.searchsorted(cached.rows, plain)].astype(np.float64)
+    alive = h.std(axis=(0, 1, 3, 4)) > 0.5
+    assert alive.sum() >= 8
+    np.testing.assert_allclose(h.mean(axis=(0, 1, 3, 4)), 0, atol=5e-3)
+    np.testing.assert_allclose(h.std(axis=(0, 1, 3, 4))[alive], 1, atol=5e-3)
+
+
+def test_views_cycle_through_all_and_every_clip_appears_once(
+    smoke_cache: Path, make_trial: MakeTrial
+) -> None:
+    config = make_trial()
+    dataset = open_dataset(config.data, smoke_cache)
+    arrays = open_arrays(dataset, config.setting.inputs, smoke_cache)
+    train = dataset.split(0).train
+    seen = np.stack([view_rows(arrays, train, epoch) for epoch in range(4)])
+    assert sorted(seen.flatten()) == all_rows(arrays, train).tolist()
+    batches = list(shuffled(seen[0], 32, seed=5))
+    assert sorted(np.concatenate(batches)) == sorted(seen[0])
+    assert {len(batch) for batch in batches} == {32}
+    assert not np.array_equal(batches[0], next(shuffled(seen[0], 32, seed=6)))
+
+
+def test_motion_svm_is_a_trial_like_any_other(own_cache: Path, make_trial: MakeTrial) -> None:
+    config = make_trial(model="motion_svm", lambda_1=0.0, lambda_2=0.0)
+    trial = run_to_end(config, own_cache)
+    assert [record.step for record in trial.history] == [1]
+    summary = trial.finish().summary
+    assert summary["test_acc"] == summary["test_acc_last"]
+    rows = all_rows(trial.reader.arrays, trial.split.train)
+    fitted, _ = trial.learner.predict(rows)
+    # Motion tells the four profiles apart but no colour: well above 1 / 12 and far from perfect.
+    assert 25 < 100 * np.mean(fitted == trial.reader.arrays.labels[rows]) < 90
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_absent_cuda_is_named() -> None:
+    with pytest.raises(InputError, match="no CUDA device"):
+        pick_device("cuda")
