@@ -6,9 +6,12 @@ convolution of a residual block, inside the residual branch).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 
 def temporal_shift(
@@ -21,11 +24,37 @@ def temporal_shift(
         fold: channels per direction, 2 * fold <= C.
         replicate: repeat the edge frame beyond the clip's ends instead of zeros.
     """
-    after, before, rest = x.split([fold, fold, x.shape[2] - 2 * fold], dim=2)
-    end = after[:, -1:] if replicate else torch.zeros_like(after[:, -1:])
-    start = before[:, :1] if replicate else torch.zeros_like(before[:, :1])
-    shifted = (torch.cat([after[:, 1:], end], 1), torch.cat([start, before[:, :-1]], 1), rest)
-    return torch.cat(shifted, dim=2)
+    return cast(Tensor, _Shift.apply(x, fold, replicate))  # type: ignore[no-untyped-call]
+
+
+class _Shift(torch.autograd.Function):
+    """One copy forward and one backward; slicing and joining would make autograd add many."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, fold: int, replicate: bool) -> Tensor:
+        ctx.fold, ctx.replicate = fold, replicate  # type: ignore[attr-defined]
+        return _move(x, slice(0, fold), slice(fold, 2 * fold), replicate)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        fold, replicate = ctx.fold, ctx.replicate  # type: ignore[attr-defined]
+        (grad,) = grads
+        # The adjoint of looking ahead is looking back; a repeated edge frame is looked at twice.
+        out = _move(grad, slice(fold, 2 * fold), slice(0, fold), False)
+        if replicate:
+            out[:, -1, :fold] += grad[:, -1, :fold]
+            out[:, 0, fold : 2 * fold] += grad[:, 0, fold : 2 * fold]
+        return out, None, None
+
+
+def _move(x: Tensor, ahead: slice, back: slice, replicate: bool) -> Tensor:
+    out = x.clone()
+    out[:, :-1, ahead] = x[:, 1:, ahead]
+    out[:, 1:, back] = x[:, :-1, back]
+    if not replicate:
+        out[:, -1, ahead] = 0
+        out[:, 0, back] = 0
+    return out
 
 
 class TemporalShift(nn.Module):

@@ -28,7 +28,7 @@ from cmkd.training.evaluate import accuracy, write_predictions
 from cmkd.training.features import TeacherFeatures, ensure_features, mean_edges
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.motion_svm import MotionSvm
-from cmkd.training.runtime import pick_device
+from cmkd.training.runtime import pick_device, place
 from cmkd.training.students import build_student
 from cmkd.training.teacher import EVAL_BATCH, teacher_folder
 
@@ -180,9 +180,9 @@ class StudentLearner(EpochLoop[Rows]):
         self.features = features
         self.edges = edges
         torch.manual_seed(epoch_seed(config.seed, -1))
-        self.student = build_student(
-            config.setting, trial.reader.arrays, len(trial.dataset.info.classes)
-        ).to(trial.reader.device)
+        num_classes = len(trial.dataset.info.classes)
+        student = build_student(config.setting, trial.reader.arrays, num_classes)
+        self.student = place(student, trial.reader.device)
         super().__init__(
             self.student,
             config.setting.training,

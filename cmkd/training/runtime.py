@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from cmkd.errors import InputError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def configure(threads: int) -> None:
@@ -30,3 +35,10 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: torch sees no CUDA device here; use device cpu or auto")
     return device
+
+
+def place(model: ModuleT, device: torch.device) -> ModuleT:
+    """Move the model to `device` with channels last, the layout that convolutions run fastest in."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

@@ -25,7 +25,7 @@ from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.evaluate import accuracy, write_predictions
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
-from cmkd.training.runtime import pick_device
+from cmkd.training.runtime import pick_device, place
 
 TEACHER_STRIDE = 16
 EVAL_BATCH = 64
@@ -119,7 +119,7 @@ def _train(
     reader = ClipReader(arrays, first_rows(arrays, split.train), device)
 
     torch.manual_seed(epoch_seed(recipe.seed, -1))
-    teacher = build_teacher(config, len(dataset.info.classes)).to(device)
+    teacher = place(build_teacher(config, len(dataset.info.classes)), device)
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
         rows = view_rows(arrays, split.train, epoch)

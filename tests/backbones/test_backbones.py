@@ -23,6 +23,13 @@ def test_shift_can_repeat_the_edge() -> None:
     assert shifted.T.tolist() == [[2.0, 3.0, 3.0], [1.0, 1.0, 2.0]]
 
 
+@pytest.mark.parametrize("replicate", [False, True])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_gradient_of_the_shift_is_its_adjoint(replicate: bool, frames: int) -> None:
+    x = torch.randn(2, frames, 5, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: temporal_shift(v, 2, replicate=replicate), (x,))
+
+
 def test_shift_does_not_cross_clips() -> None:
     x = torch.randn(6, 8, 2, 2)
     module = TemporalShift(3, 4)

@@ -1,0 +1,1 @@
+"""Figures of speed, each a ratio within one run: ``make bench``."""

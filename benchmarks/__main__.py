@@ -1,0 +1,47 @@
+"""``python -m benchmarks``: print every figure once, as shares and ratios of this run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.step import measure_steps
+from benchmarks.sweep import SweepFigures, measure_sweep
+
+KD_PARTS = ("data", "forward", "losses", "backward", "optimiser")
+
+
+def main() -> None:
+    """Measure in a cache of its own, so that nothing is found ready."""
+    with tempfile.TemporaryDirectory(prefix="cmkd-bench-") as name:
+        folder = Path(name)
+        steps = measure_steps(folder / "cache")
+        _print_steps(steps)
+        _print_sweep(measure_sweep(folder / "cache", folder))
+
+
+def _print_steps(steps: dict[str, dict[str, float]]) -> None:
+    print("One training step, batch 32, one thread (share of the step)")
+    for arm in ("baseline", "both KD terms"):
+        parts = steps[arm]
+        total = sum(parts.values())
+        shares = "  ".join(f"{part} {100 * parts[part] / total:.1f} %" for part in KD_PARTS)
+        print(f"  {arm:14s} {1000 * total:7.1f} ms   {shares}")
+    whole = sum(steps["both KD terms"].values())
+    teacher = steps["teacher"]["forward"]
+    print(f"  teacher in the loop instead of cached features: x {(whole + teacher) / whole:.2f}")
+
+
+def _print_sweep(sweep: SweepFigures) -> None:
+    beside = sweep.trial_wall * sweep.workers - sweep.train
+    print(f"A sweep of {sweep.trials} trials on {sweep.workers} workers, from the command line")
+    print(f"  wall {sweep.wall:.1f} s, of it trials {sweep.trial_wall:.1f} s")
+    print(f"  efficiency, training steps / (wall of trials x workers): {sweep.efficiency:.3f}")
+    print(f"  validation and checkpoints: {100 * (sweep.train - sweep.step) / sweep.train:.1f} %")
+    print(f"  orchestration, tracking and testing per trial: {beside / sweep.trials:.2f} s")
+    print(f"  start-up before the first trial: {sweep.wall - sweep.trial_wall:.1f} s")
+    print(f"  the same command again, nothing to train: {sweep.repeat:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

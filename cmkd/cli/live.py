@@ -1,0 +1,145 @@
+"""How a running sweep looks: a table that lives on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cmkd.sweep.progress import Board, SweepView, TrialProgress
+
+REFRESH_SECONDS = 0.25
+STAGE_SECONDS = 5.0
+"""Least time between two plain lines about one stage."""
+
+
+def make_view(console: Console) -> PlainView | LiveView:
+    """The view that suits the console."""
+    return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+class PlainView(SweepView):
+    """One line per event, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage = ""
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        """Print the line."""
+        self._line(text)
+
+    def stage(self, text: str, done: int, total: int) -> None:
+        """Print the start, the end and, every few seconds, how far it is."""
+        now = time.monotonic()
+        line = f"{text}: {done}/{total}"
+        soon = now - self._said < STAGE_SECONDS and self._stage.startswith(f"{text}:")
+        if line != self._stage and (done == total or not soon):
+            self._stage, self._said = line, now
+            self._line(line)
+
+    def show(self, board: Board) -> None:
+        """Nothing: only ends of trials are printed."""
+
+    def ended(self, trial: TrialProgress, board: Board) -> None:
+        """Print the trial's result with the counts."""
+        self._line(f"[{_over(board)}/{len(board.trials)}] {_result(trial)}; {_counts(board)}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+
+class LiveView(SweepView):
+    """A table that is redrawn in place; notes and failures scroll above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Print the line above the table."""
+        self._live.console.print(Text(text))
+
+    def stage(self, text: str, done: int, total: int) -> None:
+        """Show how far the stage is."""
+        self._draw(Text(f"{text}: {done}/{total}"), force=done == total)
+
+    def show(self, board: Board) -> None:
+        """Redraw the table, a few times a second at most."""
+        self._draw(Group(_table(board), Text(_counts(board))))
+
+    def ended(self, trial: TrialProgress, board: Board) -> None:
+        """Redraw; a failure is also printed."""
+        if trial.status == "failed":
+            self.note(_result(trial))
+        self._draw(Group(_table(board), Text(_counts(board))), force=True)
+
+    def _draw(self, picture: Text | Group, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._drawn >= REFRESH_SECONDS:
+            self._drawn = now
+            self._live.update(picture, refresh=True)
+
+
+def _over(board: Board) -> int:
+    return board.count("done") + board.count("failed")
+
+
+def _result(trial: TrialProgress) -> str:
+    if trial.status == "failed":
+        return f"{trial.name}: FAILED, {trial.cause}"
+    return f"{trial.name}: test {_percent(trial.test_acc)}, {trial.seconds:.1f} s of training"
+
+
+def _counts(board: Board) -> str:
+    left = board.seconds_left()
+    parts = [f"{board.count(s)} {s}" for s in ("done", "running", "failed", "to go")]
+    return ", ".join(parts) + (f", about {duration(left)} left" if left else "")
+
+
+def _table(board: Board) -> Table:
+    table = Table("arm", "done", "running", "failed", "to go", "best val. acc. so far", box=None)
+    for arm in board.arms():
+        cells = [str(board.count(s, arm)) for s in ("done", "running", "failed", "to go")]
+        table.add_row(Text(arm), *cells, _percent(board.best(arm)))
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.2 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

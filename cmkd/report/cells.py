@@ -1,0 +1,150 @@
+"""The values of a table's cells, computed from the trials; rendering them is another module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmkd.report.evidence import Evidence, Trial
+from cmkd.report.statistics import Interval, group_interval, mean_sd, t_interval
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The N clips that trials are measured on: those of all folds, one after the other."""
+
+    clips: tuple[str, ...]
+    groups: tuple[str, ...]
+    folds: tuple[int, ...]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether clips share groups (sessions), so that they are not independent."""
+        return 1 < len(set(self.groups)) < len(self.groups)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one arm got right: Bool "S N" for S complete seeds and the N clips of a `TestSet`.
+
+    `partial` maps a seed that lacks folds to the folds it lacks; it counts nowhere else.
+    """
+
+    seeds: tuple[int, ...]
+    selected: np.ndarray
+    last: np.ndarray
+    partial: Mapping[int, tuple[int, ...]]
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one arm in [0, 100]: mean, SD over seeds, one value per complete seed.
+
+    `sd` is None for one seed, `mean` for none, `interval` where no interval can be formed.
+    """
+
+    mean: float | None
+    sd: float | None
+    interval: Interval | None
+    per_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of an arm minus that of the arm `reference`, in points, over shared seeds."""
+
+    reference: str
+    mean: float | None
+    interval: Interval | None
+    pairs: int
+
+
+def shared_test_set(evidence: Evidence) -> TestSet:
+    """The test clips of the folds of `evidence`, which all its trials agree on."""
+    first = {trial.fold: trial.predictions for trial in reversed(evidence.trials)}
+    parts = [(fold, first[fold]) for fold in evidence.folds]
+    return TestSet(
+        tuple(clip for _, part in parts for clip in part.clips),
+        tuple(group for _, part in parts for group in part.groups),
+        tuple(fold for fold, part in parts for _ in part.clips),
+    )
+
+
+def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
+    """Pool the folds of every seed of one setting: a seed with all folds is one measurement."""
+    found: dict[int, dict[int, Trial]] = {}
+    for trial in evidence.trials:
+        if trial.setting_id == setting_id:
+            found.setdefault(trial.seed, {})[trial.fold] = trial
+    lacking = {
+        seed: tuple(fold for fold in evidence.folds if fold not in found[seed])
+        for seed in sorted(found)
+    }
+    seeds = tuple(seed for seed, folds in lacking.items() if not folds)
+    pooled = [[found[seed][fold] for fold in evidence.folds] for seed in seeds]
+    return Outcomes(
+        seeds=seeds,
+        selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
+        last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
+        partial={seed: folds for seed, folds in lacking.items() if folds},
+        run_ids=tuple(trial.run_id for folds in pooled for trial in folds),
+    )
+
+
+def score(right: np.ndarray, test: TestSet) -> Score:
+    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold."""
+    if not len(right):
+        return Score(None, None, None, ())
+    per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
+    mean, sd = mean_sd(per_seed)
+    return Score(mean, sd, _interval(100.0 * right, test), per_seed)
+
+
+def difference(arm: Outcomes, reference: Outcomes, name: str, test: TestSet) -> Difference:
+    """Selected-epoch accuracy of `arm` minus that of `reference`, called `name`, by seed.
+
+    The interval is the paired t interval over seeds; where the test set has groups it is the
+    bootstrap over groups of the clips' differences, averaged over seeds.
+    """
+    shared = [seed for seed in arm.seeds if seed in reference.seeds]
+    if not shared:
+        return Difference(name, None, None, 0)
+    ours = arm.selected[[arm.seeds.index(seed) for seed in shared]]
+    theirs = reference.selected[[reference.seeds.index(seed) for seed in shared]]
+    delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(shared))
+
+
+def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
+    """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds."""
+    names = np.array(test.groups)
+    return {
+        group: 100 * float(arm.selected[:, names == group].mean()) if arm.seeds else None
+        for group in sorted(set(test.groups))
+    }
+
+
+def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | None:
+    """Mean of one value per fold, weighted by its test clips; None where a fold has none."""
+    total = 0.0
+    for fold in test.folds:
+        value = values.get(fold)
+        if value is None:
+            return None
+        total += value
+    return total / len(test.folds)
+
+
+def _interval(values: np.ndarray, test: TestSet) -> Interval | None:
+    if test.grouped:
+        return group_interval(values.mean(axis=0), test.groups)
+    return t_interval([float(value) for value in values.mean(axis=1)])
+
+
+def _stack(pooled: list[list[np.ndarray]]) -> np.ndarray:
+    if not pooled:
+        return np.zeros((0, 0), bool)
+    return np.stack([np.concatenate(folds) for folds in pooled])

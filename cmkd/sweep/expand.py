@@ -1,0 +1,68 @@
+"""A sweep as a flat list of trials; pure, and free of repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmkd.config.sweep import Sweep
+from cmkd.config.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial and all arms of the sweep that it stands for; the first gives it its name.
+
+    `id` is `config.id`, computed once.
+    """
+
+    id: str
+    config: TrialConfig
+    arms: tuple[str, ...]
+
+    @property
+    def arm(self) -> str:
+        """The arm it is shown under."""
+        return self.arms[0]
+
+    @property
+    def name(self) -> str:
+        """Short label: arm, fold and seed."""
+        return f"{self.arm} fold {self.config.fold} seed {self.config.seed}"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher must exist before it is trained."""
+        setting = self.config.setting
+        return setting.model == "student" and setting.method.needs_teacher
+
+
+def expand(
+    sweep: Sweep, *, data: str, data_id: str, folds: int, seeds: int
+) -> tuple[PlannedTrial, ...]:
+    """Every arm in every fold with every seed; arms that are the same trial share one.
+
+    Seeds vary slowest: however early a sweep is stopped, its arms have nearly equal numbers of
+    seeds and stay comparable.
+
+    Args:
+        data: the name, or path, that `open_dataset` finds the data set by.
+        folds: splits 0 .. folds - 1.
+        seeds: paired seeds 0 .. seeds - 1.
+    """
+    configs: dict[str, TrialConfig] = {}
+    arms: dict[str, list[str]] = {}
+    for seed in range(seeds):
+        for fold in range(folds):
+            for arm in sweep.arms:
+                config = TrialConfig(
+                    setting=arm.setting, data=data, data_id=data_id, fold=fold, seed=seed
+                )
+                trial_id = config.id
+                configs[trial_id] = config
+                arms.setdefault(trial_id, []).append(arm.name)
+    return tuple(PlannedTrial(key, configs[key], tuple(names)) for key, names in arms.items())
+
+
+def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
+    """One trial config per teacher that `trials` need, by teacher id."""
+    return {t.config.teacher_id: t.config for t in reversed(trials) if t.needs_teacher}

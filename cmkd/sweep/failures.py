@@ -1,0 +1,73 @@
+"""A failure as a record that crosses processes, and the digest of many."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TRACE_LINES = 12
+SHOWN_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed.
+
+    Attributes:
+        kind: name of the exception's class.
+        message: its text, on one line.
+        trace: the innermost lines of the traceback.
+        epoch: epochs that were complete.
+    """
+
+    kind: str
+    message: str
+    trace: str
+    epoch: int
+
+    @property
+    def cause(self) -> str:
+        """One line that says what went wrong."""
+        return f"{self.kind}: {self.message}"
+
+    def tags(self) -> dict[str, str]:
+        """How it is kept with the run."""
+        return {
+            "failure": self.cause[:4000],
+            "failure_epoch": str(self.epoch),
+            "failure_trace": self.trace[-4000:],
+        }
+
+
+def failure_of(error: BaseException, epoch: int) -> Failure:
+    """Describe an exception by plain text, so that any process can read it."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    message = " ".join(str(error).split()) or "no message"
+    return Failure(type(error).__name__, message, "\n".join(lines[-TRACE_LINES:]), epoch)
+
+
+def digest(failures: Sequence[tuple[str, Failure]]) -> list[str]:
+    """One line per cause, the most frequent first, with the trials that it hit.
+
+    Causes that differ in numbers or ids only are one cause.
+
+    Args:
+        failures: (name of the trial, its failure).
+    """
+    groups: dict[str, list[tuple[str, Failure]]] = {}
+    for name, failure in failures:
+        groups.setdefault(_pattern(failure), []).append((name, failure))
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    return [_line(group) for group in ordered]
+
+
+def _pattern(failure: Failure) -> str:
+    return re.sub(r"\b[0-9a-f]{12,}\b|[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", failure.cause)
+
+
+def _line(group: Sequence[tuple[str, Failure]]) -> str:
+    names = ", ".join(name for name, _ in group[:SHOWN_NAMES])
+    more = f" and {len(group) - SHOWN_NAMES} more" if len(group) > SHOWN_NAMES else ""
+    return f"{len(group)} x {group[0][1].cause} [{names}{more}]"

@@ -1,0 +1,94 @@
+"""How trials and teachers are named, tagged and described in the tracking store."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cmkd
+from cmkd.config.data import DatasetInfo
+from cmkd.config.trial import SELECTION_RULE, TrialConfig
+from cmkd.sweep.expand import PlannedTrial
+from cmkd.tracking.records import RunIdentity
+
+TEACHER_ARM = "teacher (RGB)"
+
+
+def trial_identity(trial: PlannedTrial, sweep: str, info: DatasetInfo, commit: str) -> RunIdentity:
+    """The run of a trial."""
+    config = trial.config
+    tags = {
+        **_tags(config, sweep, info, commit),
+        "kind": "trial",
+        "arm": trial.arm,
+        "arms": json.dumps(list(trial.arms)),
+        "seed": str(config.seed),
+        "trial_id": trial.id,
+        "setting_id": config.setting.id,
+    }
+    params = dict(_flat(config.setting.as_json()))
+    return RunIdentity(trial.id, f"{sweep}/{info.name}", trial.name, tags, params)
+
+
+def teacher_identity(
+    config: TrialConfig, sweep: str, info: DatasetInfo, commit: str
+) -> RunIdentity:
+    """The run of the teacher that `config` is distilled from; its trial id is the teacher id."""
+    recipe = config.setting.teacher
+    tags = {
+        **_tags(config, sweep, info, commit),
+        "kind": "teacher",
+        "arm": TEACHER_ARM,
+        "seed": str(recipe.seed),
+        "trial_id": config.teacher_id,
+        "setting_id": config.teacher_id,
+    }
+    params = dict(_flat({"teacher": recipe.as_json()}))
+    name = f"{TEACHER_ARM} fold {config.fold}"
+    return RunIdentity(config.teacher_id, f"{sweep}/{info.name}", name, tags, params)
+
+
+def _tags(config: TrialConfig, sweep: str, info: DatasetInfo, commit: str) -> dict[str, str]:
+    return {
+        "sweep": sweep,
+        "fold": str(config.fold),
+        "data": info.name,
+        "data_id": config.data_id,
+        "data_kind": info.kind,
+        "teacher": config.teacher_id,
+        "git_commit": commit,
+        "selection": SELECTION_RULE,
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
+    return pairs
+
+
+def code_version() -> str:
+    """Commit of the checkout that runs, with ``-dirty`` when it was edited; else the version."""
+    folder = Path(cmkd.__file__).resolve().parents[1]
+    if (folder / ".git").exists():
+        try:
+            commit = _git(folder, "rev-parse", "HEAD")
+            return commit + ("-dirty" if _git(folder, "status", "--porcelain") else "")
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return metadata.version("cmkd")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()

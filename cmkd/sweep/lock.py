@@ -1,0 +1,44 @@
+"""One driver per sweep and data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cmkd.config.paths import slug
+from cmkd.errors import InputError
+from cmkd.tracking.location import owner
+
+
+@contextmanager
+def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
+    """Hold ``<cache>/locks/<sweep>-<data>.lock``; the system frees it however we end.
+
+    Raises:
+        InputError: another process sweeps the same; it is named by host and process id.
+    """
+    folder = cache / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slug(f'{sweep}-{data}')}.lock"
+    # The holder is named in a file of its own, as the locked one may not be readable everywhere.
+    holder = path.with_suffix(".owner")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        host, _, pid = who.rpartition(":")
+        named = f"process {pid} on host {host}" if host else who
+        raise InputError(
+            f"sweep {sweep!r} on {data!r} is being run by {named} ({path}); "
+            "wait for it, or stop it first"
+        ) from None
+    try:
+        holder.write_text(owner(), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,82 @@
+"""Where runs are kept: tracking URIs, and who owns a run that is being written."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from cmkd.errors import InputError
+
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+
+
+def default_uri() -> str:
+    """``$MLFLOW_TRACKING_URI``, else the SQLite file where a bare ``mlflow ui`` looks."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def redact(text: str) -> str:
+    """`text` with the user and password of every URL in it hidden."""
+    return re.sub(r"://[^/\s]+@", "://***@", text)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI, absolute; None for any other store."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(found.group(1)).absolute() if found else None
+
+
+def store_exists(uri: str | None = None) -> bool:
+    """Whether there is anything to read; a server is taken to exist."""
+    path = sqlite_file(uri or default_uri())
+    return path is None or path.is_file()
+
+
+def checked_uri(uri: str) -> str:
+    """`uri` with the file of a SQLite store made absolute.
+
+    Raises:
+        InputError: not a kind of store that is supported, or a folder that cannot be written.
+    """
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
+    path = sqlite_file(uri)
+    if scheme not in SCHEMES or (scheme == "sqlite" and path is None):
+        raise InputError(
+            f"tracking URI {redact(uri)!r} is not supported; give sqlite:///FILE, "
+            "a database URL or http(s)://HOST:PORT of an MLflow server"
+        )
+    if path is None:
+        return uri
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path.parent}: no such folder for the tracking store {path.name}; create it"
+        )
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written; choose another place with --tracking-uri")
+    return f"sqlite:///{path}"
+
+
+def owner() -> str:
+    """This process, as the ``owner`` tag of the runs that it writes: ``host:pid``."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def owner_is_gone(tag: str) -> bool:
+    """Whether `tag` names a process of this host that no longer runs.
+
+    To be asked before this process opens runs: its own number then is that of a dead one.
+    """
+    host, _, pid = tag.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,162 @@
+"""A store in memory, filled with made-up runs whose accuracies can be computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
+
+SPEC = """
+name: ablation
+description: made up
+data: made-up
+seeds: 3
+base: {method.lambda_1: 0.1, method.lambda_2: 1.0}
+blocks:
+  baseline: {method.decoder: [false], method.lambda_1: [0.0], method.lambda_2: [0.0]}
+  control: {method.lambda_1: [0.0], method.lambda_2: [0.0]}
+  spatial: {method.lambda_2: [0.0]}
+  temporal: {method.lambda_1: [0.0]}
+  both: {method.lambda_1: [0.1]}
+"""
+
+
+class MemoryStore:
+    """The reading half of a `RunStore`."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.runs: list[RunRecord] = []
+        self.texts: dict[str, str] = {}
+
+    def trial(
+        self,
+        arm: str,
+        seed: int,
+        right: Sequence[int],
+        *,
+        last: Sequence[int] | None = None,
+        fold: int = 0,
+        groups: Sequence[str] = (),
+        status: RunStatus = "FINISHED",
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> str:
+        """Add a trial that got clip i of its fold right where right[i] is 1; returns its run id."""
+        last = right if last is None else last
+        run_id = f"run-{arm}-{seed}-{fold}"
+        run_id += "".join(f"-{one}" for one in (tags or {}).values())
+        rows = [
+            f"f{fold}/{i:04d},{groups[i] if groups else ''},1,{selected},{at_end}"
+            for i, (selected, at_end) in enumerate(zip(right, last, strict=True))
+        ]
+        self.texts[run_id] = "\r\n".join(["clip,group,label,selected,last", *rows]) + "\r\n"
+        base = {
+            "kind": "trial",
+            "arm": arm,
+            "setting_id": self.sweep.arm(arm).setting.id,
+            "seed": str(seed),
+            "fold": str(fold),
+            "data": "made-up",
+            "data_id": "d1",
+            "data_kind": "embedded",
+            "teacher": f"teacher-{fold}",
+            "selection": "best validation",
+            "git_commit": "c0ffee",
+        }
+        accuracies = {
+            "test_acc": 100 * sum(right) / len(right),
+            "test_acc_last": 100 * sum(last) / len(last),
+        }
+        self.runs.append(
+            RunRecord(
+                run_id=run_id,
+                trial_id=f"trial-{run_id}",
+                status=status,
+                tags={**base, **(tags or {})},
+                params={},
+                metrics={**accuracies, **(metrics or {})},
+            )
+        )
+        return run_id
+
+    def teacher(self, fold: int, accuracy: float) -> None:
+        """Add the finished run of the teacher of `fold`."""
+        self.runs.append(
+            RunRecord(
+                run_id=f"run-teacher-{fold}",
+                trial_id=f"teacher-{fold}",
+                status="FINISHED",
+                tags={"kind": "teacher", "fold": str(fold), "data": "made-up", "data_id": "d1"},
+                params={},
+                metrics={"test_acc": accuracy, "test_acc_last": accuracy},
+            )
+        )
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        return [run for run in self.runs if tags.items() <= run.tags.items()]
+
+    def read_text(self, run_id: str, name: str) -> str:
+        assert name == "predictions.csv"
+        return self.texts[run_id]
+
+    def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
+        raise AssertionError("a report never writes to the store")
+
+    def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
+        raise AssertionError("a report never writes to the store")
+
+    def close(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        summary: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        raise AssertionError("a report never writes to the store")
+
+
+def first_right(count: int, total: int = 10) -> list[int]:
+    """`count` right answers, then wrong ones."""
+    return [1] * count + [0] * (total - count)
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[[str], Sweep]:
+    """The five arms of Table 4, with the given lines of YAML as further blocks."""
+
+    def make(more: str = "") -> Sweep:
+        path = tmp_path / "made_up.yaml"
+        path.write_text(SPEC + more)
+        return load_sweep(str(path))
+
+    return make
+
+
+@pytest.fixture
+def store(make_sweep: Callable[[str], Sweep]) -> MemoryStore:
+    """An empty store for the five arms."""
+    return MemoryStore(make_sweep(""))
+
+
+@pytest.fixture
+def full_store(store: MemoryStore) -> MemoryStore:
+    """Three seeds of every arm on ten clips, and the teacher at 90 %."""
+    right = {
+        "baseline": (5, 6, 4),
+        "control": (5, 6, 5),
+        "spatial": (7, 8, 8),
+        "temporal": (6, 6, 5),
+        "both": (8, 8, 9),
+    }
+    for arm, counts in right.items():
+        for seed, count in enumerate(counts):
+            store.trial(arm, seed, first_right(count), last=first_right(count - 1))
+    store.teacher(0, 90.0)
+    return store

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmkd.report.evidence import collect
+from cmkd.report.markdown import escape, render_notice, render_page, render_table
+from cmkd.report.published import load_published
+from cmkd.report.tables import Table, build_table
+from cmkd.report.wording import missing_text, signed
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+
+def build(store: MemoryStore, data: str = "made-up") -> Table:
+    return build_table(load_published("table_4"), store.sweep, collect(store, store.sweep, data))
+
+
+def page(store: MemoryStore, data: str = "made-up") -> str:
+    return render_page(build(store, data), version="cmkd 1", figure="x.svg")
+
+
+def row(store: MemoryStore, arm: str) -> list[str]:
+    lines = render_table(build(store)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return next(one for one in cells if len(one) > 4 and one[4] == arm)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("<script>&", "&lt;script&gt;&amp;"),
+        ("two\nlines\r\n", "two lines"),
+        ("[x](y) `z` *w* $m$", "\\[x\\](y) \\`z\\` \\*w\\* \\$m\\$"),
+        ("\x1b[31m", "\N{REPLACEMENT CHARACTER}\\[31m"),
+        ("back\\slash", "back\\\\slash"),
+    ],
+)
+def test_names_are_escaped(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(4.24, "+4.2"), (-0.96, "−1.0"), (0.04, "0.0"), (-0.04, "0.0")]
+)
+def test_signs(value: float, shown: str) -> None:
+    assert signed(value) == shown
+
+
+def test_cells_in_words(full_store: MemoryStore) -> None:
+    assert row(full_store, "spatial") == [
+        "TSM+ours",
+        "Yes",
+        "No",
+        "94.5 / 61.9 / 87.6",
+        "spatial",
+        "76.7 ± 5.8 (3 seeds)",
+        "66.7 ± 5.8 (3 seeds)",
+        "+26.7 \\[−2.0, +55.4\\]",
+        "+23.3 \\[+9.0, +37.7\\]",
+    ]
+    assert row(full_store, "baseline")[7] == "reference"
+    assert row(full_store, "control")[:5] == [
+        "decoder, no KD (control)",
+        "No",
+        "No",
+        "not in the paper",
+        "control",
+    ]
+    assert row(full_store, "control")[8] == "reference"
+
+
+def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
+    store.trial("baseline", 0, [1, 0])
+    store.trial("baseline", 1, [1, 1])
+    store.trial("control", 0, [1, 0])
+    store.trial("spatial", 2, [1, 0])
+    assert row(store, "temporal")[5:] == [
+        "— (0 seeds)",
+        "— (0 seeds)",
+        "— (0 pairs)",
+        "— (0 pairs)",
+    ]
+    assert row(store, "baseline")[5] == "75.0 ± 35.4 (2 of 3 seeds) ⚠"
+    assert row(store, "control")[5] == "50.0 (1 of 3 seeds) ⚠"
+    assert row(store, "control")[7] == "0.0 (1 pair) ⚠"
+    assert row(store, "spatial")[7] == "— (0 pairs)"
+    assert row(store, "—")[5:] == ["— (no arm)", "— (no arm)", "—", "—"]
+    assert missing_text(build(store)) == [
+        "baseline: seed 2",
+        "spatial: seed 0; seed 1",
+        "temporal: seed 0; seed 1; seed 2",
+        "both: seed 0; seed 1; seed 2",
+        "control: seed 1; seed 2",
+    ]
+
+
+def test_folds_are_told(store: MemoryStore) -> None:
+    for fold in (0, 1):
+        for seed in (0, 1, 2):
+            store.trial("control", seed, [1, 0], fold=fold, tags={"folds": "5"})
+    store.trial("spatial", 0, [1, 0], fold=1)
+    store.trial("spatial", 0, [1, 0], fold=1, status="FAILED", tags={"git_commit": "x"})
+    assert row(store, "control")[5] == "50.0 ± 0.0 (3 seeds × 2 folds)"
+    assert row(store, "spatial")[5] == "— (0 seeds)"
+    text = page(store)
+    assert "4 test clips, ONLY 2 OF 5 FOLDS (0, 1)" in text
+    assert "spatial: seed 1; seed 2; seed 0 fold 0" in text
+    assert "Runs not counted: 1 FAILED" in text
+
+
+def test_the_page_says_what_it_rests_on(full_store: MemoryStore) -> None:
+    text = page(full_store)
+    assert text.startswith("# Table 4 on made-up\n")
+    assert "> **These are NOT results on UCF-101 or SSV2.**" in text
+    assert "made-up (embedded, data_id d1), 10 test clips, 1 fold (0)" in text
+    assert "selected epoch: best validation" in text
+    assert "RGB teacher: teacher-0 (90.0 %)" in text
+    assert "trials of commit c0ffee; report by cmkd 1" in text
+    assert '"adopted to the RD"' in text
+    assert "Missing: nothing" in text
+    assert "## Accuracy per group" not in text
+
+
+def test_a_folder_data_set_is_not_the_papers_either(store: MemoryStore) -> None:
+    store.trial("control", 0, [1, 0], tags={"data_kind": "folder"})
+    assert "made-up is NOT a data set of the paper." in render_notice(build(store))
+
+
+def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
+    groups = ["s|1", "s|1", "s2"]
+    store.trial("control", 0, [1, 0, 1], groups=groups)
+    store.trial("spatial", 0, [1, 1, 0], groups=groups)
+    text = page(store)
+    assert "bootstrap over 2 groups of clips" in text
+    assert "| Group | Clips | baseline | spatial | temporal | both | control |" in text
+    assert "| s2 | 1 | — | 0.0 | — | — | 100.0 |" in text
+    assert "| s\\|1 | 2 | — | 100.0 | — | — | 50.0 |" in text
+
+
+def test_hostile_names_reach_no_format(store: MemoryStore) -> None:
+    name = "a|b<script>\n# x"
+    store.trial("control", 0, [1, 0], tags={"data": name, "git_commit": name, "data_id": name})
+    text = page(store, name)
+    assert "<script>" not in text
+    assert "\n# x" not in text
+    table = render_table(build(store, name))
+    assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_equal_stores_give_equal_pages(full_store: MemoryStore) -> None:
+    once = page(full_store)
+    full_store.runs.reverse()
+    assert page(full_store) == once

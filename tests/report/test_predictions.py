@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from cmkd.errors import InputError
+from cmkd.report.predictions import parse_predictions
+
+HEADER = "clip,group,label,selected,last\n"
+
+
+def test_rows_are_sorted_and_judged() -> None:
+    text = HEADER + 'b.mp4,s1,2,2,0\n"a,1.mp4",s2,10,1,10\n'
+    found = parse_predictions(text, "r")
+    assert found.clips == ("a,1.mp4", "b.mp4")
+    assert found.groups == ("s2", "s1")
+    assert found.labels == ("10", "2")
+    assert found.selected.tolist() == [False, True]
+    assert found.last.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "header"),
+        ("clip,label\na,1\n", "header"),
+        (HEADER, "no clip"),
+        (HEADER + "a,g,1,1\n", "row 2"),
+        (HEADER + "a,g,1,1,1\nb,g,1,1,1,1\n", "row 3"),
+        (HEADER + "a,g,1,1,1\na,g,1,1,1\n", "'a' twice"),
+        (HEADER + 'a,"g"x,1,1,1\n', "expected after"),
+    ],
+)
+def test_what_is_wrong_names_the_run(text: str, what: str) -> None:
+    with pytest.raises(InputError, match=f"run r7: .*{what}"):
+        parse_predictions(text, "r7")
