@@ -89,7 +89,7 @@ def logits_loss(
 
 def total_loss(
     output: StudentOutput,
-    labels: Int[Tensor, "B"],
+    labels: Int[Tensor, " B"],
     targets: TeacherTargets | None,
     config: MethodConfig,
 ) -> Losses:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import TrialConfig
 from cmkd.sweep.expand import PlannedTrial, teachers_of
 from cmkd.sweep.failures import Failure
-from cmkd.sweep.identity import code_version, teacher_identity, trial_identity
+from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Board, SweepView
 from cmkd.sweep.recorder import Recorder
@@ -35,8 +34,7 @@ class Driver:
     def __init__(
         self,
         plan: Plan,
-        sweep: str,
-        info: DatasetInfo,
+        origin: Origin,
         recorder: Recorder,
         view: SweepView,
         recorded_teachers: Collection[str],
@@ -44,15 +42,13 @@ class Driver:
         self.finished = 0
         self.failures: list[tuple[str, Failure]] = []
         self._plan = plan
-        self._sweep = sweep
-        self._info = info
+        self._origin = origin
         self._recorder = recorder
         self._view = view
         self._recorded_teachers = frozenset(recorded_teachers)
         self._lost_teachers: dict[str, Failure] = {}
         self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
         self._board = Board.of(plan)
-        self._commit = code_version()
 
     def train_teachers(self, engine: Engine, guard: SignalGuard) -> None:
         """Train or open the teachers that the trials to run need; each has a run of its own."""
@@ -64,7 +60,7 @@ class Driver:
         reached = dict.fromkeys(teachers, 0)
         for key, config in teachers.items():
             if key not in self._recorded_teachers:
-                identity = teacher_identity(config, self._sweep, self._info, self._commit)
+                identity = teacher_identity(config, self._origin)
                 self._recorder.open(identity, {})
         if teachers:
             self._view.stage("training teachers", 0, sum(epochs.values()))
@@ -94,11 +90,11 @@ class Driver:
         if configs:
             self._view.show(self._board)
             events = Events(self._started, self._updated, guard.check)
-            engine.train_trials(configs, events, self._sweep)
+            engine.train_trials(configs, events, self._origin.sweep)
 
     def _started(self, trial_id: str) -> None:
         trial = self._trials[trial_id]
-        identity = trial_identity(trial, self._sweep, self._info, self._commit)
+        identity = trial_identity(trial, self._origin)
         resolved = {"trial_id": trial_id, **trial.config.as_json()}
         text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
         self._recorder.open(identity, {"config.json": text})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,31 @@ from cmkd.tracking.records import RunIdentity
 TEACHER_ARM = "teacher (RGB)"
 
 
-def trial_identity(trial: PlannedTrial, sweep: str, info: DatasetInfo, commit: str) -> RunIdentity:
+@dataclass(frozen=True)
+class Origin:
+    """What all runs of one sweep have in common.
+
+    Attributes:
+        folds: number of folds of the data set, whether or not this sweep trains on all.
+        commit: see `code_version`.
+    """
+
+    sweep: str
+    info: DatasetInfo
+    folds: int
+    commit: str
+
+    @property
+    def experiment(self) -> str:
+        """Where the runs are shown: one experiment per sweep and data set."""
+        return f"{self.sweep}/{self.info.name}"
+
+
+def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
     """The run of a trial."""
     config = trial.config
     tags = {
-        **_tags(config, sweep, info, commit),
+        **_tags(config, origin),
         "kind": "trial",
         "arm": trial.arm,
         "arms": json.dumps(list(trial.arms)),
@@ -31,16 +52,14 @@ def trial_identity(trial: PlannedTrial, sweep: str, info: DatasetInfo, commit: s
         "setting_id": config.setting.id,
     }
     params = dict(_flat(config.setting.as_json()))
-    return RunIdentity(trial.id, f"{sweep}/{info.name}", trial.name, tags, params)
+    return RunIdentity(trial.id, origin.experiment, trial.name, tags, params)
 
 
-def teacher_identity(
-    config: TrialConfig, sweep: str, info: DatasetInfo, commit: str
-) -> RunIdentity:
+def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
     """The run of the teacher that `config` is distilled from; its trial id is the teacher id."""
     recipe = config.setting.teacher
     tags = {
-        **_tags(config, sweep, info, commit),
+        **_tags(config, origin),
         "kind": "teacher",
         "arm": TEACHER_ARM,
         "seed": str(recipe.seed),
@@ -49,18 +68,19 @@ def teacher_identity(
     }
     params = dict(_flat({"teacher": recipe.as_json()}))
     name = f"{TEACHER_ARM} fold {config.fold}"
-    return RunIdentity(config.teacher_id, f"{sweep}/{info.name}", name, tags, params)
+    return RunIdentity(config.teacher_id, origin.experiment, name, tags, params)
 
 
-def _tags(config: TrialConfig, sweep: str, info: DatasetInfo, commit: str) -> dict[str, str]:
+def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
     return {
-        "sweep": sweep,
+        "sweep": origin.sweep,
         "fold": str(config.fold),
-        "data": info.name,
+        "folds": str(origin.folds),
+        "data": origin.info.name,
         "data_id": config.data_id,
-        "data_kind": info.kind,
+        "data_kind": origin.info.kind,
         "teacher": config.teacher_id,
-        "git_commit": commit,
+        "git_commit": origin.commit,
         "selection": SELECTION_RULE,
     }
 

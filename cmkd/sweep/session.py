@@ -13,6 +13,7 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep.driver import Driver
 from cmkd.sweep.expand import PlannedTrial, expand
 from cmkd.sweep.failures import Failure
+from cmkd.sweep.identity import Origin, code_version
 from cmkd.sweep.lock import sweep_lock
 from cmkd.sweep.plan import Plan, make_plan
 from cmkd.sweep.progress import SweepView
@@ -166,7 +167,8 @@ def _train(
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
     recorder = Recorder(store, view.note)
     name = request.sweep.spec.name
-    driver = Driver(plan, name, dataset.info, recorder, view, recorded)
+    origin = Origin(name, dataset.info, dataset.num_folds, code_version())
+    driver = Driver(plan, origin, recorder, view, recorded)
     view.note(f"starting {request.workers} workers")
     with guard.deferred(), start_engine(request.workers, request.cache) as engine:
         # Ray has taken SIGTERM for itself.

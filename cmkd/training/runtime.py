@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 from typing import TypeVar
 
 import torch
@@ -20,7 +19,7 @@ def configure(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory only shows reads of uninitialised values; it costs 5 % of a step.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def pick_device(name: str) -> torch.device:
@@ -38,7 +37,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def place(model: ModuleT, device: torch.device) -> ModuleT:
-    """Move the model to `device` with channels last, the layout that convolutions run fastest in."""
+    """Move the model to `device` with channels last, the fastest layout of convolutions."""
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

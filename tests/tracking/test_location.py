@@ -1,0 +1,88 @@
+"""Tracking URIs and run owners."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmkd.errors import InputError
+from cmkd.tracking.location import (
+    checked_uri,
+    default_uri,
+    owner,
+    owner_is_gone,
+    redact,
+    sqlite_file,
+    store_exists,
+)
+
+
+def test_the_default_is_where_a_bare_mlflow_ui_looks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert default_uri() == "http://127.0.0.1:1"
+
+
+def test_a_relative_sqlite_file_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checked_uri("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
+    assert sqlite_file("sqlite:///a.db") == tmp_path / "a.db"
+    assert sqlite_file("http://host") is None
+
+
+def test_only_a_missing_sqlite_file_does_not_exist(tmp_path):
+    uri = f"sqlite:///{tmp_path}/a.db"
+    assert not store_exists(uri)
+    (tmp_path / "a.db").touch()
+    assert store_exists(uri)
+    assert store_exists("http://host:5000")
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "file:///x", "foo://x", "sqlite://", "./mlflow.db", "databricks"]
+)
+def test_other_stores_are_refused(uri):
+    with pytest.raises(InputError, match="sqlite:///FILE"):
+        checked_uri(uri)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}/none: no such folder"):
+        checked_uri(f"sqlite:///{tmp_path}/none/a.db")
+
+
+def test_a_read_only_folder_is_named(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written"):
+        checked_uri(f"sqlite:///{tmp_path}/a.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:se@cret@host/db", "postgresql://***@host/db"),
+        ("see http://u:p@h:1/x and sqlite:////a@b/c", "see http://***@h:1/x and sqlite:////a@b/c"),
+    ],
+)
+def test_passwords_are_hidden(text, shown):
+    assert redact(text) == shown
+
+
+def test_owners(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = socket.gethostname()
+    assert owner() == f"{host}:{os.getpid()}"
+    assert owner_is_gone(f"{host}:{ended.pid}")
+    assert owner_is_gone(owner()), "asked before this process owns anything"
+    assert not owner_is_gone(f"{host}:{os.getppid()}")
+    assert not owner_is_gone(f"elsewhere:{ended.pid}")
+    assert not owner_is_gone("")

@@ -1,0 +1,213 @@
+"""The store on a real SQLite file: what is written, how often, and what a reader finds."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cmkd.errors import InfrastructureError, InputError
+from cmkd.tracking import mlflow_store
+from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.records import EpochRecord, RunIdentity
+
+# MLflow's own, against SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
+
+EPOCHS = tuple(
+    EpochRecord(step, 1_700_000_000_000 + step, {"val_acc": 10.0 * step, "lr": 0.5 / step})
+    for step in (1, 2, 3)
+)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A store with its tables made, to be copied: making them takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def database(empty_database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return shutil.copy(empty_database, tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def store(database):
+    return open_store()
+
+
+def identity(trial_id="t1", **tags):
+    tags = {"kind": "trial", "arm": "both", "trial_id": trial_id, **tags}
+    params = {"method.lambda_1": "0.1", "method.tg": "[1, 2, 3]"}
+    return RunIdentity(trial_id, "smoke/synthetic", f"both {trial_id}", tags, params)
+
+
+def rows(database, query="select key, step, timestamp, value from metrics order by step, key"):
+    with sqlite3.connect(database) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
+    run_id = store.open(identity(), {"config.json": '{"a": 1}'})
+    store.log(run_id, EPOCHS)
+    file = tmp_path / "predictions.csv"
+    file.write_text("clip,label\n")
+    store.close(
+        run_id, "FINISHED", summary={"test_acc": 62.5}, tags={"note": "x'y"}, files=[file]
+    )
+
+    (run,) = store.find({"trial_id": "t1"})
+    assert (run.run_id, run.trial_id, run.status) == (run_id, "t1", "FINISHED")
+    assert run.params == identity().params
+    assert run.metrics == {"val_acc": 30.0, "lr": 0.5 / 3, "test_acc": 62.5}
+    assert run.tags["arm"] == "both"
+    assert "owner" not in run.tags, "only a RUNNING run has an owner"
+    assert store.read_text(run_id, "config.json") == '{"a": 1}'
+    assert store.read_text(run_id, "predictions.csv") == "clip,label\n"
+    assert (tmp_path / "mlartifacts").is_dir()
+    assert not (tmp_path / "mlruns").exists(), "MLflow would take it for its default store"
+
+
+def test_tags_find_runs_across_experiments_and_odd_values_are_safe(store):
+    for index, arm in enumerate(["both", "it's \"odd\" [a=1,b=2] 100%", "both"]):
+        one = identity(f"t{index}", arm=arm)
+        store.open(RunIdentity(one.trial_id, f"e{index}", one.name, one.tags, {}), {})
+    assert [run.trial_id for run in store.find({"arm": "both"})] == ["t0", "t2"]
+    assert [run.trial_id for run in store.find({"arm": "it's \"odd\" [a=1,b=2] 100%"})] == ["t1"]
+    assert store.find({"arm": "both", "trial_id": "t1"}) == []
+    assert len(store.find({})) == 3
+
+
+def test_writing_twice_changes_nothing(store, database):
+    run_id = store.open(identity(), {})
+    store.log(run_id, EPOCHS)
+    before = rows(database)
+    assert len(before) == 6
+    store.log(run_id, EPOCHS)
+    assert rows(database) == before
+
+
+def test_reopening_continues_the_same_run_without_repeats(store, database):
+    run_id = store.open(identity(), {})
+    store.log(run_id, EPOCHS[:2])
+    store.close(run_id, "FAILED", tags={"failure": "nan", "failure_epoch": "2"})
+
+    again = open_store()
+    assert again.open(identity(), {}) == run_id
+    (run,) = again.find({"trial_id": "t1"})
+    assert run.status == "RUNNING"
+    assert "failure" not in run.tags
+    # The same epochs as written by another process an hour later: the first ones stay.
+    late = [EpochRecord(e.step, e.timestamp_ms + 3_600_000, e.metrics) for e in EPOCHS]
+    again.log(run_id, late)
+    again.close(run_id, "FINISHED", summary={"test_acc": 50.0})
+    again.close(run_id, "FINISHED", summary={"test_acc": 50.0})
+
+    counts = rows(database, "select key, step, count(*) from metrics group by 1, 2")
+    assert {count for _, _, count in counts} == {1}
+    assert len(counts) == 7
+    assert [status for (status,) in rows(database, "select status from runs")] == ["FINISHED"]
+
+
+def test_many_metrics_go_in_parts(store, database):
+    run_id = store.open(identity(), {})
+    store.log(run_id, [EpochRecord(s, s, {f"m{i}": 1.0 for i in range(30)}) for s in range(1, 81)])
+    assert len(rows(database)) == 2400
+
+
+def test_a_value_that_is_no_number_is_kept_as_such(store):
+    run_id = store.open(identity(), {})
+    store.log(run_id, [EpochRecord(1, 1, {"loss": math.nan})])
+    assert math.isnan(store.find({})[0].metrics["loss"])
+
+
+def test_runs_of_dead_processes_are_closed_and_others_are_not(store, database):
+    run_id = store.open(identity("dead"), {})
+    store.open(identity("alive"), {})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with sqlite3.connect(database) as connection:
+        for trial, pid in {"dead": ended.pid, "alive": 1}.items():
+            connection.execute(
+                "update tags set value = replace(value, ':' || ?, ':' || ?) "
+                "where key = 'owner' and run_uuid = "
+                "(select run_uuid from tags where key = 'trial_id' and value = ?)",
+                (str(os.getpid()), str(pid), trial),
+            )
+    assert store.close_orphans() == 1
+    assert {run.trial_id: run.status for run in store.find({})} == {
+        "dead": "KILLED",
+        "alive": "RUNNING",
+    }
+    assert store.open(identity("dead"), {}) == run_id
+
+
+def test_a_locked_database_is_waited_for(store, database):
+    run_id = store.open(identity(), {})
+    holder = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
+    holder.execute("begin exclusive")
+    timer = threading.Timer(7.0, lambda: holder.execute("rollback"))
+    timer.start()
+    began = time.monotonic()
+    store.log(run_id, EPOCHS)
+    assert time.monotonic() - began > 5.0, "longer than SQLite itself waits"
+    timer.join()
+    holder.close()
+    assert len(rows(database)) == 6
+
+
+def test_a_database_that_stays_locked_is_an_infrastructure_error(store, database, monkeypatch):
+    run_id = store.open(identity(), {})
+    monkeypatch.setattr(mlflow_store, "BUSY_SECONDS", 0.1)
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("begin exclusive")
+    with pytest.raises(InfrastructureError, match="locked"):
+        store.log(run_id, EPOCHS)
+    holder.close()
+
+
+def test_a_deleted_experiment_is_named_with_the_remedy(store, database):
+    store.open(identity(), {})
+    with sqlite3.connect(database) as connection:
+        connection.execute("update experiments set lifecycle_stage = 'deleted'")
+    with pytest.raises(InputError, match="mlflow experiments restore"):
+        open_store().open(identity("t2"), {})
+
+
+def test_a_server_that_is_down_is_named_soon_and_without_its_password():
+    began = time.monotonic()
+    with pytest.raises(InfrastructureError, match=r"http://\*\*\*@127.0.0.1:9") as caught:
+        open_store("http://me:secret@127.0.0.1:9")
+    assert time.monotonic() - began < 10
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named():
+    with pytest.raises(InputError, match="package 'psycopg"):
+        open_store("postgresql://me:secret@127.0.0.1:9/db")
+
+
+@pytest.mark.slow
+def test_three_processes_may_open_a_new_store_at_once(tmp_path):
+    code = "from cmkd.tracking.mlflow_store import open_store; print(len(open_store().find({})))"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate() for process in started] == [("0\n", "")] * 3
