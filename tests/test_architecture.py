@@ -144,3 +144,12 @@ def test_readme_and_code_name_the_same_assumptions() -> None:
     )
     assert len(listed) == len(set(listed)), "a row twice"
     assert (set(listed), named) == (ASSUMPTIONS, ASSUMPTIONS)
+
+
+def test_readme_shows_every_module() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("## The tree")[2].partition("## ")[0]
+    modules = [path for path in TREES if not Path(path).name.startswith("__")]
+    assert not [path for path in modules if not re.search(rf"\b{Path(path).name}\b", tree)]
+    shown = set(re.findall(r"\b\w+\.py\b", tree))
+    assert shown <= {Path(path).name for path in modules}

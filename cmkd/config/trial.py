@@ -21,7 +21,7 @@ class Setting(Config):
     """What one arm of a sweep is, whatever the data set, fold and seed."""
 
     model: Literal["student", "motion_svm"] = Field(
-        default="student", description="motion_svm: a linear reference on motion vectors alone"
+        default="student", description="motion_svm: a reference on motion vectors alone"
     )
     method: MethodConfig = MethodConfig()
     student: StudentConfig = StudentConfig()

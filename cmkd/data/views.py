@@ -1,4 +1,4 @@
-"""Fixed augmented views of a clip: one affine map for I-frames, vectors, residuals and RGB.
+"""Fixed augmented views of a clip: one affine map for I-frames, vectors, residuals and RGB (A7).
 
 Coordinates are normalised as `torch.nn.functional.affine_grid` takes them (-1 and 1 are the
 outer edges of the picture, ``align_corners=False``), so one matrix serves maps of all strides.

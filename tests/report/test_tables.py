@@ -98,7 +98,7 @@ def test_differences_compare_equal_schedules(
     assert (long.to_control.reference, long.to_control.mean) == ("control_long", 10.0)
     assert long.to_baseline is None
     svm = row_of(table, "motion_svm")
-    assert (svm.method, svm.spatial_kd) == ("linear SVM on motion vectors", "n/a")
+    assert (svm.method, svm.spatial_kd) == ("SVM on motion vectors", "n/a")
     assert svm.measured is not None and svm.measured.to_baseline is not None
     assert (svm.measured.to_baseline.reference, svm.measured.to_baseline.mean) == ("baseline", 20)
 

@@ -62,9 +62,7 @@ def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
     store.log(run_id, EPOCHS)
     file = tmp_path / "predictions.csv"
     file.write_text("clip,label\n")
-    store.close(
-        run_id, "FINISHED", summary={"test_acc": 62.5}, tags={"note": "x'y"}, files=[file]
-    )
+    store.close(run_id, "FINISHED", summary={"test_acc": 62.5}, tags={"note": "x'y"}, files=[file])
 
     (run,) = store.find({"trial_id": "t1"})
     assert (run.run_id, run.trial_id, run.status) == (run_id, "t1", "FINISHED")
@@ -79,11 +77,11 @@ def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
 
 
 def test_tags_find_runs_across_experiments_and_odd_values_are_safe(store):
-    for index, arm in enumerate(["both", "it's \"odd\" [a=1,b=2] 100%", "both"]):
+    for index, arm in enumerate(["both", 'it\'s "odd" [a=1,b=2] 100%', "both"]):
         one = identity(f"t{index}", arm=arm)
         store.open(RunIdentity(one.trial_id, f"e{index}", one.name, one.tags, {}), {})
     assert [run.trial_id for run in store.find({"arm": "both"})] == ["t0", "t2"]
-    assert [run.trial_id for run in store.find({"arm": "it's \"odd\" [a=1,b=2] 100%"})] == ["t1"]
+    assert [run.trial_id for run in store.find({"arm": 'it\'s "odd" [a=1,b=2] 100%'})] == ["t1"]
     assert store.find({"arm": "both", "trial_id": "t1"}) == []
     assert len(store.find({})) == 3
 

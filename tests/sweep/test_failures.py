@@ -1,0 +1,41 @@
+"""Failures as records, and their digest."""
+
+from __future__ import annotations
+
+import pickle
+
+from cmkd.errors import TrialFailed
+from cmkd.sweep.failures import Failure, digest, failure_of
+
+
+def test_an_exception_becomes_text_that_any_process_reads():
+    try:
+        raise TrialFailed("loss is\n  not finite")
+    except TrialFailed as error:
+        failure = pickle.loads(pickle.dumps(failure_of(error, 3)))
+    assert failure.cause == "TrialFailed: loss is not finite"
+    assert failure.epoch == 3
+    assert "test_failures.py" in failure.trace
+    assert failure.tags()["failure_epoch"] == "3"
+
+
+def test_a_bare_exception_still_says_something():
+    assert failure_of(MemoryError(), 0).cause == "MemoryError: no message"
+
+
+def test_long_texts_fit_a_tag():
+    failure = Failure("E", "x" * 9000, "y" * 9000, 0)
+    assert max(map(len, failure.tags().values())) <= 4000
+
+
+def test_causes_that_differ_in_numbers_are_one_group():
+    def nan(epoch: int) -> Failure:
+        return Failure("TrialFailed", f"not finite at epoch {epoch} (lr 1e+{epoch})", "", 0)
+
+    failures = [("z", Failure("OSError", "disk full", "", 0))]
+    failures += [(f"arm{n}", nan(n)) for n in range(6)]
+    assert digest(failures) == [
+        "6 x TrialFailed: not finite at epoch 0 (lr 1e+0) [arm0, arm1, arm2, arm3 and 2 more]",
+        "1 x OSError: disk full [z]",
+    ]
+    assert digest([]) == []

@@ -1,0 +1,69 @@
+"""Names, tags and params of runs."""
+
+from __future__ import annotations
+
+import json
+
+from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
+from cmkd.sweep.expand import PlannedTrial
+from cmkd.sweep.identity import code_version, teacher_identity, trial_identity
+
+INFO = DatasetInfo(
+    name="gestures",
+    kind="folder",
+    classes=("a", "b"),
+    encoding=EncodingConfig(),
+    views=ViewsConfig(),
+    split=SplitConfig(),
+    digest="0",
+)
+CONFIG = TrialConfig(setting=Setting(), data="/x/gestures", data_id=INFO.id, fold=2, seed=3)
+
+
+def test_a_trial_is_tagged_with_everything_that_finds_it():
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both", "grid[a=1,b=2]"))
+    identity = trial_identity(trial, "ablation", INFO, "abc")
+    assert identity.trial_id == CONFIG.id
+    assert identity.experiment == "ablation/gestures"
+    assert identity.name == "both fold 2 seed 3"
+    assert identity.tags == {
+        "kind": "trial",
+        "sweep": "ablation",
+        "arm": "both",
+        "arms": '["both", "grid[a=1,b=2]"]',
+        "seed": "3",
+        "fold": "2",
+        "trial_id": CONFIG.id,
+        "setting_id": CONFIG.setting.id,
+        "data": "gestures",
+        "data_id": INFO.id,
+        "data_kind": "folder",
+        "teacher": CONFIG.teacher_id,
+        "git_commit": "abc",
+        "selection": SELECTION_RULE,
+    }
+
+
+def test_params_are_the_whole_setting_flattened():
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
+    params = trial_identity(trial, "s", INFO, "abc").params
+    assert params["method.lambda_1"] == "0.1"
+    assert params["method.decoder"] == "true"
+    assert params["method.gate"] == "softmax"
+    assert json.loads(params["method.tg"]) == [1, 2, 3]
+    assert params["teacher.training.epochs"] == "25"
+
+
+def test_a_teacher_is_found_by_its_own_id():
+    identity = teacher_identity(CONFIG, "s", INFO, "abc")
+    assert identity.trial_id == identity.tags["trial_id"] == CONFIG.teacher_id
+    assert identity.tags["kind"] == "teacher"
+    assert identity.tags["seed"] == str(CONFIG.setting.teacher.seed)
+    assert all(key.startswith("teacher.") for key in identity.params)
+
+
+def test_the_version_of_the_code_names_no_remote():
+    version = code_version()
+    assert version
+    assert "/" not in version and "@" not in version

@@ -1,0 +1,52 @@
+"""Counts, best so far and the time left."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmkd.sweep.progress import Board, TrialProgress
+
+
+@pytest.fixture
+def now():
+    return [100.0]
+
+
+@pytest.fixture
+def board(now):
+    trials = {f"{arm}{n}": TrialProgress(arm, f"{arm} {n}", 10) for arm in "ab" for n in (0, 1)}
+    trials["a0"].status = "done"
+    return Board(trials, lambda: now[0])
+
+
+def test_counts_follow_the_trials(board):
+    assert board.arms() == ["a", "b"]
+    assert (board.count("done"), board.count("to go"), board.count("to go", "b")) == (1, 3, 2)
+    board.started("b0")
+    board.started("b1")
+    board.failed("b1", "why")
+    assert (board.count("running"), board.count("failed"), board.count("to go")) == (1, 1, 1)
+    board.finished("b0", 81.0, 2.0)
+    assert board.count("done") == 2
+    assert board.trials["b1"].cause == "why"
+
+
+def test_the_best_of_an_arm_is_over_its_trials_and_epochs(board):
+    assert board.best("b") is None
+    board.advanced("b0", 2, 2, [40.0, 30.0])
+    board.advanced("b1", 1, 1, [35.0])
+    board.advanced("b0", 3, 1, [20.0])
+    assert board.best("b") == 40.0
+    assert board.best("a") is None
+
+
+def test_the_time_left_counts_epochs_of_this_session_only(board, now):
+    assert board.seconds_left() is None
+    board.started("a1")
+    assert board.seconds_left() is None
+    now[0] += 20.0
+    # Resumed at epoch 6, of which one was trained now: 20 s an epoch, 4 + 10 + 10 to go.
+    board.advanced("a1", 6, 1, [1.0])
+    assert board.seconds_left() == pytest.approx(20.0 * 24)
+    board.failed("b0", "why")
+    assert board.seconds_left() == pytest.approx(20.0 * 14)

@@ -1,0 +1,126 @@
+"""The writer thread: order, retries, and what it says when the store is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from cmkd.errors import InfrastructureError
+from cmkd.sweep import recorder as module
+from cmkd.sweep.recorder import Recorder
+from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
+
+IDENTITY = RunIdentity("t", "e", "n", {}, {})
+EPOCH = EpochRecord(1, 1, {"val_acc": 1.0})
+
+
+class FlakyStore:
+    """Keeps what it is told, in order, unless it is down."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.refused = threading.Event()
+        self.calls: list[tuple[object, ...]] = []
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        return ()
+
+    def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
+        self._keep("open", identity.trial_id)
+        return f"run of {identity.trial_id}"
+
+    def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
+        self._keep("log", run_id, *[epoch.step for epoch in epochs])
+
+    def close(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        summary: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self._keep("close", run_id, status, summary)
+
+    def read_text(self, run_id: str, name: str) -> str:
+        raise NotImplementedError
+
+    def _keep(self, *call: object) -> None:
+        if self.down:
+            self.refused.set()
+            raise InfrastructureError("store: refused")
+        self.calls.append(call)
+
+
+@pytest.fixture
+def store():
+    return FlakyStore()
+
+
+@pytest.fixture
+def said(monkeypatch):
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    return []
+
+
+def test_records_arrive_in_order_and_once(store, said):
+    recorder = Recorder(store, said.append)
+    recorder.open(IDENTITY, {})
+    recorder.open(IDENTITY, {})
+    recorder.log("t", [EPOCH])
+    recorder.log("t", [])
+    recorder.close("t", "FINISHED", summary={"test_acc": 1.0})
+    recorder.drain()
+    assert store.calls == [
+        ("open", "t"),
+        ("log", "run of t", 1),
+        ("close", "run of t", "FINISHED", {"test_acc": 1.0}),
+    ]
+    assert said == []
+
+
+def test_what_a_store_refuses_follows_when_it_is_back(store, said):
+    recorder = Recorder(store, said.append)
+    store.down = True
+    recorder.open(IDENTITY, {})
+    recorder.log("t", [EPOCH])
+    assert store.refused.wait(5)
+    recorder.close("t", "FINISHED")
+    store.down = False
+    recorder.drain()
+    assert [call[0] for call in store.calls] == ["open", "log", "close"]
+    assert len(said) == 1, "warned once"
+    assert "refused" in said[0]
+
+
+def test_a_store_that_stays_away_is_reported_at_the_end(store, said):
+    recorder = Recorder(store, said.append)
+    store.down = True
+    recorder.open(IDENTITY, {})
+    recorder.log("t", [EPOCH])
+    recorder.close("t", "FINISHED")
+    with pytest.raises(InfrastructureError, match=r"refused \(3 records not written\)"):
+        recorder.drain()
+    assert len(said) <= 1
+
+
+def test_an_unfinished_run_is_closed_as_killed(store, said):
+    recorder = Recorder(store, said.append)
+    recorder.open(IDENTITY, {})
+    recorder.drain(timeout=5)
+    assert store.calls[-1] == ("close", "run of t", "KILLED", None)
+
+
+def test_a_bug_in_the_store_is_not_dressed_up(store, said, monkeypatch):
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "open", broken)
+    recorder = Recorder(store, said.append)
+    recorder.open(IDENTITY, {})
+    with pytest.raises(ZeroDivisionError):
+        recorder.drain()
