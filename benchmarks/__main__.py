@@ -7,7 +7,9 @@ from pathlib import Path
 
 from benchmarks.step import measure_steps
 from benchmarks.sweep import SweepFigures, measure_sweep
+from benchmarks.tracking import measure_tracking
 
+TRIAL_STEPS = 20 * 19
 KD_PARTS = ("data", "forward", "losses", "backward", "optimiser")
 
 
@@ -17,6 +19,7 @@ def main() -> None:
         folder = Path(name)
         steps = measure_steps(folder / "cache")
         _print_steps(steps)
+        _print_tracking(measure_tracking(folder), steps)
         _print_sweep(measure_sweep(folder / "cache", folder))
 
 
@@ -30,6 +33,13 @@ def _print_steps(steps: dict[str, dict[str, float]]) -> None:
     whole = sum(steps["both KD terms"].values())
     teacher = steps["teacher"]["forward"]
     print(f"  teacher in the loop instead of cached features: x {(whole + teacher) / whole:.2f}")
+
+
+def _print_tracking(seconds: float, steps: dict[str, dict[str, float]]) -> None:
+    trial = TRIAL_STEPS * sum(steps["both KD terms"].values())
+    print("One trial of Table 4 on the embedded set: 20 epochs of 19 steps")
+    print(f"  training steps {trial:.1f} s, both KD terms")
+    print(f"  tracking {seconds:.2f} s, {100 * seconds / trial:.2f} % (a thread of the driver)")
 
 
 def _print_sweep(sweep: SweepFigures) -> None:

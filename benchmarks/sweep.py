@@ -81,4 +81,5 @@ def _trial_wall(folder: Path) -> float:
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(ids, "tags.kind = 'trial'", max_results=1000)
     started = min(run.info.start_time for run in runs)
-    return (max(run.info.end_time for run in runs) - started) / 1000
+    ended = max(run.info.end_time for run in runs)
+    return float(ended - started) / 1000
