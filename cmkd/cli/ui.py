@@ -31,5 +31,6 @@ def ui(
     # By the environment and not by an argument: a password in it must not show in `ps`.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    # One user needs one server process; MLflow would start four.
+    arguments = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *arguments])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.failures import Failure
+from cmkd.sweep.failures import Failure, failure_of
 from cmkd.sweep.worker import TrialWorker, Update, train_teacher
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def _trainable() -> type:
 
 
 def _callback(events: Events) -> Callback:
+    import ray
     from ray import tune
 
     class Reporter(tune.Callback):
@@ -252,6 +253,12 @@ def _callback(events: Events) -> Callback:
         def on_trial_error(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
-            self.events.updated(Update(trial.config["trial"], failure=WORKER_DIED))
+            trial_id = trial.config["trial"]
+            error = trial.get_pickled_error()
+            raised = isinstance(error, ray.exceptions.RayTaskError)
+            # A worker that never came up has not started its trial.
+            self.events.started(trial_id)
+            failure = failure_of(error, 0) if raised and error else WORKER_DIED
+            self.events.updated(Update(trial_id, failure=failure))
 
     return Reporter(events)

@@ -7,7 +7,7 @@ import json
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
 from cmkd.sweep.expand import PlannedTrial
-from cmkd.sweep.identity import code_version, teacher_identity, trial_identity
+from cmkd.sweep.identity import Origin, code_version, teacher_identity, trial_identity
 
 INFO = DatasetInfo(
     name="gestures",
@@ -18,12 +18,13 @@ INFO = DatasetInfo(
     split=SplitConfig(),
     digest="0",
 )
+ORIGIN = Origin("ablation", INFO, 5, "abc")
 CONFIG = TrialConfig(setting=Setting(), data="/x/gestures", data_id=INFO.id, fold=2, seed=3)
 
 
 def test_a_trial_is_tagged_with_everything_that_finds_it():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both", "grid[a=1,b=2]"))
-    identity = trial_identity(trial, "ablation", INFO, "abc")
+    identity = trial_identity(trial, ORIGIN)
     assert identity.trial_id == CONFIG.id
     assert identity.experiment == "ablation/gestures"
     assert identity.name == "both fold 2 seed 3"
@@ -34,6 +35,7 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
         "arms": '["both", "grid[a=1,b=2]"]',
         "seed": "3",
         "fold": "2",
+        "folds": "5",
         "trial_id": CONFIG.id,
         "setting_id": CONFIG.setting.id,
         "data": "gestures",
@@ -47,7 +49,7 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
 
 def test_params_are_the_whole_setting_flattened():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
-    params = trial_identity(trial, "s", INFO, "abc").params
+    params = trial_identity(trial, ORIGIN).params
     assert params["method.lambda_1"] == "0.1"
     assert params["method.decoder"] == "true"
     assert params["method.gate"] == "softmax"
@@ -56,7 +58,7 @@ def test_params_are_the_whole_setting_flattened():
 
 
 def test_a_teacher_is_found_by_its_own_id():
-    identity = teacher_identity(CONFIG, "s", INFO, "abc")
+    identity = teacher_identity(CONFIG, ORIGIN)
     assert identity.trial_id == identity.tags["trial_id"] == CONFIG.teacher_id
     assert identity.tags["kind"] == "teacher"
     assert identity.tags["seed"] == str(CONFIG.setting.teacher.seed)

@@ -164,6 +164,7 @@ def test_a_locked_database_is_waited_for(store, database):
     assert len(rows(database)) == 6
 
 
+@pytest.mark.slow  # SQLite and MLflow wait by themselves
 def test_a_database_that_stays_locked_is_an_infrastructure_error(store, database, monkeypatch):
     run_id = store.open(identity(), {})
     monkeypatch.setattr(mlflow_store, "BUSY_SECONDS", 0.1)

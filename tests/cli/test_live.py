@@ -1,0 +1,61 @@
+"""How a running sweep looks."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cmkd.cli.live import LiveView, PlainView, duration, make_view
+from cmkd.sweep.progress import Board, TrialProgress
+
+
+@pytest.fixture
+def board():
+    names = ("control[tg=1+2]", "both")
+    return Board({name: TrialProgress(name, f"{name} seed 0", 2) for name in names}, lambda: 0.0)
+
+
+def test_without_a_terminal_there_is_one_line_per_event(board):
+    out = io.StringIO()
+    with make_view(Console(file=out, width=40)) as view:
+        assert isinstance(view, PlainView)
+        view.stage("decoding clips", 0, 9)
+        view.stage("decoding clips", 1, 9)
+        view.stage("decoding clips", 9, 9)
+        board.started("control[tg=1+2]")
+        view.show(board)
+        board.advanced("control[tg=1+2]", 2, 2, [50.0])
+        board.finished("control[tg=1+2]", 62.5, 3.25)
+        view.ended(board.trials["control[tg=1+2]"], board)
+        board.failed("both", "TrialFailed: why")
+        view.ended(board.trials["both"], board)
+    assert out.getvalue().splitlines() == [
+        "decoding clips: 0/9",
+        "decoding clips: 9/9",
+        "[1/2] control[tg=1+2] seed 0: test 62.5 %, 3.2 s of training; "
+        "1 done, 0 running, 0 failed, 1 to go",
+        "[2/2] both seed 0: FAILED, TrialFailed: why; 1 done, 0 running, 1 failed, 0 to go",
+    ]
+
+
+def test_a_terminal_gets_a_table_with_the_best_of_each_arm(board):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with make_view(console) as view:
+        assert isinstance(view, LiveView)
+        board.started("both")
+        board.advanced("both", 1, 1, [41.5])
+        view.show(board)
+        board.failed("control[tg=1+2]", "why")
+        view.ended(board.trials["control[tg=1+2]"], board)
+    text = out.getvalue()
+    assert "control[tg=1+2] seed 0: FAILED, why" in text
+    assert "41.5 %" in text
+    assert "0 done, 1 running, 1 failed, 0 to go" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (11520, "3.2 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
