@@ -39,7 +39,7 @@ class TeacherBundle:
     """A finished teacher on disk.
 
     Attributes:
-        summary: test_acc, test_acc_last, val_acc (percent), selected_epoch, parameters.
+        summary: test_acc, test_acc_last, best_val_acc (percent), selected_epoch, parameters.
         sha256: of the weights file.
         files: config and per-clip predictions, to be kept with its run.
     """
@@ -191,7 +191,7 @@ def _finish(
         "summary": {
             "test_acc": accuracy(selected, labels),
             "test_acc_last": accuracy(last, labels),
-            "val_acc": loop.best_accuracy,
+            "best_val_acc": loop.best_accuracy,
             "selected_epoch": float(loop.best_epoch),
             "parameters": float(sum(p.numel() for p in teacher.parameters())),
         },
