@@ -14,7 +14,7 @@ from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
 PROTOCOL = 1
 """Raised when training, reading or selection change what equal configs produce."""
 
-SELECTION_RULE = "epoch of best validation accuracy, the earliest on ties"
+SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
 
 
 class Setting(Config):

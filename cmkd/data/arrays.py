@@ -183,16 +183,26 @@ def _lengths(dataset: Dataset) -> Iterator[int]:
 
 
 def _allocate(draft: Path, shapes: _Shapes) -> None:
-    needed = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
-    free = shutil.disk_usage(draft).free
-    # A memory map that meets a full disk kills the process; so the space is looked at before.
-    if free < needed * 1.05:
-        raise InfrastructureError(
-            f"{draft.parent}: the decoded clips need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
-            "are free; make room or point CMKD_CACHE at another disk"
-        )
+    sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    require_space(draft, sum(sizes), "the decoded clips")
     for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Look for `needed` bytes before mapping files into memory.
+
+    A memory map that meets a full disk kills the process.
+
+    Raises:
+        InfrastructureError: fewer are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise InfrastructureError(
+            f"{folder.parent}: {what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free; make room or point CMKD_CACHE at another disk"
+        )
 
 
 def _write_index(dataset: Dataset, views: list[tuple[View, ...]], draft: Path) -> None:

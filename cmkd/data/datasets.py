@@ -81,6 +81,21 @@ def open_dataset(
     )
 
 
+def open_planned(name_or_path: str, data_id: str, cache: Path) -> Dataset:
+    """`open_dataset`, for work that was planned on one state of the data set.
+
+    Raises:
+        DataError: it has changed since (prepared again with other folds, say).
+    """
+    dataset = open_dataset(name_or_path, cache)
+    if dataset.id != data_id:
+        raise DataError(
+            f"{dataset.root}: has id {dataset.id} and not {data_id}, so it was changed after the "
+            f"sweep was planned; start the sweep again"
+        )
+    return dataset
+
+
 def find_datasets(cache: Path) -> dict[str, Path]:
     """Folders of the data sets on disk in this cache, by the name they are opened with."""
     embedded = {folder_of(recipe, cache).name: name for name, recipe in RECIPES.items()}

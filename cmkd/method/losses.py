@@ -18,7 +18,7 @@ KL_TEMPERATURE = 4.0
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """What a batch's clips look like to the frozen teacher; nothing here requires a gradient.
+    """What a batch's clips look like to the frozen teacher; losses send no gradient back here.
 
     Attributes:
         h: (B, T, C, h, w) last feature maps, standardised per channel by the training set.
@@ -101,14 +101,15 @@ def total_loss(
     ce = F.cross_entropy(output.logits.float(), labels)
     total, spatial, temporal, logits = ce, None, None, None
     if targets is not None and output.h_hat is not None:
+        h = targets.h.detach()
         if config.lambda_1:
             alpha = output.alpha.detach() if config.gate_learns == "pooling" else output.alpha
-            spatial = spatial_loss(targets.h, output.h_hat, alpha, config)
+            spatial = spatial_loss(h, output.h_hat, alpha, config)
             total = total + config.lambda_1 * spatial
         if config.lambda_2:
-            temporal = temporal_loss(targets.h, output.h_hat, targets.mean_edges, config)
+            temporal = temporal_loss(h, output.h_hat, targets.mean_edges, config)
             total = total + config.lambda_2 * temporal
     if targets is not None and config.logits != "off":
-        logits = logits_loss(output.logits, targets.logits, config)
+        logits = logits_loss(output.logits, targets.logits.detach(), config)
         total = total + config.lambda_logits * logits
     return Losses(total=total, ce=ce, spatial=spatial, temporal=temporal, logits=logits)

@@ -74,8 +74,7 @@ class Student(nn.Module):
     ) -> StudentOutput:
         """Logits and what the KD losses look at. `gop` names each P-frame's own I-frame (A4)."""
         f_m, f_r = self.motion(motion), self.residual(residual)
-        clips = torch.arange(len(gop), device=gop.device)[:, None]
-        f_i = self.i_frame(i_frames)[clips, gop]
+        f_i = self._own_i_frames(i_frames, gop)
         pooled = [x.mean((3, 4)) for x in (f_i, f_m, f_r)]
         h_hat = None
         if self.decoder is not None:
@@ -88,3 +87,12 @@ class Student(nn.Module):
             share = alpha / alpha.sum(1, keepdim=True).clamp_min(1e-6)
             logits = (share[:, :, None] * per_frame).sum(1)
         return StudentOutput(logits, h_hat, alpha)
+
+    def _own_i_frames(
+        self, i_frames: Float[Tensor, "B G 3 H W"], gop: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T C h w"]:
+        """f^I of each P-frame. Slots that no P-frame names never reach the network (A4)."""
+        slots = gop + i_frames.shape[1] * torch.arange(len(gop), device=gop.device)[:, None]
+        used, where = torch.unique(slots, return_inverse=True)
+        maps: Tensor = self.i_frame(i_frames.flatten(0, 1)[used][:, None])[:, 0]
+        return maps[where]

@@ -52,10 +52,7 @@ class Driver:
 
     def train_teachers(self, engine: Engine, guard: SignalGuard) -> None:
         """Train or open the teachers that the trials to run need; each has a run of its own."""
-        from cmkd.sweep.runner import teacher_threads
-
         teachers = teachers_of(self._plan.to_run)
-        threads = teacher_threads(len(teachers_of(self._plan.trials)), engine.workers)
         epochs = {key: one.setting.teacher.training.epochs for key, one in teachers.items()}
         reached = dict.fromkeys(teachers, 0)
         for key, config in teachers.items():
@@ -64,7 +61,7 @@ class Driver:
                 self._recorder.open(identity, {})
         if teachers:
             self._view.stage("training teachers", 0, sum(epochs.values()))
-        for update in engine.train_teachers(teachers, threads, guard.check):
+        for update in engine.train_teachers(teachers, guard.check):
             key = update.trial_id
             if key not in self._recorded_teachers:
                 self._record(update)

@@ -78,7 +78,7 @@ class Engine:
     cache: Path
 
     def train_teachers(
-        self, configs: Mapping[str, TrialConfig], threads: int, tick: Callable[[], None]
+        self, configs: Mapping[str, TrialConfig], tick: Callable[[], None]
     ) -> Iterator[Update]:
         """Train teachers, as many at once as there are CPUs for; yields news as it comes.
 
@@ -86,10 +86,10 @@ class Engine:
         """
         import ray
 
-        task = ray.remote(num_cpus=threads, num_gpus=self.gpu_share, max_retries=0)(train_teacher)
+        task = ray.remote(num_cpus=1, num_gpus=self.gpu_share, max_retries=0)(train_teacher)
 
         def launch(teacher_id: str) -> Any:
-            return task.remote(configs[teacher_id], self.cache, threads)
+            return task.remote(configs[teacher_id], self.cache)
 
         running: dict[Any, tuple[str, int]] = {
             launch(teacher_id): (teacher_id, RETRIES) for teacher_id in configs
@@ -179,16 +179,6 @@ def start_engine(workers: int, cache: Path) -> Iterator[Engine]:
 def gpu_share(gpus: float, workers: int) -> float:
     """Part of one GPU for each of `workers`, so that all of them fit."""
     return 1.0 / math.ceil(workers / gpus) if gpus else 0.0
-
-
-def teacher_threads(teachers: int, workers: int) -> int:
-    """CPU threads of one teacher: few teachers share all workers' CPUs.
-
-    Args:
-        teachers: of the whole sweep, not only those still to train: sums in floating point
-            depend on the threads, and a resumed sweep must give what an unbroken one gives.
-    """
-    return max(1, workers // max(1, teachers))
 
 
 def _trainable() -> type:

@@ -116,10 +116,10 @@ def trial_lock(cache: Path, trial_id: str) -> FileLock:
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
-def train_teacher(config: TrialConfig, cache: Path, threads: int) -> Iterator[Update]:
+def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
     """Train or open the teacher of `config`, with news of every epoch as it ends."""
     news: queue.SimpleQueue[Update] = queue.SimpleQueue()
-    thread = threading.Thread(target=_teach, args=(config, cache, threads, news))
+    thread = threading.Thread(target=_teach, args=(config, cache, news))
     thread.start()
     while True:
         update = news.get()
@@ -129,7 +129,7 @@ def train_teacher(config: TrialConfig, cache: Path, threads: int) -> Iterator[Up
             return
 
 
-def _teach(config: TrialConfig, cache: Path, threads: int, news: queue.SimpleQueue[Update]) -> None:
+def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) -> None:
     done = 0
 
     def on_epoch(record: EpochRecord, _epochs: int) -> None:
@@ -141,7 +141,7 @@ def _teach(config: TrialConfig, cache: Path, threads: int, news: queue.SimpleQue
         from cmkd.training.runtime import configure
         from cmkd.training.teacher import ensure_teacher
 
-        configure(threads)
+        configure(threads=1)
         bundle = ensure_teacher(config, cache, on_epoch=on_epoch)
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))

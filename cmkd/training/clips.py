@@ -13,6 +13,9 @@ from torch import Tensor
 
 from cmkd.data.arrays import ClipArrays
 
+VIEW_SEED = 0
+"""Of the views that clips start from: the same for all trials, so that arms stay paired."""
+
 PIXEL_MEAN, PIXEL_STD = 114.0, 58.0
 """Grey level and spread of natural video; pictures are brought to about zero mean, unit SD."""
 
@@ -80,10 +83,13 @@ def _spread(values: NDArray[Any]) -> float:
 
 
 def view_rows(arrays: ClipArrays, clips: Sequence[int], epoch: int) -> NDArray[np.int64]:
-    """Rows of one view per clip; clips start at different views and cycle through all of them."""
+    """Rows of one view per clip; each clip cycles through its views from a start of its own."""
     index = arrays.index[np.asarray(clips)]
     views = (index >= 0).sum(1)
-    turn = (np.asarray(clips) + epoch) % views
+    # Drawn, not counted: clips in label order and views in flip order would otherwise pair up,
+    # and an epoch would hold only the mirror images of a class.
+    starts = np.random.default_rng(VIEW_SEED).integers(0, 2**31, len(arrays.index))
+    turn = (starts[np.asarray(clips)] + epoch) % views
     return np.asarray(index[np.arange(len(index)), turn], dtype=np.int64)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,20 @@ from torch import Tensor
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TrialConfig
+from cmkd.data.arrays import require_space
 from cmkd.data.datasets import Dataset
 from cmkd.method.losses import TeacherTargets
+from cmkd.method.teacher import Teacher
 from cmkd.method.temporal_graph import mean_square_edges
 from cmkd.training.checkpoint import write_json
 from cmkd.training.clips import ClipReader, all_rows, first_rows, in_order
 from cmkd.training.teacher import EVAL_BATCH, load_teacher, teacher_folder
 
 GRAPHS: tuple[GraphIndex, ...] = (1, 2, 3)
+FLOOR = 0.01
+"""Least spread a channel is divided by, as a share of the median channel's."""
+LARGEST = 100.0
+"""Standardised features beyond this are cut, far inside what fp16 holds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class TeacherFeatures:
     ) -> TeacherTargets:
         """The teacher's side of a batch of rows."""
         where = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows[where], rows), "not rows of this teacher's training clips"
         h = torch.from_numpy(self.h[where]).to(device, non_blocking=True).float()
         logits = torch.from_numpy(self.logits[where]).to(device, non_blocking=True)
         return TeacherTargets(h=h, logits=logits, mean_edges=mean_edges)
@@ -80,31 +88,62 @@ def _compute(
     teacher = load_teacher(config, folder.parent, len(dataset.info.classes)).to(reader.device)
     clips = dataset.split(config.fold).train
     rows = all_rows(reader.arrays, clips)
-    h, logits = teacher_outputs(teacher, reader, rows)
-    plain = h[np.searchsorted(rows, first_rows(reader.arrays, clips))]
-    mean = plain.mean(axis=(0, 1, 3, 4), keepdims=True, dtype=np.float64)
-    spread = plain.std(axis=(0, 1, 3, 4), keepdims=True, dtype=np.float64)
+    mean, spread = _channel_statistics(teacher, reader, first_rows(reader.arrays, clips))
     temporary = folder.with_name(".features.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    standard = ((h - mean) / np.maximum(spread, 1e-6)).astype(np.float16)
-    for name, values in (("rows", rows), ("h", standard), ("logits", logits)):
-        np.save(temporary / f"{name}.npy", values)
+    np.save(temporary / "rows.npy", rows)
+    maps: np.memmap[Any, Any] | None = None
+    scores: np.memmap[Any, Any] | None = None
+    for start, (h, logits) in _outputs(teacher, reader, rows):
+        if maps is None or scores is None:
+            maps = _new_file(temporary / "h.npy", np.float16, (len(rows), *h.shape[1:]))
+            scores = _new_file(temporary / "logits.npy", np.float32, (len(rows), *logits.shape[1:]))
+        standard = ((h.double() - mean) / spread).clamp(-LARGEST, LARGEST)
+        maps[start : start + len(h)] = standard.numpy()
+        scores[start : start + len(h)] = logits.numpy()
+    assert maps is not None and scores is not None
+    for values in (maps, scores):
+        values.flush()
     temporary.rename(folder)
 
 
-def teacher_outputs(
-    teacher: torch.nn.Module, reader: ClipReader, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(h, logits) of these rows, in fp32."""
-    maps: list[Tensor] = []
-    logits: list[Tensor] = []
-    with torch.inference_mode():
-        for part in in_order(rows, EVAL_BATCH):
-            h, scores = teacher(reader.frames(part))
-            maps.append(h.float().cpu())
-            logits.append(scores.float().cpu())
-    return torch.cat(maps).numpy(), torch.cat(logits).numpy()
+def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    size = np.dtype(kind).itemsize * math.prod(shape)
+    require_space(path.parent, size, "teacher features")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+
+
+def _outputs(
+    teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    start = 0
+    for part in in_order(rows, EVAL_BATCH):
+        with torch.inference_mode():
+            h, logits = teacher(reader.frames(part))
+        yield start, (h.float().cpu(), logits.float().cpu())
+        start += len(part)
+
+
+def _channel_statistics(
+    teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
+    """Mean and spread of every channel, (C, 1, 1) in fp64.
+
+    A channel that hardly ever fires is not blown up to unit spread: a view in which it does fire
+    would rule the loss.
+    """
+    total, square, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
+    for _, (h, _) in _outputs(teacher, reader, rows):
+        h = h.double()
+        total = total + h.sum((0, 1, 3, 4))
+        square = square + h.square().sum((0, 1, 3, 4))
+        count += h[:, :, 0].numel()
+    mean = total / count
+    spread = (square / count - mean.square()).clamp_min(0).sqrt()
+    alive = spread[spread > 0]
+    floor = FLOOR * float(alive.median()) if len(alive) else 1.0
+    return mean[:, None, None], spread.clamp_min(floor)[:, None, None]
 
 
 def mean_edges(

@@ -19,6 +19,7 @@ from cmkd.config.training import TrainingConfig
 from cmkd.errors import TrialFailed
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
+from cmkd.training.evaluate import Validation
 
 BatchT = TypeVar("BatchT")
 
@@ -44,7 +45,7 @@ class EpochLoop(Generic[BatchT]):
         folder: where checkpoints live; an existing valid one is continued.
         batches: epoch (0-based) -> batches of that epoch.
         step: forward pass of one batch.
-        validate: validation accuracy in [0, 100] of the model as it stands.
+        validate: the model as it stands, on validation clips.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class EpochLoop(Generic[BatchT]):
         steps_per_epoch: int,
         batches: Callable[[int], Iterable[BatchT]],
         step: Callable[[BatchT], StepResult],
-        validate: Callable[[], float],
+        validate: Callable[[], Validation],
     ) -> None:
         self.model = model
         self.config = config
@@ -75,7 +76,7 @@ class EpochLoop(Generic[BatchT]):
         )
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 0
-        self.best_accuracy = -math.inf
+        self.best = Validation(-math.inf, -math.inf)
         self.best_weights: dict[str, Tensor] = {}
         self._resume()
 
@@ -95,16 +96,17 @@ class EpochLoop(Generic[BatchT]):
         torch.manual_seed(epoch_seed(self.seed, epoch))
         started = time.perf_counter()
         figures, step_seconds = self._optimise(epoch)
-        accuracy = self.validate()
-        if accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = epoch + 1, accuracy
+        reached = self.validate()
+        if reached > self.best:
+            self.best_epoch, self.best = epoch + 1, reached
             self.best_weights = copy.deepcopy(self.model.state_dict())
         record = EpochRecord(
             step=epoch + 1,
             timestamp_ms=int(time.time() * 1000),
             metrics={
                 **figures,
-                "val_acc": accuracy,
+                "val_acc": reached.accuracy,
+                "val_loss": -reached.negative_loss,
                 "lr": float(self.scheduler.get_last_lr()[0]),
                 "step_seconds": step_seconds,
                 "seconds": time.perf_counter() - started,
@@ -149,7 +151,7 @@ class EpochLoop(Generic[BatchT]):
             "scheduler": self.scheduler.state_dict(),
             "history": [asdict(record) for record in self.history],
             "best_epoch": self.best_epoch,
-            "best_accuracy": self.best_accuracy,
+            "best": asdict(self.best),
             "best_weights": self.best_weights,
         }
 
@@ -162,5 +164,5 @@ class EpochLoop(Generic[BatchT]):
         self.scheduler.load_state_dict(state["scheduler"])
         self.history = tuple(EpochRecord(**record) for record in state["history"])
         self.best_epoch = state["best_epoch"]
-        self.best_accuracy = state["best_accuracy"]
+        self.best = Validation(**state["best"])
         self.best_weights = state["best_weights"]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cmkd.data.splits import Split
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.clips import ClipReader, all_rows, first_rows
-from cmkd.training.evaluate import accuracy
+from cmkd.training.evaluate import Validation, accuracy
 
 GRID = (6, 8)
 SEGMENTS = 4
@@ -40,7 +40,7 @@ class MotionSvm:
         self.split = split
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 1
-        self.best_accuracy = 0.0
+        self.best = Validation(0.0, 0.0)
         self.model: Pipeline = make_pipeline(StandardScaler(), SVC())
 
     @property
@@ -54,9 +54,10 @@ class MotionSvm:
         train = all_rows(self.reader.arrays, self.split.train)
         self.model.fit(self._features(train), self.reader.arrays.labels[train])
         rows = first_rows(self.reader.arrays, self.split.val)
-        self.best_accuracy = accuracy(self._classes(rows), self.reader.arrays.labels[rows])
+        reached = accuracy(self._classes(rows), self.reader.arrays.labels[rows])
+        self.best = Validation(reached, 0.0)
         seconds = time.perf_counter() - started
-        metrics = {"val_acc": self.best_accuracy, "seconds": seconds, "step_seconds": seconds}
+        metrics = {"val_acc": reached, "seconds": seconds, "step_seconds": seconds}
         record = EpochRecord(1, int(time.time() * 1000), metrics)
         self.history = (record,)
         return record

@@ -18,13 +18,13 @@ from torch import Tensor
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.datasets import open_planned
 from cmkd.method.attention_gate import entropy
 from cmkd.method.losses import total_loss
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
-from cmkd.training.evaluate import accuracy, write_predictions
+from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
 from cmkd.training.features import TeacherFeatures, ensure_features, mean_edges
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.motion_svm import MotionSvm
@@ -48,7 +48,7 @@ class Learner(Protocol):
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
-    best_accuracy: float
+    best: Validation
 
     @property
     def finished(self) -> bool:
@@ -64,7 +64,7 @@ class Learner(Protocol):
         """Further summary figures."""
 
     def save(self, folder: Path) -> None:
-        """Keep the selected weights and drop what only resuming needs."""
+        """Keep the selected weights."""
 
 
 class TrialRun:
@@ -89,7 +89,7 @@ class TrialRun:
     def _open(self, cache: Path, device: str) -> None:
         started = time.perf_counter()
         config = self.config
-        self.dataset = open_dataset(config.data, cache)
+        self.dataset = open_planned(config.data, config.data_id, cache)
         arrays = open_arrays(self.dataset, config.setting.inputs, cache)
         self.split = self.dataset.split(config.fold)
         plain = first_rows(arrays, self.split.train)
@@ -156,7 +156,7 @@ class TrialRun:
         summary = {
             "test_acc": accuracy(selected, labels),
             "test_acc_last": accuracy(last, labels),
-            "best_val_acc": self.learner.best_accuracy,
+            "best_val_acc": self.learner.best.accuracy,
             "selected_epoch": float(self.learner.best_epoch),
             "seconds_step": sum(steps),
             "seconds_train": sum(record.metrics["seconds"] for record in self.history),
@@ -165,6 +165,8 @@ class TrialRun:
         }
         history = [asdict(record) for record in self.history]
         write_json(self.folder / "outcome.json", {"summary": summary, "history": history})
+        # Only now: a kill before this line must leave something to go on from.
+        drop_checkpoints(self.folder)
 
 
 class StudentLearner(EpochLoop[Rows]):
@@ -215,25 +217,25 @@ class StudentLearner(EpochLoop[Rows]):
             figures["alpha_entropy"] = entropy(output.alpha.detach())
         return StepResult(losses.total, figures, len(rows))
 
-    def _validate(self) -> float:
+    def _validate(self) -> Validation:
         rows = first_rows(self.reader.arrays, self.split.val)
-        return accuracy(self._classes(rows), self.reader.arrays.labels[rows])
+        return validation(self._scores(rows), self.reader.arrays.labels[rows])
 
-    def _classes(self, rows: Rows) -> Rows:
+    def _scores(self, rows: Rows) -> Tensor:
         self.student.eval()
         parts: list[Tensor] = []
         with torch.inference_mode():
             for part in in_order(rows, EVAL_BATCH):
                 output = self.student(*self.reader.compressed(part).inputs)
-                parts.append(output.logits.argmax(1).cpu())
-        return np.asarray(torch.cat(parts).numpy())
+                parts.append(output.logits.float().cpu())
+        return torch.cat(parts)
 
     def predict(self, rows: Rows) -> tuple[Rows, Rows]:
         """Classes of these rows at the selected and at the last epoch."""
-        last = self._classes(rows)
+        last = self._scores(rows).argmax(1).numpy()
         weights = {name: value.clone() for name, value in self.student.state_dict().items()}
         self.student.load_state_dict(self.best_weights)
-        selected = self._classes(rows)
+        selected = self._scores(rows).argmax(1).numpy()
         self.student.load_state_dict(weights)
         return selected, last
 
@@ -242,7 +244,6 @@ class StudentLearner(EpochLoop[Rows]):
         return {"parameters": float(sum(p.numel() for p in self.student.parameters()))}
 
     def save(self, folder: Path) -> None:
-        """Keep the selected weights and drop the checkpoints."""
+        """Keep the selected weights."""
         tensors = {name: value.cpu().contiguous() for name, value in self.best_weights.items()}
         write_atomic(folder / "student.safetensors", lambda path: save_file(tensors, path))
-        drop_checkpoints(folder)

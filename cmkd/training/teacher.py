@@ -13,17 +13,18 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from cmkd.backbones.registry import FAMILIES, Size
 from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import Dataset, open_dataset
+from cmkd.data.datasets import Dataset, open_planned
 from cmkd.method.teacher import Teacher
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
-from cmkd.training.evaluate import accuracy, write_predictions
+from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.runtime import pick_device, place
 
@@ -112,7 +113,7 @@ def _train(
     config: TrialConfig, cache: Path, folder: Path, device_name: str, on_epoch: OnEpoch | None
 ) -> None:
     device = pick_device(device_name)
-    dataset = open_dataset(config.data, cache)
+    dataset = open_planned(config.data, config.data_id, cache)
     arrays = open_arrays(dataset, config.setting.inputs, cache)
     split = dataset.split(config.fold)
     recipe = config.setting.teacher
@@ -131,9 +132,9 @@ def _train(
         correct = 100.0 * (logits.argmax(1) == labels).float().mean()
         return StepResult(F.cross_entropy(logits, labels), {"train_acc": correct}, len(rows))
 
-    def validate() -> float:
+    def validate() -> Validation:
         rows = first_rows(arrays, split.val)
-        return accuracy(predict_frames(teacher, reader, rows), arrays.labels[rows])
+        return validation(score_frames(teacher, reader, rows), arrays.labels[rows])
 
     loop = EpochLoop(
         teacher,
@@ -152,16 +153,12 @@ def _train(
     _finish(config, dataset, reader, loop, folder)
 
 
-def predict_frames(
-    teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Class of each row by the teacher in evaluation mode."""
+def score_frames(teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]) -> Tensor:
+    """Logits (rows, K) by the teacher in evaluation mode."""
     teacher.eval()
     with torch.inference_mode():
-        parts = [
-            teacher(reader.frames(part))[1].argmax(1).cpu() for part in in_order(rows, EVAL_BATCH)
-        ]
-    return np.asarray(torch.cat(parts).numpy())
+        parts = [teacher(reader.frames(part))[1].cpu() for part in in_order(rows, EVAL_BATCH)]
+    return torch.cat(parts)
 
 
 def _finish(
@@ -176,9 +173,9 @@ def _finish(
     labels = reader.arrays.labels[rows]
     teacher = loop.model
     assert isinstance(teacher, Teacher)
-    last = predict_frames(teacher, reader, rows)
+    last = score_frames(teacher, reader, rows).argmax(1).numpy()
     teacher.load_state_dict(loop.best_weights)
-    selected = predict_frames(teacher, reader, rows)
+    selected = score_frames(teacher, reader, rows).argmax(1).numpy()
     weights = folder / "teacher.safetensors"
     tensors = {name: value.cpu().contiguous() for name, value in loop.best_weights.items()}
     write_atomic(weights, lambda temporary: save_file(tensors, temporary))
@@ -191,7 +188,7 @@ def _finish(
         "summary": {
             "test_acc": accuracy(selected, labels),
             "test_acc_last": accuracy(last, labels),
-            "best_val_acc": loop.best_accuracy,
+            "best_val_acc": loop.best.accuracy,
             "selected_epoch": float(loop.best_epoch),
             "parameters": float(sum(p.numel() for p in teacher.parameters())),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmkd.sweep.runner import gpu_share, teacher_threads
+from cmkd.sweep.runner import gpu_share
 
 
 @pytest.mark.parametrize(
@@ -12,10 +12,3 @@ from cmkd.sweep.runner import gpu_share, teacher_threads
 )
 def test_all_workers_fit_on_the_gpus(gpus, workers, share):
     assert gpu_share(gpus, workers) == share
-
-
-@pytest.mark.parametrize(
-    ("teachers", "workers", "threads"), [(1, 8, 8), (3, 8, 2), (8, 2, 1), (0, 4, 4)]
-)
-def test_teachers_share_the_cpus(teachers, workers, threads):
-    assert teacher_threads(teachers, workers) == threads

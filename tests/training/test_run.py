@@ -14,9 +14,10 @@ import torch
 from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import open_dataset
-from cmkd.errors import InputError, TrialFailed
+from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed
 from cmkd.tracking.records import EpochRecord
 from cmkd.training import features as features_module
+from cmkd.training import run as run_module
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.clips import ClipReader, all_rows, first_rows, shuffled, view_rows
 from cmkd.training.run import TrialRun
@@ -199,6 +200,44 @@ def test_views_cycle_through_all_and_every_clip_appears_once(
     assert sorted(np.concatenate(batches)) == sorted(seen[0])
     assert {len(batch) for batch in batches} == {32}
     assert not np.array_equal(batches[0], next(shuffled(seen[0], 32, seed=6)))
+
+
+def test_no_epoch_lacks_a_class(smoke_cache: Path, make_trial: MakeTrial) -> None:
+    # Clips come in label order and flips swap left and right: views that only counted up made
+    # every other epoch miss one of them.
+    config = make_trial()
+    dataset = open_dataset(config.data, smoke_cache)
+    arrays = open_arrays(dataset, config.setting.inputs, smoke_cache)
+    for epoch in range(8):
+        labels = arrays.labels[view_rows(arrays, dataset.split(0).train, epoch)]
+        assert set(labels) == set(range(len(dataset.info.classes)))
+
+
+def test_changed_data_set_is_refused(own_cache: Path, make_trial: MakeTrial) -> None:
+    config = make_trial().model_copy(update={"data_id": "0" * 12})
+    with pytest.raises(DataError, match="was changed after the sweep was planned"):
+        TrialRun(config, own_cache)
+    with pytest.raises(DataError, match="was changed after the sweep was planned"):
+        ensure_teacher(config, own_cache, device="cpu")
+
+
+def test_kill_before_the_outcome_is_written_loses_nothing(
+    own_cache: Path, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_trial(epochs=1, lambda_1=0.0, lambda_2=0.0)
+    trial = TrialRun(config, own_cache)
+    record = trial.train_epoch()
+    monkeypatch.setattr(run_module, "write_json", _full_disk)
+    with pytest.raises(InfrastructureError):
+        trial.finish()
+    monkeypatch.undo()
+    again = TrialRun(config, own_cache)
+    assert again.history == (record,)
+    assert again.finish().summary["selected_epoch"] == 1
+
+
+def _full_disk(path: Path, data: object) -> None:
+    raise InfrastructureError(f"{path}: no space left")
 
 
 def test_motion_svm_is_a_trial_like_any_other(own_cache: Path, make_trial: MakeTrial) -> None:
