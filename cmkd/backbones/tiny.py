@@ -59,7 +59,7 @@ class TinyResNet(nn.Module):
         in_channels: 3 for pictures and residuals, 2 for motion vectors.
         num_frames: T, frames per clip in the batch (the shift needs it).
         total_stride: input size / feature map size, one of 1, 2, 4, 8, 16.
-        width: channels of the first stage; `channels` of the last is 4 * width.
+        width: channels of the first stage; the last has 4 * width.
         blocks: basic blocks per stage.
         shift_divisor: 1 / share of channels shifted per direction; None for no shift.
     """
@@ -73,7 +73,6 @@ class TinyResNet(nn.Module):
         width: int,
         blocks: int = 1,
         shift_divisor: int | None = None,
-        replicate: bool = False,
     ) -> None:
         super().__init__()
         first, *strides = split_stride(total_stride)
@@ -86,11 +85,10 @@ class TinyResNet(nn.Module):
             for block in range(blocks):
                 shift: nn.Module = nn.Identity()
                 if shift_divisor is not None:
-                    shift = TemporalShift(num_frames, shift_divisor, replicate=replicate)
+                    shift = TemporalShift(num_frames, shift_divisor)
                 layers.append(BasicBlock(inputs, outputs, stride if block == 0 else 1, shift))
                 inputs = outputs
         self.stages = nn.Sequential(*layers)
-        self.channels = inputs
         self.first_stride = first
 
     def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import InputConfig
@@ -29,10 +29,26 @@ class Setting(Config):
     inputs: InputConfig = InputConfig()
     teacher: TeacherConfig = TeacherConfig()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model != "student":
+            return self
+        if self.method.lambda_1 and self.student.width != self.teacher.width:
+            raise ValueError(
+                f"student.width {self.student.width} and teacher.width {self.teacher.width} "
+                "differ, but Eq. (4) compares their maps; make them equal or set lambda_1 to 0.0"
+            )
+        if self.method.decoder and (4 * self.student.width) % self.method.heads:
+            raise ValueError(
+                f"method.heads {self.method.heads} does not divide the {4 * self.student.width} "
+                f"channels of student.width {self.student.width}"
+            )
+        return self
+
     @property
     def id(self) -> str:
         """Content id shared by all seeds, folds and data sets of this setting."""
-        return content_id("setting", self)
+        return content_id("setting", PROTOCOL, self)
 
 
 class TrialConfig(Config):

@@ -240,10 +240,15 @@ class StudentLearner(EpochLoop[Rows]):
         return selected, last
 
     def figures(self) -> Mapping[str, float]:
-        """Number of parameters, all of which are used at inference."""
+        """Number of parameters."""
         return {"parameters": float(sum(p.numel() for p in self.student.parameters()))}
 
     def save(self, folder: Path) -> None:
-        """Keep the selected weights."""
+        """Keep the selected weights, with the scales their inputs are divided by."""
         tensors = {name: value.cpu().contiguous() for name, value in self.best_weights.items()}
-        write_atomic(folder / "student.safetensors", lambda path: save_file(tensors, path))
+        scales = {
+            "motion_scale": repr(self.reader.motion_scale),
+            "residual_scale": repr(self.reader.residual_scale),
+        }
+        path = folder / "student.safetensors"
+        write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=scales))
