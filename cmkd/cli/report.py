@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,14 +52,18 @@ def tables(
 
     spec = load_sweep(sweep)
     name = data or spec.spec.data
+    where = ["--tracking-uri", redact(tracking_uri)] if tracking_uri else []
+    command = shlex.join(["cmkd", "sweep", sweep, "--data", name, *where])
     published = load_published("table_4")
     if not store_exists(tracking_uri):
         raise InputError(
             f"{redact(tracking_uri or default_uri())}: no tracking store is there yet; "
-            f"run: cmkd sweep {sweep} --data {name}"
+            f"run: {command}"
         )
-    table = build_table(published, spec, collect(open_store(tracking_uri), spec, name))
-    stem = f"table_4_{slug(name)}"
+    evidence = collect(open_store(tracking_uri), spec, name, command=command)
+    table = build_table(published, spec, evidence)
+    of_paper = spec.spec.name == "ablation"
+    stem = "_".join(["table_4", *([] if of_paper else [slug(spec.spec.name)]), slug(name)])
     page = render_page(table, version=f"cmkd {__version__}", figure=f"{stem}.svg")
     files = {
         f"{stem}.md": page.encode(),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from cmkd.report.evidence import Evidence, Trial
 from cmkd.report.statistics import Interval, group_interval, mean_sd, t_interval
+
+Epoch = Literal["selected", "last"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,21 @@ class TestSet:
     folds: tuple[int, ...]
 
     @property
+    def units(self) -> np.ndarray:
+        """Int "N": equal for clips of one group, and unique to every clip that has none."""
+        keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @property
     def grouped(self) -> bool:
         """Whether clips share groups (sessions), so that they are not independent."""
-        return 1 < len(set(self.groups)) < len(self.groups)
+        return 1 < len(set(self.units.tolist())) < len(self.groups)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups by name, without the clips that have none."""
+        return tuple(sorted(set(self.groups) - {""}))
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,10 @@ class Outcomes:
     selected: np.ndarray
     last: np.ndarray
     partial: Mapping[int, tuple[int, ...]]
-    run_ids: tuple[str, ...]
+
+    def right(self, epoch: Epoch) -> np.ndarray:
+        """Bool "S N" at `epoch`."""
+        return self.selected if epoch == "selected" else self.last
 
 
 @dataclass(frozen=True)
@@ -44,12 +62,14 @@ class Score:
     """Accuracy of one arm in [0, 100]: mean, SD over seeds, one value per complete seed.
 
     `sd` is None for one seed, `mean` for none, `interval` where no interval can be formed.
+    `deterministic`: the seed decides nothing, so that equal values are no measured spread of 0.
     """
 
     mean: float | None
     sd: float | None
     interval: Interval | None
     per_seed: tuple[float, ...]
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,40 +110,50 @@ def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
         selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
         last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
         partial={seed: folds for seed, folds in lacking.items() if folds},
-        run_ids=tuple(trial.run_id for folds in pooled for trial in folds),
     )
 
 
-def score(right: np.ndarray, test: TestSet) -> Score:
-    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold."""
+def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
+    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold.
+
+    An arm that is `seedless` (its method draws nothing) and indeed got the same clips right with
+    two or more seeds is `deterministic`: it has no SD, and an interval over groups alone.
+    """
     if not len(right):
         return Score(None, None, None, ())
     per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
     mean, sd = mean_sd(per_seed)
+    if seedless and len(right) > 1 and bool((right == right[0]).all()):
+        return Score(mean, None, _interval(100.0 * right[:1], test), per_seed, True)
     return Score(mean, sd, _interval(100.0 * right, test), per_seed)
 
 
-def difference(arm: Outcomes, reference: Outcomes, name: str, test: TestSet) -> Difference:
-    """Selected-epoch accuracy of `arm` minus that of `reference`, called `name`, by seed.
+def difference(
+    arm: Outcomes, reference: Outcomes, name: str, test: TestSet, epoch: Epoch = "selected"
+) -> Difference:
+    """Accuracy of `arm` at `epoch` minus that of `reference`, called `name`, by seed.
 
     The interval is the paired t interval over seeds; where the test set has groups it is the
-    bootstrap over groups of the clips' differences, averaged over seeds.
+    bootstrap of the clips' differences over groups and seeds.
     """
     shared = [seed for seed in arm.seeds if seed in reference.seeds]
     if not shared:
         return Difference(name, None, None, 0)
-    ours = arm.selected[[arm.seeds.index(seed) for seed in shared]]
-    theirs = reference.selected[[reference.seeds.index(seed) for seed in shared]]
+    ours = arm.right(epoch)[[arm.seeds.index(seed) for seed in shared]]
+    theirs = reference.right(epoch)[[reference.seeds.index(seed) for seed in shared]]
     delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
     return Difference(name, float(delta.mean()), _interval(delta, test), len(shared))
 
 
 def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
-    """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds."""
+    """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds.
+
+    Clips without a group are in none of them.
+    """
     names = np.array(test.groups)
     return {
         group: 100 * float(arm.selected[:, names == group].mean()) if arm.seeds else None
-        for group in sorted(set(test.groups))
+        for group in test.group_names
     }
 
 
@@ -140,7 +170,7 @@ def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | 
 
 def _interval(values: np.ndarray, test: TestSet) -> Interval | None:
     if test.grouped:
-        return group_interval(values.mean(axis=0), test.groups)
+        return group_interval(values, test.units)
     return t_interval([float(value) for value in values.mean(axis=1)])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cmkd.config.sweep import Sweep
 from cmkd.config.trial import Setting
-from cmkd.errors import InputError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.runs import metric, number, one_value, place, tag
 from cmkd.tracking.records import RunRecord, RunStore
@@ -30,9 +30,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The RGB teacher of one fold; accuracies in [0, 100], None where its run is not there."""
+    """The RGB teacher of one fold; accuracies in [0, 100].
+
+    All but `teacher_id` is None where its run is not in the store.
+    """
 
     teacher_id: str
+    run_id: str | None
+    commit: str | None
     selected: float | None
     last: float | None
 
@@ -43,6 +48,7 @@ class Evidence:
 
     `folds` are those with any finished trial; `fold_count` is how many the data set has, None
     where the runs do not say. `seeds` are all seeds any run of these arms was started with.
+    `commits` are those of the finished trials.
     """
 
     data: str
@@ -58,28 +64,33 @@ class Evidence:
     commits: tuple[str, ...]
 
 
-def collect(store: RunStore, sweep: Sweep, data: str) -> Evidence:
+def collect(store: RunStore, sweep: Sweep, data: str, *, command: str | None = None) -> Evidence:
     """Gather the runs of the arms of `sweep` on the data set whose name or id is `data`.
 
-    Runs are chosen by whole setting (tag ``setting_id``), never by single parameters.
+    Runs are chosen by whole setting (tag ``setting_id``), never by single parameters. `command`
+    is what the user is told to run where there is nothing, or a run has to be made again; by
+    default the sweep by its name.
 
     Raises:
         InputError: no finished run; runs of several data versions, selection rules or teachers;
             a trial that is there twice; a metric that is missing, not finite or not what the
-            predictions say. The message names the runs and the remedy.
+            predictions say; predictions that are not where the store keeps them. The message
+            names the runs and the remedy.
+        InfrastructureError: the store does not answer.
     """
+    command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
     arms = {arm.setting.id: arm for arm in sweep.arms}
     runs = [run for run in _trials_on(store, data) if run.tags.get("setting_id") in arms]
     finished = [run for run in runs if run.status == "FINISHED"]
     if not finished:
-        raise _nothing(store, sweep, data)
+        raise _nothing(store, sweep, data, command)
     finished.sort(key=lambda run: (list(arms).index(tag(run, "setting_id")), *place(run)))
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
     _refuse_twins(finished)
     runs = [run for run in runs if run.tags.get("data_id") == data_id]
-    trials = tuple(_read(store, run) for run in finished)
+    trials = tuple(_read(store, run, command) for run in finished)
     _refuse_other_clips(trials)
     distilled = [run for run in finished if _distils(arms[tag(run, "setting_id")].setting)]
     counts = {int(run.tags["folds"]) for run in finished if run.tags.get("folds", "").isdigit()}
@@ -108,13 +119,13 @@ def _trials_on(store: RunStore, data: str) -> Sequence[RunRecord]:
     )
 
 
-def _nothing(store: RunStore, sweep: Sweep, data: str) -> InputError:
+def _nothing(store: RunStore, sweep: Sweep, data: str, command: str) -> InputError:
     trials = store.find({"kind": "trial"})
     known = sorted({run.tags.get("data", "") for run in trials if run.status == "FINISHED"})
     other = f" (it has finished trials on: {', '.join(known)})" if known else ""
     return InputError(
         f"the store has no finished trial of sweep {sweep.spec.name!r} on data {data!r}{other}; "
-        f"run: cmkd sweep {sweep.spec.name} --data {data}"
+        f"run: {command}"
     )
 
 
@@ -130,8 +141,8 @@ def _refuse_twins(runs: Iterable[RunRecord]) -> None:
         seen[key] = run.run_id
 
 
-def _read(store: RunStore, run: RunRecord) -> Trial:
-    predictions = parse_predictions(store.read_text(run.run_id, "predictions.csv"), run.run_id)
+def _read(store: RunStore, run: RunRecord, command: str) -> Trial:
+    predictions = parse_predictions(_artifact(store, run, command), run.run_id)
     for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
         logged, counted = metric(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:
@@ -140,6 +151,20 @@ def _read(store: RunStore, run: RunRecord) -> Trial:
                 f"{counted:.4f}; delete that run and sweep again"
             )
     return Trial(run.run_id, tag(run, "setting_id"), *place(run), predictions)
+
+
+def _artifact(store: RunStore, run: RunRecord, command: str) -> str:
+    try:
+        return store.read_text(run.run_id, "predictions.csv")
+    except InfrastructureError as error:
+        # A store that still answers has lost the file; one that does not raises here again.
+        store.find({"trial_id": run.trial_id})
+        raise InputError(
+            f"run {run.run_id} has no readable predictions.csv ({error}); put the folder of "
+            "artifacts back where it was when the run was made (artifact_uri in: mlflow runs "
+            f"describe --run-id {run.run_id}), or delete that run and run the sweep again: "
+            f"{command}"
+        ) from error
 
 
 def _refuse_other_clips(trials: Iterable[Trial]) -> None:
@@ -167,9 +192,15 @@ def _teachers(store: RunStore, distilled: Sequence[RunRecord]) -> dict[int, Teac
 def _teacher(runs: Sequence[RunRecord], teacher_id: str) -> Teacher:
     found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
     if not found:
-        return Teacher(teacher_id, None, None)
+        return Teacher(teacher_id, None, None, None, None)
     if len(found) > 1:
         ids = ", ".join(sorted(run.run_id for run in found))
         raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
-    last = metric(found[0], "test_acc_last") if "test_acc_last" in found[0].metrics else None
-    return Teacher(teacher_id, metric(found[0], "test_acc"), last)
+    run = found[0]
+    return Teacher(
+        teacher_id,
+        run.run_id,
+        run.tags.get("git_commit", "unknown"),
+        metric(run, "test_acc"),
+        metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,
+    )

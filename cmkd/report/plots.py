@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cmkd.report.tables import Measured, Row, Table
-from cmkd.report.wording import folds_text, interval_text, kd_text, notice_text
+from cmkd.report.wording import folds_text, interval_text, kd_text, notice_text, seeds_text
 
 # Okabe and Ito's palette: told apart with any common colour vision, and by marker in grey print.
 IN_PAPER = "#0072B2"
@@ -56,11 +56,13 @@ def _draw_ours(axes: Axes, rows: list[Row], table: Table) -> None:
         _draw_arm(axes, position, row.measured, IN_PAPER if row.printed else OUTSIDE)
     if table.teacher is not None and table.teacher.selected is not None:
         axes.axvline(table.teacher.selected, color=TEACHER, linestyle="--", linewidth=1.5)
-    clips = len(table.test.clips)
+    lines = [
+        f"accuracy on {table.evidence.data} (%)",
+        f"{len(table.test.clips)} test clips, {folds_text(table)}",
+        seeds_text(table),
+    ]
     axes.set_title("measured here", fontsize=10)
-    axes.set_xlabel(
-        _plain(f"accuracy on {table.evidence.data} (%)\n{clips} test clips, {folds_text(table)}")
-    )
+    axes.set_xlabel(_plain("\n".join(line for line in lines if line is not None)))
     _style(axes)
 
 
@@ -76,7 +78,8 @@ def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> Non
     axes.plot(score.mean, position, "D", color=colour, markersize=7, zorder=3)
     below = [position + 0.27] * len(score.per_seed)
     axes.plot(score.per_seed, below, "o", color=colour, alpha=0.55, markersize=4.5, mew=0)
-    _write_value(axes, score.mean, position, f"{score.mean:.1f}  n = {len(score.per_seed)}")
+    seeds = "deterministic" if score.deterministic else f"n = {len(score.per_seed)}"
+    _write_value(axes, score.mean, position, f"{score.mean:.1f}  {seeds}")
 
 
 def _draw_paper(axes: Axes, rows: list[Row], column: str) -> None:
@@ -138,12 +141,13 @@ def _legend(table: Table) -> list[Line2D]:
         face = face or colour
         return Line2D([], [], ls="", marker=shape, color=colour, mfc=face, label=_plain(label))
 
+    interval = textwrap.fill(f"95 % interval: {interval_text(table)}", 56)
     handles = [
         marker("D", IN_PAPER, "row of the paper, mean over seeds"),
         marker("D", OUTSIDE, "not in the paper, mean over seeds"),
         marker("D", GREY, "value printed in the paper", "white"),
         marker("o", GREY, "one seed"),
-        Line2D([], [], color=GREY, linewidth=2.5, label=f"95 % interval: {interval_text(table)}"),
+        Line2D([], [], color=GREY, linewidth=2.5, label=interval),
     ]
     if table.teacher is not None and table.teacher.selected is not None:
         label = f"RGB teacher, {table.teacher.selected:.1f} %"

@@ -41,32 +41,40 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     return Interval(mean - half, mean + half)
 
 
-def group_interval(values: np.ndarray, groups: Sequence[str], *, seed: int = 0) -> Interval | None:
-    """Percentile bootstrap of the mean of `values` ("N") over whole groups of items.
+def group_interval(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> Interval | None:
+    """Percentile bootstrap of the mean of `values` ("S N": seeds, items) over seeds and groups.
 
-    Groups, not items, are resampled with replacement, as items of one group (clips of one
-    recording session) are not independent; a resample's mean is over all its items. None for
-    fewer than two groups. With few groups such an interval tends to be too narrow.
+    Every resample draws S seeds and, independently, as many groups as there are, both with
+    replacement, and takes the mean over all items of the drawn groups in the drawn seeds. Groups,
+    not items, are drawn because items of one group (clips of one recording session) are not
+    independent; all seeds see the same draw of groups, because they were tested on the same ones.
+    Values that are differences of two arms keep their pairs in this way. With one seed the
+    interval holds the spread of the groups alone.
+
+    None for fewer than two groups. With few groups or seeds a percentile interval tends to be
+    too narrow: with two seeds, half of all resamples hold one of them twice.
+
+    Args:
+        values: Float "S N".
+        groups: "N", the group of every item.
+        seed: of the resampling.
     """
-    names, membership = np.unique(np.asarray(groups), return_inverse=True)
+    names, membership = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return None
-    sums = np.bincount(membership, weights=values)
-    counts = np.bincount(membership).astype(float)
-    result = stats.bootstrap(
-        (sums, counts),
-        _ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
+    counts = np.bincount(membership)
+    sums = np.stack([np.bincount(membership, weights=one) for one in values])
+    rng = np.random.default_rng(seed)
+    drawn_seeds = _draws(rng, len(values))
+    drawn_groups = _draws(rng, len(names))
+    # "R S" @ "S G" gives each resample's sums by group; its groups' weights do the rest.
+    totals = ((drawn_seeds @ sums) * drawn_groups).sum(axis=1)
+    means = totals / (len(values) * (drawn_groups @ counts))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, (tail, 1 - tail))
     return Interval(float(low), float(high))
 
 
-def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
-    ratio: np.ndarray = sums.sum(axis=axis) / counts.sum(axis=axis)
-    return ratio
+def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
+    """How often each of `count` things is in each resample: Int "R count", rows sum to `count`."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)

@@ -10,6 +10,7 @@ from cmkd.config.trial import Setting
 from cmkd.errors import ConfigError
 from cmkd.report.cells import (
     Difference,
+    Epoch,
     Outcomes,
     Score,
     TestSet,
@@ -29,7 +30,10 @@ FEW_SEEDS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """What an arm gave. A difference is None where the sweep has no arm to compare with."""
+    """What an arm gave. A difference is None where the sweep has no arm to compare with.
+
+    Differences are of the selected epoch unless their names say `last`.
+    """
 
     arm: Arm
     outcomes: Outcomes
@@ -37,6 +41,8 @@ class Measured:
     last: Score
     to_baseline: Difference | None
     to_control: Difference | None
+    last_to_baseline: Difference | None
+    last_to_control: Difference | None
     by_group: Mapping[str, float | None]
 
 
@@ -103,18 +109,20 @@ def _measure(
     pooled: Mapping[str, Outcomes],
     test: TestSet,
 ) -> Measured:
-    def against(reference: str) -> Difference | None:
+    def against(reference: str, epoch: Epoch) -> Difference | None:
         other = _same_schedule(sweep, reference, arm.setting)
-        return difference(own, pooled[other.name], other.name, test) if other else None
+        return difference(own, pooled[other.name], other.name, test, epoch) if other else None
 
-    own = pooled[arm.name]
+    own, seedless = pooled[arm.name], arm.setting.model == "motion_svm"
     return Measured(
         arm=arm,
         outcomes=own,
-        selected=score(own.selected, test),
-        last=score(own.last, test),
-        to_baseline=against(published.baseline),
-        to_control=against(published.control),
+        selected=score(own.selected, test, seedless=seedless),
+        last=score(own.last, test, seedless=seedless),
+        to_baseline=against(published.baseline, "selected"),
+        to_control=against(published.control, "selected"),
+        last_to_baseline=against(published.baseline, "last"),
+        last_to_control=against(published.control, "last"),
         by_group=group_accuracies(own, test) if test.grouped else {},
     )
 

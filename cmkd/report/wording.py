@@ -12,7 +12,10 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def score_text(score: Score, table: Table) -> str:
-    """``60.0 ± 1.7 (5 seeds)``; ``(3 of 5 seeds)`` when some are missing; a mark below three."""
+    """``60.0 ± 1.7 (5 seeds)``; ``(3 of 5 seeds)`` when some are missing; a mark below three.
+
+    ``55.0 (deterministic)`` where the seed decides nothing, so that few seeds are no weakness.
+    """
     if score.mean is None:
         return f"{DASH} (0 seeds)"
     done, planned = len(score.per_seed), len(table.evidence.seeds)
@@ -20,6 +23,9 @@ def score_text(score: Score, table: Table) -> str:
     seeds = f"{done} of {planned} seeds" if done < planned else plural(done, "seed")
     folds = len(table.evidence.folds)
     times = f" {_TIMES} {folds} folds" if folds > 1 else ""
+    if score.deterministic:
+        lacking = f", {seeds}" if done < planned else ""
+        return f"{score.mean:.1f} (deterministic{lacking}{times})"
     mark = f" {FEW_MARK}" if done < FEW_SEEDS else ""
     return f"{score.mean:.1f}{spread} ({seeds}{times}){mark}"
 
@@ -69,9 +75,39 @@ def folds_text(table: Table) -> str:
 def interval_text(table: Table) -> str:
     """How the 95 % intervals were formed."""
     if table.test.grouped:
-        groups = plural(len(set(table.test.groups)), "group")
-        return f"bootstrap over {groups} of clips, seeds averaged within a clip"
+        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
+        alone = table.test.groups.count("")
+        if alone:
+            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
+        return f"bootstrap over {groups} and over seeds{_one_seed(table)}"
     return "Student's t over seeds"
+
+
+def _one_seed(table: Table) -> str:
+    measured = [row.measured for row in table.rows if row.measured is not None]
+    if any(len(one.selected.per_seed) == 1 for one in measured):
+        return " (one seed: over groups alone)"
+    return ""
+
+
+def seeds_text(table: Table) -> str | None:
+    """That fewer seeds were run than the sweep asks for; None where it got them all."""
+    run, wanted = len(table.evidence.seeds), table.sweep.spec.seeds
+    return (
+        f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
+        if run < wanted
+        else None
+    )
+
+
+def commits_text(table: Table) -> str:
+    """``trials of commit a``, and the teachers' commits where they are others."""
+    evidence = table.evidence
+    teachers = sorted({one.commit for one in evidence.teachers.values() if one.commit is not None})
+    text = f"trials of commit {', '.join(evidence.commits)}"
+    if teachers and tuple(teachers) != evidence.commits:
+        text += f"; teachers of commit {', '.join(teachers)}"
+    return text
 
 
 def notice_text(table: Table) -> tuple[str, str]:

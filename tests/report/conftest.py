@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.errors import InfrastructureError
 from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
 
 SPEC = """
@@ -32,6 +33,7 @@ class MemoryStore:
         self.sweep = sweep
         self.runs: list[RunRecord] = []
         self.texts: dict[str, str] = {}
+        self.down_when_asked_for: str | None = None
 
     def trial(
         self,
@@ -84,24 +86,34 @@ class MemoryStore:
         )
         return run_id
 
-    def teacher(self, fold: int, accuracy: float) -> None:
+    def teacher(self, fold: int, accuracy: float, *, commit: str = "c0ffee") -> None:
         """Add the finished run of the teacher of `fold`."""
         self.runs.append(
             RunRecord(
                 run_id=f"run-teacher-{fold}",
                 trial_id=f"teacher-{fold}",
                 status="FINISHED",
-                tags={"kind": "teacher", "fold": str(fold), "data": "made-up", "data_id": "d1"},
+                tags={
+                    "kind": "teacher",
+                    "fold": str(fold),
+                    "data": "made-up",
+                    "data_id": "d1",
+                    "git_commit": commit,
+                },
                 params={},
                 metrics={"test_acc": accuracy, "test_acc_last": accuracy},
             )
         )
 
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        if self.down_when_asked_for is not None and self.down_when_asked_for in tags:
+            raise InfrastructureError("tracking store: it does not answer")
         return [run for run in self.runs if tags.items() <= run.tags.items()]
 
     def read_text(self, run_id: str, name: str) -> str:
         assert name == "predictions.csv"
+        if run_id not in self.texts:
+            raise InfrastructureError("tracking store: no such artifact")
         return self.texts[run_id]
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:

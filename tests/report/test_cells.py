@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from conftest import MemoryStore
 
 
+def _first(count: int) -> list[int]:
+    return [1] * count + [0] * (10 - count)
+
+
 def arm(store: MemoryStore, evidence: Evidence, name: str) -> Outcomes:
     return outcomes(evidence, store.sweep.arm(name).setting.id)
 
@@ -69,7 +73,6 @@ def test_folds_are_pooled_by_clip(store: MemoryStore) -> None:
     assert test.clips == ("f0/0000", "f2/0000", "f2/0001", "f2/0002")
     assert control.seeds == (0,)
     assert control.partial == {1: (0,)}
-    assert control.run_ids == ("run-control-0-0", "run-control-0-2")
     assert score(control.selected, test).per_seed == (50.0,)
     assert fold_weighted({0: 100.0, 2: 60.0}, test) == 70.0
     assert fold_weighted({0: 100.0}, test) is None
@@ -86,12 +89,82 @@ def test_groups_decide_the_interval(store: MemoryStore) -> None:
     test = shared_test_set(evidence)
     spatial, control = (arm(store, evidence, name) for name in ("spatial", "control"))
     assert test.grouped
-    # Averaged over seeds, session s1 gains 75 points and s2 none; resamples are 0, 37.5 or 75.
+    # Session s1 gains 100 points with one seed and 50 with the other, s2 none: seed 0 alone with
+    # s1 alone gives 100 in one resample of 16.
     delta = difference(spatial, control, "control", test)
     assert delta.mean == pytest.approx(37.5)
     assert delta.interval is not None
-    assert (delta.interval.low, delta.interval.high) == (0.0, 75.0)
+    assert (delta.interval.low, delta.interval.high) == (0.0, 100.0)
     assert group_accuracies(spatial, test) == {"s1": 75.0, "s2": 0.0}
+
+
+def test_seeds_that_disagree_widen_a_grouped_interval(store: MemoryStore) -> None:
+    groups = ["s1"] * 5 + ["s2"] * 5
+    right = {
+        "control": ([1, 1, 0, 0, 0], [1, 1, 0, 0, 0]),
+        "spatial": ([1, 0, 0, 0, 0], [1, 1, 1, 0, 0]),
+    }
+    for name, seeds in right.items():
+        for seed, half in enumerate(seeds):
+            store.trial(name, seed, half * 2, groups=groups)
+    evidence = collect(store, store.sweep, "made-up")
+    spatial, control = (arm(store, evidence, name) for name in ("spatial", "control"))
+    # -20 points with one seed and +20 with the other, in both groups alike.
+    delta = difference(spatial, control, "control", shared_test_set(evidence))
+    assert delta.interval is not None
+    assert delta.mean == pytest.approx(0)
+    assert (delta.interval.low, delta.interval.high) == pytest.approx((-20, 20))
+
+
+def test_clips_without_a_group_are_groups_of_their_own(store: MemoryStore) -> None:
+    groups = ["s1"] * 2 + [""] * 8
+    store.trial("control", 0, [1, 1] + [1, 0] * 4, groups=groups)
+    store.trial("control", 0, [1, 0], groups=["s1", ""], fold=1)
+    evidence = collect(store, store.sweep, "made-up")
+    test = shared_test_set(evidence)
+    assert test.grouped
+    assert test.group_names == ("s1",)
+    # The clips of s1 share a number across folds; the others share theirs with no clip.
+    units = test.units.tolist()
+    assert units[0] == units[1] == units[10]
+    assert len(set(units)) == 1 + 9
+    assert group_accuracies(arm(store, evidence, "control"), test) == {"s1": 100.0}
+    cell = score(arm(store, evidence, "control").selected, test)
+    # As one group, the clips without one would make resamples of 44 %, 67 % or 100 % alone.
+    assert cell.interval is not None
+    assert cell.interval.low < 44 and 80 < cell.interval.high < 100
+
+
+def test_differences_at_the_last_epoch(full_store: MemoryStore) -> None:
+    full_store.trial("control", 3, _first(5), last=_first(5))
+    full_store.trial("spatial", 3, _first(5), last=_first(9))
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    spatial, control = (arm(full_store, evidence, name) for name in ("spatial", "control"))
+    test = shared_test_set(evidence)
+    # Pairs 60-40, 70-50, 70-40, 90-50
+    last = difference(spatial, control, "control", test, "last")
+    assert last.mean == pytest.approx(27.5)
+    assert last.interval is not None
+    # SD sqrt(275 / 3), t(0.975, 3) = 3.182446
+    half = 3.182446 * (275 / 3) ** 0.5 / 2
+    assert last.interval.low == pytest.approx(27.5 - half, abs=1e-4)
+    assert difference(spatial, control, "control", test).mean == pytest.approx(17.5)
+
+
+def test_what_no_seed_changes_has_no_spread(store: MemoryStore) -> None:
+    for seed in (0, 1):
+        store.trial("control", seed, [1, 0, 1, 0])
+        store.trial("spatial", seed, [1, 0, 1, seed])
+    evidence = collect(store, store.sweep, "made-up")
+    test = shared_test_set(evidence)
+    same, other = (arm(store, evidence, name).selected for name in ("control", "spatial"))
+    cell = score(same, test, seedless=True)
+    assert (cell.mean, cell.sd, cell.interval, cell.deterministic) == (50.0, None, None, True)
+    # A student may get the same clips right with all its seeds, by chance or because it knows all.
+    assert score(same, test).sd == 0.0
+    assert not score(same, test).deterministic
+    assert not score(other, test, seedless=True).deterministic
+    assert not score(same[:1], test, seedless=True).deterministic
 
 
 def test_every_clip_its_own_group_is_no_grouping(store: MemoryStore) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.errors import InputError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.evidence import collect
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def test_what_is_gathered(full_store: MemoryStore) -> None:
     assert dict(found.unfinished) == {"RUNNING": 1}
     teacher = found.teachers[0]
     assert (teacher.teacher_id, teacher.selected, teacher.last) == ("teacher-0", 90.0, 90.0)
+    assert (teacher.run_id, teacher.commit) == ("run-teacher-0", "c0ffee")
 
 
 def test_order_of_the_store_does_not_matter(full_store: MemoryStore) -> None:
@@ -66,6 +67,8 @@ def test_nothing_there_says_what_to_run(store: MemoryStore) -> None:
     with pytest.raises(InputError, match="no finished trial"):
         collect(store, store.sweep, "made-up")
     store.trial("control", 1, RIGHT)
+    with pytest.raises(InputError, match="run: cmkd sweep my.yaml$"):
+        collect(store, store.sweep, "egogestar", command="cmkd sweep my.yaml")
     with pytest.raises(InputError, match="it has finished trials on: made-up"):
         collect(store, store.sweep, "egogestar")
 
@@ -134,6 +137,21 @@ def test_a_missing_metric_is_refused(store: MemoryStore) -> None:
     store.trial("control", 0, RIGHT)
     store.runs[0] = replace(store.runs[0], metrics={"test_acc": 75.0})
     with pytest.raises(InputError, match="metric test_acc_last is None"):
+        collect(store, store.sweep, "made-up")
+
+
+def test_lost_predictions_name_the_run_and_the_remedy(store: MemoryStore) -> None:
+    run_id = store.trial("control", 0, RIGHT)
+    del store.texts[run_id]
+    command = "cmkd sweep my.yaml --data made-up"
+    with pytest.raises(InputError, match=f"run {run_id} .*no such artifact.*: {command}$"):
+        collect(store, store.sweep, "made-up", command=command)
+
+
+def test_a_store_that_died_is_no_lost_file(store: MemoryStore) -> None:
+    del store.texts[store.trial("control", 0, RIGHT)]
+    store.down_when_asked_for = "trial_id"
+    with pytest.raises(InfrastructureError, match="does not answer"):
         collect(store, store.sweep, "made-up")
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
 from cmkd.report.markdown import escape, render_notice, render_page, render_table
 from cmkd.report.published import load_published
@@ -135,10 +137,75 @@ def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0, 1], groups=groups)
     store.trial("spatial", 0, [1, 1, 0], groups=groups)
     text = page(store)
-    assert "bootstrap over 2 groups of clips" in text
+    assert "bootstrap over 2 groups of clips and over seeds (one seed: over groups alone)" in text
     assert "| Group | Clips | baseline | spatial | temporal | both | control |" in text
     assert "| s2 | 1 | — | 0.0 | — | — | 100.0 |" in text
     assert "| s\\|1 | 2 | — | 100.0 | — | — | 50.0 |" in text
+
+
+def test_clips_without_a_group_are_told(store: MemoryStore) -> None:
+    for seed in (0, 1):
+        store.trial("control", seed, [1, 0, 1, 1], groups=["s1", "s1", "", ""])
+    text = page(store)
+    alone = "1 group of clips (2 clips without one: each a group of its own) and over seeds."
+    assert alone in text
+    groups = text.partition("## Accuracy per group")[2].partition("##")[0].strip().splitlines()
+    assert groups[2:] == ["| s1 | 2 | — | — | — | — | 50.0 |"]
+
+
+def test_the_last_epoch_has_its_differences(full_store: MemoryStore) -> None:
+    full_store.trial("control", 3, [1] * 5 + [0] * 5)
+    full_store.trial("spatial", 3, [0] * 10, last=[1] * 10)
+    text = page(full_store)
+    section = text.partition("## Differences at the last epoch")[2].partition("##")[0]
+    head, _, *lines = section.strip().splitlines()
+    assert head == "| Arm | Last epoch | Δ to baseline \\[95 % CI\\] | Δ to control \\[95 % CI\\] |"
+    spatial = next(line for line in lines if line.startswith("| spatial |"))
+    assert "| 75.0 ± 17.3 (4 seeds) | +26.7 " in spatial
+    assert "| +30.0 " in spatial
+    assert len(lines) == 5
+
+
+def test_a_sweep_cut_short_is_told(store: MemoryStore) -> None:
+    store.trial("control", 0, [1, 0])
+    store.trial("control", 1, [1, 0], status="RUNNING")
+    assert "- Seeds: 2 seeds run, spec asks for 3 seeds." in page(store)
+    store.trial("control", 2, [1, 0])
+    assert "spec asks for" not in page(store)
+
+
+def test_commits_of_teachers_are_told_where_they_differ(store: MemoryStore) -> None:
+    store.trial("spatial", 0, [1, 0])
+    store.trial("spatial", 0, [1, 0], fold=1)
+    store.teacher(0, 90.0)
+    assert "; trials of commit c0ffee; report by" in page(store)
+    store.teacher(1, 90.0, commit="0ld")
+    assert "; trials of commit c0ffee; teachers of commit 0ld, c0ffee; report by" in page(store)
+
+
+def test_the_runs_behind_every_arm(store: MemoryStore) -> None:
+    store.trial("spatial", 1, [1, 0])
+    store.trial("spatial", 0, [1, 0])
+    store.teacher(0, 90.0)
+    section = page(store).partition("## Runs")[2].partition("##")[0]
+    assert "| spatial | 0/0 run-spat, 1/0 run-spat |" in section
+    assert "| both | — |" in section
+    assert "| RGB teacher (by fold) | 0 run-teac |" in section
+
+
+def test_a_deterministic_arm_shows_no_spread(
+    store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    store.sweep = make_sweep("  motion_svm: {model: [motion_svm]}\n")
+    for seed in (0, 1):
+        store.trial("motion_svm", seed, [1, 0])
+    assert row(store, "motion_svm")[5] == "50.0 (deterministic)"
+    store.trial("both", 2, [1, 0])
+    assert row(store, "motion_svm")[5] == "50.0 (deterministic, 2 of 3 seeds)"
+    for seed in (0, 1, 2):
+        store.trial("motion_svm", seed, [1, 0], fold=1)
+    store.trial("motion_svm", 2, [1, 0])
+    assert row(store, "motion_svm")[5] == "50.0 (deterministic × 2 folds)"
 
 
 def test_hostile_names_reach_no_format(store: MemoryStore) -> None:

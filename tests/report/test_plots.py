@@ -41,6 +41,14 @@ def test_every_seed_changes_the_picture(full_store: MemoryStore) -> None:
     assert render_figure(build(full_store), "svg") != before
 
 
+def test_a_long_legend_stays_inside(store: MemoryStore) -> None:
+    store.trial("control", 0, [1, 0, 1, 1], groups=["s1", "s1", "", ""], tags={"folds": "12"})
+    store.teacher(0, 90.0)
+    png = imread(io.BytesIO(render_figure(build(store), "png")), format="png")
+    for edge in (png[:, :4], png[:, -4:]):
+        assert (edge[..., :3] == 1).all()
+
+
 def test_gaps_and_odd_names_are_drawn(store: MemoryStore) -> None:
     name = "$x^{$ <b> & \\frac"
     store.trial("control", 0, [1, 0], tags={"data": name})

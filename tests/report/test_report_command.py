@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.report import app
+from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import InputError
 from cmkd.tracking.mlflow_store import open_store
@@ -19,36 +20,41 @@ from cmkd.tracking.records import RunIdentity
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 
+def fill(place: str, folder: Path, *, seeds: int) -> None:
+    """Runs of every arm of the shipped sweep and of the teacher, as made from `folder`."""
+    store = open_store(place)
+    common = {"data": "synthetic", "data_id": "d1", "data_kind": "embedded", "fold": "0"}
+    for number, arm in enumerate(load_sweep("ablation").arms):
+        for seed in range(seeds):
+            right = 3 + number + seed
+            tags = common | {
+                "kind": "trial",
+                "arm": arm.name,
+                "setting_id": arm.setting.id,
+                "seed": str(seed),
+                "teacher": "t1",
+                "selection": "best validation",
+                "git_commit": "c0ffee",
+            }
+            name = f"{arm.name}-{seed}"
+            run_id = store.open(RunIdentity(name, "ablation", name, tags, {}), {})
+            rows = [f"clip{i},,1,{int(i < right)},{int(i < right)}" for i in range(10)]
+            path = folder / "predictions.csv"
+            path.write_text("\n".join(["clip,group,label,selected,last", *rows]))
+            accuracies = {"test_acc": 10.0 * right, "test_acc_last": 10.0 * right}
+            store.close(run_id, "FINISHED", summary=accuracies, files=[path])
+    tags = common | {"kind": "teacher", "teacher": "t1"}
+    run_id = store.open(RunIdentity("t1", "ablation", "teacher", tags, {}), {})
+    store.close(run_id, "FINISHED", summary={"test_acc": 90.0, "test_acc_last": 91.0})
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store with two seeds of every arm of the shipped sweep and the teacher."""
+    """The address of a store with two seeds."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        store = open_store(f"sqlite:///{folder}/mlflow.db")
-        common = {"data": "synthetic", "data_id": "d1", "data_kind": "embedded", "fold": "0"}
-        for number, arm in enumerate(load_sweep("ablation").arms):
-            for seed in (0, 1):
-                right = 3 + number + seed
-                tags = common | {
-                    "kind": "trial",
-                    "arm": arm.name,
-                    "setting_id": arm.setting.id,
-                    "seed": str(seed),
-                    "teacher": "t1",
-                    "selection": "best validation",
-                    "git_commit": "c0ffee",
-                }
-                name = f"{arm.name}-{seed}"
-                run_id = store.open(RunIdentity(name, "ablation", name, tags, {}), {})
-                rows = [f"clip{i},,1,{int(i < right)},{int(i < right)}" for i in range(10)]
-                path = folder / "predictions.csv"
-                path.write_text("\n".join(["clip,group,label,selected,last", *rows]))
-                accuracies = {"test_acc": 10.0 * right, "test_acc_last": 10.0 * right}
-                store.close(run_id, "FINISHED", summary=accuracies, files=[path])
-        tags = common | {"kind": "teacher", "teacher": "t1"}
-        run_id = store.open(RunIdentity("t1", "ablation", "teacher", tags, {}), {})
-        store.close(run_id, "FINISHED", summary={"test_acc": 90.0, "test_acc_last": 91.0})
+        fill(f"sqlite:///{folder}/mlflow.db", folder, seeds=2)
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -86,8 +92,47 @@ def test_no_runs_on_that_data(uri: str, tmp_path: Path) -> None:
     _, _, error = run("--tracking-uri", uri, "--data", "egogestar", "--out", str(tmp_path / "x"))
     assert isinstance(error, InputError)
     assert "it has finished trials on: synthetic" in str(error)
-    assert "run: cmkd sweep ablation --data egogestar" in str(error)
+    assert f"run: cmkd sweep ablation --data egogestar --tracking-uri {uri}" in str(error)
     assert not (tmp_path / "x").exists()
+
+
+def own_spec(folder: Path, name: str) -> Path:
+    """The shipped sweep under another name, in a file whose name needs quoting."""
+    path = folder / "my sweep.yaml"
+    text = packaged("sweeps", "ablation.yaml").read_text()
+    path.write_text(text.replace("name: ablation", f"name: {name}", 1))
+    return path
+
+
+def test_the_hint_repeats_the_spec_as_it_was_given(uri: str, tmp_path: Path) -> None:
+    path = own_spec(tmp_path, "mine")
+    _, _, error = run("--tracking-uri", uri, "--sweep", str(path), "--data", "other")
+    assert f"run: cmkd sweep '{path}' --data other" in str(error)
+
+
+def test_two_sweeps_on_one_data_set_have_files_of_their_own(uri: str, tmp_path: Path) -> None:
+    path, out = own_spec(tmp_path, "mine"), tmp_path / "out"
+    for spec in ("ablation", str(path)):
+        assert run("--tracking-uri", uri, "--sweep", spec, "--out", str(out))[0] == 0
+    names = [f"{stem}.md" for stem in ("table_4_mine_synthetic", "table_4_synthetic")]
+    assert sorted(one.name for one in out.glob("*.md")) == names
+
+
+def test_a_lost_artifact_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = f"sqlite:///{tmp_path}/mlflow.db"
+    fill(place, tmp_path, seeds=1)
+    arguments = ("--tracking-uri", place, "--out", str(tmp_path / "out"))
+    assert run(*arguments)[0] == 0
+    (tmp_path / "mlartifacts").rename(tmp_path / "moved")
+    _, _, error = run(*arguments)
+    assert isinstance(error, InputError)
+    assert error.exit_code == 2
+    baseline = load_sweep("ablation").arms[0].setting.id
+    runs = open_store(place).find({"setting_id": baseline})
+    assert f"run {runs[0].run_id} has no readable predictions.csv" in str(error)
+    assert f"mlflow runs describe --run-id {runs[0].run_id}" in str(error)
+    assert f"sweep again: cmkd sweep ablation --data synthetic --tracking-uri {place}" in str(error)
 
 
 def test_no_store_at_all_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

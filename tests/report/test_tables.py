@@ -103,6 +103,32 @@ def test_differences_compare_equal_schedules(
     assert (svm.measured.to_baseline.reference, svm.measured.to_baseline.mean) == ("baseline", 20)
 
 
+def test_differences_of_both_epochs(full_store: MemoryStore) -> None:
+    full_store.trial("control", 3, [1] * 5 + [0] * 5)
+    full_store.trial("spatial", 3, [0] * 10, last=[1] * 10)
+    spatial = row_of(build(full_store), "spatial").measured
+    assert spatial is not None
+    assert spatial.to_control is not None and spatial.last_to_control is not None
+    assert spatial.to_control.mean == pytest.approx((20 + 20 + 30 - 50) / 4)
+    assert spatial.last_to_control.mean == pytest.approx((20 + 20 + 30 + 50) / 4)
+    assert spatial.last_to_baseline is not None
+    assert (spatial.last_to_baseline.reference, spatial.last_to_baseline.pairs) == ("baseline", 3)
+
+
+def test_only_the_svm_can_be_deterministic(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    full_store.sweep = make_sweep(LONG)
+    for seed in (0, 1, 2):
+        for name in ("motion_svm", "logits"):
+            full_store.trial(name, seed, [1] * 10)
+    table = build(full_store)
+    svm, logits = row_of(table, "motion_svm").measured, row_of(table, "logits").measured
+    assert svm is not None and logits is not None
+    assert (svm.selected.deterministic, svm.last.deterministic) == (True, True)
+    assert not logits.selected.deterministic
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
