@@ -38,14 +38,14 @@ class BiConvLSTM(nn.Module):
         state = inputs.new_zeros(batch, 2, self.hidden, *h_rec.shape[-2:])
         cell = torch.zeros_like(state)
         outputs: list[Tensor] = []
-        for step in range(steps):
-            total = inputs[:, step]
-            if step:
+        # unbind, and not an index per step, whose gradient would be a whole clip of zeros each.
+        for total in inputs.unbind(1):
+            if outputs:
                 total = total + self.from_state(state.flatten(1, 2)).unflatten(1, (2, -1))
             i, f, o, g = total.chunk(4, dim=2)
             cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
             state = torch.sigmoid(o) * torch.tanh(cell)
             outputs.append(state)
-        states = torch.stack(outputs, dim=1)
-        both = torch.cat([states[:, :, 0], states[:, :, 1].flip(1)], dim=2)
+        ahead, back = torch.stack(outputs, dim=1).unbind(2)
+        both = torch.cat([ahead, back.flip(1)], dim=2)
         return cast(Tensor, self.project(both.flatten(0, 1)).unflatten(0, (batch, steps)))
