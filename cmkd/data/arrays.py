@@ -21,11 +21,13 @@ from cmkd.config.data import InputConfig
 from cmkd.data.bitstream import probe
 from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
 from cmkd.data.datasets import Dataset
+from cmkd.data.files import make_folder, require_space
+from cmkd.data.manifest import MANIFEST_FILE, file_sha256
 from cmkd.data.pool import OnProgress, run_tasks
 from cmkd.data.views import View, apply_view, label_of, make_views
 from cmkd.errors import CmkdError, DataError, InfrastructureError
 
-READER = 1
+READER = 2
 """Raised when equal clips, views and inputs give other arrays than before."""
 
 SECONDS_PER_CLIP = 300.0
@@ -80,11 +82,12 @@ def ensure_arrays(
     Clips that no fold trains on get view 0 only. The folder appears complete or not at all.
 
     Raises:
-        DataError: a clip cannot be read; names the file.
+        DataError: a clip cannot be read or is not the one of the manifest; names the file.
+        InputError: the cache cannot be written.
         InfrastructureError: not enough free space.
     """
     folder = _folder(dataset, inputs, cache)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not (folder / _READY).exists():
             draft = folder.with_name(f".{folder.name}.tmp")
@@ -120,6 +123,8 @@ def _folder(dataset: Dataset, inputs: InputConfig, cache: Path) -> Path:
 @dataclass(frozen=True)
 class _ReadTask:
     path: Path
+    sha256: str
+    remedy: str
     views: tuple[View, ...]
     row: int
     inputs: InputConfig
@@ -134,9 +139,11 @@ def _build(
     draft.mkdir()
     _allocate(draft, _shapes(dataset, inputs, rows))
     _write_index(dataset, views, draft)
+    remedy = _remedy(dataset)
     tasks, row = [], 0
     for clip, mine in zip(dataset.clips, views, strict=True):
-        tasks.append(_ReadTask(dataset.root / clip.path, mine, row, inputs, draft))
+        path = dataset.root / clip.path
+        tasks.append(_ReadTask(path, clip.sha256, remedy, mine, row, inputs, draft))
         row += len(mine)
     results = run_tasks(_read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP)
     for done, (number, error) in enumerate(results, 1):
@@ -149,6 +156,12 @@ def _build(
         if on_progress:
             on_progress(done, len(tasks))
     (draft / _READY).write_text(json.dumps({"data": dataset.id, "rows": rows}))
+
+
+def _remedy(dataset: Dataset) -> str:
+    if dataset.info.kind == "embedded":
+        return f"remove {dataset.root} and run it again, which draws the clips anew"
+    return "prepare the data set again"
 
 
 def _views_of(dataset: Dataset) -> list[tuple[View, ...]]:
@@ -189,22 +202,6 @@ def _allocate(draft: Path, shapes: _Shapes) -> None:
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Look for `needed` bytes before mapping files into memory.
-
-    A memory map that meets a full disk kills the process.
-
-    Raises:
-        InfrastructureError: fewer are free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.05:
-        raise InfrastructureError(
-            f"{folder.parent}: {what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
-            "are free; make room or point CMKD_CACHE at another disk"
-        )
-
-
 def _write_index(dataset: Dataset, views: list[tuple[View, ...]], draft: Path) -> None:
     index = np.full((len(views), max(len(mine) for mine in views)), -1, np.int64)
     labels: list[int] = []
@@ -219,6 +216,7 @@ def _read_views(task: _ReadTask) -> None:
     import torch
 
     torch.set_num_threads(1)  # the workers already use every CPU
+    _check_content(task)
     maps = {name: np.lib.format.open_memmap(task.draft / f"{name}.npy", "r+") for name in _MAPPED}
     by_phase: dict[float, tuple[CompressedClip, RawClip]] = {}
     for row, view in enumerate(task.views, task.row):
@@ -233,6 +231,15 @@ def _read_views(task: _ReadTask) -> None:
         maps["motion"][row] = clip.motion
         maps["residual"][row] = clip.residual
         maps["frames"][row] = raw.frames
+
+
+def _check_content(task: _ReadTask) -> None:
+    try:
+        found = file_sha256(task.path)
+    except OSError as error:
+        raise DataError(f"{task.path}: cannot be read ({error.strerror}); {task.remedy}") from None
+    if found != task.sha256:
+        raise DataError(f"{task.path}: differs from {MANIFEST_FILE}; {task.remedy}")
 
 
 def _check_shape(path: Path, maps: Mapping[str, np.ndarray], clip: CompressedClip) -> None:

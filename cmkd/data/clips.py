@@ -184,21 +184,6 @@ def move(
     )
 
 
-def reconstruct(
-    intra: Picture, displacement: Int16[np.ndarray, "H W 2"], difference: Difference
-) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H/2 W/2"], UInt8[np.ndarray, "H/2 W/2"]]:
-    """A P-frame's planes out of I-frame, accumulated motion and residual, at full resolution.
-
-    Exact in tainted cells and where all motion is by whole pixels; elsewhere the error is that of
-    moving by whole pixels instead of the decoder's chained half-pel interpolation.
-    """
-    moved = move(intra, displacement)
-    y, u, v = (
-        np.clip(m + d, 0, 255).astype(np.uint8) for m, d in zip(moved, difference, strict=True)
-    )
-    return y, u, v
-
-
 def _rgb(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "N 3 H W"]:
     y, u, v = (np.stack(p) for p in zip(*((p.y, p.u, p.v) for p in pictures), strict=True))
     return planes_to_rgb(y, u, v)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.load import explain
+from cmkd.data.files import write_text
 from cmkd.errors import DataError
 
 INFO_FILE = "dataset.json"
@@ -80,13 +80,17 @@ def digest(clips: Sequence[ClipEntry], classes: Sequence[str]) -> str:
 
 
 def write_dataset(root: Path, info: DatasetInfo, clips: Sequence[ClipEntry]) -> None:
-    """Write manifest and identity card; the card comes last and makes the data set valid."""
+    """Write manifest and identity card; the card comes last and makes the data set valid.
+
+    Raises:
+        InfrastructureError: they cannot be written.
+    """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(_row(clip, info.classes) for clip in clips)
-    write_atomic(root / MANIFEST_FILE, stream.getvalue())
-    write_atomic(root / INFO_FILE, info.model_dump_json(indent=1) + "\n")
+    write_text(root / MANIFEST_FILE, stream.getvalue())
+    write_text(root / INFO_FILE, info.model_dump_json(indent=1) + "\n")
 
 
 def read_dataset(root: Path) -> tuple[DatasetInfo, tuple[ClipEntry, ...]]:
@@ -110,14 +114,6 @@ def read_dataset(root: Path) -> tuple[DatasetInfo, tuple[ClipEntry, ...]]:
             "change the source and prepare the data set again"
         )
     return info, clips
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a text file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(path)
 
 
 def _row(clip: ClipEntry, classes: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -18,6 +19,9 @@ from cmkd.errors import CmkdError, DataError, InfrastructureError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
+"""What a decoder dies of on a bad file; other signals come from outside."""
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
@@ -42,7 +46,7 @@ def run_tasks(
     Without a `timeout` and with one worker everything runs in this process. Otherwise each
     worker is a spawned process with one CPU's worth of work, killed when its task takes longer
     than `timeout` seconds; the task then counts as a `DataError`, as it does when the process
-    dies of a signal. Workers end by themselves when this process is gone.
+    crashes. Workers end by themselves when this process is gone.
 
     Args:
         function: importable by name; task and result must pickle.
@@ -50,7 +54,7 @@ def run_tasks(
 
     Raises:
         RuntimeError: `function` raised something that is not a `CmkdError`; has its traceback.
-        InfrastructureError: a worker process could not start.
+        InfrastructureError: a worker process could not start, or was killed from outside.
     """
     if timeout is None and workers <= 1:
         for number, task in enumerate(tasks):
@@ -124,9 +128,14 @@ class _Worker(Generic[Task, Result]):
         cls, function: Callable[[Task], Result], number: int, task: Task
     ) -> _Worker[Task, Result]:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        process.start()
+        try:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+            process.start()
+        except OSError as error:
+            raise InfrastructureError(
+                f"a worker process cannot be started ({error.strerror}); use fewer --workers"
+            ) from error
         theirs.close()
         worker = cls(process, ours, number, 0.0)
         worker.give(number, task)
@@ -134,7 +143,9 @@ class _Worker(Generic[Task, Result]):
 
     def give(self, number: int, task: Task) -> None:
         self.number, self.since = number, time.monotonic()
-        self.connection.send(task)
+        # To a process that is gone already: `reply` finds out what became of it.
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(task)
 
     def reply(self, timeout: float | None) -> Result | CmkdError:
         """The answer that lies ready, or what became of a worker that will give none."""
@@ -146,13 +157,7 @@ class _Worker(Generic[Task, Result]):
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            code = self.process.exitcode or 0
-            if code >= 0:
-                raise InfrastructureError(
-                    f"a worker process ended with exit code {code} before its work; its messages "
-                    "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
-                ) from None
-            return DataError(f"the decoder crashed ({signal.Signals(-code).name})")
+            return _crash(self.process.exitcode or 0)
         if isinstance(answer, _Bug):
             raise RuntimeError(f"in a worker process:\n{answer.trace}")
         return cast("Result | CmkdError", answer)
@@ -162,6 +167,24 @@ class _Worker(Generic[Task, Result]):
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
+
+
+def _crash(code: int) -> DataError:
+    """What the end of a process with exit code `code` says of its file."""
+    if code >= 0:
+        raise InfrastructureError(
+            f"a worker process ended with exit code {code} before its work; its messages "
+            "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
+        ) from None
+    if -code == signal.SIGKILL:
+        raise InfrastructureError(
+            "a worker process was killed, probably for want of memory; use fewer --workers"
+        ) from None
+    if -code not in _CRASHES:
+        raise InfrastructureError(
+            f"a worker process was ended from outside (signal {-code}); run it again"
+        ) from None
+    return DataError(f"the decoder crashed ({signal.Signals(-code).name})")
 
 
 def _next_ready(

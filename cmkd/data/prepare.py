@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.data.datasets import Dataset, read_folder
-from cmkd.data.manifest import (
-    INFO_FILE,
-    ClipEntry,
-    DatasetPlan,
-    read_dataset,
-    write_atomic,
-    write_dataset,
-)
+from cmkd.data.files import make_folder, write_text
+from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, read_dataset, write_dataset
 from cmkd.data.pool import OnProgress, run_tasks
 from cmkd.data.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
 from cmkd.data.sources import Refusal, Source, find_sources
@@ -70,49 +66,74 @@ def prepare(request: PrepareRequest, on_progress: OnProgress | None = None) -> P
     that was killed goes on where it was; other views or splits re-encode nothing.
 
     Raises:
-        DataError: the folder or its manifest is wrong, a class has no usable clip, or the split
-            rule cannot be followed.
-        InputError: the output cannot be used for this request.
-        InfrastructureError: the output cannot be written.
+        DataError: the folder or its manifest is wrong, two files have one name in the data set,
+            a class has no usable clip, or the split rule cannot be followed.
+        InputError: the output cannot be used for this request, or is no folder to write to.
+        InfrastructureError: the disk is full or fails, or a worker process was killed.
     """
     _check_request(request)
     sources, left_out = find_sources(request.root)
+    _check_names(request.root, sources)
     classes = tuple(sorted({source.label for source in sources}))
     _check_splits([_entry(source, classes, "") for source in sources], classes, request.split)
-    request.output.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.output.with_name(f".{request.output.name}.lock"), timeout=0)
-    try:
-        with lock:
-            _check_output(request)
-            encoded, failed = _encode_all(request, sources, on_progress)
-            refused = tuple(sorted((*left_out, *failed), key=lambda refusal: refusal.path))
-            _write_refused(request.output / REFUSED_FILE, refused)
-            clips = [
-                _entry(source, classes, encoded[source.path].sha256)
-                for source in sources
-                if source.path in encoded
-            ]
-            _check_classes(request, clips, classes)
-            _check_splits(clips, classes, request.split)
-            plan = DatasetPlan(
-                name=request.name,
-                kind="folder",
-                classes=classes,
-                encoding=request.encoding,
-                views=request.views,
-                split=request.split,
-                flip_labels={},
-            )
-            write_dataset(request.output, plan.info(clips), clips)
-    except Timeout:
-        raise InputError(
-            f"{request.output}: another process is preparing it; wait for it or choose another "
-            "--name"
-        ) from None
+    make_folder(request.output)
+    with _locked(request.output):
+        _check_output(request)
+        encoded, failed = _encode_all(request, sources, on_progress)
+        refused = tuple(sorted((*left_out, *failed), key=lambda refusal: refusal.path))
+        _write_refused(request.output / REFUSED_FILE, refused)
+        clips = [
+            _entry(source, classes, encoded[source.path].sha256)
+            for source in sources
+            if source.path in encoded
+        ]
+        _check_classes(request, clips, classes)
+        _check_splits(clips, classes, request.split)
+        plan = DatasetPlan(
+            name=request.name,
+            kind="folder",
+            classes=classes,
+            encoding=request.encoding,
+            views=request.views,
+            split=request.split,
+            flip_labels={},
+        )
+        write_dataset(request.output, plan.info(clips), clips)
     reused = sum(done.reused for done in encoded.values())
     return PrepareReport(
         read_folder(request.output), reused, refused, request.output / REFUSED_FILE
     )
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    whole = output.resolve()  # "." has no name to lock
+    lock = FileLock(whole.with_name(f".{whole.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{output}: another process is preparing it; wait for it or choose another --name"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{lock.lock_file}: cannot be locked ({error.strerror}); choose another --output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_names(root: Path, sources: Sequence[Source]) -> None:
+    by_output: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for source in sources:
+        by_output[PurePosixPath(_output_path(source))].append(source.path)
+    clashes = [" and ".join(paths) for paths in by_output.values() if len(paths) > 1]
+    if clashes:
+        raise DataError(
+            f"{root}: have the same name in the data set: {', '.join(clashes)}; rename one of each"
+        )
 
 
 def _check_request(request: PrepareRequest) -> None:
@@ -213,4 +234,4 @@ def _write_refused(path: Path, refused: Sequence[Refusal]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "reason", "remedy"))
     writer.writerows((refusal.path, refusal.reason, refusal.remedy) for refusal in refused)
-    write_atomic(path, stream.getvalue())
+    write_text(path, stream.getvalue())

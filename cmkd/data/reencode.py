@@ -14,7 +14,8 @@ from PIL import Image
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
 from cmkd.data.bitstream import decode_rgb, encode, probe
-from cmkd.data.manifest import file_sha256, write_atomic
+from cmkd.data.files import write_text, writing
+from cmkd.data.manifest import file_sha256
 from cmkd.errors import DataError
 
 MIN_FRAMES = 9
@@ -78,12 +79,14 @@ def reencode(task: EncodeTask) -> Encoded:
     known = _read_record(task)
     if known and (known.source_sha256, known.conversion) == (source_sha256, conversion):
         return Encoded(known.sha256, known.frames, reused=True)
-    task.output.parent.mkdir(parents=True, exist_ok=True)
     fps = probe(task.source).fps
     usable_fps = fps if 1 <= fps <= 240 else _FALLBACK_FPS
-    count = encode(_converted(task.source, task.encoding), task.output, task.encoding, usable_fps)
-    record = _Record(source_sha256, conversion, file_sha256(task.output), count)
-    write_atomic(task.record, json.dumps(asdict(record)))
+    frames = _converted(task.source, task.encoding)
+    with writing(task.output):
+        task.output.parent.mkdir(parents=True, exist_ok=True)
+        count = encode(frames, task.output, task.encoding, usable_fps)
+        record = _Record(source_sha256, conversion, file_sha256(task.output), count)
+    write_text(task.record, json.dumps(asdict(record)))
     return Encoded(record.sha256, count, reused=False)
 
 

@@ -20,11 +20,13 @@ def intra_of(kinds: Sequence[str]) -> list[int]:
 
 
 def sample_positions(kinds: Sequence[str], num_frames: int, phase: float = 0.0) -> list[int]:
-    """One P-frame of each of `num_frames` equal segments, ascending.
+    """One P-frame in or beside each of `num_frames` equal segments, ascending.
 
     Phase 0 takes the last frame of a segment, where motion and residual have accumulated most;
     larger phases go earlier. An I-frame is replaced by the next P-frame of its GOP, or by the last
     P-frame before it where its GOP has none. 16 frames, 8 segments, phase 0: 1, 3, ..., 15.
+    Where that takes a P-frame twice, the later segments move on to the next ones, so that no
+    position repeats in a clip with at least `num_frames` P-frames.
 
     Args:
         kinds: picture types ``"I"`` and ``"P"``, at least `num_frames`, at least one ``"P"``.
@@ -36,7 +38,21 @@ def sample_positions(kinds: Sequence[str], num_frames: int, phase: float = 0.0) 
         start = segment * len(kinds) // num_frames
         end = (segment + 1) * len(kinds) // num_frames
         positions.append(_nearest_p(kinds, end - 1 - int(phase * (end - start))))
-    return positions
+    return _distinct(kinds, positions)
+
+
+def _distinct(kinds: Sequence[str], positions: list[int]) -> list[int]:
+    """The positions moved apart along the P-frames, where there are enough of them."""
+    p_frames = [index for index, kind in enumerate(kinds) if kind == "P"]
+    spare = len(p_frames) - len(positions)
+    if spare < 0:
+        return positions
+    ranks: list[int] = []
+    for number, position in enumerate(positions):
+        lowest = ranks[-1] + 1 if ranks else 0
+        # The frames after it must suffice for the segments after it.
+        ranks.append(min(max(p_frames.index(position), lowest), spare + number))
+    return [p_frames[rank] for rank in ranks]
 
 
 def _nearest_p(kinds: Sequence[str], position: int) -> int:

@@ -46,8 +46,19 @@ def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
 
     Raises:
         DataError: no such folder, no videos, fewer than two classes, empty class folders, or a
-            manifest whose rows do not fit the folder; lists all of them.
+            manifest whose rows do not fit the folder, lists all of them; or a folder that cannot
+            be looked into.
     """
+    try:
+        return _find(root)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root}: cannot be read ({error.strerror}); check its permissions "
+            "and its name"
+        ) from error
+
+
+def _find(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the one that holds the classes")
     manifest = root / MANIFEST_FILE

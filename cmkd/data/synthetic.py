@@ -12,6 +12,7 @@ from filelock import FileLock
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.data.bitstream import encode
+from cmkd.data.files import make_folder
 from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, file_sha256, write_dataset
 from cmkd.data.pool import OnProgress, run_tasks, usable_cpus
 from cmkd.data.synthetic_scene import CLASSES, SceneConfig, render
@@ -86,9 +87,13 @@ def ensure_synthetic(
 
     Returns:
         The data set's folder. It appears complete or not at all.
+
+    Raises:
+        InputError: the cache cannot be written.
+        InfrastructureError: the disk is full.
     """
     folder = folder_of(recipe, cache)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not (folder / INFO_FILE).exists():
             draft = folder.with_name(f".{folder.name}.tmp")

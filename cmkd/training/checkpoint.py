@@ -1,59 +1,54 @@
-"""Files that are whole or absent: atomic writes, and checkpoints that survive truncation."""
+"""Checkpoints that survive truncation, and JSON files that are whole or absent."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
-from cmkd.errors import InfrastructureError
+from cmkd.data.files import write_atomic, write_text
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place.
+def write_json(path: Path, data: object) -> None:
+    """Write `data` as indented JSON, atomically."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write tensors as safetensors with textual metadata, atomically."""
+    whole = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    # Not its own writer, whose error on a full disk is no OSError.
+    data = safetensors.torch.save(whole, metadata=dict(notes))
+    write_atomic(path, lambda draft: draft.write_bytes(data))
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state as the current checkpoint and keep the one before it.
 
     Raises:
         InfrastructureError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as RuntimeError.
-        raise InfrastructureError(
-            f"{path}: cannot be written ({error}); free space and rerun"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write `data` as indented JSON, atomically."""
-    text = json.dumps(data, indent=2, sort_keys=True) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state as the current checkpoint and keep the one before it."""
     current = folder / CURRENT
     if current.exists():
         current.replace(folder / PREVIOUS)
-    write_atomic(current, lambda temporary: torch.save(state, temporary))
+    write_atomic(current, lambda draft: _save(state, draft))
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        # So torch reports a full disk.
+        raise OSError(str(error)) from error
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cmkd.data.datasets import Dataset
-from cmkd.training.checkpoint import write_atomic
+from cmkd.data.files import write_atomic
 
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
 

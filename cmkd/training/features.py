@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import require_space
 from cmkd.data.datasets import Dataset
+from cmkd.data.files import require_space
 from cmkd.method.losses import TeacherTargets
 from cmkd.method.teacher import Teacher
 from cmkd.method.temporal_graph import mean_square_edges

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cmkd.config.method import GraphIndex
@@ -22,7 +21,7 @@ from cmkd.data.datasets import open_planned
 from cmkd.method.attention_gate import entropy
 from cmkd.method.losses import total_loss
 from cmkd.tracking.records import EpochRecord
-from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
+from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
 from cmkd.training.features import TeacherFeatures, ensure_features, mean_edges
@@ -245,10 +244,8 @@ class StudentLearner(EpochLoop[Rows]):
 
     def save(self, folder: Path) -> None:
         """Keep the selected weights, with the scales their inputs are divided by."""
-        tensors = {name: value.cpu().contiguous() for name, value in self.best_weights.items()}
         scales = {
             "motion_scale": repr(self.reader.motion_scale),
             "residual_scale": repr(self.reader.residual_scale),
         }
-        path = folder / "student.safetensors"
-        write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=scales))
+        write_tensors(folder / "student.safetensors", self.best_weights, scales)

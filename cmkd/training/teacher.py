@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import Dataset, open_planned
 from cmkd.method.teacher import Teacher
 from cmkd.tracking.records import EpochRecord
-from cmkd.training.checkpoint import drop_checkpoints, write_atomic, write_json
+from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
@@ -177,8 +177,7 @@ def _finish(
     teacher.load_state_dict(loop.best_weights)
     selected = score_frames(teacher, reader, rows).argmax(1).numpy()
     weights = folder / "teacher.safetensors"
-    tensors = {name: value.cpu().contiguous() for name, value in loop.best_weights.items()}
-    write_atomic(weights, lambda temporary: save_file(tensors, temporary))
+    write_tensors(weights, loop.best_weights, {"teacher_id": config.teacher_id})
     recipe = {"data_id": config.data_id, "fold": config.fold, "teacher_id": config.teacher_id}
     write_json(folder / "config.json", {**recipe, **config.setting.teacher.as_json()})
     write_predictions(folder / "predictions.csv", dataset, clips, selected, last)

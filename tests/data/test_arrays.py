@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,10 @@ from cmkd.config.data import EncodingConfig, InputConfig
 from cmkd.data.arrays import ClipArrays, ensure_arrays, open_arrays
 from cmkd.data.clips import read_clip
 from cmkd.data.datasets import Dataset, read_folder
+from cmkd.data.manifest import file_sha256
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.data.views import apply_view, label_of, make_views
-from cmkd.errors import DataError, InfrastructureError
+from cmkd.errors import DataError, InfrastructureError, InputError
 
 INPUTS = InputConfig()
 FOUR_GOPS = EncodingConfig(width=64, height=64, gop=4, qscale=6, num_frames=16)
@@ -115,10 +117,47 @@ def damaged(dataset: Dataset, root: Path, damage: Callable[[bytes], bytes]) -> D
 
 def test_an_unreadable_clip_is_named_and_nothing_is_left(dataset: Dataset, tmp_path: Path) -> None:
     cut = damaged(dataset, tmp_path / "set", lambda content: content[: len(content) // 2])
-    with pytest.raises(DataError) as caught:
-        ensure_arrays(cut, INPUTS, tmp_path, workers=1)
-    assert str(cut.root / cut.clips[1].path) in str(caught.value)
+    path = cut.root / cut.clips[1].path
+    listed = replace(cut.clips[1], sha256=file_sha256(path))
+    with pytest.raises(DataError, match="decoded") as caught:
+        ensure_arrays(
+            replace(cut, clips=(cut.clips[0], listed, *cut.clips[2:])), INPUTS, tmp_path, workers=1
+        )
+    assert str(path) in str(caught.value)
     assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [("embedded", "remove {root} and"), ("folder", "prepare the data set again")],
+)
+def test_a_clip_that_is_not_the_manifests_is_refused(
+    dataset: Dataset, tmp_path: Path, kind: str, remedy: str
+) -> None:
+    """Another clip's intact bytes, which decode without an error."""
+    other = (dataset.root / dataset.clips[2].path).read_bytes()
+    swapped = damaged(dataset, tmp_path / "set", lambda _: other)
+    info = dataset.info.model_copy(update={"kind": kind})
+    with pytest.raises(DataError) as caught:
+        ensure_arrays(replace(swapped, info=info), INPUTS, tmp_path, workers=1)
+    expected = f"{swapped.root / swapped.clips[1].path}: differs from manifest.csv; {remedy}"
+    assert expected.format(root=swapped.root) in str(caught.value)
+    assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
+
+
+def test_a_lost_clip_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    lost = damaged(dataset, tmp_path / "set", lambda content: content)
+    path = lost.root / lost.clips[1].path
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        ensure_arrays(lost, INPUTS, tmp_path, workers=1)
+    assert str(path) in str(caught.value)
+
+
+def test_a_cache_that_is_a_file_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(InputError, match="choose another"):
+        ensure_arrays(dataset, INPUTS, tmp_path / "cache", workers=1)
 
 
 def test_a_full_disk_is_noticed_before(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+import resource
 import signal
 import time
 
 import pytest
 
 from cmkd.data.pool import run_tasks, usable_cpus
-from cmkd.errors import DataError
+from cmkd.errors import DataError, InfrastructureError
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -36,14 +38,39 @@ def test_a_hang_costs_one_task() -> None:
     assert "did not finish within 5 s" in str(results[1])
 
 
-def test_a_crash_costs_one_task() -> None:
+@pytest.mark.parametrize("crash", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS"])
+def test_a_crash_costs_one_task(crash: str) -> None:
     harmless = 0
-    tasks = [harmless, int(signal.SIGKILL), harmless]
+    tasks = [harmless, int(signal.Signals[crash]), harmless]
     results = dict(run_tasks(signal.raise_signal, tasks, workers=1, timeout=60))
 
     assert results[0] is None and results[2] is None
     assert isinstance(results[1], DataError)
-    assert "SIGKILL" in str(results[1])
+    assert crash in str(results[1])
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "message"),
+    [
+        (signal.SIGKILL, "was killed, probably for want of memory; use fewer --workers"),
+        (signal.SIGTERM, r"ended from outside \(signal 15\)"),
+    ],
+)
+def test_who_is_killed_from_outside_blames_no_file(ended_by: signal.Signals, message: str) -> None:
+    with pytest.raises(InfrastructureError, match=message):
+        list(run_tasks(signal.raise_signal, [int(ended_by)], workers=1, timeout=60))
+
+
+def test_too_few_resources_for_a_worker_is_said() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+        with pytest.raises(InfrastructureError, match="cannot be started .Too many open files"):
+            list(run_tasks(operator.neg, [1], workers=1, timeout=60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_bug_keeps_its_traceback() -> None:

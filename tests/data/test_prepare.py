@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from cmkd.data.clips import read_clip
 from cmkd.data.datasets import open_dataset
 from cmkd.data.prepare import PrepareRequest, prepare
 from cmkd.data.reencode import uniform_indices
-from cmkd.errors import CmkdError, DataError, InputError
+from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 
 SMALL = EncodingConfig(width=80, height=64, gop=12, qscale=5)
 SOURCE = EncodingConfig(width=96, height=96, gop=24, qscale=4)
@@ -218,6 +219,77 @@ def test_the_source_is_never_written_to(folder: Path) -> None:
     for output in (folder, folder / "out", folder.parent):
         with pytest.raises(InputError, match="overlaps the source"):
             prepare(request(folder, output=output))
+
+
+@pytest.mark.parametrize(
+    "clashing", [("a/x.avi", "a/x.avi.mp4"), ("a/x.mp4", "a/./x.mp4"), ("a/x.MP4", "a/x.MP4.mp4")]
+)
+def test_two_files_of_one_name_in_the_data_set_are_refused(
+    folder: Path, clashing: tuple[str, str]
+) -> None:
+    for seed, path in enumerate(clashing):
+        video(folder / "a" / f"{seed}.mp4", seed=seed)
+        (folder / "a" / f"{seed}.mp4").rename(folder / path)
+        with (folder / "manifest.csv").open("a") as stream:
+            stream.write(f"{path},s1\n")
+    with pytest.raises(DataError, match="have the same name in the data set") as caught:
+        prepare(request(folder))
+    assert all(path in str(caught.value) for path in clashing)
+    assert not (folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize("below", [".", "deeper", "n" * 300])
+def test_an_output_that_is_no_folder_is_the_users_mistake(folder: Path, below: str) -> None:
+    output = folder.parent / "a_file"
+    output.write_text("not a folder")
+    with pytest.raises(InputError, match="choose another"):
+        prepare(request(folder, output=output / below))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_an_output_that_cannot_be_written_is_the_users_mistake(folder: Path) -> None:
+    with pytest.raises(InputError, match="/proc/out.*choose another"):
+        prepare(request(folder, output=Path("/proc/out")))
+
+
+def test_the_current_folder_can_be_the_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "here").mkdir()
+    monkeypatch.chdir(folder.parent / "here")
+    assert len(prepare(request(folder, output=Path())).dataset.clips) == 8
+
+
+@pytest.mark.parametrize("blocked", ["a", ".records", "refused.csv"])
+def test_something_in_the_way_in_the_output_is_named(folder: Path, blocked: str) -> None:
+    output = folder.parent / "out"
+    output.mkdir()
+    if blocked == "refused.csv":
+        (output / blocked / "a_folder").mkdir(parents=True)
+    else:
+        (output / blocked).write_text("a file where a folder belongs")
+    with pytest.raises(InfrastructureError, match=rf"{blocked}.*cannot be written"):
+        prepare(request(folder))
+    assert not list(output.rglob("*.partial"))
+
+
+def test_a_full_disk_is_no_fault_of_the_videos(folder: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+        with pytest.raises(InfrastructureError, match="cannot be written"):
+            prepare(request(folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (folder.parent / "out" / "dataset.json").exists()
+    assert prepare(request(folder)).refused == ()
+
+
+def test_a_listed_name_no_file_can_have_is_refused(folder: Path) -> None:
+    with (folder / "manifest.csv").open("a") as stream:
+        stream.write(f"a/{'n' * 300}.mp4,s1\n")
+    with pytest.raises(DataError, match="cannot be read|no such file"):
+        prepare(request(folder))
 
 
 def test_indices_are_even_and_whole() -> None:

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cmkd.data.sampling import intra_of, sample_positions
 
@@ -35,6 +37,53 @@ def test_i_frames_move_inside_their_gop():
 def test_a_gop_without_p_frames_gives_way_to_its_neighbours():
     assert sample_positions("IPPPPI", 2) == [2, 4]
     assert sample_positions("IIIPP", 4, phase=0.0) == [3, 3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("length", "positions"),
+    [
+        (9, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (10, [1, 2, 3, 4, 5, 6, 7, 9]),
+        (11, [1, 2, 3, 4, 5, 7, 8, 10]),
+    ],
+)
+def test_short_clips_do_not_show_a_frame_twice(length, positions):
+    assert sample_positions(("I" + "P" * 11)[:length], 8) == positions
+
+
+@st.composite
+def clips(draw):
+    """Picture types, a number of frames to sample, and a phase."""
+    tail = draw(st.lists(st.sampled_from("IPPP"), min_size=1, max_size=60))
+    kinds = ["I", *tail, "P"]
+    num_frames = draw(st.integers(1, min(len(kinds), 16)))
+    return kinds, num_frames, draw(st.floats(0, 1, exclude_max=True))
+
+
+@given(clips())
+@settings(derandomize=True, deadline=None, max_examples=400)
+def test_positions_are_distinct_p_frames_in_order(clip):
+    kinds, num_frames, phase = clip
+    positions = sample_positions(kinds, num_frames, phase)
+    assert len(positions) == num_frames and positions == sorted(positions)
+    assert {kinds[position] for position in positions} == {"P"}
+    if kinds.count("P") >= num_frames:
+        assert len(set(positions)) == num_frames
+
+
+@given(clips())
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_a_p_frame_in_place_stays_where_nothing_repeats(clip):
+    """Nothing moves when every segment's own frame is a P-frame."""
+    kinds, num_frames, phase = clip
+    segments = [
+        (n * len(kinds) // num_frames, (n + 1) * len(kinds) // num_frames)
+        for n in range(num_frames)
+    ]
+    own = [end - 1 - int(phase * (end - start)) for start, end in segments]
+    as_p_frames = ["P" if index in own else kind for index, kind in enumerate(kinds)]
+    if as_p_frames[0] == "I":
+        assert sample_positions(as_p_frames, num_frames, phase) == own
 
 
 def test_gops_follow_the_picture_types():

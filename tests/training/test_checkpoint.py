@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmkd.data.files import write_atomic
 from cmkd.errors import InfrastructureError
 from cmkd.training.checkpoint import (
     CURRENT,
@@ -16,7 +17,6 @@ from cmkd.training.checkpoint import (
     drop_checkpoints,
     load_checkpoint,
     save_checkpoint,
-    write_atomic,
     write_json,
 )
 
