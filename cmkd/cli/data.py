@@ -51,7 +51,7 @@ def prepare(
     are listed in refused.csv with reason and remedy. The same command goes on after a kill.
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
-    from cmkd.config.paths import cache_root, slug
+    from cmkd.config.paths import slug, usable_cache
     from cmkd.data.pool import usable_cpus
     from cmkd.data.prepare import PrepareRequest
     from cmkd.data.prepare import prepare as run
@@ -65,7 +65,7 @@ def prepare(
         )
     request = PrepareRequest(
         root=root,
-        output=output or cache_root() / "data" / name,
+        output=output or usable_cache() / "data" / name,
         name=name,
         encoding=_config(
             EncodingConfig,

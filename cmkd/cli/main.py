@@ -48,7 +48,7 @@ def main() -> None:
     """Run the command line: a deliberate error is one line, anything else keeps its traceback.
 
     Exit codes: 0 all good; 1 a trial failed; 2 bad input; 3 infrastructure failed, resumable;
-    130 and 143 interrupted.
+    129, 130 and 143 interrupted.
     """
     try:
         app()
@@ -58,8 +58,6 @@ def main() -> None:
     except Interrupted as interruption:
         _say(f"stopped by {interruption}; nothing done is lost")
         sys.exit(interruption.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _say(message: str) -> None:

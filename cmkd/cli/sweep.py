@@ -37,7 +37,7 @@ def sweep(
     from rich.console import Console
 
     from cmkd.cli.live import make_view
-    from cmkd.config.paths import cache_root
+    from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep
     from cmkd.data.pool import usable_cpus
     from cmkd.errors import InfrastructureError
@@ -50,7 +50,7 @@ def sweep(
         data=data or loaded.spec.data,
         seeds=seeds or loaded.spec.seeds,
         workers=usable_cpus() if workers is None else workers,
-        cache=cache_root(),
+        cache=usable_cache(),
         tracking_uri=tracking_uri,
     )
     command = _command(name, data, seeds, workers, tracking_uri)
@@ -82,7 +82,9 @@ def _command(
     options = {"--data": data, "--seeds": seeds, "--workers": workers}
     words = ["cmkd", "sweep", name]
     words += [str(word) for key, value in options.items() if value for word in (key, value)]
-    return shlex.join([*words, "--tracking-uri", redact(uri)] if uri else words)
+    if uri and redact(uri) != uri:
+        return f"{shlex.join(words)} (with MLFLOW_TRACKING_URI set)"
+    return shlex.join([*words, "--tracking-uri", uri] if uri else words)
 
 
 def _plan_text(plan: Plan) -> str:

@@ -18,6 +18,24 @@ def cache_root() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("cmkd")
 
 
+def usable_cache() -> Path:
+    """`cache_root`, made when it is not there.
+
+    Raises:
+        InputError: it is no folder, or cannot be written.
+    """
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(root, os.W_OK | os.X_OK) else "cannot be written"
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError)
+        reason = "not a folder" if is_file else error.strerror or str(error)
+    if reason:
+        raise InputError(f"cache {root}: {reason}; set CMKD_CACHE to a folder of your own")
+    return root
+
+
 def packaged(*parts: str) -> Path:
     """A data file of the project (``sweeps/ablation.yaml``), from a wheel or from a checkout."""
     package = Path(str(resources.files("cmkd")))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from cmkd.config.paths import slug
 from cmkd.config.trial import TrialConfig
 from cmkd.sweep.expand import PlannedTrial, teachers_of
 from cmkd.sweep.failures import Failure
@@ -18,6 +19,9 @@ from cmkd.sweep.worker import Update
 if TYPE_CHECKING:
     from cmkd.sweep.runner import Engine
     from cmkd.sweep.signals import SignalGuard
+
+
+CONFIG = "config.json"
 
 
 class Driver:
@@ -87,14 +91,15 @@ class Driver:
         if configs:
             self._view.show(self._board)
             events = Events(self._started, self._updated, guard.check)
-            engine.train_trials(configs, events, self._origin.sweep)
+            name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
+            engine.train_trials(configs, events, name)
 
     def _started(self, trial_id: str) -> None:
         trial = self._trials[trial_id]
         identity = trial_identity(trial, self._origin)
         resolved = {"trial_id": trial_id, **trial.config.as_json()}
         text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
-        self._recorder.open(identity, {"config.json": text})
+        self._recorder.open(identity, {CONFIG: text})
         self._board.started(trial_id)
         self._view.show(self._board)
 
@@ -123,11 +128,15 @@ class Driver:
     def _record(self, update: Update) -> None:
         self._recorder.log(update.trial_id, update.epochs)
         if update.outcome is not None:
+            # A trial's config went with the start of its run.
+            started = update.trial_id in self._trials
+            files = [path for path in update.outcome.files if not started or path.name != CONFIG]
             self._recorder.close(
                 update.trial_id,
                 "FINISHED",
                 summary=update.outcome.summary,
-                files=update.outcome.files,
+                timestamp_ms=update.epochs[-1].timestamp_ms,
+                files=files,
             )
         if update.failure is not None:
             self._recorder.close(update.trial_id, "FAILED", tags=update.failure.tags())

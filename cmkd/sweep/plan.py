@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cmkd.sweep.expand import PlannedTrial
@@ -14,10 +15,16 @@ TrialState = Literal["done", "failed", "interrupted", "new"]
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a sweep and the state of each before it starts."""
+    """All trials of a sweep and the state of each before it starts.
+
+    Attributes:
+        other_code: by trial id, the code that made a trial that is done, where it is not the
+            code that runs now.
+    """
 
     trials: tuple[PlannedTrial, ...]
     states: Mapping[str, TrialState]
+    other_code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -31,6 +38,12 @@ class Plan:
     def describe(self) -> str:
         """``37 of 48 done, 2 failed before, 1 interrupted; 11 to run``."""
         parts = [f"{self.count('done')} of {len(self.trials)} done"]
+        if self.other_code:
+            short = {re.sub(r"^(\w{7})\w{33}", r"\1", one) for one in self.other_code.values()}
+            parts.append(
+                f"{len(self.other_code)} of them by other code (git commit "
+                f"{', '.join(sorted(short))})"
+            )
         if failed := self.count("failed"):
             parts.append(f"{failed} failed before")
         if interrupted := self.count("interrupted"):
@@ -38,16 +51,26 @@ class Plan:
         return f"{', '.join(parts)}; {len(self.to_run)} to run"
 
 
-def make_plan(trials: tuple[PlannedTrial, ...], store: RunStore | None) -> Plan:
+def make_plan(trials: tuple[PlannedTrial, ...], store: RunStore | None, code: str = "") -> Plan:
     """Look every trial up in the store; without one everything is new.
 
-    A trial counts as done when any run of it, under any sweep, has finished.
+    A trial counts as done when any run of it, under any sweep and by any code, has finished.
+
+    Args:
+        code: the code that runs now, see `code_version`.
     """
     by_trial: dict[str, list[RunRecord]] = {}
     for data_id in {trial.config.data_id for trial in trials} if store else ():
         for run in store.find({"data_id": data_id}) if store else ():
             by_trial.setdefault(run.trial_id, []).append(run)
-    return Plan(trials, {trial.id: _state(by_trial.get(trial.id, ())) for trial in trials})
+    states = {trial.id: _state(by_trial.get(trial.id, ())) for trial in trials}
+    other: dict[str, str] = {}
+    for key in states:
+        finished = (run for run in by_trial.get(key, ()) if run.status == "FINISHED")
+        makers = {run.tags.get("git_commit", "") for run in finished}
+        if makers and code not in makers:
+            other[key] = min(makers)
+    return Plan(trials, states, other)
 
 
 def _state(runs: Sequence[RunRecord]) -> TrialState:

@@ -8,9 +8,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError
@@ -20,6 +20,8 @@ from cmkd.sweep.worker import TrialWorker, Update, train_teacher
 if TYPE_CHECKING:
     from ray.tune import Callback
     from ray.tune.experiment import Trial
+
+P = ParamSpec("P")
 
 ENVIRONMENT = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
@@ -102,23 +104,31 @@ class Engine:
                 teacher_id, retries = running[stream]
                 try:
                     update: Update = ray.get(next(stream))
-                except ray.exceptions.RayError:
+                except ray.exceptions.RayError as error:
                     del running[stream]
-                    if retries:
+                    if retries and not isinstance(error, ray.exceptions.RayTaskError):
                         running[launch(teacher_id)] = (teacher_id, retries - 1)
                     else:
-                        yield Update(teacher_id, failure=WORKER_DIED)
+                        yield Update(teacher_id, failure=_failure(error))
                     continue
                 if update.done:
                     del running[stream]
                 yield update
 
     def train_trials(self, configs: Mapping[str, TrialConfig], events: Events, name: str) -> None:
-        """Train every trial once, in the given order; returns when all have ended."""
+        """Train every trial once, in the given order; returns when all have ended.
+
+        Args:
+            name: of a folder for Ray, which no other running sweep uses.
+
+        Raises:
+            InfrastructureError: Ray Tune stopped. What `events` raise passes as it is.
+        """
         from ray import tune
 
         storage = self.cache / "ray"
         shutil.rmtree(storage / name, ignore_errors=True)
+        raised: list[Exception] = []
         trainable = tune.with_resources(
             tune.with_parameters(_trainable(), configs=dict(configs), cache=self.cache),
             {"cpu": 1, "gpu": self.gpu_share},
@@ -131,7 +141,7 @@ class Engine:
                 name=name,
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[_callback(events)],
+                callbacks=[_callback(_kept(events, raised))],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -141,9 +151,12 @@ class Engine:
         try:
             tuner.fit()
         except tune.TuneError as error:
-            raise InfrastructureError(f"Ray Tune stopped: {error}") from error
+            if not raised:
+                raise InfrastructureError(f"Ray Tune stopped: {error}") from error
         finally:
             shutil.rmtree(storage / name, ignore_errors=True)
+        if raised:
+            raise raised[0]
 
 
 @contextmanager
@@ -158,14 +171,7 @@ def start_engine(workers: int, cache: Path) -> Iterator[Engine]:
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        _start_ray(workers)
         address = ray.get_runtime_context().gcs_address
         assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -174,6 +180,24 @@ def start_engine(workers: int, cache: Path) -> Iterator[Engine]:
         raise InfrastructureError(f"Ray stopped: {error}") from error
     finally:
         ray.shutdown()
+
+
+def _start_ray(workers: int) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InfrastructureError(
+            f"Ray does not start: {_first_line(error)}; a short RAY_TMPDIR may help"
+        ) from error
 
 
 def gpu_share(gpus: float, workers: int) -> float:
@@ -208,8 +232,37 @@ def _trainable() -> type:
     return TrialTrainable
 
 
+def _failure(error: Exception | None) -> Failure:
+    """What a trial or teacher failed of, from what Ray says about it."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        # The frames of the other process are in the text of the wrapper alone.
+        return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
+    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({_first_line(error)})")
+
+
+def _first_line(error: Exception | None) -> str:
+    return next(iter(str(error or "").strip().splitlines()), "no cause given")
+
+
+def _kept(events: Events, raised: list[Exception]) -> Events:
+    """`events` that put what they raise into `raised` too: Tune makes errors of its own of it."""
+
+    def keep(action: Callable[P, None]) -> Callable[P, None]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                action(*args, **kwargs)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        return call
+
+    return Events(keep(events.started), keep(events.updated), keep(events.tick))
+
+
 def _callback(events: Events) -> Callback:
-    import ray
     from ray import tune
 
     class Reporter(tune.Callback):
@@ -244,11 +297,9 @@ def _callback(events: Events) -> Callback:
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
             trial_id = trial.config["trial"]
-            error = trial.get_pickled_error()
-            raised = isinstance(error, ray.exceptions.RayTaskError)
             # A worker that never came up has not started its trial.
             self.events.started(trial_id)
-            failure = failure_of(error, 0) if raised and error else WORKER_DIED
+            failure = _failure(trial.get_pickled_error())
             self.events.updated(Update(trial_id, failure=failure))
 
     return Reporter(events)

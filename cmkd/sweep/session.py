@@ -72,7 +72,7 @@ def preview(request: SweepRequest, view: SweepView) -> Plan:
     trials = _trials(request, dataset)
     if not store_exists(request.tracking_uri):
         return make_plan(trials, None)
-    return make_plan(trials, _open_store(request))
+    return make_plan(trials, _open_store(request), code_version())
 
 
 def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
@@ -81,7 +81,7 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
     Raises:
         InputError: the request cannot be met; nothing was trained.
         InfrastructureError: store, disk or engine failed; the same call goes on from there.
-        Interrupted: SIGINT or SIGTERM; runs that were open are KILLED in the store.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; runs that were open are KILLED in the store.
     """
     _require_cpus(request.workers)
     name = request.sweep.spec.name
@@ -91,12 +91,13 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
             store = _open_store(request)
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
-            plan = make_plan(_trials(request, dataset), store)
+            origin = Origin(name, dataset.info, dataset.num_folds, code_version())
+            plan = make_plan(_trials(request, dataset), store, origin.commit)
             view.note(plan.describe())
             if not plan.to_run:
                 return SweepOutcome(plan)
             _prepare_arrays(request, dataset, plan, view)
-            return _train(request, dataset, plan, store, view, guard)
+            return _train(request, origin, plan, store, view, guard)
 
 
 def _require_cpus(workers: int) -> None:
@@ -154,7 +155,7 @@ def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: S
 
 def _train(
     request: SweepRequest,
-    dataset: Dataset,
+    origin: Origin,
     plan: Plan,
     store: MlflowStore,
     view: SweepView,
@@ -163,11 +164,9 @@ def _train(
     from cmkd.sweep.runner import start_engine
 
     started = time.monotonic()
-    teachers = store.find({"kind": "teacher", "data_id": dataset.id})
+    teachers = store.find({"kind": "teacher", "data_id": origin.info.id})
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
     recorder = Recorder(store, view.note)
-    name = request.sweep.spec.name
-    origin = Origin(name, dataset.info, dataset.num_folds, code_version())
     driver = Driver(plan, origin, recorder, view, recorded)
     view.note(f"starting {request.workers} workers")
     with guard.deferred(), start_engine(request.workers, request.cache) as engine:

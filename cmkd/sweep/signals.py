@@ -1,14 +1,18 @@
-"""SIGINT and SIGTERM as one exception that leaves the sweep in good order."""
+"""SIGINT, SIGTERM and SIGHUP as one exception that leaves the sweep in good order."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO_SECONDS = 2.0
+"""A signal to a process group may arrive twice, from the sender and from a parent that passes
+it on; only one that comes later than this is a second wish."""
 
 
 class Interrupted(BaseException):
@@ -20,16 +24,19 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Raises `Interrupted` in the main thread at the first signal; the second leaves at once."""
+    """Raises `Interrupted` in the main thread at the first signal; a later one leaves at once."""
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._moment = 0.0
         self._deferred = False
 
     def install(self) -> None:
         """Take the signals, also back from a library that took them meanwhile."""
         for signum in SIGNALS:
-            signal.signal(signum, self._handle)
+            # Under nohup a hang-up is to be outlived.
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self._handle)
 
     def check(self) -> None:
         """Raise `Interrupted` when a signal came while raising was deferred."""
@@ -47,9 +54,12 @@ class SignalGuard:
         self.check()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self._received is not None:
-            os._exit(128 + signum)
-        self._received = signum
+            if now - self._moment > ECHO_SECONDS:
+                os._exit(128 + signum)
+            return
+        self._received, self._moment = signum, now
         if not self._deferred:
             raise Interrupted(signum)
 

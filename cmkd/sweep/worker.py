@@ -34,6 +34,7 @@ class Update:
 
     Attributes:
         epochs: records that this process has not reported yet; after a start, all there are.
+            The last epoch comes with the outcome.
         trained: how many of them were trained just now.
         outcome: set at the end of a success.
         failure: set at the end of a failure.

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from cmkd.errors import InputError
 
+SECRET = re.compile(
+    r"((?:password|passwd|pwd|token|secret)(?:=|%3D))(?:(?!%3B)[^&;\s'\"])+", re.IGNORECASE
+)
+"""A secret of a query string, also of an ODBC string inside one."""
+
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 
 
@@ -18,8 +23,8 @@ def default_uri() -> str:
 
 
 def redact(text: str) -> str:
-    """`text` with the user and password of every URL in it hidden."""
-    return re.sub(r"://[^/\s]+@", "://***@", text)
+    """`text` with the user and password of every URL in it hidden, and secrets in its query."""
+    return SECRET.sub(r"\1***", re.sub(r"://[^/\s]+@", "://***@", text))
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -6,13 +6,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from filelock import FileLock
 
-from cmkd.errors import InfrastructureError, InputError
+from cmkd.errors import CmkdError, InfrastructureError, InputError
 from cmkd.tracking.location import (
     checked_uri,
     default_uri,
@@ -31,6 +31,10 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 60.0
 FAILURE_TAGS = frozenset({"failure", "failure_epoch", "failure_trace"})
+ORIGIN_TAGS = frozenset({"git_commit", "sweep", "arm", "arms"})
+"""They say who made a run; a sweep that shares it leaves them as they are."""
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+"""MLflow's codes of what fails however often it is tried."""
 MAX_METRICS, MAX_TEXTS, PAGE = 1000, 100, 1000
 """Limits of one MLflow request."""
 
@@ -43,7 +47,8 @@ def open_store(uri: str | None = None) -> MlflowStore:
             `default_uri` when None.
 
     Raises:
-        InputError: the URI is of no such kind, or its folder cannot be written.
+        InputError: the URI is of no such kind, its folder cannot be written, or what lies there
+            is no store of this version of MLflow.
         InfrastructureError: the store does not answer.
     """
     uri = checked_uri(uri or default_uri())
@@ -59,7 +64,7 @@ class MlflowStore(RunStore):
     """A `RunStore` in MLflow; made by `open_store`.
 
     Every method retries a busy database for up to a minute and raises InfrastructureError when
-    the store does not answer.
+    the store does not answer, InputError when it refuses.
     """
 
     def __init__(self, uri: str) -> None:
@@ -72,7 +77,7 @@ class MlflowStore(RunStore):
         self._artifacts = None if uri.startswith("http") else artifacts
         self._written: dict[str, set[tuple[str, int]]] = {}
         try:
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = self._call(MlflowClient, tracking_uri=uri)
             self._experiments()
         except ModuleNotFoundError as error:
             raise InputError(
@@ -90,13 +95,19 @@ class MlflowStore(RunStore):
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
         """Create the trial's run or reopen it, never a second one; returns its run id.
 
-        Its history stays; the marks of an earlier failure go. `artifacts` maps names to texts.
+        Its history stays, and so do the tags of who made it; the marks of an earlier failure go.
+        A FINISHED run is left as it is. `artifacts` maps names to texts.
         """
         known = self.find({"trial_id": identity.trial_id})
+        if known and known[0].status == "FINISHED":
+            return known[0].run_id
         run_id = self._reopen(known[0]) if known else self._create(identity)
-        old = known[0].params if known else {}
-        params = {k: v for k, v in identity.params.items() if k not in old}
-        self._log_texts(run_id, params, {**identity.tags, "owner": owner()})
+        params, tags = dict(identity.params), {**identity.tags, "owner": owner()}
+        if known:
+            kept = ORIGIN_TAGS | ({"owner"} if _is_held(known[0].tags) else set())
+            params = _without(params, known[0].params.keys())
+            tags = _without(tags, kept & known[0].tags.keys())
+        self._log_texts(run_id, params, tags)
         for name, text in artifacts.items():
             self._call(self._client.log_text, run_id, text, name)
         return run_id
@@ -112,9 +123,12 @@ class MlflowStore(RunStore):
             for name, value in epoch.metrics.items()
             if (name, epoch.step) not in written
         ]
+        # What a failed call has written is not known; the next one asks the store.
+        del self._written[run_id]
         for part in _chunks(batch, MAX_METRICS):
             self._call(self._client.log_batch, run_id, metrics=part)
             written.update((metric.key, metric.step) for metric in part)
+        self._written[run_id] = written
 
     def close(
         self,
@@ -122,19 +136,30 @@ class MlflowStore(RunStore):
         status: RunStatus,
         *,
         summary: Mapping[str, float] | None = None,
+        timestamp_ms: int | None = None,
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
         """End the run with final metrics (step 0), tags and files.
 
-        The status is written last, so a FINISHED run is a complete one.
+        The status is written last, so a FINISHED run is a complete one, and one that is FINISHED
+        stays so. A run that another living process writes is not KILLED.
+
+        Args:
+            timestamp_ms: time of the summary; now when None.
         """
+        now = _record(self._call(self._client.get_run, run_id))
+        if status != "FINISHED" and now.status == "FINISHED":
+            return
+        if status == "KILLED" and _is_held(now.tags):
+            return
         for path in files:
             self._call(self._client.log_artifact, run_id, str(path))
         if summary:
-            self.log(run_id, [EpochRecord(0, int(time.time() * 1000), summary)])
+            moment = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+            self.log(run_id, [EpochRecord(0, moment, summary)])
         self._log_texts(run_id, {}, tags or {})
-        self._release(run_id, status)
+        self._release(now, status)
 
     def close_orphans(self) -> int:
         """Mark as KILLED the RUNNING runs of dead processes of this host; returns how many.
@@ -142,15 +167,18 @@ class MlflowStore(RunStore):
         To be called before this process opens its first run.
         """
         running = [_record(run) for run in self._search("attributes.status = 'RUNNING'")]
-        orphans = [run.run_id for run in running if owner_is_gone(run.tags.get("owner", ""))]
-        for run_id in orphans:
-            self._release(run_id, "KILLED")
+        orphans = [run for run in running if owner_is_gone(run.tags.get("owner", ""))]
+        for run in orphans:
+            self._release(run, "KILLED")
         return len(orphans)
 
     def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact."""
+        """The text of one artifact; InfrastructureError also where it was lost."""
         with tempfile.TemporaryDirectory() as folder:
-            path = self._call(self._client.download_artifacts, run_id, name, folder)
+            try:
+                path = self._call(self._client.download_artifacts, run_id, name, folder)
+            except InputError as lost:
+                raise InfrastructureError(str(lost)) from lost
             return Path(path).read_text(encoding="utf-8")
 
     def _create(self, identity: RunIdentity) -> str:
@@ -168,11 +196,10 @@ class MlflowStore(RunStore):
             self._call(self._client.delete_tag, run.run_id, tag)
         return run.run_id
 
-    def _release(self, run_id: str, status: RunStatus) -> None:
-        run = self._call(self._client.get_run, run_id)
-        if "owner" in run.data.tags:
-            self._call(self._client.delete_tag, run_id, "owner")
-        self._call(self._client.set_terminated, run_id, status)
+    def _release(self, run: RunRecord, status: RunStatus) -> None:
+        if "owner" in run.tags:
+            self._call(self._client.delete_tag, run.run_id, "owner")
+        self._call(self._client.set_terminated, run.run_id, status)
 
     def _log_texts(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag
@@ -234,9 +261,7 @@ class MlflowStore(RunStore):
                 return action(*args, **kwargs)
             except (MlflowException, SQLAlchemyError, OSError) as error:
                 if "is locked" not in str(error) or time.monotonic() + pause > deadline:
-                    reason = redact(str(error)).strip().splitlines()[0][:300]
-                    where = redact(self.uri)
-                    raise InfrastructureError(f"tracking store {where}: {reason}") from error
+                    raise _refusal(self.uri, error) from error
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
@@ -253,6 +278,33 @@ def _quieten() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+
+
+def _refusal(uri: str, error: Exception) -> CmkdError:
+    """What an error of the store at `uri` means to the user."""
+    text, where = str(error), redact(uri)
+    if "out-of-date database schema" in text:
+        return InputError(
+            f"tracking store {where} was made by another version of MLflow; take a backup, then "
+            f"run `mlflow db upgrade {where}`"
+        )
+    if "file is not a database" in text:
+        return InputError(
+            f"{sqlite_file(uri)} is not a SQLite database; choose another with --tracking-uri"
+        )
+    reason = redact(text).strip().splitlines()[0][:300]
+    kind = InputError if getattr(error, "error_code", "") in REFUSALS else InfrastructureError
+    return kind(f"tracking store {where}: {reason}")
+
+
+def _is_held(tags: Mapping[str, str]) -> bool:
+    """Whether another process, as far as one can tell a living one, writes the run."""
+    tag = tags.get("owner", "")
+    return tag not in ("", owner()) and not owner_is_gone(tag)
+
+
+def _without(texts: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
+    return {key: value for key, value in texts.items() if key not in keys}
 
 
 def _record(run: Run) -> RunRecord:

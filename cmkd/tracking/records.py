@@ -49,7 +49,10 @@ class RunStore(Protocol):
         """All runs whose tags include `tags`."""
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
-        """Create the trial's run or reopen it, never a second one; returns its run id."""
+        """Create the trial's run or reopen it, never a second one; returns its run id.
+
+        This and the writes below raise InputError for what trying again does not mend.
+        """
 
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
         """Write metrics; records that are already there change nothing."""
@@ -60,10 +63,14 @@ class RunStore(Protocol):
         status: RunStatus,
         *,
         summary: Mapping[str, float] | None = None,
+        timestamp_ms: int | None = None,
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
-        """End the run with final metrics, tags and artifact files."""
+        """End the run with final metrics, tags and artifact files.
+
+        Give the time of the last epoch with the summary: closing twice then changes nothing.
+        """
 
     def read_text(self, run_id: str, name: str) -> str:
         """The text of one artifact."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import cmkd
 from cmkd.cli import main as module
@@ -79,7 +80,6 @@ def test_an_option_of_the_wrong_type_is_bad_input():
         (InfrastructureError("store:\n  gone"), 3, "cmkd: store: gone\n"),
         (Interrupted(2), 130, "cmkd: stopped by SIGINT; nothing done is lost\n"),
         (Interrupted(15), 143, "cmkd: stopped by SIGTERM; nothing done is lost\n"),
-        (KeyboardInterrupt(), 130, ""),
     ],
 )
 def test_exceptions_become_exit_codes(error, code, text, monkeypatch, capsys):
@@ -91,6 +91,30 @@ def test_exceptions_become_exit_codes(error, code, text, monkeypatch, capsys):
         module.main()
     assert caught.value.code == code
     assert capsys.readouterr().err == text
+
+
+def test_ctrl_c_before_a_sweep_is_silent(monkeypatch, capsys):
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    app = typer.Typer()
+    app.command()(fail)
+    monkeypatch.setattr(module, "app", app)
+    monkeypatch.setattr(sys, "argv", ["cmkd"])
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_that_is_a_file_is_bad_input(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CMKD_CACHE", str(tmp_path / "file"))
+    for arguments in (["sweep", "smoke", "--dry-run"], ["data", "prepare", ".", "--name", "x"]):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"cmkd: cache {tmp_path}/file: not a folder; set CMKD_CACHE")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -66,11 +66,14 @@ def test_a_dry_run_speaks_json(here):
 
 def test_the_command_to_go_on_repeats_the_options_and_no_password():
     assert _command("smoke", None, None, None, None) == "cmkd sweep smoke"
+    options = "cmkd sweep 'a b.yaml' --data x --seeds 3 --workers 1"
     assert (
-        _command("a b.yaml", "x", 3, 1, "postgresql://me:secret@h/db")
-        == "cmkd sweep 'a b.yaml' --data x --seeds 3 --workers 1 "
-        "--tracking-uri 'postgresql://***@h/db'"
+        _command("a b.yaml", "x", 3, 1, "sqlite:///a b.db")
+        == f"{options} --tracking-uri 'sqlite:///a b.db'"
     )
+    for uri in ("postgresql://me:secret@h/db", "postgresql://h/db?password=secret"):
+        command = _command("a b.yaml", "x", 3, 1, uri)
+        assert command == f"{options} (with MLFLOW_TRACKING_URI set)"
 
 
 def test_the_summary_groups_failures():

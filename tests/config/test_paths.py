@@ -1,11 +1,12 @@
 """Where the cache and the shipped files are, and names that stay inside a folder."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 import cmkd
-from cmkd.config.paths import cache_root, packaged, slug
+from cmkd.config.paths import cache_root, packaged, slug, usable_cache
 from cmkd.errors import InputError
 
 
@@ -36,6 +37,29 @@ def test_without_it_the_cache_follows_xdg(
     else:
         monkeypatch.setenv("CMKD_CACHE", own)
     assert cache_root() == tmp_path / "xdg" / "cmkd"
+
+
+def test_a_usable_cache_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMKD_CACHE", str(tmp_path / "a" / "b"))
+    assert usable_cache() == tmp_path / "a" / "b"
+    assert usable_cache().is_dir()
+
+
+def test_a_cache_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place, reason in {"file": "not a folder", "file/below": "Not a directory"}.items():
+        monkeypatch.setenv("CMKD_CACHE", str(tmp_path / place))
+        with pytest.raises(InputError, match=f"cache {tmp_path / place}: {reason}"):
+            usable_cache()
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    tmp_path.chmod(0o500)
+    for path in (tmp_path, tmp_path / "new"):
+        monkeypatch.setenv("CMKD_CACHE", str(path))
+        with pytest.raises(InputError, match=f"cache {path}: "):
+            usable_cache()
 
 
 def test_shipped_files_of_a_checkout() -> None:

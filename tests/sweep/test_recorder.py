@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.errors import InfrastructureError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep import recorder as module
 from cmkd.sweep.recorder import Recorder
 from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
@@ -41,10 +41,11 @@ class FlakyStore:
         status: RunStatus,
         *,
         summary: Mapping[str, float] | None = None,
+        timestamp_ms: int | None = None,
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
-        self._keep("close", run_id, status, summary)
+        self._keep("close", run_id, status, summary, timestamp_ms)
 
     def read_text(self, run_id: str, name: str) -> str:
         raise NotImplementedError
@@ -53,6 +54,8 @@ class FlakyStore:
         if self.down:
             self.refused.set()
             raise InfrastructureError("store: refused")
+        if "run of bad" in call:
+            raise InputError("store: not this")
         self.calls.append(call)
 
 
@@ -73,12 +76,12 @@ def test_records_arrive_in_order_and_once(store, said):
     recorder.open(IDENTITY, {})
     recorder.log("t", [EPOCH])
     recorder.log("t", [])
-    recorder.close("t", "FINISHED", summary={"test_acc": 1.0})
+    recorder.close("t", "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7)
     recorder.drain()
     assert store.calls == [
         ("open", "t"),
         ("log", "run of t", 1),
-        ("close", "run of t", "FINISHED", {"test_acc": 1.0}),
+        ("close", "run of t", "FINISHED", {"test_acc": 1.0}, 7),
     ]
     assert said == []
 
@@ -112,7 +115,26 @@ def test_an_unfinished_run_is_closed_as_killed(store, said):
     recorder = Recorder(store, said.append)
     recorder.open(IDENTITY, {})
     recorder.drain(timeout=5)
-    assert store.calls[-1] == ("close", "run of t", "KILLED", None)
+    assert store.calls[-1] == ("close", "run of t", "KILLED", None, None)
+
+
+def test_a_refused_record_costs_its_own_run_and_no_other(store, said):
+    recorder = Recorder(store, said.append)
+    recorder.open(RunIdentity("bad", "e", "bad name", {}, {}), {})
+    recorder.open(IDENTITY, {})
+    recorder.log("bad", [EPOCH])
+    recorder.log("t", [EPOCH])
+    recorder.close("bad", "FINISHED")
+    recorder.close("t", "FINISHED")
+    with pytest.raises(InfrastructureError, match="refused records of bad name$"):
+        recorder.drain(timeout=5)
+    assert [call[:2] for call in store.calls] == [
+        ("open", "bad"),
+        ("open", "t"),
+        ("log", "run of t"),
+        ("close", "run of t"),
+    ]
+    assert said == ["store: not this; nothing more of 'bad name' is recorded"]
 
 
 def test_a_bug_in_the_store_is_not_dressed_up(store, said, monkeypatch):

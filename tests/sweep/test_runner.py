@@ -1,10 +1,66 @@
-"""How CPUs and GPUs are shared out."""
+"""How CPUs and GPUs are shared out, and what becomes of errors that pass through a real Ray."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from cmkd.sweep.runner import gpu_share
+
+TOO_LONG = """
+import sys
+from pathlib import Path
+from cmkd.errors import InfrastructureError
+from cmkd.sweep.runner import start_engine
+try:
+    with start_engine(1, Path(sys.argv[1])):
+        pass
+except InfrastructureError as error:
+    print(error)
+"""
+ERRORS = """
+import os, sys
+from pathlib import Path
+from cmkd.sweep import runner
+
+def teach(config, cache):
+    if config == "raises":
+        raise ValueError("no such teacher")
+    os._exit(1)
+    yield
+
+def refuse(trial_id):
+    raise ZeroDivisionError("ours")
+
+runner.train_teacher = teach
+runner.RETRIES = 0
+with runner.start_engine(2, Path(sys.argv[1])) as engine:
+    for config in ("raises", "dies"):
+        for update in engine.train_teachers({"t": config}, lambda: None):
+            print(update.failure.cause)
+            print("teach" in update.failure.trace)
+    try:
+        events = runner.Events(refuse, lambda update: None, lambda: None)
+        engine.train_trials({"t": None}, events, "name")
+    except ZeroDivisionError as error:
+        print(repr(error))
+"""
+
+
+def output_of(script: str, folder: Path, **environment: str) -> list[str]:
+    """Lines that a script prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if "(raylet)" not in line]
 
 
 @pytest.mark.parametrize(
@@ -12,3 +68,19 @@ from cmkd.sweep.runner import gpu_share
 )
 def test_all_workers_fit_on_the_gpus(gpus, workers, share):
     assert gpu_share(gpus, workers) == share
+
+
+def test_an_engine_that_does_not_start_names_a_remedy(tmp_path):
+    (line,) = output_of(TOO_LONG, tmp_path, RAY_TMPDIR=str(tmp_path / ("x" * 120)))
+    assert line.startswith("Ray does not start: ")
+    assert line.endswith("; a short RAY_TMPDIR may help")
+
+
+@pytest.mark.slow  # a real Ray, and its workers
+def test_causes_survive_the_engine(tmp_path):
+    told, trace, died, _, ours = output_of(ERRORS, tmp_path)
+    assert told == "ValueError: no such teacher"
+    assert trace == "True", "the frames of the worker are kept"
+    assert died.startswith("WorkerDied: its process was killed")
+    assert died.endswith(")")
+    assert ours == "ZeroDivisionError('ours')"

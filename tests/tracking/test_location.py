@@ -69,6 +69,13 @@ def test_a_read_only_folder_is_named(tmp_path):
     ("text", "shown"),
     [
         ("postgresql://me:se@cret@host/db", "postgresql://***@host/db"),
+        ("mysql://h/db?user=me&password=a:b&x=1", "mysql://h/db?user=me&password=***&x=1"),
+        ("pg://h/db?sslpassword=a&Token=b&x=1", "pg://h/db?sslpassword=***&Token=***&x=1"),
+        ("h?passwd=a&client_secret=b 'pwd=c'", "h?passwd=***&client_secret=*** 'pwd=***'"),
+        (
+            "mssql:///?odbc_connect=UID%3Dme%3BPWD%3Da%25b%3BX",
+            "mssql:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX",
+        ),
         ("see http://u:p@h:1/x and sqlite:////a@b/c", "see http://***@h:1/x and sqlite:////a@b/c"),
     ],
 )

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking import mlflow_store
+from cmkd.tracking import location, mlflow_store
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.records import EpochRecord, RunIdentity
 
@@ -173,6 +173,100 @@ def test_a_database_that_stays_locked_is_an_infrastructure_error(store, database
     with pytest.raises(InfrastructureError, match="locked"):
         store.log(run_id, EPOCHS)
     holder.close()
+
+
+def test_a_database_that_is_locked_when_it_is_opened_is_waited_for(database):
+    holder = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
+    holder.execute("begin exclusive")
+    timer = threading.Timer(6.0, lambda: holder.execute("rollback"))
+    timer.start()
+    assert open_store().find({}) == [], "after longer than SQLite itself waits"
+    timer.join()
+    holder.close()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "text.db"
+    path.write_text("hello " * 500)
+    with pytest.raises(InputError, match=f"{path} is not a SQLite database"):
+        open_store(f"sqlite:///{path}")
+
+
+def test_a_store_of_another_mlflow_is_named_with_the_remedy(database):
+    with sqlite3.connect(database) as connection:
+        connection.execute("update alembic_version set version_num = '451aebb31d03'")
+    with pytest.raises(InputError, match=f"`mlflow db upgrade sqlite:///{database}`"):
+        open_store()
+
+
+def set_owner(database, value):
+    with sqlite3.connect(database) as connection:
+        connection.execute("update tags set value = ? where key = 'owner'", (value,))
+
+
+def test_what_another_sweep_finished_stays_finished(store, database):
+    run_id = store.open(identity(), {})
+    store.close(run_id, "FINISHED", summary={"test_acc": 50.0})
+    # A second sweep had planned the same trial before that.
+    other = open_store()
+    assert other.open(identity(arm="mine", sweep="mine"), {"config.json": "{}"}) == run_id
+    other.close(run_id, "KILLED")
+    other.close(run_id, "FAILED", tags={"failure": "x"})
+    (run,) = store.find({})
+    assert run.status == "FINISHED"
+    assert run.tags["arm"] == "both"
+    assert not {"failure", "owner", "sweep"} & run.tags.keys()
+
+
+def test_a_run_that_a_living_process_writes_is_not_killed(store, database):
+    run_id = store.open(identity(), {})
+    set_owner(database, "elsewhere:1")
+    other = open_store()
+    other.open(identity(), {})
+    other.close(run_id, "KILLED")
+    assert [(run.status, run.tags["owner"]) for run in store.find({})] == [
+        ("RUNNING", "elsewhere:1")
+    ]
+    other.close(run_id, "FINISHED")
+    assert [(run.status, run.tags.get("owner")) for run in store.find({})] == [("FINISHED", None)]
+
+
+def test_a_run_keeps_the_tags_of_who_made_it(store):
+    first = {"git_commit": "a", "sweep": "one", "arm": "x", "arms": '["x"]'}
+    run_id = store.open(identity(**first), {})
+    store.close(run_id, "KILLED")
+    later = {"git_commit": "b", "sweep": "two", "arm": "y", "arms": '["y"]', "folds": "3"}
+    store.open(identity(**later), {})
+    (run,) = store.find({})
+    assert {key: run.tags[key] for key in first} == first
+    assert run.tags["folds"] == "3"
+    assert run.tags["owner"] == location.owner()
+
+
+def test_a_summary_whose_first_writing_seemed_to_fail_is_there_once(store, database, monkeypatch):
+    run_id = store.open(identity(), {})
+    store.log(run_id, EPOCHS)
+    write = store._client.log_batch
+
+    def answer_lost(*arguments, **named):
+        write(*arguments, **named)
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store._client, "log_batch", answer_lost)
+        with pytest.raises(InfrastructureError):
+            store.close(run_id, "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7)
+    store.close(run_id, "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=8)
+    summary = "select key, timestamp, value from metrics where step = 0"
+    assert rows(database, summary) == [("test_acc", 7, 1.0)]
+
+
+def test_what_the_store_will_never_take_is_bad_input(store):
+    run_id = store.open(identity(), {})
+    with pytest.raises(InputError, match="tracking store"):
+        store.log(run_id, [EpochRecord(1, 1, {"no/such?name": 1.0})])
+    with pytest.raises(InputError, match="tracking store"):
+        store.close("0" * 32, "FINISHED")
 
 
 def test_a_deleted_experiment_is_named_with_the_remedy(store, database):
