@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cmkd.config.method import MethodConfig
 from cmkd.config.sweep import find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import ConfigError
@@ -46,7 +47,7 @@ def test_table_4_has_the_paper_rows_and_a_control(empty_folder: Path) -> None:
         "both": (True, 0.1, 1.0),
     }
     assert len({arm.setting.id for arm in ablation.arms}) == 5
-    assert ablation.arm("both").setting == Setting()
+    assert ablation.arm("both").setting.method == MethodConfig()
     needs = {arm.name for arm in ablation.arms if arm.setting.method.needs_teacher}
     assert needs == {"spatial", "temporal", "both"}
 
