@@ -36,6 +36,12 @@ class ViewsConfig(Config):
     scale: float = Field(default=0.0, ge=0, lt=0.5, description="largest relative zoom")
     rotation: float = Field(default=0.0, ge=0, le=45, description="largest angle in degrees")
     phase: bool = Field(default=False, description="vary the sampled frame inside its segment")
+    crop: int | None = Field(
+        default=None,
+        ge=16,
+        multiple_of=16,
+        description="side of the square that every view is cut to; None keeps the whole picture",
+    )
 
 
 class SplitConfig(Config):
@@ -98,3 +104,23 @@ class InputConfig(Config):
     motion: Literal["accumulated", "per_frame"] = Field(
         default="accumulated", description="vectors traced back to the I-frame, or of one frame"
     )
+    num_gops: int | None = Field(
+        default=None,
+        ge=1,
+        description="GOPs sampled evenly, with num_frames / num_gops P-frames of each; None "
+        "samples P-frames evenly over the clip, whatever their GOPs",
+    )
+    test_clips: int = Field(
+        default=1, ge=1, le=10, description="temporal samplings per test clip, scores averaged"
+    )
+    test_crops: Literal[1, 3] = Field(
+        default=1, description="1: the centre; 3: left, centre, right (or top to bottom)"
+    )
+
+    @model_validator(mode="after")
+    def _gops_share_frames(self) -> Self:
+        if self.num_gops is not None and self.num_frames % self.num_gops:
+            raise ValueError(
+                f"num_gops: {self.num_gops} does not divide num_frames {self.num_frames}"
+            )
+        return self

@@ -31,6 +31,11 @@ class MethodConfig(Config):
     )
     heads: int = Field(default=4, ge=1, description="A2: attention heads")
     hidden: int = Field(default=32, ge=1, description="A5: ConvLSTM channels per direction")
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="A2: channels inside the pseudo-decoder; None: those of the feature maps",
+    )
 
     gate: Literal["off", "softmax", "sigmoid"] = Field(
         default="softmax", description="A8: T * softmax, the plain sigmoid of SE, or alpha = 1"

@@ -2,40 +2,123 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmkd.config.base import Config
 
-BackboneName = Literal["tiny_tsm", "tiny_tdn"]
+BackboneName = Literal["tiny_tsm", "tiny_tdn", "tsm_r18", "tsm_r34", "tsm_r50", "tdn_r50"]
+
+
+def is_tiny(backbone: BackboneName) -> bool:
+    """Whether the family is one of those for a CPU, whose width is chosen freely."""
+    return backbone.startswith("tiny_")
+
+
+def segment_of(backbone: BackboneName) -> int:
+    """Consecutive frames that the network wants per sampled frame: 5 for TDN, else 1."""
+    return 5 if backbone.startswith("tdn_") else 1
+
+
+def channels_of(backbone: BackboneName, width: int) -> int:
+    """Channels of the last feature maps."""
+    if is_tiny(backbone):
+        return 4 * width
+    return 2048 if backbone.endswith("r50") else 512
 
 
 class TrainingConfig(Config):
-    """AdamW under a one-cycle schedule; the same for students and teachers."""
+    """How a network is optimised; the same fields for students and teachers.
+
+    The defaults suit the tiny networks: AdamW under a one-cycle schedule. Published schedules of
+    the full-size ones are in `cmkd.config.presets`.
+    """
 
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=32, ge=2)
-    lr: float = Field(default=3e-3, gt=0, description="peak learning rate of the one-cycle")
+    lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.02, ge=0)
     clip_norm: float = Field(default=5.0, gt=0)
     dropout: float = Field(default=0.3, ge=0, lt=1)
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd: momentum 0.9")
+    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    milestones: tuple[int, ...] = Field(
+        default=(), description="epochs after which `steps` multiplies the rate by 0.1"
+    )
+    multipliers: Literal["none", "tsn"] = Field(
+        default="none",
+        description="tsn: rate x 2 for biases of convolutions, x 5 and x 10 for weight and bias "
+        "of the classifier, no decay of biases and normalisation",
+    )
+    partial_bn: bool = Field(
+        default=False, description="all batch normalisation but the first keeps its statistics"
+    )
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of autocast")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts that a batch is computed in, for want of memory"
+    )
+    checkpointing: bool = Field(
+        default=False, description="compute activations twice, for want of memory"
+    )
+    compile: bool = Field(default=False, description="torch.compile")
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> Self:
+        if self.schedule == "one_cycle" and self.milestones:
+            raise ValueError("milestones belong to schedule: steps")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: {list(self.milestones)} must be ascending")
+        if self.milestones and not 0 < self.milestones[0] <= self.milestones[-1] < self.epochs:
+            raise ValueError(
+                f"milestones: {list(self.milestones)} must lie between 1 and epochs - 1 = "
+                f"{self.epochs - 1}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self
 
 
 class StudentConfig(Config):
-    """Three branches of one backbone family: I-frames without, MV and residual with shift.
+    """Three branches: I-frames, motion vectors, residuals.
 
-    The tiny families start from random weights; the paper's start from ImageNet (A17).
+    `weights` names what `cmkd teacher import` brought in; without it a network starts from random
+    weights, as the tiny ones do. The paper's start from ImageNet (A17).
     """
 
     backbone: BackboneName = "tiny_tsm"
-    width: int = Field(default=16, ge=4, description="channels of the first stage; the last has 4x")
+    p_backbone: BackboneName | None = Field(
+        default=None, description="of motion and residual branch where it is another one"
+    )
+    width: int = Field(
+        default=16, ge=4, description="tiny ones: channels of the first stage; the last has 4x"
+    )
+    motion_size: int | None = Field(
+        default=None, ge=16, description="side that motion maps are resized to; None leaves them"
+    )
+    residual_size: int | None = Field(
+        default=None, ge=16, description="side that residuals are resized to; None leaves them"
+    )
+    weights: str | None = Field(default=None, description="id of imported weights to start from")
+    p_weights: str | None = Field(default=None, description="the same for `p_backbone`")
+
+    @property
+    def channels(self) -> int:
+        """Channels of f^I, to which narrower maps of the other branches are widened."""
+        return channels_of(self.backbone, self.width)
+
+    @property
+    def backbone_of_p(self) -> BackboneName:
+        """Backbone of the motion and the residual branch."""
+        return self.p_backbone or self.backbone
 
 
 class TeacherTrainingConfig(TrainingConfig):
     """A class of its own, so that setting one key of it leaves the teacher's other defaults."""
 
-    epochs: int = Field(default=25, ge=1)
+    epochs: int = Field(default=25, ge=0, description="0: imported weights as they are")
 
 
 class TeacherConfig(Config):
@@ -45,6 +128,22 @@ class TeacherConfig(Config):
     """
 
     backbone: BackboneName = "tiny_tdn"
-    width: int = Field(default=16, ge=4)
+    width: int = Field(default=16, ge=4, description="of the tiny ones")
+    weights: str | None = Field(default=None, description="id of imported weights to start from")
+    features: Literal["cached", "online"] = Field(
+        default="cached",
+        description="h_t of all views on disk, or computed in every step where that is too large",
+    )
     training: TeacherTrainingConfig = TeacherTrainingConfig()
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def channels(self) -> int:
+        """Channels of h_t."""
+        return channels_of(self.backbone, self.width)
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.training.epochs == 0 and self.weights is None:
+            raise ValueError("training.epochs: 0 leaves random weights; set weights or epochs")
+        return self

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
+from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig, segment_of
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when training, reading or selection change what equal configs produce."""
 
 SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
@@ -33,17 +33,29 @@ class Setting(Config):
     def _fits_together(self) -> Self:
         if self.model != "student":
             return self
-        if self.method.lambda_1 and self.student.width != self.teacher.width:
+        student, teacher = self.student.channels, self.teacher.channels
+        if self.method.lambda_1 and student != teacher:
             raise ValueError(
-                f"student.width {self.student.width} and teacher.width {self.teacher.width} "
-                "differ, but Eq. (4) compares their maps; make them equal or set lambda_1 to 0.0"
+                f"the student's {student} channels (student.backbone, student.width) and the "
+                f"teacher's {teacher} differ, but Eq. (4) compares their maps; make them equal or "
+                "set lambda_1 to 0.0"
             )
-        if self.method.decoder and (4 * self.student.width) % self.method.heads:
+        if self.method.decoder and (width := self.method.width or student) % self.method.heads:
             raise ValueError(
-                f"method.heads {self.method.heads} does not divide the {4 * self.student.width} "
-                f"channels of student.width {self.student.width}"
+                f"method.heads {self.method.heads} does not divide the {width} channels inside "
+                "the pseudo-decoder (method.width, else those of the student's maps)"
             )
         return self
+
+    @property
+    def raw_segment(self) -> int:
+        """Consecutive decoded frames that the teacher reads per sampled P-frame."""
+        return segment_of(self.teacher.backbone)
+
+    @property
+    def compressed_segment(self) -> int:
+        """Consecutive motion maps and residuals that the student reads per sampled P-frame."""
+        return segment_of(self.student.backbone_of_p)
 
     @property
     def id(self) -> str:
@@ -63,7 +75,8 @@ class TrialConfig(Config):
     @property
     def teacher_id(self) -> str:
         """Identity of the teacher: its recipe, the clips and the views it was trained on."""
-        inputs = {"num_frames": self.setting.inputs.num_frames}
+        inputs = self.setting.inputs.as_json()
+        del inputs["motion"]
         return content_id(
             "teacher", PROTOCOL, self.setting.teacher, inputs, self.data_id, self.fold
         )
