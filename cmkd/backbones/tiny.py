@@ -60,7 +60,7 @@ class TinyResNet(nn.Module):
         num_frames: T, frames per clip in the batch (the shift needs it).
         total_stride: input size / feature map size, one of 1, 2, 4, 8, 16.
         width: channels of the first stage; the last has 4 * width.
-        blocks: basic blocks per stage.
+        blocks: basic blocks per stage; an RGB teacher of shifts alone learns far faster with two.
         shift_divisor: 1 / share of channels shifted per direction; None for no shift.
     """
 
@@ -71,7 +71,7 @@ class TinyResNet(nn.Module):
         *,
         total_stride: int,
         width: int,
-        blocks: int = 1,
+        blocks: int,
         shift_divisor: int | None = None,
     ) -> None:
         super().__init__()

@@ -1,12 +1,16 @@
-"""Shift, differences and the shapes of the tiny families."""
+"""Shift, differences and shapes of all families."""
 
 import pytest
 import torch
 
 from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.backbones.tdn import frame_differences
 from cmkd.backbones.tiny import split_stride
+from cmkd.backbones.tiny_tdn import frame_differences
 from cmkd.backbones.tsm import TemporalShift, temporal_shift
+from cmkd.config.training import segment_of
+
+FREE = sorted(name for name, family in FAMILIES.items() if family.stride is None)
+FULL_SIZE = sorted(set(FAMILIES) - set(FREE))
 
 
 def test_shift_moves_folds_and_pads_with_zero() -> None:
@@ -41,7 +45,7 @@ def test_split_stride_multiplies_to_the_total(total: int) -> None:
     assert first * second * third * fourth == total
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", FREE)
 @pytest.mark.parametrize(("stride", "size"), [(16, (64, 80)), (8, (32, 40)), (4, (16, 20))])
 def test_all_branches_end_on_one_grid(name: str, stride: int, size: tuple[int, int]) -> None:
     family = FAMILIES[name]
@@ -51,14 +55,36 @@ def test_all_branches_end_on_one_grid(name: str, stride: int, size: tuple[int, i
     assert maps.shape == (2, 4, family.channels(4), 4, 5)
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_networks_end_at_a_thirty_second_rounded_up(name: str) -> None:
+    family = FAMILIES[name]
+    assert family.stride is not None
+    size = Size(2, 2, family.stride, 16)
+    with torch.device("meta"):
+        temporal = family.temporal(size)(torch.empty(1, 2, 2 * segment_of(name), 70, 64))
+        i_temporal = family.i_temporal(size)(torch.empty(1, 2, 2, 70, 64))
+        image = family.image(size)(torch.empty(1, 2, 2, 70, 64))
+    assert temporal.shape == (1, 2, family.channels(16), 3, 2)
+    assert temporal.shape == i_temporal.shape == image.shape
+    with pytest.raises(AssertionError):
+        family.temporal(Size(2, 2, 16, 16))
+
+
+@pytest.mark.parametrize("name", [*FREE, "tsm_r18"])
 def test_temporal_networks_look_across_frames_and_image_networks_do_not(name: str) -> None:
     family = FAMILIES[name]
     torch.manual_seed(0)
-    x = torch.randn(1, 4, 3, 32, 32)
+    x = torch.randn(1, 4, 3, 64, 64)
     moved = x.clone()
     moved[:, 3] += 1.0
-    temporal = family.temporal(Size(3, 4, 16, 8)).eval()
-    image = family.image(Size(3, 1, 16, 8)).eval()
-    assert not torch.equal(temporal(x)[:, 2], temporal(moved)[:, 2])
-    assert torch.equal(image(x)[:, :3], image(moved)[:, :3])
+    stride, copies = family.stride or 16, segment_of(name)
+    temporal = family.temporal(Size(3, 4, stride, 8)).eval()
+    i_temporal = family.i_temporal(Size(3, 4, stride, 8)).eval()
+    image = family.image(Size(3, 1, stride, 8)).eval()
+    with torch.no_grad():
+        assert not torch.equal(
+            temporal(x.repeat(1, 1, copies, 1, 1))[:, 2],
+            temporal(moved.repeat(1, 1, copies, 1, 1))[:, 2],
+        )
+        assert not torch.equal(i_temporal(x)[:, 2], i_temporal(moved)[:, 2])
+        assert torch.equal(image(x)[:, :3], image(moved)[:, :3])

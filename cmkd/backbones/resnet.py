@@ -1,0 +1,156 @@
+"""ResNet-18, 34 and 50 without classifier, plain or with the Temporal Shift Module in every block.
+
+Names of parameters and buffers are torchvision's, so that its ImageNet files (without ``fc``) and,
+less their prefixes, those of TSM fit as they are.
+
+Sources: torchvision.models.resnet (the "v1.5" with its stride in the 3x3 convolution);
+mit-han-lab/temporal-shift-module, ``blockres``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cmkd.backbones.recompute import run_blocks
+from cmkd.backbones.tsm import TemporalShift
+
+Depth = Literal[18, 34, 50]
+STRIDE = 32
+"""Input size / map size, rounded up."""
+
+_SHIFT_DIVISOR = 8
+_PLANES = (64, 128, 256, 512)
+_BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; `shift` acts before the first of them."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int, shift: nn.Module) -> None:
+        super().__init__()
+        self.shift = shift
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = shortcut(inputs, planes, stride, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Feature maps at 1 / stride of the size."""
+        out = self.relu(self.bn1(self.conv1(self.shift(x))))
+        out = self.bn2(self.conv2(out))
+        return cast(Tensor, self.relu(out + self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution beside a shortcut; `shift` acts before the first of them.
+
+    Args:
+        inputs: channels of the input; the output has 4 * planes.
+        planes: channels of the 3x3 convolution.
+        stride: of the 3x3 convolution and the shortcut.
+        shift: keeps the shape.
+        bias: whether the convolutions have one, as TDN's do.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, shift: nn.Module, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.shift = shift
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=bias)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.downsample = shortcut(inputs, 4 * planes, stride, bias)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Feature maps at 1 / stride of the size."""
+        out = self.relu(self.bn1(self.conv1(self.shift(x))))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return cast(Tensor, self.relu(out + self.downsample(x)))
+
+
+def shortcut(inputs: int, outputs: int, stride: int, bias: bool) -> nn.Module:
+    """Nothing where the shape stays, else a strided 1x1 convolution with normalisation."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=bias), nn.BatchNorm2d(outputs))
+
+
+def make_stage(
+    block: Callable[[int, int, int], nn.Module], inputs: int, planes: int, stride: int, count: int
+) -> nn.Sequential:
+    """`count` bottleneck or basic blocks; `block` is called with (inputs, planes, stride)."""
+    first = block(inputs, planes, stride)
+    outputs = planes * cast(int, first.expansion)
+    return nn.Sequential(first, *(block(outputs, planes, 1) for _ in range(count - 1)))
+
+
+def initialise(network: nn.Module) -> None:
+    """Kaiming's normal weights by fan-out for 2-D convolutions, whose biases stay as they are."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ResNet(nn.Module):
+    """Last feature maps, 512 channels (18, 34) or 2048 (50), at 1 / 32 of the size.
+
+    Args:
+        depth: layers with weights.
+        in_channels: 3 for pictures and residuals, 2 for motion vectors.
+        shifted_frames: T, frames per clip, where blocks look one frame ahead and back; None for
+            a network that sees every frame alone.
+
+    Attributes:
+        checkpointing: whether training computes the activations inside blocks twice.
+    """
+
+    def __init__(self, depth: Depth, in_channels: int, *, shifted_frames: int | None) -> None:
+        super().__init__()
+        self.checkpointing = False
+        self.num_frames = shifted_frames
+        kind = Bottleneck if depth == 50 else BasicBlock
+
+        def block(inputs: int, planes: int, stride: int) -> nn.Module:
+            shift: nn.Module = nn.Identity()
+            if shifted_frames is not None:
+                shift = TemporalShift(shifted_frames, _SHIFT_DIVISOR)
+            return kind(inputs, planes, stride, shift)
+
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        wide, counts = [planes * kind.expansion for planes in _PLANES], _BLOCKS[depth]
+        self.layer1 = make_stage(block, 64, _PLANES[0], 1, counts[0])
+        self.layer2 = make_stage(block, wide[0], _PLANES[1], 2, counts[1])
+        self.layer3 = make_stage(block, wide[1], _PLANES[2], 2, counts[2])
+        self.layer4 = make_stage(block, wide[2], _PLANES[3], 2, counts[3])
+        initialise(self)
+
+    def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
+        """Feature maps of every frame."""
+        assert self.num_frames in (None, x.shape[1]), (self.num_frames, x.shape)
+        maps = self.maxpool(self.relu(self.bn1(self.conv1(x.flatten(0, 1)))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps = run_blocks(stage, maps, self.checkpointing)
+        return cast(Tensor, maps.unflatten(0, x.shape[:2]))
