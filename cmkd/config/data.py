@@ -22,10 +22,15 @@ class EncodingConfig(Config):
 
 
 class ViewsConfig(Config):
-    """The fixed augmented views of a training clip; view 0 is always the clip itself.
+    """The fixed augmented views of a training clip; view 0 is the clip itself, or its centre.
 
     Views are fixed so that the frozen teacher's features are computed once per view. Every
     modality and the teacher's frames of one view share one geometric transform.
+
+    With `crop`, view 0 and every clip of validation and test are cut from the centre of the stored
+    picture as it is. The other views are cut by TSM's multi-scale rule and resized to the crop:
+    sides of {1, .875, .75, .66} of the picture's shorter side, at most one step apart, at one of
+    13 places. It takes the place of `shift`, `scale` and `rotation`; flips and phases stay.
     """
 
     count: int = Field(default=1, ge=1, le=100)
@@ -42,6 +47,19 @@ class ViewsConfig(Config):
         multiple_of=16,
         description="side of the square that every view is cut to; None keeps the whole picture",
     )
+
+    @model_validator(mode="after")
+    def _one_rule_of_place(self) -> Self:
+        given = [name for name in ("shift", "scale", "rotation") if getattr(self, name)]
+        if self.crop is not None and given:
+            raise ValueError(
+                f"crop: {self.crop} cuts views by a rule of its own; leave out {', '.join(given)}"
+            )
+        return self
+
+    def fits(self, encoding: EncodingConfig) -> bool:
+        """Whether the crop lies inside the pictures."""
+        return self.crop is None or self.crop <= min(encoding.width, encoding.height)
 
 
 class SplitConfig(Config):
@@ -72,6 +90,15 @@ class DatasetInfo(Config):
         description="axis ('horizontal' or 'vertical') -> {class: class of its mirror image}",
     )
     digest: str = Field(description="SHA-256 over the manifest: paths, labels, groups, content")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if not self.views.fits(self.encoding):
+            raise ValueError(
+                f"views.crop: {self.views.crop} is more than a side of "
+                f"{self.encoding.width}x{self.encoding.height} pictures"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_labels(self) -> Self:
@@ -111,10 +138,15 @@ class InputConfig(Config):
         "samples P-frames evenly over the clip, whatever their GOPs",
     )
     test_clips: int = Field(
-        default=1, ge=1, le=10, description="temporal samplings per test clip, scores averaged"
+        default=1,
+        ge=1,
+        le=10,
+        description="temporal samplings per test clip, by phases spread evenly; scores averaged",
     )
     test_crops: Literal[1, 3] = Field(
-        default=1, description="1: the centre; 3: left, centre, right (or top to bottom)"
+        default=1,
+        description="crops per test clip, scores averaged; 3: both ends of the longer side as "
+        "well as the centre, for data sets with a crop",
     )
 
     @model_validator(mode="after")
@@ -124,3 +156,15 @@ class InputConfig(Config):
                 f"num_gops: {self.num_gops} does not divide num_frames {self.num_frames}"
             )
         return self
+
+
+class Reading(Config):
+    """What is read of every clip. With the data set it decides the decoded arrays."""
+
+    inputs: InputConfig = InputConfig()
+    raw_segment: Literal[1, 5] = Field(
+        default=1, description="consecutive decoded frames per sampled P-frame"
+    )
+    compressed_segment: Literal[1, 5] = Field(
+        default=1, description="consecutive motion maps and residuals per sampled P-frame"
+    )

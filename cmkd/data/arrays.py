@@ -1,14 +1,15 @@
 """Decoded clips of a data set as memory-mapped arrays, built once and shared by all trials.
 
-Axes of the arrays: R rows, one per (clip, view); T sampled P-frames; G I-frames, as many as the
-clip with most GOPs uses; H x W pixels; motion on cells of 4 x 4 and residual of 2 x 2 pixels.
+Axes of the arrays: R rows, one per (clip, view); T sampled P-frames; G I-frames, `num_gops` or as
+many as the clip with most GOPs uses; S frames per sampled one, folded into the channels frame by
+frame; H x W pixels; motion on cells of 4 x 4 and residual of 2 x 2 pixels.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from filelock import FileLock
 from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
-from cmkd.config.data import InputConfig
+from cmkd.config.data import EncodingConfig, Reading
 from cmkd.data.bitstream import probe
-from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
+from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
 from cmkd.data.datasets import Dataset
 from cmkd.data.files import make_folder, require_space
 from cmkd.data.manifest import MANIFEST_FILE, file_sha256
 from cmkd.data.pool import OnProgress, run_tasks
-from cmkd.data.views import View, apply_view, label_of, make_views
+from cmkd.data.rows import plan_rows
+from cmkd.data.views import View, apply_view
 from cmkd.errors import CmkdError, DataError, InfrastructureError
 
 READER = 2
@@ -33,6 +35,7 @@ READER = 2
 SECONDS_PER_CLIP = 300.0
 _READY = "ready.json"
 _MAPPED = ("iframes", "gop", "motion", "residual", "frames")
+_SMALL = ("labels", "index", "test_index")
 
 _Shapes = dict[str, tuple[tuple[int, ...], str]]
 
@@ -45,16 +48,19 @@ class ClipArrays:
     """RGB I-frames; slots a clip does not use are zero and no entry of `gop` names them."""
     gop: Int8[np.ndarray, "R T"]
     """I-frame of each P-frame."""
-    motion: Float16[np.ndarray, "R T 2 h w"]
+    motion: Float16[np.ndarray, "R T 2*S h w"]
     """Pixels (x, y)."""
-    residual: Float16[np.ndarray, "R T 3 h2 w2"]
+    residual: Float16[np.ndarray, "R T 3*S h2 w2"]
     """Grey levels, -255..255."""
-    frames: UInt8[np.ndarray, "R T 3 H W"]
-    """The teacher's RGB frames."""
+    frames: UInt8[np.ndarray, "R T 3*S H W"]
+    """The teacher's RGB frames; its S may be another than that of motion and residual."""
     labels: Int64[np.ndarray, " R"]
     """Class of each row; that of the view, which a flip may change."""
     index: Int64[np.ndarray, "N V"]
     """Row of (clip, view), -1 where a clip has no such view."""
+    test_index: Int64[np.ndarray, "N M"]
+    """Row of (clip, view at test), -1 for clips that no fold tests; a clip's scores at test are
+    the mean of theirs. M = test_clips * test_crops; with M = 1 it is the row of view 0."""
 
     def row(self, clip: int, view: int) -> int:
         """Row of a view of a clip.
@@ -71,7 +77,7 @@ class ClipArrays:
 
 def ensure_arrays(
     dataset: Dataset,
-    inputs: InputConfig,
+    reading: Reading,
     cache: Path,
     *,
     workers: int,
@@ -79,45 +85,46 @@ def ensure_arrays(
 ) -> ClipArrays:
     """Decode every clip and view unless the cache has them; safe from several processes.
 
-    Clips that no fold trains on get view 0 only. The folder appears complete or not at all.
+    See `cmkd.data.rows.plan_rows` for the views. The folder appears complete or not at all.
 
     Raises:
-        DataError: a clip cannot be read or is not the one of the manifest; names the file.
+        DataError: a clip cannot be read or is not the one of the manifest (names the file), or
+            `reading` asks for crops that the data set cannot have.
         InputError: the cache cannot be written.
         InfrastructureError: not enough free space.
     """
-    folder = _folder(dataset, inputs, cache)
+    folder = _folder(dataset, reading, cache)
     make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not (folder / _READY).exists():
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
             try:
-                _build(dataset, inputs, draft, workers, on_progress)
+                _build(dataset, reading, draft, workers, on_progress)
                 draft.rename(folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    return open_arrays(dataset, inputs, cache)
+    return open_arrays(dataset, reading, cache)
 
 
-def open_arrays(dataset: Dataset, inputs: InputConfig, cache: Path) -> ClipArrays:
+def open_arrays(dataset: Dataset, reading: Reading, cache: Path) -> ClipArrays:
     """Map the arrays that `ensure_arrays` built.
 
     Raises:
         DataError: they were not built.
     """
-    folder = _folder(dataset, inputs, cache)
+    folder = _folder(dataset, reading, cache)
     if not (folder / _READY).exists():
         raise DataError(
             f"{folder}: the clips of {dataset.info.name} are not decoded yet; run again"
         )
     mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _MAPPED}
-    small = {name: np.load(folder / f"{name}.npy") for name in ("labels", "index")}
+    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
     return ClipArrays(**mapped, **small)
 
 
-def _folder(dataset: Dataset, inputs: InputConfig, cache: Path) -> Path:
-    return cache / "arrays" / content_id("arrays", READER, dataset.id, inputs)
+def _folder(dataset: Dataset, reading: Reading, cache: Path) -> Path:
+    return cache / "arrays" / content_id("arrays", READER, dataset.id, reading)
 
 
 @dataclass(frozen=True)
@@ -125,26 +132,27 @@ class _ReadTask:
     path: Path
     sha256: str
     remedy: str
+    encoding: EncodingConfig
     views: tuple[View, ...]
     row: int
-    inputs: InputConfig
+    reading: Reading
     draft: Path
 
 
 def _build(
-    dataset: Dataset, inputs: InputConfig, draft: Path, workers: int, on_progress: OnProgress | None
+    dataset: Dataset, reading: Reading, draft: Path, workers: int, on_progress: OnProgress | None
 ) -> None:
-    views = _views_of(dataset)
-    rows = sum(len(mine) for mine in views)
+    plan = plan_rows(dataset, reading.inputs)
     draft.mkdir()
-    _allocate(draft, _shapes(dataset, inputs, rows))
-    _write_index(dataset, views, draft)
-    remedy = _remedy(dataset)
+    _allocate(draft, _shapes(dataset, reading, len(plan.labels)))
+    for name in _SMALL:
+        np.save(draft / f"{name}.npy", getattr(plan, name))
+    remedy, encoding = _remedy(dataset), dataset.info.encoding
     tasks, row = [], 0
-    for clip, mine in zip(dataset.clips, views, strict=True):
+    for clip, views in zip(dataset.clips, plan.views, strict=True):
         path = dataset.root / clip.path
-        tasks.append(_ReadTask(path, clip.sha256, remedy, mine, row, inputs, draft))
-        row += len(mine)
+        tasks.append(_ReadTask(path, clip.sha256, remedy, encoding, views, row, reading, draft))
+        row += len(views)
     results = run_tasks(_read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP)
     for done, (number, error) in enumerate(results, 1):
         if isinstance(error, InfrastructureError):
@@ -155,7 +163,7 @@ def _build(
             raise DataError(reason)
         if on_progress:
             on_progress(done, len(tasks))
-    (draft / _READY).write_text(json.dumps({"data": dataset.id, "rows": rows}))
+    (draft / _READY).write_text(json.dumps({"data": dataset.id, "rows": row}))
 
 
 def _remedy(dataset: Dataset) -> str:
@@ -164,26 +172,23 @@ def _remedy(dataset: Dataset) -> str:
     return "prepare the data set again"
 
 
-def _views_of(dataset: Dataset) -> list[tuple[View, ...]]:
-    info = dataset.info
-    trained = {i for fold in range(dataset.num_folds) for i in dataset.split(fold).train}
-    height, width = info.encoding.height, info.encoding.width
-    return [
-        make_views(info.views, clip.path, height, width) if number in trained else (View(),)
-        for number, clip in enumerate(dataset.clips)
-    ]
+def _shapes(dataset: Dataset, reading: Reading, rows: int) -> _Shapes:
+    encoding, inputs = dataset.info.encoding, reading.inputs
+    crop, frames = dataset.info.views.crop, inputs.num_frames
+    height, width = crop or encoding.height, crop or encoding.width
+    gops = inputs.num_gops or min(
+        frames, max(-(-length // encoding.gop) for length in _lengths(dataset))
+    )
 
+    def maps(channels: int, cell: int) -> tuple[int, ...]:
+        return rows, frames, channels, height // cell, width // cell
 
-def _shapes(dataset: Dataset, inputs: InputConfig, rows: int) -> _Shapes:
-    encoding, frames = dataset.info.encoding, inputs.num_frames
-    height, width = encoding.height, encoding.width
-    gops = min(frames, max(-(-length // encoding.gop) for length in _lengths(dataset)))
     return {
         "iframes": ((rows, gops, 3, height, width), "u1"),
         "gop": ((rows, frames), "i1"),
-        "motion": ((rows, frames, 2, height // MOTION_CELL, width // MOTION_CELL), "f2"),
-        "residual": ((rows, frames, 3, height // RESIDUAL_CELL, width // RESIDUAL_CELL), "f2"),
-        "frames": ((rows, frames, 3, height, width), "u1"),
+        "motion": (maps(2 * reading.compressed_segment, MOTION_CELL), "f2"),
+        "residual": (maps(3 * reading.compressed_segment, RESIDUAL_CELL), "f2"),
+        "frames": (maps(3 * reading.raw_segment, 1), "u1"),
     }
 
 
@@ -202,35 +207,24 @@ def _allocate(draft: Path, shapes: _Shapes) -> None:
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
 
 
-def _write_index(dataset: Dataset, views: list[tuple[View, ...]], draft: Path) -> None:
-    index = np.full((len(views), max(len(mine) for mine in views)), -1, np.int64)
-    labels: list[int] = []
-    for number, (clip, mine) in enumerate(zip(dataset.clips, views, strict=True)):
-        index[number, : len(mine)] = np.arange(len(mine)) + len(labels)
-        labels += [label_of(dataset.info, clip.label, view) for view in mine]
-    np.save(draft / "index.npy", index)
-    np.save(draft / "labels.npy", np.array(labels, np.int64))
-
-
 def _read_views(task: _ReadTask) -> None:
     import torch
 
     torch.set_num_threads(1)  # the workers already use every CPU
     _check_content(task)
     maps = {name: np.lib.format.open_memmap(task.draft / f"{name}.npy", "r+") for name in _MAPPED}
-    by_phase: dict[float, tuple[CompressedClip, RawClip]] = {}
-    for row, view in enumerate(task.views, task.row):
-        if view.phase not in by_phase:
-            by_phase[view.phase] = read_clip(
-                task.path, task.inputs.num_frames, motion=task.inputs.motion, phase=view.phase
-            )
-        clip, raw = apply_view(*by_phase[view.phase], view)
-        _check_shape(task.path, maps, clip)
-        maps["iframes"][row, : len(clip.iframes)] = clip.iframes
-        maps["gop"][row] = clip.gop
-        maps["motion"][row] = clip.motion
-        maps["residual"][row] = clip.residual
-        maps["frames"][row] = raw.frames
+    for phase in dict.fromkeys(view.phase for view in task.views):
+        read = read_clip(task.path, task.reading, phase=phase)
+        _check_fit(task, read[0], slots=maps["iframes"].shape[1])
+        for row, view in enumerate(task.views, task.row):
+            if view.phase != phase:
+                continue
+            clip, raw = apply_view(*read, view)
+            maps["iframes"][row, : len(clip.iframes)] = clip.iframes
+            maps["gop"][row] = clip.gop
+            maps["motion"][row] = clip.motion
+            maps["residual"][row] = clip.residual
+            maps["frames"][row] = raw.frames
 
 
 def _check_content(task: _ReadTask) -> None:
@@ -242,11 +236,11 @@ def _check_content(task: _ReadTask) -> None:
         raise DataError(f"{task.path}: differs from {MANIFEST_FILE}; {task.remedy}")
 
 
-def _check_shape(path: Path, maps: Mapping[str, np.ndarray], clip: CompressedClip) -> None:
-    slots, *shape = maps["iframes"].shape[1:]
-    if list(clip.iframes.shape[1:]) != shape or len(clip.iframes) > slots:
-        found = "x".join(map(str, clip.iframes.shape[:0:-1]))
+def _check_fit(task: _ReadTask, clip: CompressedClip, slots: int) -> None:
+    height, width = clip.iframes.shape[-2:]
+    fits = (height, width) == (task.encoding.height, task.encoding.width)
+    if not fits or len(clip.iframes) > slots:
         raise DataError(
-            f"{path}: {len(clip.iframes)} I-frames of {found} do not fit the data set's "
-            "encoding; prepare the data set again"
+            f"{task.path}: {len(clip.iframes)} I-frames of {width}x{height} do not fit the data "
+            "set's encoding; prepare the data set again"
         )

@@ -1,6 +1,8 @@
 """A clip as the student and the teacher see it, read from its MPEG-4 bitstream.
 
-Axes: T sampled P-frames, G used GOPs, H x W pixels. All maps of a clip share one geometry: a
+Axes: T sampled P-frames, G slots for I-frames, H x W pixels; S frames per sampled one, folded
+frame by frame into the channels as MCG-NJU/TDN has them (those of frame 1, then of frame 2, ...;
+the sampled frame is the middle one). All maps of a clip share one geometry: a
 motion cell covers 4 x 4 pixels, a residual cell 2 x 2, both starting at pixel (0, 0).
 
 The residual is that of CoViAR (Wu et al., CVPR 2018): R_t = F_t - W_t, the decoded frame minus the
@@ -15,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, Int8, Int16, UInt8
+from jaxtyping import Bool, Float16, Int, Int8, Int16, Shaped, UInt8
 
+from cmkd.config.data import Reading
 from cmkd.data.bitstream import Picture, decode_mpeg4
 from cmkd.data.colour import difference_to_rgb, planes_to_rgb
 from cmkd.data.motion import accumulate, motion_field, taint, warp
-from cmkd.data.sampling import intra_of, sample_positions
+from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
 from cmkd.errors import DataError
 
 MOTION_CELL = 4
@@ -38,9 +41,9 @@ class CompressedClip:
     """RGB I-frames of the GOPs that are used."""
     gop: Int8[np.ndarray, " T"]
     """Index into `iframes` of each P-frame's GOP."""
-    motion: Float16[np.ndarray, "T 2 H/4 W/4"]
+    motion: Float16[np.ndarray, "T 2*S H/4 W/4"]
     """Displacement (x, y) in pixels towards the I-frame (accumulated) or the previous frame."""
-    residual: Float16[np.ndarray, "T 3 H/2 W/2"]
+    residual: Float16[np.ndarray, "T 3*S H/2 W/2"]
     """RGB difference in grey levels, about -255..255."""
 
 
@@ -48,7 +51,7 @@ class CompressedClip:
 class RawClip:
     """What the teacher sees: the decoded frames at the same T positions."""
 
-    frames: UInt8[np.ndarray, "T 3 H W"]
+    frames: UInt8[np.ndarray, "T 3*S H W"]
 
 
 class Trace(NamedTuple):
@@ -71,19 +74,16 @@ class Difference(NamedTuple):
 
 
 def read_clip(
-    path: Path | str,
-    num_frames: int,
-    *,
-    motion: Literal["accumulated", "per_frame"] = "accumulated",
-    phase: float = 0.0,
+    path: Path | str, reading: Reading, *, phase: float = 0.0
 ) -> tuple[CompressedClip, RawClip]:
     """Read the I-frames, motion and residuals of T P-frames, and those frames as the teacher's.
 
+    Segments of several frames are consecutive: the teacher's are frames of the clip, the student's
+    P-frames of the same GOP; what lies beyond the ends repeats the nearest one. The residual is
+    the accumulated one whatever motion is asked for.
+
     Args:
-        num_frames: T.
-        motion: which displacement `CompressedClip.motion` holds; the residual is always the
-            accumulated one.
-        phase: in [0, 1); see `cmkd.data.sampling.sample_positions`.
+        phase: in [0, 1); see `cmkd.data.sampling`.
 
     Raises:
         DataError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
@@ -91,24 +91,38 @@ def read_clip(
     """
     full = decode_mpeg4(path, motion=True)
     skipped = decode_mpeg4(path, skip_residual=True)
-    _require_usable(path, full, num_frames)
+    inputs = reading.inputs
+    _require_usable(path, full, inputs.num_frames)
     kinds = [picture.kind for picture in full]
-    positions = sample_positions(kinds, num_frames, phase)
-    intra = intra_of(kinds)
-    traces = trace(full, set(positions))
-    used = sorted({intra[position] for position in positions})
-    differences = [residual(full[at], skipped[at], full[intra[at]], traces[at]) for at in positions]
+    sample = sample_clip(kinds, inputs.num_frames, inputs.num_gops, phase)
+    changed = gop_windows(kinds, sample.positions, reading.compressed_segment)
+    shown = clip_windows(kinds, sample.positions, reading.raw_segment)
+    intra, read = intra_of(kinds), _distinct(changed)
+    traces = trace(full, set(read))
+    differences = [residual(full[at], skipped[at], full[intra[at]], traces[at]) for at in read]
     fields = [
-        traces[at].displacement if motion == "accumulated" else traces[at].field for at in positions
+        traces[at].displacement if inputs.motion == "accumulated" else traces[at].field
+        for at in read
     ]
-    pictures = _rgb([full[at] for at in [*used, *positions]])
     compressed = CompressedClip(
-        iframes=pictures[: len(used)],
-        gop=np.array([used.index(intra[at]) for at in positions], np.int8),
-        motion=_pool_motion(np.stack(fields)),
-        residual=_pool_residual(differences),
+        iframes=_rgb([full[at] for at in sample.intra]),
+        gop=np.array(sample.slot, np.int8),
+        motion=_fold(_pool_motion(np.stack(fields)), changed),
+        residual=_fold(_pool_residual(differences), changed),
     )
-    return compressed, RawClip(pictures[len(used) :])
+    return compressed, RawClip(_fold(_rgb([full[at] for at in _distinct(shown)]), shown))
+
+
+def _distinct(windows: Sequence[Sequence[int]]) -> list[int]:
+    return sorted({index for window in windows for index in window})
+
+
+def _fold(
+    maps: Shaped[np.ndarray, "N C h w"], windows: Sequence[Sequence[int]]
+) -> Shaped[np.ndarray, "T S*C h w"]:
+    """The maps of each window side by side; `maps` holds those of `_distinct(windows)`."""
+    of_windows = maps[np.searchsorted(_distinct(windows), np.array(windows))]
+    return of_windows.reshape(len(windows), -1, *maps.shape[2:])
 
 
 def _require_usable(path: Path | str, pictures: Sequence[Picture], num_frames: int) -> None:

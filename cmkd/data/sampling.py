@@ -3,6 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+
+class Sample(NamedTuple):
+    """What is read of a clip, as indices of frames in decoding order."""
+
+    positions: list[int]
+    """T P-frames, ascending."""
+    intra: list[int]
+    """G I-frames, ascending."""
+    slot: list[int]
+    """Of each P-frame the place in `intra` of the I-frame that opens its GOP."""
+
+
+def sample_clip(
+    kinds: Sequence[str], num_frames: int, num_gops: int | None = None, phase: float = 0.0
+) -> Sample:
+    """The P-frames of `sample_positions`, or those of `sample_gops` where `num_gops` is given."""
+    if num_gops is not None:
+        return sample_gops(kinds, num_gops, num_frames // num_gops, phase)
+    positions, opening = sample_positions(kinds, num_frames, phase), intra_of(kinds)
+    intra = sorted({opening[at] for at in positions})
+    return Sample(positions, intra, [intra.index(opening[at]) for at in positions])
 
 
 def intra_of(kinds: Sequence[str]) -> list[int]:
@@ -39,6 +63,83 @@ def sample_positions(kinds: Sequence[str], num_frames: int, phase: float = 0.0) 
         end = (segment + 1) * len(kinds) // num_frames
         positions.append(_nearest_p(kinds, end - 1 - int(phase * (end - start))))
     return _distinct(kinds, positions)
+
+
+def sample_gops(
+    kinds: Sequence[str], num_gops: int, frames_per_gop: int, phase: float = 0.0
+) -> Sample:
+    """P-frames spread evenly inside each of `num_gops` GOPs, which are spread over the clip.
+
+    GOPs and the P-frames of a GOP are chosen by one rule: of equal segments the last at phase 0,
+    earlier ones for larger phases. GOPs with fewer than `frames_per_gop` P-frames are passed over
+    where enough others are left; those with none always are. Where a clip has too few GOPs, one
+    fills several slots that share its P-frames out among them in order; where a GOP has too few
+    P-frames, they repeat, as frames of short videos do in TSN.
+
+    Args:
+        kinds: picture types ``"I"`` and ``"P"``, the first ``"I"``, at least one ``"P"``.
+        phase: in [0, 1).
+    """
+    assert "P" in kinds and 0 <= phase < 1
+    gops = _p_frames_of(kinds)
+    long_enough = [opening for opening, frames in gops.items() if len(frames) >= frames_per_gop]
+    usable = long_enough if len(long_enough) >= num_gops else list(gops)
+    chosen = _one_per_segment(usable, num_gops, phase)
+    positions: list[int] = []
+    for opening, slots in groupby(chosen, key=lambda one: one[0]):
+        rests = [rest for _, rest in slots]
+        frames = _one_per_segment(gops[opening], len(rests) * frames_per_gop, rests[0])
+        positions += [position for position, _ in frames]
+    slot = [number // frames_per_gop for number in range(len(positions))]
+    return Sample(positions, [opening for opening, _ in chosen], slot)
+
+
+def _one_per_segment(items: Sequence[int], count: int, phase: float) -> list[tuple[int, float]]:
+    """An item of each of `count` equal segments, and the phase that is left inside of it."""
+    chosen = []
+    for number in range(count):
+        start = number * len(items) // count
+        # A segment without an item of its own takes the next one's.
+        size = max((number + 1) * len(items) // count - start, 1)
+        back = min(int(phase * size), size - 1)
+        chosen.append((items[start + size - 1 - back], phase * size - back))
+    return chosen
+
+
+def clip_windows(kinds: Sequence[str], positions: Sequence[int], segment: int) -> list[list[int]]:
+    """For each position the `segment` frames around it; at its ends the clip's last one repeats.
+
+    Args:
+        segment: odd.
+    """
+    frames = range(len(kinds))
+    return [_window(frames, position, segment) for position in positions]
+
+
+def gop_windows(kinds: Sequence[str], positions: Sequence[int], segment: int) -> list[list[int]]:
+    """`clip_windows` among the P-frames of each position's GOP.
+
+    Args:
+        positions: P-frames.
+        segment: odd.
+    """
+    opening, gops = intra_of(kinds), _p_frames_of(kinds)
+    mine = [gops[opening[position]] for position in positions]
+    return [_window(gop, gop.index(at), segment) for gop, at in zip(mine, positions, strict=True)]
+
+
+def _p_frames_of(kinds: Sequence[str]) -> dict[int, list[int]]:
+    """The P-frames of each GOP that has any, by its I-frame."""
+    gops: dict[int, list[int]] = {}
+    for index, opening in enumerate(intra_of(kinds)):
+        if kinds[index] == "P":
+            gops.setdefault(opening, []).append(index)
+    return gops
+
+
+def _window(frames: Sequence[int], middle: int, segment: int) -> list[int]:
+    reach = range(middle - segment // 2, middle + segment // 2 + 1)
+    return [frames[min(max(rank, 0), len(frames) - 1)] for rank in reach]
 
 
 def _distinct(kinds: Sequence[str], positions: list[int]) -> list[int]:

@@ -1,4 +1,8 @@
-"""Fixed augmented views of a clip: one affine map for I-frames, vectors, residuals and RGB (A7).
+"""Views of a clip: one affine map for I-frames, vectors, residuals and RGB frames (A7).
+
+Crops are those of TSM (mit-han-lab/temporal-shift-module, ops/transforms.py): the centre,
+`GroupMultiScaleCrop` for training, the places of `GroupFullResSample` for three crops at test.
+They are resized bilinearly without smoothing, where PIL's smooth a little on scale 1.
 
 Coordinates are normalised as `torch.nn.functional.affine_grid` takes them (-1 and 1 are the
 outer edges of the picture, ``align_corners=False``), so one matrix serves maps of all strides.
@@ -16,13 +20,22 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch.nn.functional import affine_grid, grid_sample
 
-from cmkd.config.data import DatasetInfo, ViewsConfig
-from cmkd.data.clips import CompressedClip, RawClip
+from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
+from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
+from cmkd.errors import DataError
 
 Row = tuple[float, float, float]
 IDENTITY: tuple[Row, Row] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-COARSEST_STRIDE = 4
+COARSEST_STRIDE = MOTION_CELL
 """Pixels per cell of the motion map; a shift by a multiple of it interpolates nowhere."""
+CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+"""Sides of training crops, in shorter sides of the picture."""
+CROP_PLACES = (
+    *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
+    *((0, 2), (4, 2), (2, 4), (2, 0)),
+    *((1, 1), (3, 1), (1, 3), (3, 3)),
+)
+"""Where training crops lie: quarters of the free space to their left and above them."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +47,74 @@ class View:
         phase: in [0, 1), how much earlier inside its segment each frame is sampled.
         flipped_x: mirrored left to right.
         flipped_y: mirrored top to bottom.
+        crop: side of the square that comes out, in pixels; None leaves the size.
     """
 
     matrix: tuple[Row, Row] = IDENTITY
     phase: float = 0.0
     flipped_x: bool = False
     flipped_y: bool = False
+    crop: int | None = None
 
 
 def make_views(config: ViewsConfig, clip_key: str, height: int, width: int) -> tuple[View, ...]:
-    """The views of a clip, the same on every machine; view 0 is the clip itself.
+    """The views of a clip, the same on every machine; view 0 is `plain_view`.
 
     Flips take turns (plain, x, y, both; or plain, x), so that every clip is seen in all of them.
     Shifts are multiples of 4 pixels where nothing is zoomed or turned.
 
     Args:
-        clip_key: decides shifts, zooms, angles and phases; use the clip's path.
+        clip_key: decides shifts, zooms, angles, crops and phases; use the clip's path.
         height: of the frames, in pixels.
         width: of the frames, in pixels.
     """
-    return (View(), *(_view(config, clip_key, n, height, width) for n in range(1, config.count)))
+    plain = plain_view(config, height, width)
+    return (plain, *(_view(config, clip_key, n, height, width) for n in range(1, config.count)))
+
+
+def plain_view(config: ViewsConfig, height: int, width: int) -> View:
+    """The clip itself, or its centre where the data set has a crop."""
+    if config.crop is None:
+        return View()
+    return _cut(config.crop, 2, 2, height, width)
+
+
+def views_at_test(
+    views: ViewsConfig, inputs: InputConfig, height: int, width: int
+) -> tuple[View, ...]:
+    """The views of a test clip, `test_crops` for each of `test_clips` phases; one is `plain_view`.
+
+    Raises:
+        DataError: three crops of a data set that has none, or only a single place for them.
+    """
+    plain = plain_view(views, height, width)
+    crops = [plain]
+    if inputs.test_crops == 3:
+        if views.crop is None or views.crop == max(height, width):
+            raise DataError(
+                "inputs.test_crops: 3 needs room beside the crop, and the data set shows whole "
+                f"pictures of {width}x{height}; prepare it again with a --crop smaller than that, "
+                "or set test_crops to 1"
+            )
+        ends = [(0, 2), (4, 2)] if width >= height else [(2, 0), (2, 4)]
+        first, last = (_cut(views.crop, x, y, height, width) for x, y in ends)
+        crops = [first, plain, last]
+    phases = [number / inputs.test_clips for number in range(inputs.test_clips)]
+    return tuple(replace(crop, phase=phase) for phase in phases for crop in crops)
+
+
+def _cut(crop: int, x: int, y: int, height: int, width: int) -> View:
+    left, top = x * ((width - crop) // 4), y * ((height - crop) // 4)
+    return View(_window(left, top, crop, crop, height, width), crop=crop)
+
+
+def _window(
+    left: int, top: int, across: int, down: int, height: int, width: int
+) -> tuple[Row, Row]:
+    return (
+        (across / width, 0.0, (2 * left + across) / width - 1),
+        (0.0, down / height, (2 * top + down) / height - 1),
+    )
 
 
 def _view(config: ViewsConfig, clip_key: str, number: int, height: int, width: int) -> View:
@@ -61,21 +122,40 @@ def _view(config: ViewsConfig, clip_key: str, number: int, height: int, width: i
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     flip_x = config.flip != "none" and number % 2 == 1
     flip_y = config.flip == "both" and number // 2 % 2 == 1
+    mirror_x, mirror_y = (-1.0 if flip_x else 1.0), (-1.0 if flip_y else 1.0)
+    if config.crop is None:
+        (xx, xy, x), (yx, yy, y) = _moved(config, rng, height, width)
+    else:
+        (xx, xy, x), (yx, yy, y) = _multi_scale(config.crop, rng, height, width)
+    matrix = ((xx * mirror_x, xy * mirror_y, x), (yx * mirror_x, yy * mirror_y, y))
+    phase = rng.random() if config.phase else 0.0
+    return View(matrix, phase, flip_x, flip_y, config.crop)
+
+
+def _multi_scale(crop: int, rng: np.random.Generator, height: int, width: int) -> tuple[Row, Row]:
+    sides = [int(min(height, width) * scale) for scale in CROP_SCALES]
+    # As TSM has it, a side that is nearly the crop's is not resized for a pixel or two.
+    sides = [crop if abs(side - crop) < 3 else side for side in sides]
+    steps = range(len(sides))
+    pairs = [(w, h) for h in steps for w in steps if abs(w - h) <= 1]
+    across, down = (sides[step] for step in pairs[rng.integers(len(pairs))])
+    x, y = CROP_PLACES[rng.integers(len(CROP_PLACES))]
+    left, top = x * ((width - across) // 4), y * ((height - down) // 4)
+    return _window(left, top, across, down, height, width)
+
+
+def _moved(
+    config: ViewsConfig, rng: np.random.Generator, height: int, width: int
+) -> tuple[Row, Row]:
     step = COARSEST_STRIDE if config.scale == config.rotation == 0 else 0
     shift_x = _shift(rng, config.shift * width, step) * 2 / width
     shift_y = _shift(rng, config.shift * height, step) * 2 / height
     zoom = 1 + rng.uniform(-config.scale, config.scale)
     angle = math.radians(rng.uniform(-config.rotation, config.rotation))
-    phase = rng.random() if config.phase else 0.0
     # A turn is rigid in pixels; in normalised coordinates it carries the aspect ratio.
     aspect = height / width
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    mirror_x, mirror_y = (-1.0 if flip_x else 1.0), (-1.0 if flip_y else 1.0)
-    matrix = (
-        (cos * mirror_x, -sin * aspect * mirror_y, shift_x),
-        (sin / aspect * mirror_x, cos * mirror_y, shift_y),
-    )
-    return View(matrix, phase, flip_x, flip_y)
+    return (cos, -sin * aspect, shift_x), (sin / aspect, cos, shift_y)
 
 
 def _shift(rng: np.random.Generator, largest: float, step: int) -> float:
@@ -97,43 +177,55 @@ def label_of(info: DatasetInfo, label: int, view: View) -> int:
 def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[CompressedClip, RawClip]:
     """Resample every map of a clip by the view's one affine map, bilinearly.
 
+    A crop of side c gives pictures of c x c pixels, motion of c/4 x c/4 cells and residuals of
+    c/2 x c/2; cut on whole cells and not resized, they are exact slices.
+
     What comes into the picture from outside repeats the edge in I-frames and RGB, and is zero in
     motion and residual. Vectors also turn with the picture: they are multiplied by the inverse
     of the linear part, so a horizontal flip negates their x. The view's phase is not applied
     here; it decides which frames `cmkd.data.clips.read_clip` reads.
     """
-    if view.matrix == IDENTITY:
-        return clip, raw
     height, width = clip.iframes.shape[-2:]
-    linear = np.linalg.inv(_linear_in_pixels(view, height, width))
-    vectors = np.einsum("ij,tjhw->tihw", linear, clip.motion.astype(np.float64))
+    shown = (view.crop or height, view.crop or width)
+    if view.matrix == IDENTITY and shown == (height, width):
+        return clip, raw
+    linear = np.linalg.inv(_linear_in_pixels(view, (height, width), shown))
+    vectors = clip.motion.astype(np.float64).reshape(-1, 2, *clip.motion.shape[2:])
+    turned = np.einsum("ij,njhw->nihw", linear, vectors).reshape(clip.motion.shape)
+    # A crop has no outside: beyond the picture's edge lies half a cell at most.
+    outside: Literal["border", "zeros"] = "zeros" if view.crop is None else "border"
     moved = replace(
         clip,
-        iframes=_bytes(_resample(clip.iframes, view, "border")),
-        motion=_resample(vectors, view, "zeros").astype(np.float16),
-        residual=_resample(clip.residual, view, "zeros").astype(np.float16),
+        iframes=_bytes(_resample(clip.iframes, view, 1, "border")),
+        motion=_resample(turned, view, MOTION_CELL, outside).astype(np.float16),
+        residual=_resample(clip.residual, view, RESIDUAL_CELL, outside).astype(np.float16),
     )
-    return moved, replace(raw, frames=_bytes(_resample(raw.frames, view, "border")))
+    return moved, replace(raw, frames=_bytes(_resample(raw.frames, view, 1, "border")))
 
 
-def _linear_in_pixels(view: View, height: int, width: int) -> Float64[np.ndarray, "2 2"]:
+def _linear_in_pixels(
+    view: View, read: tuple[int, int], shown: tuple[int, int]
+) -> Float64[np.ndarray, "2 2"]:
     linear = np.array(view.matrix)[:, :2]
-    side = np.array([width, height], np.float64)
-    return np.asarray(linear * side[:, None] / side[None, :])
+    before, after = np.array(read[::-1], np.float64), np.array(shown[::-1], np.float64)
+    return np.asarray(linear * before[:, None] / after[None, :])
 
 
 def _resample(
-    maps: np.ndarray, view: View, padding: Literal["border", "zeros"]
-) -> Float64[np.ndarray, "N C H W"]:
+    maps: np.ndarray, view: View, cell: int, padding: Literal["border", "zeros"]
+) -> Float64[np.ndarray, "N C h w"]:
     # Double precision keeps aligned shifts exact for widths that are no power of two: what
     # leaks from a neighbour is below half a grey level and below float16's smallest number.
     batch = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float64))
     folded = batch.reshape(1, -1, *batch.shape[-2:])
+    sides = [view.crop // cell] * 2 if view.crop else list(batch.shape[-2:])
     grid = affine_grid(
-        torch.tensor([view.matrix], dtype=torch.float64), list(folded.shape), align_corners=False
+        torch.tensor([view.matrix], dtype=torch.float64),
+        [*folded.shape[:2], *sides],
+        align_corners=False,
     )
     moved = grid_sample(folded, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    return np.asarray(moved.reshape(batch.shape).numpy())
+    return np.asarray(moved.reshape(*batch.shape[:2], *sides).numpy())
 
 
 def _bytes(maps: Float64[np.ndarray, "N C H W"]) -> UInt8[np.ndarray, "N C H W"]:

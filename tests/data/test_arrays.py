@@ -11,16 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig, InputConfig
+from cmkd.config.data import EncodingConfig, InputConfig, Reading, SplitConfig, ViewsConfig
 from cmkd.data.arrays import ClipArrays, ensure_arrays, open_arrays
 from cmkd.data.clips import read_clip
 from cmkd.data.datasets import Dataset, read_folder
 from cmkd.data.manifest import file_sha256
+from cmkd.data.rows import plan_rows
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.data.views import apply_view, label_of, make_views
 from cmkd.errors import DataError, InfrastructureError, InputError
 
-INPUTS = InputConfig()
+READING = Reading()
 FOUR_GOPS = EncodingConfig(width=64, height=64, gop=4, qscale=6, num_frames=16)
 MINI = SyntheticRecipe(name="mini", train=12, val=12, test=12, encoding=FOUR_GOPS)
 
@@ -37,7 +38,7 @@ def dataset(cache: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def arrays(dataset: Dataset, cache: Path) -> ClipArrays:
-    return ensure_arrays(dataset, INPUTS, cache, workers=2)
+    return ensure_arrays(dataset, READING, cache, workers=2)
 
 
 def test_shapes_and_types(arrays: ClipArrays) -> None:
@@ -51,6 +52,7 @@ def test_shapes_and_types(arrays: ClipArrays) -> None:
         "frames": (rows, 8, 3, 64, 64),
         "labels": (rows,),
         "index": (36, 4),
+        "test_index": (36, 1),
     }
     kinds = {name: getattr(arrays, name).dtype.str[1:] for name in shapes}
     assert kinds["iframes"] == kinds["frames"] == "u1" and kinds["gop"] == "i1"
@@ -61,7 +63,7 @@ def test_rows_equal_the_clips_read_one_by_one(dataset: Dataset, arrays: ClipArra
     split = dataset.split(0)
     for number in (*split.train[:3], split.val[0], split.test[-1]):
         entry = dataset.clips[number]
-        read = read_clip(dataset.root / entry.path, INPUTS.num_frames)
+        read = read_clip(dataset.root / entry.path, READING)
         views = make_views(dataset.info.views, entry.path, 64, 64)
         for at, view in enumerate(views if number in split.train else views[:1]):
             clip, raw = apply_view(*read, view)
@@ -91,16 +93,105 @@ def test_only_training_clips_have_views(dataset: Dataset, arrays: ClipArrays) ->
         arrays.row(split.test[0], 2)
 
 
+def test_one_view_at_test_is_view_0(dataset: Dataset, arrays: ClipArrays) -> None:
+    split = dataset.split(0)
+    tested = list(split.test)
+    np.testing.assert_array_equal(arrays.test_index[tested], arrays.index[tested, :1])
+    assert (arrays.test_index[list(split.train + split.val)] == -1).all()
+
+
+FULL = Reading(
+    inputs=InputConfig(num_frames=4, num_gops=2, test_clips=2, test_crops=3),
+    raw_segment=5,
+    compressed_segment=5,
+)
+
+
+def test_crops_segments_and_views_at_test(dataset: Dataset, cache: Path) -> None:
+    views = ViewsConfig(count=3, flip="horizontal", phase=True, crop=48)
+    info = dataset.info.model_copy(update={"views": views})
+    cropped = replace(dataset, info=info)
+    arrays = ensure_arrays(cropped, FULL, cache, workers=1)
+    rows = 12 * 3 + 12 + 12 * 6
+    assert arrays.iframes.shape == (rows, 2, 3, 48, 48)
+    assert arrays.motion.shape == (rows, 4, 10, 12, 12)
+    assert arrays.residual.shape == (rows, 4, 15, 24, 24)
+    assert arrays.frames.shape == (rows, 4, 15, 48, 48)
+    assert arrays.gop.tolist() == [[0, 0, 1, 1]] * rows
+
+    split = cropped.split(0)
+    assert arrays.test_index.shape == (36, 6)
+    assert (arrays.test_index[list(split.train + split.val)] == -1).all()
+    number = split.test[3]
+    tested = arrays.test_index[number]
+    assert tested[1] == arrays.row(number, 0) and len(set(tested)) == 6
+    assert (arrays.labels[tested] == cropped.clips[number].label).all()
+    path = cropped.root / cropped.clips[number].path
+    for at, row in enumerate(tested):
+        clip, raw = read_clip(path, FULL, phase=(0.0, 0.5)[at // 3])
+        left = (0, 8, 16)[at % 3]
+        inside = (..., slice(8, 56), slice(left, left + 48))
+        np.testing.assert_array_equal(arrays.frames[row], raw.frames[inside])
+        np.testing.assert_array_equal(arrays.iframes[row], clip.iframes[inside])
+        cells = (..., slice(2, 14), slice(left // 4, left // 4 + 12))
+        np.testing.assert_array_equal(arrays.motion[row], clip.motion[cells])
+
+    number = split.train[2]
+    path = cropped.root / cropped.clips[number].path
+    for at, view in enumerate(make_views(views, cropped.clips[number].path, 64, 64)):
+        clip, raw = apply_view(*read_clip(path, FULL, phase=view.phase), view)
+        row = arrays.row(number, at)
+        np.testing.assert_array_equal(arrays.frames[row], raw.frames)
+        np.testing.assert_array_equal(arrays.residual[row], clip.residual)
+
+
+def test_a_clip_that_trains_in_one_fold_and_tests_in_another_has_both(dataset: Dataset) -> None:
+    entries = tuple(replace(clip, group=str(n // 12)) for n, clip in enumerate(dataset.clips))
+    rule = SplitConfig(rule="leave_one_group_out")
+    info = dataset.info.model_copy(update={"split": rule})
+    plan = plan_rows(replace(dataset, info=info, clips=entries), InputConfig(test_clips=3))
+    assert plan.index.shape == (36, 4) and plan.test_index.shape == (36, 3)
+    assert (plan.index >= 0).all() and (plan.test_index >= 0).all()
+    np.testing.assert_array_equal(plan.index[:, 0], plan.test_index[:, 0])
+    assert len(plan.labels) == 36 * (4 + 2)
+
+
+def test_crops_that_the_data_set_cannot_have_are_refused_before_decoding(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    reading = Reading(inputs=InputConfig(test_crops=3))
+    with pytest.raises(DataError, match="whole pictures of 64x64"):
+        ensure_arrays(dataset, reading, tmp_path, workers=1)
+    assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
+
+
+def test_a_clip_of_another_size_is_not_cropped_into_shape(dataset: Dataset, tmp_path: Path) -> None:
+    wider = dataset.info.encoding.model_copy(update={"width": 80})
+    changes = {"encoding": wider, "views": ViewsConfig(crop=48)}
+    info = dataset.info.model_copy(update=changes)
+    with pytest.raises(DataError, match="4 I-frames of 64x64 do not fit"):
+        ensure_arrays(replace(dataset, info=info), READING, tmp_path, workers=1)
+
+
 def test_they_are_built_once(dataset: Dataset, arrays: ClipArrays, cache: Path) -> None:
     moved = Dataset(Path("gone"), dataset.info, dataset.clips)
-    again = ensure_arrays(moved, INPUTS, cache, workers=1)
+    again = ensure_arrays(moved, READING, cache, workers=1)
     np.testing.assert_array_equal(again.labels, arrays.labels)
     assert isinstance(again.frames, np.memmap) and not again.frames.flags.writeable
 
 
-def test_other_inputs_are_other_arrays(dataset: Dataset, cache: Path) -> None:
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading(inputs=InputConfig(motion="per_frame")),
+        Reading(inputs=InputConfig(test_clips=2)),
+        Reading(raw_segment=5),
+        Reading(compressed_segment=5),
+    ],
+)
+def test_other_readings_are_other_arrays(dataset: Dataset, cache: Path, reading: Reading) -> None:
     with pytest.raises(DataError, match="not decoded yet"):
-        open_arrays(dataset, InputConfig(motion="per_frame"), cache)
+        open_arrays(dataset, reading, cache)
 
 
 def damaged(dataset: Dataset, root: Path, damage: Callable[[bytes], bytes]) -> Dataset:
@@ -121,7 +212,7 @@ def test_an_unreadable_clip_is_named_and_nothing_is_left(dataset: Dataset, tmp_p
     listed = replace(cut.clips[1], sha256=file_sha256(path))
     with pytest.raises(DataError, match="decoded") as caught:
         ensure_arrays(
-            replace(cut, clips=(cut.clips[0], listed, *cut.clips[2:])), INPUTS, tmp_path, workers=1
+            replace(cut, clips=(cut.clips[0], listed, *cut.clips[2:])), READING, tmp_path, workers=1
         )
     assert str(path) in str(caught.value)
     assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
@@ -139,7 +230,7 @@ def test_a_clip_that_is_not_the_manifests_is_refused(
     swapped = damaged(dataset, tmp_path / "set", lambda _: other)
     info = dataset.info.model_copy(update={"kind": kind})
     with pytest.raises(DataError) as caught:
-        ensure_arrays(replace(swapped, info=info), INPUTS, tmp_path, workers=1)
+        ensure_arrays(replace(swapped, info=info), READING, tmp_path, workers=1)
     expected = f"{swapped.root / swapped.clips[1].path}: differs from manifest.csv; {remedy}"
     assert expected.format(root=swapped.root) in str(caught.value)
     assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
@@ -150,14 +241,14 @@ def test_a_lost_clip_is_named(dataset: Dataset, tmp_path: Path) -> None:
     path = lost.root / lost.clips[1].path
     path.unlink()
     with pytest.raises(DataError, match="cannot be read") as caught:
-        ensure_arrays(lost, INPUTS, tmp_path, workers=1)
+        ensure_arrays(lost, READING, tmp_path, workers=1)
     assert str(path) in str(caught.value)
 
 
 def test_a_cache_that_is_a_file_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(InputError, match="choose another"):
-        ensure_arrays(dataset, INPUTS, tmp_path / "cache", workers=1)
+        ensure_arrays(dataset, READING, tmp_path / "cache", workers=1)
 
 
 def test_a_full_disk_is_noticed_before(
@@ -165,4 +256,4 @@ def test_a_full_disk_is_noticed_before(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(InfrastructureError, match="CMKD_CACHE"):
-        ensure_arrays(dataset, INPUTS, tmp_path, workers=1)
+        ensure_arrays(dataset, READING, tmp_path, workers=1)

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig
+from cmkd.config.data import EncodingConfig, InputConfig, Reading
 from cmkd.data.bitstream import decode_mpeg4, decode_rgb, encode
 from cmkd.data.clips import move, read_clip, residual, trace
 from cmkd.data.motion import motion_field
@@ -50,6 +50,11 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def appearing(tmp_path_factory):
     return write(tmp_path_factory.mktemp("appear") / "appear.mp4", scene(appear=5))
+
+
+def reading(num_frames, *, raw=1, compressed=1, **inputs):
+    inputs = InputConfig(num_frames=num_frames, **inputs)
+    return Reading(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
 
 
 def planes(picture):
@@ -171,9 +176,9 @@ def test_the_residual_is_not_blind_in_intra_blocks(appearing):
     intra = ~covered
     assert intra.sum() >= 2 * 256
     assert (full[5].y == skipped[5].y)[intra].all(), "stock decoding is blind there"
-    compressed, raw = read_clip(appearing, 15)
+    compressed, raw = read_clip(appearing, reading(15))
     # All 15 P-frames: frame 5 is sample 4; of 8 segments it is sample 2.
-    assert np.array_equal(raw.frames[4], read_clip(appearing, 8)[1].frames[2])
+    assert np.array_equal(raw.frames[4], read_clip(appearing, reading(8))[1].frames[2])
     seen = compressed.residual[4].astype(np.float32)[:, intra[::2, ::2]]
     assert np.abs(seen).mean() > 20
     disc = compressed.residual[4].astype(np.float32)[:, 13:17, 8:12].mean(axis=(1, 2))
@@ -181,7 +186,7 @@ def test_the_residual_is_not_blind_in_intra_blocks(appearing):
 
 
 def test_shapes_types_and_alignment(appearing):
-    compressed, raw = read_clip(appearing, 8)
+    compressed, raw = read_clip(appearing, reading(8))
     assert compressed.iframes.shape == (1, 3, SIZE, SIZE)
     assert compressed.iframes.dtype == raw.frames.dtype == np.uint8
     assert compressed.gop.dtype == np.int8 and compressed.gop.tolist() == [0] * 8
@@ -200,8 +205,8 @@ def test_shapes_types_and_alignment(appearing):
 def test_maps_are_the_means_of_their_cells(appearing):
     full = decode_mpeg4(appearing, motion=True)
     skipped = decode_mpeg4(appearing, skip_residual=True)
-    compressed, _ = read_clip(appearing, 8)
-    per_frame, _ = read_clip(appearing, 8, motion="per_frame")
+    compressed, _ = read_clip(appearing, reading(8))
+    per_frame, _ = read_clip(appearing, reading(8, motion="per_frame"))
     traces = trace(full, {7, 11})
     for sample, index in [(3, 7), (5, 11)]:
         cells = traces[index].displacement.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
@@ -221,8 +226,8 @@ def test_maps_are_the_means_of_their_cells(appearing):
 
 def test_motion_is_in_pixels_towards_the_i_frame(plain):
     """The camera goes by (+2, +1), content by (-2, -1): its source lies at (+2 t, +1 t)."""
-    compressed, _ = read_clip(plain, 8)
-    per_frame, _ = read_clip(plain, 8, motion="per_frame")
+    compressed, _ = read_clip(plain, reading(8))
+    per_frame, _ = read_clip(plain, reading(8, motion="per_frame"))
     for sample, step in enumerate(range(1, 12, 2)):
         inner = compressed.motion[sample, :, 2:8, 2:8].astype(np.float32)
         assert np.median(inner[0]) == pytest.approx(2 * step, abs=0.5)
@@ -231,9 +236,9 @@ def test_motion_is_in_pixels_towards_the_i_frame(plain):
 
 
 def test_phase_takes_earlier_frames(plain):
-    _, late = read_clip(plain, 4)
-    _, early = read_clip(plain, 4, phase=0.5)
-    _, every = read_clip(plain, 15)
+    _, late = read_clip(plain, reading(4))
+    _, early = read_clip(plain, reading(4), phase=0.5)
+    _, every = read_clip(plain, reading(15))
     assert np.array_equal(late.frames[1], every.frames[6])
     assert np.array_equal(early.frames[1], every.frames[4])
 
@@ -253,12 +258,12 @@ def test_extra_i_frames_count_by_their_type(tmp_path):
         output.mux(stream.encode(None))
     pictures = decode_mpeg4(path, motion=True)
     assert [i for i, p in enumerate(pictures) if p.kind == "I"] == [0, 5, 17]
-    compressed, raw = read_clip(path, 12)
+    compressed, raw = read_clip(path, reading(12))
     # Samples are 1, 3, ..., 23; 5 and 17 are I-frames and give way to 6 and 18.
     assert compressed.gop.tolist() == [0] * 2 + [1] * 6 + [2] * 4
     assert compressed.iframes.shape[0] == 3
     # Motion restarts: one frame after the I-frame it is that of one frame.
-    per_frame, _ = read_clip(path, 12, motion="per_frame")
+    per_frame, _ = read_clip(path, reading(12, motion="per_frame"))
     for sample in (0, 2, 8):
         assert np.array_equal(compressed.motion[sample], per_frame.motion[sample])
     assert not np.array_equal(compressed.motion[4], per_frame.motion[4])
@@ -270,7 +275,7 @@ def test_extra_i_frames_count_by_their_type(tmp_path):
 def test_still_video_has_neither_motion_nor_residual_at_fine_quality(tmp_path):
     frame = next(iter(scene(1)))
     path = write(tmp_path / "still.mp4", [frame] * 16)
-    compressed, raw = read_clip(path, 8)
+    compressed, raw = read_clip(path, reading(8))
     assert not compressed.motion.any()
     assert np.abs(compressed.residual).mean() < 1
     assert np.abs(raw.frames.astype(int) - compressed.iframes[0]).mean() < 2
@@ -291,17 +296,84 @@ def test_chroma_moves_by_half_of_what_luma_does(plain):
     assert (y[0, 8], u[16, 8], v[16, 8]) == (8 + 4, 8 + 2, 16 - 4)
 
 
+@pytest.fixture(scope="module")
+def gops(tmp_path_factory):
+    """24 frames in four GOPs, and all that can be read of it: 20 P-frames."""
+    path = tmp_path_factory.mktemp("gops") / "gops.mp4"
+    write(path, scene(24, appear=8), EncodingConfig(width=SIZE, height=SIZE, gop=6, qscale=4))
+    return path, *read_clip(path, reading(20))
+
+
+def rank(frame):
+    """Which P-frame of `gops` it is."""
+    assert frame % 6
+    return frame - frame // 6 - 1
+
+
+def test_gops_are_sampled_with_their_i_frames(gops):
+    path, every, frames = gops
+    compressed, raw = read_clip(path, reading(4, num_gops=2))
+    ranks = [rank(frame) for frame in (8, 11, 20, 23)]
+    assert compressed.gop.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(compressed.iframes, every.iframes[[1, 3]])
+    assert np.array_equal(compressed.motion, every.motion[ranks])
+    assert np.array_equal(compressed.residual, every.residual[ranks])
+    assert np.array_equal(raw.frames, frames.frames[ranks])
+
+
+def test_a_clip_with_too_few_gops_fills_every_slot(plain):
+    compressed, raw = read_clip(plain, reading(8, num_gops=4))
+    one, frames = read_clip(plain, reading(8))
+    assert one.iframes.shape[0] == 1 and compressed.iframes.shape[0] == 4
+    assert np.array_equal(compressed.iframes, one.iframes[[0] * 4])
+    assert compressed.gop.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert np.array_equal(raw.frames, frames.frames)
+
+
+def test_segments_are_folded_frame_by_frame_around_the_sampled_one(gops):
+    """Samples 5, 11, 17, 23 end their GOPs, so what follows is the next GOP's for the teacher."""
+    path, every, frames = gops
+    compressed, raw = read_clip(path, reading(4, raw=5, compressed=5))
+    alone, _ = read_clip(path, reading(4))
+    assert compressed.motion.shape == (4, 10, 16, 16)
+    assert compressed.residual.shape == (4, 15, 32, 32)
+    assert raw.frames.shape == (4, 15, SIZE, SIZE)
+    assert np.array_equal(compressed.motion[:, 4:6], alone.motion)
+    assert np.array_equal(compressed.iframes, alone.iframes)
+    assert np.array_equal(compressed.gop, alone.gop)
+    pictures = {6 * number: picture for number, picture in enumerate(every.iframes)}
+    pictures |= {at: frames.frames[rank(at)] for at in range(24) if at % 6}
+    for sample, frame in enumerate((5, 11, 17, 23)):
+        ranks = [rank(at) for at in (frame - 2, frame - 1, frame, frame, frame)]
+        assert np.array_equal(compressed.motion[sample], np.concatenate(every.motion[ranks]))
+        assert np.array_equal(compressed.residual[sample], np.concatenate(every.residual[ranks]))
+        shown = [pictures[min(at, 23)] for at in range(frame - 2, frame + 3)]
+        assert np.array_equal(raw.frames[sample], np.concatenate(shown))
+
+
+def test_segments_are_read_with_one_decode_more_for_the_residual(gops, monkeypatch):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(options)
+        return decode_mpeg4(*arguments, **options)
+
+    monkeypatch.setattr("cmkd.data.clips.decode_mpeg4", counted)
+    read_clip(gops[0], reading(8, raw=5, compressed=5))
+    assert calls == [{"motion": True}, {"skip_residual": True}]
+
+
 @pytest.mark.parametrize(
     ("frames", "encoding", "num_frames", "reason"),
     [
         (4, ENCODING, 8, "has 4 frames, 8 are to be sampled"),
-        (1, ENCODING, 1, "has no P-frame"),
+        (2, ENCODING.model_copy(update={"gop": 1}), 2, "has no P-frame"),
     ],
 )
 def test_unusable_clips_are_named(tmp_path, frames, encoding, num_frames, reason):
     path = write(tmp_path / "clip.mp4", scene(frames), encoding)
     with pytest.raises(DataError, match=f"clip.mp4: {reason}"):
-        read_clip(path, num_frames)
+        read_clip(path, reading(num_frames))
 
 
 def test_odd_sizes_are_named(tmp_path):
@@ -315,4 +387,4 @@ def test_odd_sizes_are_named(tmp_path):
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     with pytest.raises(DataError, match="odd.mp4: sides of 54x50 are no multiples of 4"):
-        read_clip(path, 2)
+        read_clip(path, reading(2))

@@ -7,10 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.config.data import (
+    DatasetInfo,
+    EncodingConfig,
+    InputConfig,
+    Reading,
+    SplitConfig,
+    ViewsConfig,
+)
 from cmkd.data.bitstream import encode
 from cmkd.data.clips import CompressedClip, RawClip, read_clip
-from cmkd.data.views import IDENTITY, View, apply_view, label_of, make_views
+from cmkd.data.views import (
+    IDENTITY,
+    View,
+    apply_view,
+    label_of,
+    make_views,
+    plain_view,
+    views_at_test,
+)
+from cmkd.errors import DataError
 
 HEIGHT, WIDTH = 48, 80
 
@@ -163,6 +179,7 @@ def test_a_vector_points_to_where_its_content_went(clip: tuple[CompressedClip, R
     [
         ViewsConfig(count=4, flip="both", shift=0.125),
         ViewsConfig(count=4, flip="horizontal", shift=0.1, scale=0.15, rotation=8.0),
+        ViewsConfig(count=6, flip="horizontal", crop=32),
     ],
 )
 def test_frames_stay_aligned_with_iframe_and_residual(tmp_path: Path, config: ViewsConfig) -> None:
@@ -177,16 +194,17 @@ def test_frames_stay_aligned_with_iframe_and_residual(tmp_path: Path, config: Vi
     ]
     path = tmp_path / "still.mp4"
     encode(frames, path, EncodingConfig(width=WIDTH, height=HEIGHT, gop=16, qscale=1))
-    clip, raw = read_clip(path, 8)
+    clip, raw = read_clip(path, Reading())
 
-    for view in make_views(config, "still", HEIGHT, WIDTH):
+    views = make_views(config, "still", HEIGHT, WIDTH)
+    edge = (..., slice(4, -4), slice(4, -4)) if config.crop else (..., slice(8, -8), slice(12, -12))
+    for view, other in zip(views, (*views[1:], views[0]), strict=True):
         seen, teacher = apply_view(clip, raw, view)
         gap = half(teacher.frames) - half(seen.iframes[seen.gop]) - seen.residual
-        inside = gap[..., 8:-8, 12:-12]
-        assert abs(inside).mean() < 0.5, view
-        unmoved = half(raw.frames) - half(seen.iframes[seen.gop]) - seen.residual
-        if view != View():
-            assert abs(unmoved[..., 8:-8, 12:-12]).mean() > 10, "the test can tell"
+        assert abs(gap[edge]).mean() < 0.5, view
+        _, misplaced = apply_view(clip, raw, other)
+        gap = half(misplaced.frames) - half(seen.iframes[seen.gop]) - seen.residual
+        assert abs(gap[edge]).mean() > 10, "the test can tell"
 
 
 def half(maps: np.ndarray) -> np.ndarray:
@@ -209,3 +227,134 @@ def test_labels_follow_the_mirror() -> None:
     assert [label_of(info, label, mirrored) for label in range(3)] == [1, 0, 2]
     assert [label_of(info, label, View(flipped_y=True)) for label in range(3)] == [0, 1, 2]
     assert [label_of(info, label, View()) for label in range(3)] == [0, 1, 2]
+
+
+CROPPED = ViewsConfig(count=4, flip="horizontal", crop=32)
+CROPPED_READING = Reading(inputs=InputConfig(num_frames=4), raw_segment=5, compressed_segment=5)
+
+
+@pytest.fixture(scope="module")
+def panning(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompressedClip, RawClip]:
+    """A clip of 80 x 48 pixels whose content goes by (-4, +2) a frame, read in segments of five."""
+    spots = np.random.default_rng(0).integers(40, 216, (30, 45, 3))
+    world = np.kron(spots, np.ones((4, 4, 1))).astype(np.uint8)
+    frames = [world[40 - 2 * t :, 4 * t :][:HEIGHT, :WIDTH] for t in range(16)]
+    path = tmp_path_factory.mktemp("panning") / "panning.mp4"
+    encode(frames, path, EncodingConfig(width=WIDTH, height=HEIGHT, gop=16, qscale=2))
+    return read_clip(path, CROPPED_READING)
+
+
+def assert_slice(clip: CompressedClip, raw: RawClip, view: View, left: int, top: int) -> None:
+    """The view is the square of 32 pixels at (left, top), in all modalities, to the bit."""
+    seen, teacher = apply_view(clip, raw, view)
+    for whole, cut, cell in [
+        (clip.iframes, seen.iframes, 1),
+        (raw.frames, teacher.frames, 1),
+        (clip.residual, seen.residual, 2),
+        (clip.motion, seen.motion, 4),
+    ]:
+        rows, columns = (slice(at // cell, (at + 32) // cell) for at in (top, left))
+        np.testing.assert_array_equal(cut, whole[..., rows, columns])
+        assert cut.dtype == whole.dtype
+
+
+def test_view_0_of_a_crop_is_the_centre_to_the_bit(
+    panning: tuple[CompressedClip, RawClip],
+) -> None:
+    view = make_views(CROPPED, "k", HEIGHT, WIDTH)[0]
+    assert view == plain_view(CROPPED, HEIGHT, WIDTH)
+    assert_slice(*panning, view, (WIDTH - 32) // 2, (HEIGHT - 32) // 2)
+
+
+def test_three_crops_lie_along_the_longer_side(panning: tuple[CompressedClip, RawClip]) -> None:
+    three = InputConfig(test_crops=3)
+    for view, left in zip(
+        views_at_test(CROPPED, three, HEIGHT, WIDTH), (0, 24, WIDTH - 32), strict=True
+    ):
+        assert_slice(*panning, view, left, 8)
+    clip, raw = panning
+    upright = CompressedClip(
+        *(m.swapaxes(-1, -2) if m.ndim == 4 else m for m in vars(clip).values())
+    )
+    tall = RawClip(raw.frames.swapaxes(-1, -2))
+    for view, top in zip(
+        views_at_test(CROPPED, three, WIDTH, HEIGHT), (0, 24, WIDTH - 32), strict=True
+    ):
+        assert_slice(upright, tall, view, 8, top)
+
+
+def test_views_at_test_are_all_pairs_of_phase_and_crop() -> None:
+    views = views_at_test(CROPPED, InputConfig(test_clips=4, test_crops=3), HEIGHT, WIDTH)
+    assert [view.phase for view in views] == [p for p in (0.0, 0.25, 0.5, 0.75) for _ in range(3)]
+    assert len({view.matrix for view in views}) == 3 and len(set(views)) == 12
+    assert views[1] == plain_view(CROPPED, HEIGHT, WIDTH)
+    assert not any(view.flipped_x for view in views)
+    assert views_at_test(ViewsConfig(), InputConfig(), HEIGHT, WIDTH) == (View(),)
+
+
+@pytest.mark.parametrize(("crop", "sides"), [(None, (80, 48)), (48, (48, 48))])
+def test_three_crops_need_room(crop: int | None, sides: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match=r"test_crops: 3 .* whole pictures of {}x{}".format(*sides)):
+        views_at_test(ViewsConfig(crop=crop), InputConfig(test_crops=3), sides[1], sides[0])
+
+
+def test_training_crops_are_those_of_tsm() -> None:
+    """Sides and places as `GroupMultiScaleCrop` lists them for 320 x 256 pixels and 224."""
+    config = ViewsConfig(count=100, crop=224, phase=True)
+    found = set()
+    for key in "abcdefgh":
+        for view in make_views(config, key, 256, 320)[1:]:
+            (across, _, x), (_, down, y) = view.matrix
+            width, height = across * 320, down * 256
+            left, top = ((x + 1) * 320 - width) / 2, ((y + 1) * 256 - height) / 2
+            found.add(tuple(round(value, 6) for value in (width, height, left, top)))
+    sides = [256, 224, 192, 168]
+    quarters = [
+        (0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0),
+        (1, 1), (3, 1), (1, 3), (3, 3),
+    ]  # fmt: skip
+    assert found == {
+        (width, height, x * ((320 - width) // 4), y * ((256 - height) // 4))
+        for i, width in enumerate(sides)
+        for j, height in enumerate(sides)
+        if abs(i - j) <= 1
+        for x, y in quarters
+    }
+
+
+def test_a_resized_crop_scales_vectors_and_a_flip_negates_their_x(
+    panning: tuple[CompressedClip, RawClip],
+) -> None:
+    clip, raw = panning
+    plain = make_views(CROPPED.model_copy(update={"flip": "none", "count": 12}), "k", HEIGHT, WIDTH)
+    mirrored = make_views(CROPPED.model_copy(update={"count": 12}), "k", HEIGHT, WIDTH)
+    across = [view.matrix[0][0] * WIDTH for view in plain]
+    number = next(n for n in range(1, 12, 2) if across[n] > 40)
+    seen, teacher = apply_view(clip, raw, plain[number])
+    flipped, frames = apply_view(clip, raw, mirrored[number])
+
+    # Content goes left by 4 pixels a frame, so its source lies to the right.
+    assert np.median(seen.motion[0, 4]) / np.median(clip.motion[0, 4]) == pytest.approx(
+        32 / across[number], rel=2e-3
+    )
+    sign = np.array([-1, 1] * 5).reshape(10, 1, 1)
+    np.testing.assert_allclose(flipped.motion, sign * seen.motion[..., ::-1], atol=0.02)
+    np.testing.assert_allclose(flipped.residual, seen.residual[..., ::-1], atol=0.2)
+    assert np.median(flipped.motion[0, 4]) < -4
+    for one, other in ((flipped.iframes, seen.iframes), (frames.frames, teacher.frames)):
+        assert abs(one.astype(int) - other[..., ::-1]).max() <= 1
+
+
+def test_a_crop_has_its_own_rule_of_place_and_lies_in_the_picture() -> None:
+    with pytest.raises(ValueError, match="crop: 32 .* leave out shift, rotation"):
+        ViewsConfig(count=2, crop=32, shift=0.1, rotation=3.0)
+    with pytest.raises(ValueError, match="views.crop: 96 is more than a side of 320x80"):
+        DatasetInfo(
+            name="x",
+            kind="folder",
+            classes=("a", "b"),
+            encoding=EncodingConfig(height=80),
+            views=ViewsConfig(crop=96),
+            split=SplitConfig(),
+            digest="0",
+        )
