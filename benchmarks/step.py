@@ -20,9 +20,10 @@ from cmkd.data.arrays import ensure_arrays
 from cmkd.data.datasets import open_dataset
 from cmkd.method.losses import total_loss
 from cmkd.training.clips import view_rows
+from cmkd.training.frozen import load_teacher, teacher_folder
 from cmkd.training.run import StudentLearner, TrialRun
 from cmkd.training.runtime import configure
-from cmkd.training.teacher import ensure_teacher, load_teacher, teacher_folder
+from cmkd.training.teacher import ensure_teacher
 
 DATA = "synthetic-smoke"
 WARM_UP, COUNTED, BATCH = 4, 25, 32
@@ -52,7 +53,7 @@ def measure_steps(cache: Path) -> dict[str, dict[str, float]]:
     dataset = open_dataset(DATA, cache)
     kd = Setting(teacher=TeacherConfig(training=TeacherTrainingConfig(epochs=1)))
     baseline = MethodConfig(decoder=False, lambda_1=0.0, lambda_2=0.0)
-    ensure_arrays(dataset, kd.inputs, cache, workers=1)
+    ensure_arrays(dataset, kd.reading, cache, workers=1)
     both = TrialConfig(setting=kd, data=DATA, data_id=dataset.id, fold=0, seed=0)
     plain = both.model_copy(update={"setting": kd.model_copy(update={"method": baseline})})
     ensure_teacher(both, cache)
@@ -73,16 +74,11 @@ def _time_steps(config: TrialConfig, cache: Path) -> dict[str, float]:
     for lap in range(WARM_UP + COUNTED):
         batch = rows[(lap % 3) * BATCH : (lap % 3 + 1) * BATCH]
         with clock.part("data"):
-            inputs = trial.reader.compressed(batch).inputs
-            labels = trial.reader.labels(batch)
-            targets = None
-            if learner.features is not None:
-                device = trial.reader.device
-                targets = learner.features.targets(batch, learner.edges, device)
+            loaded = learner.load(batch)
         with clock.part("forward"):
-            output = student(*inputs)
+            output = student(*loaded.inputs.inputs)
         with clock.part("losses"):
-            losses = total_loss(output, labels, targets, learner.method)
+            losses = total_loss(output, loaded.labels, loaded.targets, learner.method)
         with clock.part("backward"):
             learner.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import cmkd
-from cmkd.cli import data, report
+from cmkd.cli import data, report, teacher
+from cmkd.cli.cost import cost
 from cmkd.cli.sweep import sweep
 from cmkd.cli.ui import ui
 from cmkd.errors import CmkdError
@@ -23,8 +24,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(teacher.app, name="teacher")
 app.command()(sweep)
 app.add_typer(report.app, name="report")
+app.command()(cost)
 app.command()(ui)
 
 

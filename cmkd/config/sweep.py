@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from cmkd.config.base import Config
 from cmkd.config.load import Document, explain, read_yaml, suggest
 from cmkd.config.paths import packaged
+from cmkd.config.presets import PRESETS, preset_settings
+from cmkd.config.selection import candidates, check_selections, references
+from cmkd.config.spec import NAME, SweepSpec
 from cmkd.config.trial import Setting
-from cmkd.errors import ConfigError
+from cmkd.errors import ConfigError, InputError
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-BlockName = Annotated[str, Field(pattern=_NAME)]
-
-
-class SweepSpec(Config):
-    """The file ``sweeps/NAME.yaml``.
-
-    A block maps dotted keys of `Setting` to lists of values; its arms are their product.
-    Precedence: block > base > default of the field.
-    """
-
-    name: str = Field(pattern=_NAME)
-    description: str
-    data: str = Field(default="synthetic", description="data set when `--data` is not given")
-    seeds: int = Field(default=5, ge=1, le=1000, description="paired seeds 0 .. seeds - 1")
-    base: dict[str, Any] = {}
-    blocks: dict[BlockName, dict[str, list[Any]]] = Field(min_length=1)
+TABLES = {
+    1: "comparison",
+    2: "comparison",
+    3: "comparison",
+    4: "ablation",
+    5: "hyperparameters",
+}
+"""Which spec has the rows of a table of the paper."""
+MOST_ARMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,30 +40,63 @@ class Arm:
     name: str
     setting: Setting
 
+    @property
+    def block(self) -> str:
+        """The block of the spec that it comes from."""
+        return self.name.partition("[")[0]
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """A spec read from a file, with its arms expanded in file order."""
+    """A spec read from a file, with its arms expanded in file order.
+
+    Attributes:
+        waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
+        selected: values of the selections that have been made.
+    """
 
     spec: SweepSpec
-    path: Path
+    document: Document
     arms: tuple[Arm, ...]
+    waiting: Mapping[str, tuple[str, ...]]
+    selected: Mapping[str, float]
 
-    def arm(self, name: str) -> Arm:
-        """The arm called `name`; ConfigError when the spec has none."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise ConfigError(
-            f"{self.path}: no arm {name!r}{suggest(name, [a.name for a in self.arms])}"
-        )
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self.document.path
+
+    def select(self, name: str, value: float) -> Sweep:
+        """The same sweep after the selection `name` was made: more arms, fewer that wait."""
+        return _expand(self.spec, self.document, {**self.selected, name: value})
+
+    def only(self, patterns: Sequence[str]) -> Sweep:
+        """The arms that match any of `patterns`; all of them where there is no pattern.
+
+        ``*`` and ``?`` are wildcards; brackets stand for themselves, as names of arms have them.
+
+        Raises:
+            ConfigError: a pattern matches no arm.
+        """
+        if not patterns:
+            return self
+        names = [*(arm.name for arm in self.arms), *self.waiting]
+        for pattern in patterns:
+            if not any(_matches(name, pattern) for name in names):
+                raise ConfigError(
+                    f"{self.path}: no arm matches {pattern!r}{suggest(pattern, names)}"
+                )
+        kept = {name for name in names if any(_matches(name, one) for one in patterns)}
+        arms = tuple(arm for arm in self.arms if arm.name in kept)
+        waiting = {name: needs for name, needs in self.waiting.items() if name in kept}
+        return replace(self, arms=arms, waiting=waiting)
 
 
 def find_spec(name: str) -> Path:
     """Path of a spec: a file itself, else ``./sweeps/NAME.yaml``, else the packaged one."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    if re.fullmatch(_NAME, name):
+    if re.fullmatch(NAME, name):
         for path in (Path("sweeps", f"{name}.yaml"), packaged("sweeps", f"{name}.yaml")):
             if path.is_file():
                 return path
@@ -75,8 +104,21 @@ def find_spec(name: str) -> Path:
     raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
 
 
-def load_sweep(name: str) -> Sweep:
+def spec_of_table(table: int) -> str:
+    """Name of the spec with the rows of the paper's table; InputError where there is none."""
+    if table not in TABLES:
+        known = ", ".join(map(str, TABLES))
+        raise InputError(f"the paper has no table {table} that is swept; known: {known}")
+    return TABLES[table]
+
+
+def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     """Read, validate and expand the spec called `name`.
+
+    A spec of more than `MOST_ARMS` is refused, before it is expanded, unless it is `unlimited`.
+
+    Blocks that refer to a selection are tried with each of its candidates, so that a mistake in a
+    later stage shows before the first is trained.
 
     Raises:
         ConfigError: with file, line, key and, for a typo, the nearest known key.
@@ -87,31 +129,61 @@ def load_sweep(name: str) -> Sweep:
     except ValidationError as error:
         keys, message = explain(error, SweepSpec)
         raise ConfigError(f"{document.where(*keys)}: {message}") from None
+    if spec.preset is not None and spec.preset not in PRESETS:
+        where = document.where("preset")
+        raise ConfigError(f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, PRESETS)}")
+    check_selections(document, spec)
+    count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
+    if count > MOST_ARMS and not unlimited:
+        raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
+    sweep = _expand(spec, document, {})
+    if sweep.waiting:
+        known = {name: candidates(spec, one) for name, one in spec.select.items()}
+        for values in itertools.product(*known.values()):
+            _expand(spec, document, dict(zip(known, values, strict=True)))
+    return sweep
+
+
+def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
+    preset = preset_settings(spec.preset) if spec.preset else {}
     arms: list[Arm] = []
+    waiting: dict[str, tuple[str, ...]] = {}
+    seen: set[str] = set()
     for block, axes in spec.blocks.items():
-        arms.extend(_expand_block(document, block, spec.base, axes))
-    _refuse_repeats(document, arms)
-    return Sweep(spec, document.path, tuple(arms))
+        for name, chosen in _points(document, block, axes):
+            if name in seen:
+                raise ConfigError(f"{document.path}: two arms are called {name!r}")
+            seen.add(name)
+            needs = [one for one in references(chosen.values()) if one not in selected]
+            if needs:
+                waiting[name] = tuple(needs)
+                continue
+            values = {key: _value(value, selected) for key, value in chosen.items()}
+            setting = _build(document, block, {**preset, **spec.base, **values})
+            arms.append(Arm(name, setting))
+    return Sweep(spec, document, tuple(arms), waiting, selected)
 
 
-def _expand_block(
-    document: Document, block: str, base: Mapping[str, Any], axes: Mapping[str, list[Any]]
-) -> list[Arm]:
+def _points(
+    document: Document, block: str, axes: Mapping[str, list[Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, values in axes.items():
         if not values:
             raise ConfigError(f"{document.where('blocks', block, key)}: {key} lists no value")
     varying = [key for key, values in axes.items() if len(values) > 1]
-    arms = []
     for point in itertools.product(*axes.values()):
         chosen = dict(zip(axes, point, strict=True))
         label = ",".join(f"{key.rsplit('.', 1)[-1]}={_short(chosen[key])}" for key in varying)
-        setting = _build(document, block, {**base, **chosen})
-        arms.append(Arm(f"{block}[{label}]" if label else block, setting))
-    return arms
+        yield f"{block}[{label}]" if label else block, chosen
 
 
 def _short(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _value(value: Any, selected: Mapping[str, float]) -> Any:
+    (name,) = references([value]) or ("",)
+    return selected[name] if name else value
 
 
 def _build(document: Document, block: str, dotted: Mapping[str, Any]) -> Setting:
@@ -147,9 +219,5 @@ def _place(document: Document, block: str, key: str) -> str:
     return _place(document, block, parent) if parent else document.where("blocks", block)
 
 
-def _refuse_repeats(document: Document, arms: list[Arm]) -> None:
-    seen: set[str] = set()
-    for arm in arms:
-        if arm.name in seen:
-            raise ConfigError(f"{document.path}: two arms are called {arm.name!r}")
-        seen.add(arm.name)
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -16,7 +16,7 @@ def is_tiny(backbone: BackboneName) -> bool:
     return backbone.startswith("tiny_")
 
 
-def segment_of(backbone: BackboneName) -> int:
+def segment_of(backbone: BackboneName) -> Literal[1, 5]:
     """Consecutive frames that the network wants per sampled frame: 5 for TDN, else 1."""
     return 5 if backbone.startswith("tdn_") else 1
 

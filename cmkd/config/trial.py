@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from cmkd.config.base import Config, content_id
-from cmkd.config.data import InputConfig
+from cmkd.config.data import InputConfig, Reading
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig, segment_of
+from cmkd.config.training import (
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+    is_tiny,
+    segment_of,
+)
 
 PROTOCOL = 2
 """Raised when training, reading or selection change what equal configs produce."""
@@ -40,6 +47,15 @@ class Setting(Config):
                 f"teacher's {teacher} differ, but Eq. (4) compares their maps; make them equal or "
                 "set lambda_1 to 0.0"
             )
+        if self.method.lambda_1 and is_tiny(self.student.backbone) != is_tiny(
+            self.teacher.backbone
+        ):
+            raise ValueError(
+                f"student.backbone {self.student.backbone} and teacher.backbone "
+                f"{self.teacher.backbone} end on maps of different size, but Eq. (4) compares "
+                "them; take both from the tiny or both from the full-size ones or set lambda_1 "
+                "to 0.0"
+            )
         if self.method.decoder and (width := self.method.width or student) % self.method.heads:
             raise ValueError(
                 f"method.heads {self.method.heads} does not divide the {width} channels inside "
@@ -48,14 +64,23 @@ class Setting(Config):
         return self
 
     @property
-    def raw_segment(self) -> int:
+    def raw_segment(self) -> Literal[1, 5]:
         """Consecutive decoded frames that the teacher reads per sampled P-frame."""
         return segment_of(self.teacher.backbone)
 
     @property
-    def compressed_segment(self) -> int:
+    def compressed_segment(self) -> Literal[1, 5]:
         """Consecutive motion maps and residuals that the student reads per sampled P-frame."""
         return segment_of(self.student.backbone_of_p)
+
+    @property
+    def reading(self) -> Reading:
+        """What is read of every clip."""
+        return Reading(
+            inputs=self.inputs,
+            raw_segment=self.raw_segment,
+            compressed_segment=self.compressed_segment,
+        )
 
     @property
     def id(self) -> str:
@@ -75,11 +100,7 @@ class TrialConfig(Config):
     @property
     def teacher_id(self) -> str:
         """Identity of the teacher: its recipe, the clips and the views it was trained on."""
-        inputs = self.setting.inputs.as_json()
-        del inputs["motion"]
-        return content_id(
-            "teacher", PROTOCOL, self.setting.teacher, inputs, self.data_id, self.fold
-        )
+        return _teacher_id(self.setting.teacher, self.setting.inputs, self.data_id, self.fold)
 
     @property
     def id(self) -> str:
@@ -87,3 +108,13 @@ class TrialConfig(Config):
         return content_id(
             "trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold, self.seed
         )
+
+
+# The trials of a sweep, of which there may be 100,000, share a few teachers.
+@lru_cache(maxsize=4096)
+def _teacher_id(teacher: TeacherConfig, inputs: InputConfig, data_id: str, fold: int) -> str:
+    views = inputs.as_json()
+    del views["motion"]
+    recipe = teacher.as_json()
+    del recipe["features"]
+    return content_id("teacher", PROTOCOL, recipe, views, data_id, fold)

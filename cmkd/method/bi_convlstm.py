@@ -13,24 +13,25 @@ class BiConvLSTM(nn.Module):
     """Eq. (2): h_hat = BiConvLSTM(h_rec), one 3x3 layer per direction.
 
     Both directions are concatenated and projected by a 1x1 convolution: an LSTM's output lies in
-    (-1, 1) and the teacher's h_t does not (A5).
+    (-1, 1) and the teacher's h_t does not (A5). The cell, a running sum, is kept in fp32.
 
     Args:
-        channels: D of h_rec and h_hat.
+        channels: W of h_rec.
         hidden: channels per direction.
+        out_channels: D of h_hat.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
         super().__init__()
         self.hidden = hidden
         self.from_input = nn.Conv2d(channels, 8 * hidden, 3, padding=1)
         self.from_state = nn.Conv2d(2 * hidden, 8 * hidden, 3, padding=1, groups=2, bias=False)
-        self.project = nn.Conv2d(2 * hidden, channels, 1)
+        self.project = nn.Conv2d(2 * hidden, out_channels, 1)
 
-    def forward(self, h_rec: Float[Tensor, "B T D h w"]) -> Float[Tensor, "B T D h w"]:
+    def forward(self, h_rec: Float[Tensor, "B T W h w"]) -> Float[Tensor, "B T D h w"]:
         """Eq. (2): h_hat of every P-frame."""
         batch, steps = h_rec.shape[:2]
-        gates = self.from_input(h_rec.flatten(0, 1)).unflatten(0, (batch, steps))
+        gates = self.from_input(h_rec.flatten(0, 1)).float().unflatten(0, (batch, steps))
         forward, backward = gates.unflatten(2, (2, -1)).unbind(2)
         # Both directions advance together: the backward one reads the clip reversed, and the
         # grouped convolution keeps their states apart. Half the steps of two separate passes.

@@ -17,7 +17,8 @@ from cmkd.method.pseudo_decoder import PseudoDecoder
 class Branches:
     """Backbone^S: one network per modality, all ending in (channels, *grid) maps.
 
-    `i_frame` takes (B, G, 3, H, W), the others T frames of motion vectors or residuals.
+    `i_frame` takes (B, G, 3, H, W), the others T frames of motion vectors or residuals. With
+    `i_temporal` it looks from one I-frame to another, so it is given all G of a clip, in order.
     """
 
     i_frame: nn.Module
@@ -25,6 +26,7 @@ class Branches:
     residual: nn.Module
     channels: int
     grid: tuple[int, int]
+    i_temporal: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Student(nn.Module):
         self.config = config
         self.i_frame, self.motion = branches.i_frame, branches.motion
         self.residual = branches.residual
+        self.i_temporal = branches.i_temporal
         parts = 4 if config.decoder else 3
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(parts * branches.channels, num_classes)
@@ -69,16 +72,21 @@ class Student(nn.Module):
         self,
         i_frames: Float[Tensor, "B G 3 H W"],
         gop: Int[Tensor, "B T"],
-        motion: Float[Tensor, "B T 2 p q"],
-        residual: Float[Tensor, "B T 3 r s"],
+        motion: Float[Tensor, "B T C p q"],
+        residual: Float[Tensor, "B T E r s"],
     ) -> StudentOutput:
-        """Logits and what the KD losses look at. `gop` names each P-frame's own I-frame (A4)."""
+        """Logits and what the KD losses look at. `gop` names each P-frame's own I-frame (A4).
+
+        C = 2 and E = 3, times the consecutive frames that the backbones want for each.
+        """
         f_m, f_r = self.motion(motion), self.residual(residual)
-        f_i = self._own_i_frames(i_frames, gop)
+        maps, own = self._i_frame_maps(i_frames, gop)
+        f_i = maps[own]
         pooled = [x.mean((3, 4)) for x in (f_i, f_m, f_r)]
         h_hat = None
         if self.decoder is not None:
-            h_hat = self.decoder(f_i, f_m, f_r)
+            inside = f_i if self.config.width is None else self.decoder.narrow_i(maps)[own]
+            h_hat = self.decoder(inside, f_m, f_r)
             pooled.append(h_hat.mean((3, 4)))
         alpha = f_m.new_ones(f_m.shape[:2]) if self.gate is None else self.gate(f_m, f_r)
         per_frame = self.classifier(self.dropout(torch.cat(pooled, dim=2)))
@@ -88,11 +96,17 @@ class Student(nn.Module):
             logits = (share[:, :, None] * per_frame).sum(1)
         return StudentOutput(logits, h_hat, alpha)
 
-    def _own_i_frames(
+    def _i_frame_maps(
         self, i_frames: Float[Tensor, "B G 3 H W"], gop: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T C h w"]:
-        """f^I of each P-frame. Slots that no P-frame names never reach the network (A4)."""
+    ) -> tuple[Float[Tensor, "U C h w"], Int[Tensor, "B T"]]:
+        """Maps of the I-frames, and which of them belongs to each P-frame (A4).
+
+        A branch that sees every I-frame alone gets only those that a P-frame names.
+        """
         slots = gop + i_frames.shape[1] * torch.arange(len(gop), device=gop.device)[:, None]
+        if self.i_temporal:
+            maps: Tensor = self.i_frame(i_frames)
+            return maps.flatten(0, 1), slots
         used, where = torch.unique(slots, return_inverse=True)
-        maps: Tensor = self.i_frame(i_frames.flatten(0, 1)[used][:, None])[:, 0]
-        return maps[where]
+        maps = self.i_frame(i_frames.flatten(0, 1)[used][:, None])[:, 0]
+        return maps, where

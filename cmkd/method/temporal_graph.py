@@ -20,8 +20,10 @@ def adjacency(v: Float[Tensor, "B T D"]) -> Float[Tensor, "B T T"]:
     # Distances do not change under a common shift; centring keeps the product's terms small.
     v = v - v.mean(dim=1, keepdim=True)
     square = (v * v).sum(-1)
-    pairs = square[:, :, None] + square[:, None, :] - 2 * v @ v.transpose(1, 2)
-    return pairs.clamp_min(0)
+    # Autocast would round the product's terms, and with them differences far below them.
+    with torch.autocast(v.device.type, enabled=False):
+        product = v @ v.transpose(1, 2)
+    return (square[:, :, None] + square[:, None, :] - 2 * product).clamp_min(0)
 
 
 def vertices(

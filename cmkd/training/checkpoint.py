@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +16,10 @@ import torch
 from torch import Tensor
 
 from cmkd.data.files import write_atomic, write_text
+from cmkd.errors import InfrastructureError
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_DAMAGE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 
 
 def write_json(path: Path, data: object) -> None:
@@ -51,18 +55,64 @@ def _save(state: dict[str, Any], path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest readable checkpoint, or None. Only tensors and plain data are unpickled."""
+@dataclass(frozen=True)
+class Restored:
+    """What a folder's checkpoints gave.
+
+    Attributes:
+        state: of the newest whole checkpoint, on the CPU; None where there is none.
+        note: what was lost and why, in a line for the user; empty where nothing was.
+    """
+
+    state: dict[str, Any] | None
+    note: str = ""
+
+
+def load_checkpoint(folder: Path) -> Restored:
+    """The newest whole checkpoint. Only tensors and plain data are unpickled.
+
+    Raises:
+        InfrastructureError: the disk does not give a file that is there. Training anew would
+            throw away what may be whole.
+    """
+    damage: list[str] = []
     for name in (CURRENT, PREVIOUS):
-        path = folder / name
-        # A truncated file has lost the directory at its end; a bare pickle never had one.
-        if not zipfile.is_zipfile(path):
+        data = _content(folder / name)
+        if data is None:
             continue
         try:
-            return cast("dict[str, Any]", torch.load(path, map_location=device, weights_only=True))
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            state = _parse(data)
+        except _DAMAGE as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            damage.append(f"{folder / name} is damaged ({reason})")
             continue
-    return None
+        return Restored(state, _note(damage, "training went on from the checkpoint before it"))
+    return Restored(None, _note(damage, "training began anew"))
+
+
+def _note(damage: Sequence[str], remedy: str) -> str:
+    return "; ".join([*damage, remedy]) if damage else ""
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InfrastructureError(
+            f"{path}: cannot be read ({error.strerror}); mend the disk or its permissions, or "
+            "remove the file to train anew"
+        ) from error
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    # A truncated file has lost the directory at its end; a bare pickle never had one.
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise ValueError("cut short, or no checkpoint")
+    # To the CPU first: a full GPU must not look like a damaged file.
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return cast("dict[str, Any]", state)
 
 
 def drop_checkpoints(folder: Path) -> None:

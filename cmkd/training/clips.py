@@ -11,13 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.trial import Setting
 from cmkd.data.arrays import ClipArrays
 
 VIEW_SEED = 0
 """Of the views that clips start from: the same for all trials, so that arms stay paired."""
 
-PIXEL_MEAN, PIXEL_STD = 114.0, 58.0
-"""Grey level and spread of natural video; pictures are brought to about zero mean, unit SD."""
+NATURAL = ((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
+"""Mean and SD of natural video; pictures are brought to about zero mean, unit SD."""
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""What published weights of TSM, TDN and torchvision expect, in grey levels of R, G and B."""
+
+SCALE_VALUES = 2**26
+"""Values that a scale is measured on, at most: large data sets are measured on a part."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +45,54 @@ class CompressedBatch:
 class ClipReader:
     """Reads rows of `ClipArrays`; motion and residual are divided by their training-set SD.
 
+    Pictures are normalised as the networks of `setting` expect.
+
     Args:
         scale_rows: rows that the two scales are measured on (unchanged training clips).
     """
 
     def __init__(
-        self, arrays: ClipArrays, scale_rows: NDArray[np.int64], device: torch.device
+        self,
+        arrays: ClipArrays,
+        scale_rows: NDArray[np.int64],
+        device: torch.device,
+        setting: Setting,
     ) -> None:
         self.arrays = arrays
         self.device = device
-        self.motion_scale = _spread(arrays.motion[scale_rows])
-        self.residual_scale = _spread(arrays.residual[scale_rows])
+        self.motion_scale = _spread(arrays.motion, scale_rows)
+        self.residual_scale = _spread(arrays.residual, scale_rows)
+        self._of_student = _normalisation(setting.student.backbone, device)
+        self._of_teacher = _normalisation(setting.teacher.backbone, device)
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """(height, width) of I-frames and decoded frames."""
+        return int(self.arrays.iframes.shape[-2]), int(self.arrays.iframes.shape[-1])
 
     def compressed(self, rows: NDArray[np.int64]) -> CompressedBatch:
         """What the student sees of these rows."""
+        motion = self._tensor(self.arrays.motion[rows]).float() / self.motion_scale
+        residual = self._tensor(self.arrays.residual[rows]).float() / self.residual_scale
         return CompressedBatch(
-            i_frames=self._pictures(self.arrays.iframes[rows]),
+            i_frames=self._pictures(self.arrays.iframes[rows], self._of_student),
             gop=self._tensor(self.arrays.gop[rows]).long(),
-            motion=self._tensor(self.arrays.motion[rows]).float() / self.motion_scale,
-            residual=self._tensor(self.arrays.residual[rows]).float() / self.residual_scale,
+            motion=motion,
+            residual=residual,
         )
 
     def frames(self, rows: NDArray[np.int64]) -> Tensor:
-        """What the teacher sees of these rows: (B, T, 3, H, W)."""
-        return self._pictures(self.arrays.frames[rows])
+        """What the teacher sees of these rows: (B, T, 3 S, H, W) for segments of S frames."""
+        return self._pictures(self.arrays.frames[rows], self._of_teacher)
 
     def labels(self, rows: NDArray[np.int64]) -> Tensor:
         """Class indices of these rows."""
         return self._tensor(self.arrays.labels[rows])
 
-    def _pictures(self, values: NDArray[Any]) -> Tensor:
-        return (self._tensor(values).float() - PIXEL_MEAN) / PIXEL_STD
+    def _pictures(self, values: NDArray[Any], like: tuple[Tensor, Tensor]) -> Tensor:
+        mean, spread = like
+        frames: Tensor = self._tensor(values).float().unflatten(2, (-1, 3))
+        return ((frames - mean) / spread).flatten(2, 3)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(values))
@@ -77,8 +101,18 @@ class ClipReader:
         return tensor
 
 
-def _spread(values: NDArray[Any]) -> float:
-    spread = float(values.std(dtype=np.float64))
+def _normalisation(backbone: BackboneName, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, spread = NATURAL if is_tiny(backbone) else IMAGENET
+    return (
+        torch.tensor(mean, device=device)[:, None, None],
+        torch.tensor(spread, device=device)[:, None, None],
+    )
+
+
+def _spread(values: NDArray[Any], rows: NDArray[np.int64]) -> float:
+    most = max(1, SCALE_VALUES // int(np.prod(values.shape[1:])))
+    chosen = rows[:: -(-len(rows) // most)]
+    spread = float(values[chosen].std(dtype=np.float64))
     return spread if spread > 0 else 1.0
 
 

@@ -1,95 +1,145 @@
-"""What the frozen teacher says of every training clip: computed once, read by all trials."""
+"""What the frozen teacher says of training clips: from disk, or computed in every step."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
+from jaxtyping import Float
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
-from cmkd.config.method import GraphIndex, MethodConfig
+from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.datasets import Dataset
 from cmkd.data.files import require_space
 from cmkd.method.losses import TeacherTargets
-from cmkd.method.teacher import Teacher
-from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.checkpoint import write_json
+from cmkd.training.checkpoint import write_tensors
 from cmkd.training.clips import ClipReader, all_rows, first_rows, in_order
-from cmkd.training.teacher import EVAL_BATCH, load_teacher, teacher_folder
+from cmkd.training.evaluate import eval_batch
+from cmkd.training.frozen import FrozenTeacher, open_frozen, teacher_folder
 
-GRAPHS: tuple[GraphIndex, ...] = (1, 2, 3)
 FLOOR = 0.01
 """Least spread a channel is divided by, as a share of the median channel's."""
 LARGEST = 100.0
 """Standardised features beyond this are cut, far inside what fp16 holds."""
 
+Rows = NDArray[np.int64]
+
+
+class TeacherFeatures(Protocol):
+    """The teacher's side of batches of training rows."""
+
+    @property
+    def batch(self) -> int:
+        """Clips that are best looked at together."""
+
+    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
+        """h_t, standardised per channel over the unchanged training clips, and logits."""
+
 
 @dataclass(frozen=True)
-class TeacherFeatures:
+class CachedFeatures:
     """Memory-mapped targets of the training rows.
 
     Attributes:
         rows: ascending rows of the clip arrays that `h` and `logits` stand for.
-        h: (rows, T, C, h, w) fp16, standardised per channel over the unchanged training clips.
+        h: (rows, T, C, h, w) fp16, standardised.
         logits: (rows, K) fp32.
     """
 
-    rows: NDArray[np.int64]
+    rows: Rows
     h: NDArray[np.float16]
     logits: NDArray[np.float32]
+    batch: int
+    device: torch.device
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(height, width) of h_t."""
-        return int(self.h.shape[-2]), int(self.h.shape[-1])
-
-    def targets(
-        self,
-        rows: NDArray[np.int64],
-        mean_edges: Mapping[GraphIndex, float],
-        device: torch.device,
-    ) -> TeacherTargets:
-        """The teacher's side of a batch of rows."""
+    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
+        """What is stored of these rows."""
         where = np.searchsorted(self.rows, rows)
         assert np.array_equal(self.rows[where], rows), "not rows of this teacher's training clips"
-        h = torch.from_numpy(self.h[where]).to(device, non_blocking=True).float()
-        logits = torch.from_numpy(self.logits[where]).to(device, non_blocking=True)
-        return TeacherTargets(h=h, logits=logits, mean_edges=mean_edges)
+        h, logits = (self._tensor(values[where]) for values in (self.h, self.logits))
+        return TeacherTargets(h=h.float(), logits=logits, mean_edges=mean_edges)
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and spread of every channel of h_t, (C, 1, 1); fp64 where measured."""
+
+    mean: Float[Tensor, "C 1 1"]
+    spread: Float[Tensor, "C 1 1"]
+
+    def on(self, device: torch.device) -> Standard:
+        """For features on `device`, in fp32."""
+        return Standard(self.mean.float().to(device), self.spread.float().to(device))
+
+    def apply(self, h: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T C h w"]:
+        """Every channel with zero mean and unit spread, cut at +-LARGEST."""
+        return ((h - self.mean) / self.spread).clamp(-LARGEST, LARGEST)
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """Targets by a forward pass of the teacher; what `CachedFeatures` rounds to fp16."""
+
+    teacher: FrozenTeacher
+    reader: ClipReader
+    standard: Standard
+
+    @property
+    def batch(self) -> int:
+        """Clips that are best looked at together."""
+        return self.teacher.batch
+
+    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
+        """What the teacher says of these rows."""
+        h, logits = self.teacher(self.reader.frames(rows))
+        return TeacherTargets(self.standard.apply(h), logits, mean_edges)
 
 
 def ensure_features(
     config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
 ) -> TeacherFeatures:
-    """Open the features of the trial's teacher, computing them when they are not there."""
-    folder = teacher_folder(config, cache) / "features"
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _compute(config, cache, dataset, reader, folder)
-    return TeacherFeatures(
+    """The features of the trial's teacher as `teacher.features` says, made when not there yet."""
+    folder = teacher_folder(config, cache)
+    num_classes = len(dataset.info.classes)
+    clips = dataset.split(config.fold).train
+    online = config.setting.teacher.features == "online"
+    with FileLock(folder / "features.lock"):
+        if online or not (folder / "features").is_dir():
+            teacher = open_frozen(config, folder, num_classes, reader.device)
+            standard = _standard(teacher, reader, first_rows(reader.arrays, clips), folder)
+            if online:
+                return OnlineFeatures(teacher, reader, standard.on(reader.device))
+            _compute(teacher, reader, all_rows(reader.arrays, clips), standard, folder)
+    folder = folder / "features"
+    return CachedFeatures(
         rows=np.load(folder / "rows.npy"),
         h=np.load(folder / "h.npy", mmap_mode="r"),
         logits=np.load(folder / "logits.npy", mmap_mode="r"),
+        batch=eval_batch(config.setting.teacher.backbone),
+        device=reader.device,
     )
 
 
 def _compute(
-    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader, folder: Path
+    teacher: FrozenTeacher, reader: ClipReader, rows: Rows, standard: Standard, folder: Path
 ) -> None:
-    teacher = load_teacher(config, folder.parent, len(dataset.info.classes)).to(reader.device)
-    clips = dataset.split(config.fold).train
-    rows = all_rows(reader.arrays, clips)
-    mean, spread = _channel_statistics(teacher, reader, first_rows(reader.arrays, clips))
-    temporary = folder.with_name(".features.part")
+    temporary = folder / ".features.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     np.save(temporary / "rows.npy", rows)
@@ -99,36 +149,40 @@ def _compute(
         if maps is None or scores is None:
             maps = _new_file(temporary / "h.npy", np.float16, (len(rows), *h.shape[1:]))
             scores = _new_file(temporary / "logits.npy", np.float32, (len(rows), *logits.shape[1:]))
-        standard = ((h.double() - mean) / spread).clamp(-LARGEST, LARGEST)
-        maps[start : start + len(h)] = standard.numpy()
+        maps[start : start + len(h)] = standard.apply(h).numpy()
         scores[start : start + len(h)] = logits.numpy()
     assert maps is not None and scores is not None
     for values in (maps, scores):
         values.flush()
-    temporary.rename(folder)
+    temporary.rename(folder / "features")
 
 
 def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     size = np.dtype(kind).itemsize * math.prod(shape)
-    require_space(path.parent, size, "teacher features")
+    require_space(path.parent, size, "teacher features; set teacher.features: online instead")
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
 def _outputs(
-    teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]
+    teacher: FrozenTeacher, reader: ClipReader, rows: Rows
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     start = 0
-    for part in in_order(rows, EVAL_BATCH):
-        with torch.inference_mode():
-            h, logits = teacher(reader.frames(part))
-        yield start, (h.float().cpu(), logits.float().cpu())
+    for part in in_order(rows, teacher.batch):
+        h, logits = teacher(reader.frames(part))
+        yield start, (h.cpu(), logits.cpu())
         start += len(part)
 
 
-def _channel_statistics(
-    teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]
-) -> tuple[Tensor, Tensor]:
-    """Mean and spread of every channel, (C, 1, 1) in fp64.
+def _standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows, folder: Path) -> Standard:
+    path = folder / "standard.safetensors"
+    if not path.is_file():
+        measured = measure_standard(teacher, reader, rows)
+        write_tensors(path, {"mean": measured.mean, "spread": measured.spread}, {})
+    return Standard(**load_file(path))
+
+
+def measure_standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> Standard:
+    """Mean and spread of every channel over these rows.
 
     A channel that hardly ever fires is not blown up to unit spread: a view in which it does fire
     would rule the loss.
@@ -143,29 +197,4 @@ def _channel_statistics(
     spread = (square / count - mean.square()).clamp_min(0).sqrt()
     alive = spread[spread > 0]
     floor = FLOOR * float(alive.median()) if len(alive) else 1.0
-    return mean[:, None, None], spread.clamp_min(floor)[:, None, None]
-
-
-def mean_edges(
-    features: TeacherFeatures, plain_rows: NDArray[np.int64], config: MethodConfig, cache_file: Path
-) -> Mapping[GraphIndex, float]:
-    """Mean teacher edge of each graph over the unchanged training clips (A11), kept in a file."""
-    key = f"{config.tg_features}/{config.tg_kernel}"
-    with FileLock(f"{cache_file}.lock"):
-        known: dict[str, Any] = json.loads(cache_file.read_text()) if cache_file.is_file() else {}
-        if key not in known:
-            known[key] = _measure_edges(features, plain_rows, config)
-            write_json(cache_file, known)
-    return {graph: float(known[key][str(graph)]) for graph in GRAPHS}
-
-
-def _measure_edges(
-    features: TeacherFeatures, plain_rows: NDArray[np.int64], config: MethodConfig
-) -> dict[str, float]:
-    sums = dict.fromkeys(GRAPHS, 0.0)
-    for part in in_order(np.searchsorted(features.rows, plain_rows), EVAL_BATCH):
-        h = torch.from_numpy(features.h[part]).float()
-        for graph in GRAPHS:
-            per_clip = mean_square_edges(h, graph, config).mean((1, 2))
-            sums[graph] += float(per_clip.sum())
-    return {str(graph): sums[graph] / len(plain_rows) for graph in GRAPHS}
+    return Standard(mean[:, None, None], spread.clamp_min(floor)[:, None, None])

@@ -6,12 +6,14 @@ import copy
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmkd.config.base import content_id
@@ -20,8 +22,12 @@ from cmkd.errors import TrialFailed
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
 from cmkd.training.evaluate import Validation
+from cmkd.training.optimisation import make_optimizer, make_schedule, prepare
+from cmkd.training.parallel import ALONE, Peers
+from cmkd.training.runtime import Loader
 
 BatchT = TypeVar("BatchT")
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,19 +39,38 @@ class StepResult:
     clips: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows that one forward pass takes.
+
+    Attributes:
+        weight: their share of the whole batch, of all processes.
+        last: whether the batch is complete with it.
+    """
+
+    rows: Rows
+    weight: float
+    last: bool
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """Seed of one epoch's order and dropout, so that resuming needs no generator state."""
     return int(content_id("epoch", seed, epoch), 16) % 2**31
 
 
 class EpochLoop(Generic[BatchT]):
-    """AdamW and one-cycle over a model, checkpointed after every epoch.
+    """A model under its `TrainingConfig`, checkpointed after every epoch.
 
     Args:
         folder: where checkpoints live; an existing valid one is continued.
-        batches: epoch (0-based) -> batches of that epoch.
-        step: forward pass of one batch.
-        validate: the model as it stands, on validation clips.
+        batches: epoch (0-based) -> rows of that epoch's batches, of all processes.
+        load: rows -> what `step` takes, on the device; it must not wait for the device.
+        step: forward pass and loss, a mean over the clips; on CUDA it should not wait either.
+        validate: the model as it stands, on validation clips; the same in all processes.
+        peers: the processes that train this model together.
+
+    Attributes:
+        notes: lines for the user about checkpoints that were damaged.
     """
 
     def __init__(
@@ -56,28 +81,32 @@ class EpochLoop(Generic[BatchT]):
         *,
         seed: int,
         steps_per_epoch: int,
-        batches: Callable[[int], Iterable[BatchT]],
+        batches: Callable[[int], Iterable[Rows]],
+        load: Callable[[Rows], BatchT],
         step: Callable[[BatchT], StepResult],
         validate: Callable[[], Validation],
+        peers: Peers = ALONE,
     ) -> None:
         self.model = model
         self.config = config
         self.folder = folder
         self.seed = seed
         self.batches = batches
+        self.load = load
         self.step = step
         self.validate = validate
+        self.peers = peers
         self.device = next(model.parameters()).device
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=config.lr, total_steps=config.epochs * steps_per_epoch + 1
-        )
+        peers.join(model)
+        self._frozen = prepare(model, config)
+        self.optimizer = make_optimizer(model, config)
+        self.scheduler = make_schedule(self.optimizer, config, steps_per_epoch)
+        self._loader = Loader(self.device)
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 0
         self.best = Validation(-math.inf, -math.inf)
         self.best_weights: dict[str, Tensor] = {}
+        self.notes: tuple[str, ...] = ()
         self._resume()
 
     @property
@@ -93,7 +122,7 @@ class EpochLoop(Generic[BatchT]):
         """
         epoch = len(self.history)
         assert epoch < self.config.epochs
-        torch.manual_seed(epoch_seed(self.seed, epoch))
+        torch.manual_seed(epoch_seed(self.seed, epoch) + self.peers.rank)
         started = time.perf_counter()
         figures, step_seconds = self._optimise(epoch)
         reached = self.validate()
@@ -113,36 +142,62 @@ class EpochLoop(Generic[BatchT]):
             },
         )
         self.history = (*self.history, record)
-        save_checkpoint(self.folder, self._state())
+        if self.peers.first:
+            save_checkpoint(self.folder, self._state())
         return record
 
     def _optimise(self, epoch: int) -> tuple[dict[str, float], float]:
         self.model.train()
+        for module in self._frozen:
+            module.eval()
+        began = time.perf_counter()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         losses: list[Tensor] = []
         clips = 0
-        step_seconds = 0.0
-        for batch in self.batches(epoch):
-            began = time.perf_counter()
+        loss = torch.zeros((), device=self.device)
+        for part, batch in self._loader(self._parts(epoch), lambda part: self.load(part.rows)):
             result = self.step(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            result.loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-            self.optimizer.step()
-            self.scheduler.step()
-            losses.append(result.loss.detach())
+            weighted = result.loss * part.weight
+            weighted.backward()
+            loss = loss + weighted.detach()
             for name, value in {"train_loss": result.loss, **result.figures}.items():
                 sums[name] += value.detach() * result.clips
             clips += result.clips
-            step_seconds += time.perf_counter() - began
-        finite = torch.stack(losses).isfinite()
+            if part.last:
+                self._descend()
+                losses.append(loss)
+                loss = torch.zeros_like(loss)
+        # Nothing before this line waits for the device.
+        finite = self.peers.sum(torch.stack(losses)).isfinite()
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0]) + 1
             raise TrialFailed(
                 f"loss is not finite (NaN or infinite) at epoch {epoch + 1}, step {step}; "
                 f"lower training.lr (now {self.config.lr}) or the KD weights"
             )
-        return {name: float(value) / clips for name, value in sums.items()}, step_seconds
+        seconds = time.perf_counter() - began
+        return self._averages(sums, clips), seconds
+
+    def _parts(self, epoch: int) -> Iterator[_Part]:
+        for rows in self.batches(epoch):
+            # Parts before shares, so that a part is the same clips whatever the number of peers.
+            most = max(1, len(rows) // self.peers.size)
+            parts = np.array_split(rows, min(self.config.accumulate, most))
+            for number, part in enumerate(parts, 1):
+                own = self.peers.share(part)
+                yield _Part(own, len(own) / len(rows), number == len(parts))
+
+    def _descend(self) -> None:
+        self.peers.sum_gradients(self.model.parameters())
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _averages(self, sums: Mapping[str, Tensor], clips: int) -> dict[str, float]:
+        count = torch.tensor(float(clips), device=self.device)
+        totals = self.peers.sum(torch.stack([*sums.values(), count])).tolist()
+        return {name: total / totals[-1] for name, total in zip(sums, totals, strict=False)}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -153,16 +208,20 @@ class EpochLoop(Generic[BatchT]):
             "best_epoch": self.best_epoch,
             "best": asdict(self.best),
             "best_weights": self.best_weights,
+            "notes": list(self.notes),
         }
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.folder, self.device)
-        if state is None:
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.history = tuple(EpochRecord(**record) for record in state["history"])
-        self.best_epoch = state["best_epoch"]
-        self.best = Validation(**state["best"])
-        self.best_weights = state["best_weights"]
+        restored = load_checkpoint(self.folder)
+        state = restored.state
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.history = tuple(EpochRecord(**record) for record in state["history"])
+            self.best_epoch = state["best_epoch"]
+            self.best = Validation(**state["best"])
+            self.best_weights = state["best_weights"]
+            self.notes = tuple(state["notes"])
+        if restored.note:
+            self.notes = (*self.notes, f"epoch {len(self.history)}: {restored.note}")

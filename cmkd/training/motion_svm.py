@@ -40,6 +40,7 @@ class MotionSvm:
         self.split = split
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 1
+        self.notes: tuple[str, ...] = ()
         self.best = Validation(0.0, 0.0)
         self.model: Pipeline = make_pipeline(StandardScaler(), SVC())
 
@@ -63,8 +64,8 @@ class MotionSvm:
         return record
 
     def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of these rows, twice: the selected and the last epoch are one."""
-        classes = self._classes(rows)
+        """Classes of clips by the first of their rows (N, M), twice: its one epoch is selected."""
+        classes = self._classes(rows[:, 0])
         return classes, classes
 
     def figures(self) -> Mapping[str, float]:

@@ -19,27 +19,48 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import open_planned
 from cmkd.method.attention_gate import entropy
-from cmkd.method.losses import total_loss
+from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
-from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
-from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
-from cmkd.training.features import TeacherFeatures, ensure_features, mean_edges
+from cmkd.training.clips import (
+    ClipReader,
+    CompressedBatch,
+    first_rows,
+    in_order,
+    num_batches,
+    shuffled,
+    view_rows,
+)
+from cmkd.training.edges import mean_edges
+from cmkd.training.evaluate import (
+    Validation,
+    accuracy,
+    eval_batch,
+    validation,
+    write_predictions,
+)
+from cmkd.training.features import TeacherFeatures, ensure_features
+from cmkd.training.frozen import teacher_folder
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.motion_svm import MotionSvm
-from cmkd.training.runtime import pick_device, place
+from cmkd.training.multiview import clip_scores
+from cmkd.training.parallel import ALONE, Peers
+from cmkd.training.runtime import autocast, pick_device, place
 from cmkd.training.students import build_student
-from cmkd.training.teacher import EVAL_BATCH, teacher_folder
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """Final figures (accuracies in percent) and the files that belong to the run."""
+    """Final figures (accuracies in percent) and the files that belong to the run.
+
+    `notes` are lines for the user about checkpoints that were damaged.
+    """
 
     summary: Mapping[str, float]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Learner(Protocol):
@@ -48,6 +69,7 @@ class Learner(Protocol):
     history: tuple[EpochRecord, ...]
     best_epoch: int
     best: Validation
+    notes: tuple[str, ...]
 
     @property
     def finished(self) -> bool:
@@ -57,7 +79,7 @@ class Learner(Protocol):
         """Train, validate and checkpoint one epoch."""
 
     def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of these rows at the selected and at the last epoch."""
+        """Classes of clips, given by their rows (N, M), at the selected and at the last epoch."""
 
     def figures(self) -> Mapping[str, float]:
         """Further summary figures."""
@@ -71,17 +93,28 @@ class TrialRun:
 
     An unfinished trial goes on after its last checkpointed epoch; a finished one is only read.
 
+    Args:
+        peers: the processes that train this trial together; each has a `TrialRun` of its own on
+            the same cache, and all of them make the same calls.
+
     Raises:
         DataError: the data set or its arrays cannot be read.
+        InfrastructureError: the disk does not give a checkpoint that is there.
         TrialFailed: the loss is not finite (from `train_epoch`).
     """
 
-    def __init__(self, config: TrialConfig, cache: Path, *, device: str = "auto") -> None:
+    def __init__(
+        self, config: TrialConfig, cache: Path, *, device: str = "auto", peers: Peers = ALONE
+    ) -> None:
         self.config = config
+        self.peers = peers
+        self.cache = cache
         self.folder = cache / "trials" / config.id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.epochs = 1 if config.setting.model == "motion_svm" else config.setting.training.epochs
         self._stored = self._read_outcome()
+        # All of them must have looked before one can write.
+        peers.wait()
         if self._stored is None:
             self._open(cache, device)
 
@@ -89,10 +122,10 @@ class TrialRun:
         started = time.perf_counter()
         config = self.config
         self.dataset = open_planned(config.data, config.data_id, cache)
-        arrays = open_arrays(self.dataset, config.setting.inputs, cache)
+        arrays = open_arrays(self.dataset, config.setting.reading, cache)
         self.split = self.dataset.split(config.fold)
         plain = first_rows(arrays, self.split.train)
-        self.reader = ClipReader(arrays, plain, pick_device(device))
+        self.reader = ClipReader(arrays, plain, pick_device(device), config.setting)
         self.learner: Learner
         if config.setting.model == "motion_svm":
             self.learner = MotionSvm(self.reader, self.split)
@@ -115,6 +148,11 @@ class TrialRun:
         return self.learner.history
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user about checkpoints that were damaged."""
+        return tuple(self._stored["notes"]) if self._stored is not None else self.learner.notes
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return len(self.history) >= self.epochs
@@ -128,10 +166,11 @@ class TrialRun:
         assert self.finished
         if self._stored is None:
             self._write_outcome()
+            self.peers.wait()
             self._stored = self._read_outcome()
         assert self._stored is not None
         files = (self.folder / "config.json", self.folder / "predictions.csv")
-        return TrialOutcome(self._stored["summary"], files)
+        return TrialOutcome(self._stored["summary"], files, self.notes)
 
     def _read_outcome(self) -> dict[str, Any] | None:
         path = self.folder / "outcome.json"
@@ -141,9 +180,11 @@ class TrialRun:
         return stored
 
     def _write_outcome(self) -> None:
-        rows = first_rows(self.reader.arrays, self.split.test)
-        labels = self.reader.arrays.labels[rows]
+        rows = self.reader.arrays.test_index[list(self.split.test)]
+        labels = self.reader.arrays.labels[rows[:, 0]]
         selected, last = self.learner.predict(rows)
+        if not self.peers.first:
+            return
         write_predictions(
             self.folder / "predictions.csv", self.dataset, self.split.test, selected, last
         )
@@ -163,13 +204,23 @@ class TrialRun:
             **self.learner.figures(),
         }
         history = [asdict(record) for record in self.history]
-        write_json(self.folder / "outcome.json", {"summary": summary, "history": history})
+        stored = {"summary": summary, "history": history, "notes": list(self.notes)}
+        write_json(self.folder / "outcome.json", stored)
         # Only now: a kill before this line must leave something to go on from.
         drop_checkpoints(self.folder)
 
 
-class StudentLearner(EpochLoop[Rows]):
-    """The student of one trial, distilled from cached teacher features."""
+@dataclass(frozen=True)
+class Batch:
+    """What a step of the student takes."""
+
+    inputs: CompressedBatch
+    labels: Tensor
+    targets: TeacherTargets | None
+
+
+class StudentLearner(EpochLoop[Batch]):
+    """The student of one trial, distilled from a frozen teacher."""
 
     def __init__(
         self, trial: TrialRun, features: TeacherFeatures | None, edges: Mapping[GraphIndex, float]
@@ -180,9 +231,12 @@ class StudentLearner(EpochLoop[Rows]):
         self.split = trial.split
         self.features = features
         self.edges = edges
+        self.eval_batch = eval_batch(config.setting.student.backbone)
         torch.manual_seed(epoch_seed(config.seed, -1))
-        num_classes = len(trial.dataset.info.classes)
-        student = build_student(config.setting, trial.reader.arrays, num_classes)
+        self.num_classes = len(trial.dataset.info.classes)
+        student = build_student(
+            config.setting, trial.reader.picture, self.num_classes, cache=trial.cache
+        )
         self.student = place(student, trial.reader.device)
         super().__init__(
             self.student,
@@ -191,21 +245,27 @@ class StudentLearner(EpochLoop[Rows]):
             seed=config.seed,
             steps_per_epoch=num_batches(len(self.split.train), config.setting.training.batch_size),
             batches=self._batches,
+            load=self._load,
             step=self._step,
             validate=self._validate,
+            peers=trial.peers,
         )
 
     def _batches(self, epoch: int) -> Iterable[Rows]:
         rows = view_rows(self.reader.arrays, self.split.train, epoch)
         return shuffled(rows, self.config.batch_size, epoch_seed(self.seed, epoch))
 
-    def _step(self, rows: Rows) -> StepResult:
-        output = self.student(*self.reader.compressed(rows).inputs)
-        labels = self.reader.labels(rows)
+    def _load(self, rows: Rows) -> Batch:
         targets = None
         if self.features is not None:
-            targets = self.features.targets(rows, self.edges, self.reader.device)
-        losses = total_loss(output, labels, targets, self.method)
+            targets = self.features.targets(rows, self.edges)
+        return Batch(self.reader.compressed(rows), self.reader.labels(rows), targets)
+
+    def _step(self, batch: Batch) -> StepResult:
+        labels = batch.labels
+        with autocast(self.config.precision, self.reader.device):
+            output = self.student(*batch.inputs.inputs)
+        losses = total_loss(output, labels, batch.targets, self.method)
         figures = {
             "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),
             "loss_ce": losses.ce,
@@ -214,27 +274,29 @@ class StudentLearner(EpochLoop[Rows]):
         figures |= {f"loss_{name}": term for name, term in terms.items() if term is not None}
         if self.student.gate is not None:
             figures["alpha_entropy"] = entropy(output.alpha.detach())
-        return StepResult(losses.total, figures, len(rows))
+        return StepResult(losses.total, figures, len(labels))
 
     def _validate(self) -> Validation:
         rows = first_rows(self.reader.arrays, self.split.val)
         return validation(self._scores(rows), self.reader.arrays.labels[rows])
 
     def _scores(self, rows: Rows) -> Tensor:
+        """Logits (R, K) of single rows; each process computes its share."""
         self.student.eval()
-        parts: list[Tensor] = []
-        with torch.inference_mode():
-            for part in in_order(rows, EVAL_BATCH):
-                output = self.student(*self.reader.compressed(part).inputs)
-                parts.append(output.logits.float().cpu())
-        return torch.cat(parts)
+        scores = torch.zeros(len(rows), self.num_classes, device=self.device)
+        own = np.array_split(np.arange(len(rows)), self.peers.size)[self.peers.rank]
+        with torch.inference_mode(), autocast(self.config.precision, self.device):
+            for part in in_order(own, self.eval_batch):
+                output = self.student(*self.reader.compressed(rows[part]).inputs)
+                scores[part] = output.logits.float()
+        return self.peers.sum(scores).cpu()
 
     def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of these rows at the selected and at the last epoch."""
-        last = self._scores(rows).argmax(1).numpy()
+        """Classes of clips, given by their rows (N, M), at the selected and at the last epoch."""
+        last = clip_scores(self._scores, rows).argmax(1).numpy()
         weights = {name: value.clone() for name, value in self.student.state_dict().items()}
         self.student.load_state_dict(self.best_weights)
-        selected = self._scores(rows).argmax(1).numpy()
+        selected = clip_scores(self._scores, rows).argmax(1).numpy()
         self.student.load_state_dict(weights)
         return selected, last
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from torch import nn
 from cmkd.errors import InputError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+RowsT = TypeVar("RowsT")
+BatchT = TypeVar("BatchT")
 
 
 def configure(threads: int) -> None:
@@ -20,6 +23,8 @@ def configure(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory only shows reads of uninitialised values; it costs 5 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # fp32 means fp32 on every device; bf16 is a choice of the config.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,3 +46,39 @@ def place(model: ModuleT, device: torch.device) -> ModuleT:
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> torch.autocast:
+    """For a forward pass of `TrainingConfig.precision`; losses belong outside of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class Loader:
+    """Makes batches; on CUDA the next one is copied while the current one computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(
+        self, parts: Iterable[RowsT], load: Callable[[RowsT], BatchT]
+    ) -> Iterator[tuple[RowsT, BatchT]]:
+        """Each part with what `load` makes of it.
+
+        `load` copies from pinned memory without waiting. The caller queues its step on the
+        current stream, without waiting either, and drops a batch when it takes the next.
+        """
+        if self._side is None:
+            for part in parts:
+                yield part, load(part)
+            return
+        main = torch.cuda.current_stream(self.device)
+        passed = main.record_event()
+        for part in parts:
+            # The copy may fill memory of the batch before last, but runs beside the last step.
+            self._side.wait_event(passed)
+            with torch.cuda.stream(self._side):
+                batch = load(part)
+            main.wait_stream(self._side)
+            passed = main.record_event()
+            yield part, batch

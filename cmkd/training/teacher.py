@@ -6,30 +6,37 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.training import TeacherConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import Dataset, open_planned
+from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.tracking.records import EpochRecord
 from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
-from cmkd.training.evaluate import Validation, accuracy, validation, write_predictions
+from cmkd.training.evaluate import (
+    Validation,
+    accuracy,
+    eval_batch,
+    validation,
+    write_predictions,
+)
+from cmkd.training.frozen import WEIGHTS_FILE, build_teacher, teacher_folder
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
-from cmkd.training.runtime import pick_device, place
-
-TEACHER_STRIDE = 16
-EVAL_BATCH = 64
+from cmkd.training.multiview import clip_scores
+from cmkd.training.pretrained import load_into_teacher
+from cmkd.training.runtime import autocast, pick_device, place
 
 OnEpoch = Callable[[EpochRecord, int], None]
 """Called with the epoch's record and the number of epochs in all."""
@@ -43,6 +50,7 @@ class TeacherBundle:
         summary: test_acc, test_acc_last, best_val_acc (percent), selected_epoch, parameters.
         sha256: of the weights file.
         files: config and per-clip predictions, to be kept with its run.
+        notes: lines for the user about checkpoints that were damaged.
     """
 
     folder: Path
@@ -50,27 +58,7 @@ class TeacherBundle:
     summary: Mapping[str, float]
     sha256: str
     files: tuple[Path, ...]
-
-
-def build_teacher(config: TrialConfig, num_classes: int) -> Teacher:
-    """The teacher network, freshly initialised from torch's generator."""
-    recipe = config.setting.teacher
-    family = FAMILIES[recipe.backbone]
-    size = Size(3, config.setting.inputs.num_frames, TEACHER_STRIDE, recipe.width)
-    channels = family.channels(recipe.width)
-    return Teacher(family.temporal(size), channels, num_classes, recipe.training.dropout)
-
-
-def load_teacher(config: TrialConfig, folder: Path, num_classes: int) -> Teacher:
-    """The frozen teacher in evaluation mode."""
-    teacher = build_teacher(config, num_classes)
-    teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
-    return teacher.eval().requires_grad_(False)
-
-
-def teacher_folder(config: TrialConfig, cache: Path) -> Path:
-    """Where the teacher of this trial is kept."""
-    return cache / "teachers" / config.teacher_id
+    notes: tuple[str, ...]
 
 
 def ensure_teacher(
@@ -106,6 +94,7 @@ def open_teacher(config: TrialConfig, cache: Path) -> TeacherBundle:
         summary=stored["summary"],
         sha256=stored["sha256"],
         files=(folder / "config.json", folder / "predictions.csv"),
+        notes=tuple(stored.get("notes", ())),
     )
 
 
@@ -114,27 +103,40 @@ def _train(
 ) -> None:
     device = pick_device(device_name)
     dataset = open_planned(config.data, config.data_id, cache)
-    arrays = open_arrays(dataset, config.setting.inputs, cache)
+    arrays = open_arrays(dataset, config.setting.reading, cache)
     split = dataset.split(config.fold)
     recipe = config.setting.teacher
-    reader = ClipReader(arrays, first_rows(arrays, split.train), device)
+    reader = ClipReader(arrays, first_rows(arrays, split.train), device, config.setting)
 
     torch.manual_seed(epoch_seed(recipe.seed, -1))
-    teacher = place(build_teacher(config, len(dataset.info.classes)), device)
+    teacher = build_teacher(config.setting, len(dataset.info.classes))
+    _start_from_weights(teacher, recipe, cache)
+    place(teacher, device)
+    score = partial(score_frames, teacher, reader, recipe)
+
+    def validate() -> Validation:
+        rows = first_rows(arrays, split.val)
+        return validation(score(rows), arrays.labels[rows])
+
+    if recipe.training.epochs == 0:
+        as_it_is = Trained((), 0, validate(), teacher.state_dict(), notes=())
+        _finish(config, dataset, reader, teacher, as_it_is, folder)
+        return
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
         rows = view_rows(arrays, split.train, epoch)
         return list(shuffled(rows, recipe.training.batch_size, epoch_seed(recipe.seed, epoch)))
 
-    def step(rows: NDArray[np.int64]) -> StepResult:
-        _, logits = teacher(reader.frames(rows))
-        labels = reader.labels(rows)
-        correct = 100.0 * (logits.argmax(1) == labels).float().mean()
-        return StepResult(F.cross_entropy(logits, labels), {"train_acc": correct}, len(rows))
+    def load(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return reader.frames(rows), reader.labels(rows)
 
-    def validate() -> Validation:
-        rows = first_rows(arrays, split.val)
-        return validation(score_frames(teacher, reader, rows), arrays.labels[rows])
+    def step(batch: tuple[Tensor, Tensor]) -> StepResult:
+        frames, labels = batch
+        with autocast(recipe.training.precision, device):
+            _, logits = teacher(frames)
+        correct = 100.0 * (logits.argmax(1) == labels).float().mean()
+        loss = F.cross_entropy(logits.float(), labels)
+        return StepResult(loss, {"train_acc": correct}, len(labels))
 
     loop = EpochLoop(
         teacher,
@@ -143,6 +145,7 @@ def _train(
         seed=recipe.seed,
         steps_per_epoch=num_batches(len(split.train), recipe.training.batch_size),
         batches=batches,
+        load=load,
         step=step,
         validate=validate,
     )
@@ -150,14 +153,45 @@ def _train(
         record = loop.train_epoch()
         if on_epoch is not None:
             on_epoch(record, recipe.training.epochs)
-    _finish(config, dataset, reader, loop, folder)
+    trained = Trained(loop.history, loop.best_epoch, loop.best, loop.best_weights, loop.notes)
+    _finish(config, dataset, reader, teacher, trained, folder)
 
 
-def score_frames(teacher: Teacher, reader: ClipReader, rows: NDArray[np.int64]) -> Tensor:
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: its epochs, and the selected one with its weights."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best: Validation
+    best_weights: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def _start_from_weights(teacher: Teacher, recipe: TeacherConfig, cache: Path) -> None:
+    if recipe.weights is None:
+        return
+    loaded = load_into_teacher(teacher, recipe.weights, cache)
+    if recipe.training.epochs == 0 and loaded.fresh:
+        raise InputError(
+            f"teacher.weights {recipe.weights}: say nothing of {', '.join(loaded.fresh)}, which "
+            f"teacher.training.epochs 0 would leave random; the data set has "
+            f"{teacher.classifier.out_features} classes, the weights "
+            f"{loaded.weights.num_classes or 'no classifier'}; train for some epochs, or import "
+            "weights of this data set"
+        )
+
+
+def score_frames(
+    teacher: Teacher, reader: ClipReader, recipe: TeacherConfig, rows: NDArray[np.int64]
+) -> Tensor:
     """Logits (rows, K) by the teacher in evaluation mode."""
     teacher.eval()
-    with torch.inference_mode():
-        parts = [teacher(reader.frames(part))[1].cpu() for part in in_order(rows, EVAL_BATCH)]
+    parts: list[Tensor] = []
+    with torch.inference_mode(), autocast(recipe.training.precision, reader.device):
+        for part in in_order(rows, eval_batch(recipe.backbone)):
+            _, logits = teacher(reader.frames(part))
+            parts.append(logits.float().cpu())
     return torch.cat(parts)
 
 
@@ -165,30 +199,31 @@ def _finish(
     config: TrialConfig,
     dataset: Dataset,
     reader: ClipReader,
-    loop: EpochLoop[NDArray[np.int64]],
+    teacher: Teacher,
+    trained: Trained,
     folder: Path,
 ) -> None:
     clips = dataset.split(config.fold).test
-    rows = first_rows(reader.arrays, clips)
-    labels = reader.arrays.labels[rows]
-    teacher = loop.model
-    assert isinstance(teacher, Teacher)
-    last = score_frames(teacher, reader, rows).argmax(1).numpy()
-    teacher.load_state_dict(loop.best_weights)
-    selected = score_frames(teacher, reader, rows).argmax(1).numpy()
-    weights = folder / "teacher.safetensors"
-    write_tensors(weights, loop.best_weights, {"teacher_id": config.teacher_id})
+    rows = reader.arrays.test_index[list(clips)]
+    labels = reader.arrays.labels[rows[:, 0]]
+    score = partial(score_frames, teacher, reader, config.setting.teacher)
+    last = clip_scores(score, rows).argmax(1).numpy()
+    teacher.load_state_dict(trained.best_weights)
+    selected = clip_scores(score, rows).argmax(1).numpy()
+    weights = folder / WEIGHTS_FILE
+    write_tensors(weights, trained.best_weights, {"teacher_id": config.teacher_id})
     recipe = {"data_id": config.data_id, "fold": config.fold, "teacher_id": config.teacher_id}
     write_json(folder / "config.json", {**recipe, **config.setting.teacher.as_json()})
     write_predictions(folder / "predictions.csv", dataset, clips, selected, last)
     stored = {
-        "history": [asdict(record) for record in loop.history],
+        "history": [asdict(record) for record in trained.history],
+        "notes": list(trained.notes),
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "summary": {
             "test_acc": accuracy(selected, labels),
             "test_acc_last": accuracy(last, labels),
-            "best_val_acc": loop.best.accuracy,
-            "selected_epoch": float(loop.best_epoch),
+            "best_val_acc": trained.best.accuracy,
+            "selected_epoch": float(trained.best_epoch),
             "parameters": float(sum(p.numel() for p in teacher.parameters())),
         },
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.method import MethodConfig
+from cmkd.config.presets import PRESETS
 from cmkd.config.sweep import find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import ConfigError
@@ -29,10 +30,11 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_table_4_has_the_paper_rows_and_a_control(empty_folder: Path) -> None:
+def test_table_4_has_the_paper_rows_and_a_control_of_each_half(empty_folder: Path) -> None:
     ablation = load_sweep("ablation")
     rows = {
         arm.name: (
+            arm.setting.student.backbone,
             arm.setting.method.decoder,
             arm.setting.method.lambda_1,
             arm.setting.method.lambda_2,
@@ -40,15 +42,21 @@ def test_table_4_has_the_paper_rows_and_a_control(empty_folder: Path) -> None:
         for arm in ablation.arms
     }
     assert rows == {
-        "baseline": (False, 0.0, 0.0),
-        "control": (True, 0.0, 0.0),
-        "spatial": (True, 0.1, 0.0),
-        "temporal": (True, 0.0, 1.0),
-        "both": (True, 0.1, 1.0),
+        f"{half}_{name}": (f"tiny_{half}", *method)
+        for half in ("tsm", "tdn")
+        for name, method in {
+            "baseline": (False, 0.0, 0.0),
+            "control": (True, 0.0, 0.0),
+            "spatial": (True, 0.1, 0.0),
+            "temporal": (True, 0.0, 1.0),
+            "both": (True, 0.1, 1.0),
+        }.items()
     }
-    assert len({arm.setting.id for arm in ablation.arms}) == 5
-    assert ablation.arm("both").setting.method == MethodConfig()
-    needs = {arm.name for arm in ablation.arms if arm.setting.method.needs_teacher}
+    assert len({arm.setting.id for arm in ablation.arms}) == 10
+    assert {arm.setting.method for arm in ablation.only(["*_both"]).arms} == {MethodConfig()}
+    needs = {
+        arm.name.partition("_")[2] for arm in ablation.arms if arm.setting.method.needs_teacher
+    }
     assert needs == {"spatial", "temporal", "both"}
 
 
@@ -91,6 +99,28 @@ def test_block_over_base_over_default(sweep) -> None:
     assert [arm.setting.method.lambda_2 for arm in spec.arms] == [1.0, 1.0]
 
 
+def test_base_over_preset_over_default(sweep) -> None:
+    (arm,) = sweep("preset: tsm-ssv2\nbase: {training.lr: 0.5}\nblocks:\n  a: {}\n").arms
+    preset = PRESETS["tsm-ssv2"]
+    assert arm.setting.training.lr == 0.5 != preset.training.lr
+    changed = preset.training.model_copy(update={"lr": 0.5})
+    assert arm.setting == preset.model_copy(update={"training": changed})
+
+
+def test_a_preset_that_is_not_there_names_the_nearest(sweep, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep("preset: tsm-ssv3\nblocks:\n  a: {}\n")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 's.yaml'}:3: unknown preset 'tsm-ssv3'; did you mean ")
+
+
+def test_a_grid_of_a_million_cells_is_counted_and_not_expanded(sweep) -> None:
+    values = ", ".join(str(n / 1000) for n in range(1, 1001))
+    body = f"blocks:\n  a:\n    method.lambda_1: [{values}]\n    method.lambda_2: [{values}]\n"
+    with pytest.raises(ConfigError, match=r"has 1000000 arms; --yes allows more than 10000$"):
+        sweep(body)
+
+
 def test_a_key_of_the_teacher_leaves_the_teachers_other_defaults(sweep) -> None:
     (arm,) = sweep("blocks:\n  a: {teacher.training.lr: [0.01]}\n").arms
     expected = Setting().teacher.training
@@ -103,10 +133,21 @@ def test_equal_settings_have_equal_ids_however_they_are_written(sweep) -> None:
     assert {arm.setting.id for arm in spec.arms} == {Setting().id}
 
 
-def test_an_unknown_arm_names_the_known_ones(sweep) -> None:
+def test_arms_are_chosen_by_name_and_by_wildcard(sweep) -> None:
+    spec = sweep("blocks:\n  tsm: {method.lambda_1: [0.1, 0.5]}\n  tdn_a: {}\n  tdn_b: {}\n")
+    chosen = {
+        ("tdn_*",): ["tdn_a", "tdn_b"],
+        ("tdn_?", "tsm[lambda_1=0.5]"): ["tsm[lambda_1=0.5]", "tdn_a", "tdn_b"],
+        ("*0.1]",): ["tsm[lambda_1=0.1]"],
+        (): [arm.name for arm in spec.arms],
+    }
+    assert {key: [arm.name for arm in spec.only(key).arms] for key in chosen} == chosen
+
+
+def test_a_pattern_that_matches_no_arm_names_the_nearest(sweep) -> None:
     spec = sweep("blocks:\n  spatial: {}\n  temporal: {}\n")
-    with pytest.raises(ConfigError, match=r"no arm 'spacial'; did you mean 'spatial'\?"):
-        spec.arm("spacial")
+    with pytest.raises(ConfigError, match=r"no arm matches 'spacial'; did you mean 'spatial'\?"):
+        spec.only(["temporal", "spacial"])
 
 
 @pytest.mark.parametrize(

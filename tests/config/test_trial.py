@@ -12,7 +12,14 @@ from pydantic import ValidationError
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import DatasetInfo, EncodingConfig, InputConfig, SplitConfig, ViewsConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import TeacherConfig, TrainingConfig
+from cmkd.config.training import (
+    StudentConfig,
+    TeacherConfig,
+    TeacherTrainingConfig,
+    TrainingConfig,
+    channels_of,
+    segment_of,
+)
 from cmkd.config.trial import Setting, TrialConfig
 
 
@@ -133,6 +140,11 @@ def test_what_makes_another_trial() -> None:
         trial(setting=Setting(training=TrainingConfig(epochs=21))),
         trial(setting=Setting(inputs=InputConfig(motion="per_frame"))),
         trial(setting=Setting(teacher=TeacherConfig(seed=1))),
+        trial(setting=Setting(teacher=TeacherConfig(features="online"))),
+        trial(setting=Setting(teacher=TeacherConfig(weights="w0"))),
+        trial(setting=Setting(student=StudentConfig(weights="w0"))),
+        trial(setting=Setting(student=StudentConfig(p_weights="w0"))),
+        trial(setting=Setting(method=MethodConfig(width=32))),
     ]
     ids = [one.id, *(other.id for other in others)]
     assert len(set(ids)) == len(ids)
@@ -146,13 +158,16 @@ def test_what_makes_another_teacher() -> None:
     assert trial(setting=Setting(method=MethodConfig(lambda_2=0.0))).teacher_id == one
     assert trial(setting=Setting(training=TrainingConfig(epochs=3))).teacher_id == one
     assert trial(setting=Setting(inputs=InputConfig(motion="per_frame"))).teacher_id == one
+    assert trial(setting=Setting(teacher=TeacherConfig(features="online"))).teacher_id == one
     others = [
         trial(fold=1).teacher_id,
         trial(data_id="d1").teacher_id,
         trial(setting=Setting(teacher=TeacherConfig(seed=1))).teacher_id,
         trial(setting=Setting(inputs=InputConfig(num_frames=4))).teacher_id,
+        trial(setting=Setting(inputs=InputConfig(num_gops=4))).teacher_id,
+        trial(setting=Setting(teacher=TeacherConfig(weights="w0"))).teacher_id,
     ]
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 7
 
 
 def test_seeds_and_folds_share_the_setting() -> None:
@@ -195,3 +210,69 @@ def test_parts_of_a_setting_must_fit_together() -> None:
     Setting(teacher=TeacherConfig(width=32), method=MethodConfig(lambda_1=0.0))
     with pytest.raises(ValidationError, match="heads 3 does not divide the 64 channels"):
         Setting(method=MethodConfig(heads=3))
+    Setting(method=MethodConfig(heads=3, width=96))
+    with pytest.raises(ValidationError, match="heads 4 does not divide the 30 channels"):
+        Setting(method=MethodConfig(width=30))
+
+
+def test_maps_of_unlike_families_are_not_compared() -> None:
+    student, teacher = StudentConfig(backbone="tsm_r18"), TeacherConfig(width=128)
+    with pytest.raises(ValidationError, match="maps of different size"):
+        Setting(student=student, teacher=teacher)
+    Setting(student=student, teacher=teacher, method=MethodConfig(lambda_1=0.0))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "segment"),
+    [
+        ("tiny_tsm", 40, 1),
+        ("tiny_tdn", 40, 1),
+        ("tsm_r18", 512, 1),
+        ("tsm_r34", 512, 1),
+        ("tsm_r50", 2048, 1),
+        ("tdn_r50", 2048, 5),
+    ],
+)
+def test_what_a_family_reads_and_ends_on(backbone: Any, channels: int, segment: int) -> None:
+    assert channels_of(backbone, 10) == channels
+    assert segment_of(backbone) == segment
+
+
+def test_what_is_read_of_a_clip() -> None:
+    # Segments are the networks' wish: five frames around each for TDN, whichever side it is on.
+    of_student = Setting(
+        student=StudentConfig(backbone="tsm_r50", p_backbone="tdn_r50"),
+        method=MethodConfig(lambda_1=0.0),
+    )
+    assert (of_student.raw_segment, of_student.compressed_segment) == (1, 5)
+    of_teacher = Setting(
+        teacher=TeacherConfig(backbone="tdn_r50"), method=MethodConfig(lambda_1=0.0)
+    )
+    assert (of_teacher.raw_segment, of_teacher.compressed_segment) == (5, 1)
+    assert of_teacher.reading.inputs == of_teacher.inputs
+    assert of_teacher.reading != Setting().reading
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"milestones": (3,)}, "belong to schedule: steps"),
+        ({"schedule": "steps", "milestones": (5, 3)}, "ascending"),
+        ({"schedule": "steps", "milestones": (20,)}, "between 1 and epochs - 1 = 19"),
+        ({"batch_size": 32, "accumulate": 5}, "5 does not divide batch_size 32"),
+    ],
+)
+def test_schedules_that_contradict_themselves(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TrainingConfig(**values)
+
+
+def test_no_epochs_need_weights() -> None:
+    with pytest.raises(ValidationError, match="leaves random weights"):
+        TeacherConfig(training=TeacherTrainingConfig(epochs=0))
+    TeacherConfig(training=TeacherTrainingConfig(epochs=0), weights="w0")
+
+
+def test_gops_share_the_frames() -> None:
+    with pytest.raises(ValidationError, match="3 does not divide num_frames 8"):
+        InputConfig(num_gops=3)

@@ -73,7 +73,7 @@ def test_attn_heads_are_independent() -> None:
 def test_eq_2_one_step_value() -> None:
     # 1 channel, 1 hidden, 1x1 map: only the centre of each kernel matters. Gates are equal for
     # both directions; with all pre-activations x = ln 3: sigmoid = 0.75, tanh = 0.8.
-    module = BiConvLSTM(1, 1)
+    module = BiConvLSTM(1, 1, 1)
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_eq_2_one_step_value() -> None:
 
 def test_eq_2_equals_two_separate_passes() -> None:
     torch.manual_seed(0)
-    module = BiConvLSTM(3, 2)
+    module = BiConvLSTM(3, 2, 3)
     h_rec = torch.randn(2, 4, 3, 2, 3)
     both = [_one_direction(module, h_rec, 0), _one_direction(module, h_rec.flip(1), 1).flip(1)]
     expected = module.project(torch.cat(both, 2).flatten(0, 1)).unflatten(0, (2, 4))
@@ -96,7 +96,7 @@ def test_eq_2_equals_two_separate_passes() -> None:
 
 def test_eq_2_sees_past_and_future() -> None:
     torch.manual_seed(0)
-    module = BiConvLSTM(1, 2)
+    module = BiConvLSTM(1, 2, 1)
     h_rec = torch.zeros(1, 5, 1, 1, 1)
     moved = h_rec.clone()
     moved[0, 2] = 1.0

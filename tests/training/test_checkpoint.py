@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -14,24 +15,24 @@ from cmkd.errors import InfrastructureError
 from cmkd.training.checkpoint import (
     CURRENT,
     PREVIOUS,
+    Restored,
     drop_checkpoints,
     load_checkpoint,
     save_checkpoint,
     write_json,
 )
 
-CPU = torch.device("cpu")
-
 
 def test_newest_checkpoint_is_loaded(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.full((2,), float(epoch))})
-    state = load_checkpoint(tmp_path, CPU)
-    assert state is not None
-    assert state["epoch"] == 3
-    assert state["weights"].tolist() == [3.0, 3.0]
+    restored = load_checkpoint(tmp_path)
+    assert restored.state is not None
+    assert restored.state["epoch"] == 3
+    assert restored.state["weights"].tolist() == [3.0, 3.0]
+    assert restored.note == ""
     drop_checkpoints(tmp_path)
-    assert load_checkpoint(tmp_path, CPU) is None
+    assert load_checkpoint(tmp_path) == Restored(None)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 500])
@@ -39,11 +40,33 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep:
     for epoch in (1, 2):
         save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.zeros(64)})
     os.truncate(tmp_path / CURRENT, keep)
-    state = load_checkpoint(tmp_path, CPU)
-    assert state is not None
-    assert state["epoch"] == 1
+    restored = load_checkpoint(tmp_path)
+    assert restored.state is not None
+    assert restored.state["epoch"] == 1
+    note = r".*/checkpoint\.pt is damaged \(.+\); training went on from the checkpoint before it"
+    assert re.fullmatch(note, restored.note)
     os.truncate(tmp_path / PREVIOUS, keep)
-    assert load_checkpoint(tmp_path, CPU) is None
+    restored = load_checkpoint(tmp_path)
+    assert restored.state is None
+    note = r".*/checkpoint\.pt is damaged .*/checkpoint\.previous\.pt is damaged .* anew"
+    assert re.fullmatch(note, restored.note)
+
+
+def test_kill_between_two_renames_costs_no_word(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"epoch": 1})
+    (tmp_path / CURRENT).rename(tmp_path / PREVIOUS)
+    assert load_checkpoint(tmp_path) == Restored({"epoch": 1})
+
+
+def test_trouble_of_the_disk_is_no_reason_to_train_anew(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"epoch": 1})
+    (tmp_path / CURRENT).rename(tmp_path / PREVIOUS)
+    # Reading a folder fails for every user, root too.
+    (tmp_path / CURRENT).mkdir()
+    with pytest.raises(
+        InfrastructureError, match=r"checkpoint\.pt: cannot be read .*remove the file"
+    ):
+        load_checkpoint(tmp_path)
 
 
 class _Malicious:
@@ -58,7 +81,7 @@ def test_checkpoint_never_runs_code(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     torch.save({"epoch": _Malicious(canary)}, tmp_path / CURRENT)
     (tmp_path / PREVIOUS).write_bytes(pickle.dumps(_Malicious(canary)))
-    assert load_checkpoint(tmp_path, CPU) is None
+    assert load_checkpoint(tmp_path).state is None
     assert not canary.exists()
 
 

@@ -20,9 +20,10 @@ from cmkd.training import features as features_module
 from cmkd.training import run as run_module
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.clips import ClipReader, all_rows, first_rows, shuffled, view_rows
-from cmkd.training.run import TrialRun
+from cmkd.training.frozen import load_teacher
+from cmkd.training.run import StudentLearner, TrialRun
 from cmkd.training.runtime import pick_device
-from cmkd.training.teacher import ensure_teacher, load_teacher, open_teacher
+from cmkd.training.teacher import ensure_teacher, open_teacher
 
 MakeTrial = Callable[..., TrialConfig]
 CLOCKS = ("seconds", "step_seconds")
@@ -120,6 +121,25 @@ def test_kd_terms_are_logged_only_where_they_exist(own_cache: Path, make_trial: 
     assert not {"loss_spatial", "loss_temporal", "loss_logits"} & set(plain.history[0].metrics)
 
 
+def test_a_step_in_bf16_stays_near_fp32(own_cache: Path, make_trial: MakeTrial) -> None:
+    config = make_trial()
+    training = config.setting.training.model_copy(update={"precision": "bf16"})
+    setting = config.setting.model_copy(update={"training": training})
+    ensure_teacher(config, own_cache, device="cpu")
+    losses = []
+    for one in (config, config.model_copy(update={"setting": setting})):
+        learner = TrialRun(one, own_cache, device="cpu").learner
+        assert isinstance(learner, StudentLearner)
+        learner.model.train()
+        torch.manual_seed(0)
+        result = learner.step(learner.load(view_rows(learner.reader.arrays, range(16), 0)))
+        assert result.loss.dtype == torch.float32
+        losses.append({name: value.item() for name, value in result.figures.items()})
+    for name in ("loss_ce", "loss_spatial", "loss_temporal", "alpha_entropy"):
+        assert losses[0][name] != losses[1][name]
+        assert losses[1][name] == pytest.approx(losses[0][name], rel=0.02), name
+
+
 def test_non_finite_loss_fails_and_names_epoch_and_step(
     own_cache: Path, make_trial: MakeTrial
 ) -> None:
@@ -148,16 +168,16 @@ def test_teacher_is_trained_once_and_its_features_match_it(
     assert again == bundle == open_teacher(config, own_cache)
 
     dataset = open_dataset(config.data, own_cache)
-    arrays = open_arrays(dataset, config.setting.inputs, own_cache)
+    arrays = open_arrays(dataset, config.setting.reading, own_cache)
     train = dataset.split(0).train
-    reader = ClipReader(arrays, first_rows(arrays, train), torch.device("cpu"))
+    reader = ClipReader(arrays, first_rows(arrays, train), torch.device("cpu"), config.setting)
     cached = features_module.ensure_features(config, own_cache, dataset, reader)
     assert cached.rows.tolist() == all_rows(arrays, train).tolist()
     teacher = load_teacher(config, bundle.folder, len(dataset.info.classes))
     rows = view_rows(arrays, train, 3)[:5]
     with torch.inference_mode():
         h, logits = teacher(reader.frames(rows))
-    targets = cached.targets(rows, {1: 1.0, 2: 1.0, 3: 1.0}, torch.device("cpu"))
+    targets = cached.targets(rows, {1: 1.0, 2: 1.0, 3: 1.0})
     torch.testing.assert_close(targets.logits, logits, rtol=1e-4, atol=1e-4)
     # Standardising is affine per channel: undo it by a fit and compare.
     for channel in (0, 7):
@@ -176,9 +196,9 @@ def test_features_are_standardised_on_unchanged_training_clips(
     config = make_trial()
     ensure_teacher(config, own_cache, device="cpu")
     dataset = open_dataset(config.data, own_cache)
-    arrays = open_arrays(dataset, config.setting.inputs, own_cache)
+    arrays = open_arrays(dataset, config.setting.reading, own_cache)
     plain = first_rows(arrays, dataset.split(0).train)
-    reader = ClipReader(arrays, plain, torch.device("cpu"))
+    reader = ClipReader(arrays, plain, torch.device("cpu"), config.setting)
     cached = features_module.ensure_features(config, own_cache, dataset, reader)
     h = cached.h[np.searchsorted(cached.rows, plain)].astype(np.float64)
     alive = h.std(axis=(0, 1, 3, 4)) > 0.5
@@ -192,7 +212,7 @@ def test_views_cycle_through_all_and_every_clip_appears_once(
 ) -> None:
     config = make_trial()
     dataset = open_dataset(config.data, smoke_cache)
-    arrays = open_arrays(dataset, config.setting.inputs, smoke_cache)
+    arrays = open_arrays(dataset, config.setting.reading, smoke_cache)
     train = dataset.split(0).train
     seen = np.stack([view_rows(arrays, train, epoch) for epoch in range(4)])
     assert sorted(seen.flatten()) == all_rows(arrays, train).tolist()
@@ -207,7 +227,7 @@ def test_no_epoch_lacks_a_class(smoke_cache: Path, make_trial: MakeTrial) -> Non
     # every other epoch miss one of them.
     config = make_trial()
     dataset = open_dataset(config.data, smoke_cache)
-    arrays = open_arrays(dataset, config.setting.inputs, smoke_cache)
+    arrays = open_arrays(dataset, config.setting.reading, smoke_cache)
     for epoch in range(8):
         labels = arrays.labels[view_rows(arrays, dataset.split(0).train, epoch)]
         assert set(labels) == set(range(len(dataset.info.classes)))
@@ -247,7 +267,7 @@ def test_motion_svm_is_a_trial_like_any_other(own_cache: Path, make_trial: MakeT
     summary = trial.finish().summary
     assert summary["test_acc"] == summary["test_acc_last"]
     rows = all_rows(trial.reader.arrays, trial.split.train)
-    fitted, _ = trial.learner.predict(rows)
+    fitted, _ = trial.learner.predict(rows[:, None])
     # Motion tells the four profiles apart but no colour: well above 1 / 12 and far from perfect.
     assert 25 < 100 * np.mean(fitted == trial.reader.arrays.labels[rows]) < 90
 

@@ -1,0 +1,192 @@
+"""Published checkpoints under our names: which layout and family, and whether all of it is there.
+
+Sources of the names: mit-han-lab/temporal-shift-module and MCG-NJU/TDN (``ops/models.py`` of both),
+torchvision's ResNet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.training import BackboneName, is_tiny
+from cmkd.errors import InputError
+
+_SHIFTED = re.compile(r"^(layer\d+\.\d+\.conv1)\.net\.")
+_COUNTER = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A checkpoint under our names.
+
+    Attributes:
+        layout: ``tsm``, ``tdn``, ``resnet`` (torchvision's names, also of TSN) or ``cmkd``.
+        width: channels of the first stage, of the tiny families; None for the others.
+        num_classes: of its classifier; None without one.
+        tensors: ``backbone.*`` and ``classifier.*``, in float32 and contiguous.
+        dropped: keys of the file that no forward pass reads.
+    """
+
+    layout: str
+    backbone: BackboneName
+    width: int | None
+    num_classes: int | None
+    tensors: dict[str, Tensor]
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How two sets of named tensors differ, in words for each name."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Names that differ."""
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+
+    def __str__(self) -> str:
+        parts = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "wrong shape": self.misshapen,
+        }
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+
+
+def compare(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    keys: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
+) -> Differences:
+    """All differences at once.
+
+    Args:
+        keys: what to call the names of `found`, where not by themselves.
+        optional: names that need not be found.
+    """
+    keys = keys or {}
+    common = sorted(found.keys() & wanted.keys())
+    return Differences(
+        missing=tuple(sorted(wanted.keys() - found.keys() - set(optional))),
+        unexpected=tuple(sorted(keys.get(name, name) for name in found.keys() - wanted.keys())),
+        misshapen=tuple(
+            f"{keys.get(name, name)} {_kind(found[name])} in place of {_kind(wanted[name])}"
+            for name in common
+            if _kind(found[name]) != _kind(wanted[name])
+        ),
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    # All floating types are as good as float32.
+    kind = "" if tensor.is_floating_point() else f"{tensor.dtype} ".removeprefix("torch.")
+    return f"{kind}{tuple(tensor.shape)}"
+
+
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
+    """Tell layout and family by the keys, and bring the tensors under our names.
+
+    The counters of batch normalisation, which files before torch 0.4.1 lack, are 0 then.
+
+    Raises:
+        InputError: no family known here, one that is not wholly covered, keys beyond it, wrong
+            shapes, or values that are not finite.
+    """
+    names = {key: _own_name(key) for key in tensors}
+    keys = {name: key for key, name in names.items() if name is not None}
+    dropped = tuple(key for key, name in names.items() if name is None)
+    twice = [key for key, name in names.items() if name is not None and keys[name] != key]
+    if twice:
+        raise InputError(f"{path}: holds a tensor under two names; remove {', '.join(twice)}")
+    found = {name: tensors[key] for name, key in keys.items()}
+    backbone, width, wanted = _closest(found)
+    if not any(name.startswith("backbone.") for name in found.keys() & wanted.keys()):
+        raise InputError(
+            f"{path}: is of no network known here ({', '.join(FAMILIES)}); unexpected: "
+            f"{', '.join(sorted(tensors))}"
+        )
+    optional = [name for name in wanted if name.endswith(_COUNTER)]
+    differences = compare(found, wanted, keys=keys, optional=optional)
+    if differences.count:
+        raise InputError(
+            f"{path}: is not a whole {backbone}, the family that it comes closest to; "
+            f"{differences}; use a checkpoint of {', '.join(FAMILIES)}"
+        )
+    ours = {
+        name: found[name].to(like.dtype).clone(memory_format=torch.contiguous_format)
+        if name in found
+        else torch.zeros(like.shape, dtype=like.dtype)
+        for name, like in sorted(wanted.items())
+    }
+    if broken := [keys[name] for name, value in ours.items() if not value.isfinite().all()]:
+        raise InputError(
+            f"{path}: not a number, or infinite: {', '.join(broken)}; use an earlier checkpoint"
+        )
+    head = ours.get("classifier.weight")
+    return Recognised(
+        layout=_layout(tensors, found),
+        backbone=backbone,
+        width=width,
+        num_classes=None if head is None else len(head),
+        tensors=ours,
+        dropped=dropped,
+    )
+
+
+def _own_name(key: str) -> str | None:
+    key = key.removeprefix("module.")
+    if key.startswith(("backbone.", "classifier.")):
+        return key
+    key = key.removeprefix("base_model.")
+    if key.startswith("conv1_temp."):
+        # TDN makes `conv1_5` from it and then keeps it unused.
+        return None
+    # TSM and TDN trained without dropout leave the classifier inside their base model.
+    head = next((head for head in ("new_fc.", "fc.") if key.startswith(head)), None)
+    if head is not None:
+        return f"classifier.{key.removeprefix(head)}"
+    return "backbone." + _SHIFTED.sub(r"\1.", key)
+
+
+def _layout(tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    if all(key in found for key in tensors):
+        return "cmkd"
+    if any(name.startswith("backbone.layer1_bak.") for name in found):
+        return "tdn"
+    return "tsm" if any(".conv1.net." in key for key in tensors) else "resnet"
+
+
+def _closest(found: Mapping[str, Tensor]) -> tuple[BackboneName, int | None, dict[str, Tensor]]:
+    """The family with most in common, then fewest differences; its width if free; its tensors."""
+    stem = found.get("backbone.stem.0.weight", torch.empty(0))
+    head = found.get("classifier.weight", torch.empty(0))
+    best: tuple[tuple[int, int], BackboneName, int | None, dict[str, Tensor]] | None = None
+    for backbone, family in FAMILIES.items():
+        width = max(4, *stem.shape[:1]) if is_tiny(backbone) else None
+        with torch.device("meta"):
+            network = family.temporal(Size(3, 8, family.stride or 16, width or 4))
+            wanted = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+            if any(name.startswith("classifier.") for name in found):
+                classes = head.shape[0] if head.ndim else 0
+                wanted["classifier.weight"] = torch.empty(classes, family.channels(width or 4))
+                wanted["classifier.bias"] = torch.empty(classes)
+        differences = compare(found, wanted)
+        alike = len(found.keys() & wanted.keys()) - len(differences.misshapen)
+        order = (-alike, differences.count)
+        if best is None or order < best[0]:
+            best = order, backbone, width, wanted
+    assert best is not None
+    return best[1:]

@@ -1,0 +1,150 @@
+"""One step of training on random tensors: does it run, how long does it take, what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmkd.config.base import content_id
+from cmkd.config.training import BackboneName, TrainingConfig, is_tiny
+from cmkd.config.trial import Setting
+from cmkd.method.losses import TeacherTargets, total_loss
+from cmkd.training.frozen import build_teacher
+from cmkd.training.noise import Noise, noise_compressed, noise_frames
+from cmkd.training.optimisation import make_optimizer, prepare
+from cmkd.training.runtime import autocast, configure, pick_device, place
+from cmkd.training.students import build_student, grid_of
+
+TINY_CLIPS, FULL_SIZE_CLIPS = 8, 2
+"""Of the batch, at most: enough for batch normalisation, soon done, and in any memory."""
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """What to try.
+
+    Attributes:
+        students: settings whose student takes a step.
+        teachers: settings whose teacher takes one.
+        picture: (height, width) of the frames.
+    """
+
+    students: tuple[Setting, ...]
+    teachers: tuple[Setting, ...]
+    picture: tuple[int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a step showed.
+
+    Attributes:
+        fingerprint: equal for steps with the same parameters, loss and gradients.
+        seconds: of a step, per clip.
+        failure: why there was none, on one line.
+    """
+
+    fingerprint: str = ""
+    seconds: float = 0.0
+    failure: str = ""
+
+
+def probe(task: ProbeTask) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
+    """Take the steps of a task, in this process; (of students, of teachers), in its order."""
+    configure(threads=1)
+    return (
+        tuple(_attempt(_student, setting, task) for setting in task.students),
+        tuple(_attempt(_teacher, setting, task) for setting in task.teachers),
+    )
+
+
+def _attempt(
+    action: Callable[[Setting, ProbeTask], Probe], setting: Setting, task: ProbeTask
+) -> Probe:
+    try:
+        return action(setting, task)
+    except Exception as error:
+        return Probe(failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _most_clips(backbone: BackboneName) -> int:
+    return TINY_CLIPS if is_tiny(backbone) else FULL_SIZE_CLIPS
+
+
+def _student(setting: Setting, task: ProbeTask) -> Probe:
+    device = pick_device("auto")
+    torch.manual_seed(0)
+    student = place(build_student(setting, task.picture, task.num_classes), device)
+    noise = Noise(device)
+    batch = min(_most_clips(setting.student.backbone), setting.training.batch_size)
+    inputs = noise_compressed(setting, task.picture, batch, noise)
+    targets = None
+    if setting.method.needs_teacher:
+        grid = grid_of(setting.teacher.backbone, task.picture)
+        h = noise(batch, setting.inputs.num_frames, setting.teacher.channels, *grid)
+        logits = noise(batch, task.num_classes)
+        targets = TeacherTargets(h, logits, dict.fromkeys(setting.method.tg, 1.0))
+    labels = torch.arange(batch, device=device) % task.num_classes
+
+    def loss() -> Tensor:
+        with autocast(setting.training.precision, device):
+            output = student(*inputs)
+        return total_loss(output, labels, targets, setting.method).total
+
+    return _steps(student, setting.training, loss, batch)
+
+
+def _teacher(setting: Setting, task: ProbeTask) -> Probe:
+    device = pick_device("auto")
+    torch.manual_seed(0)
+    recipe = setting.teacher.training
+    teacher = place(build_teacher(setting, task.num_classes), device)
+    batch = min(_most_clips(setting.teacher.backbone), recipe.batch_size)
+    frames = noise_frames(setting, task.picture, batch, Noise(device))
+    labels = torch.arange(batch, device=device) % task.num_classes
+
+    def loss() -> Tensor:
+        with autocast(recipe.precision, device):
+            logits = teacher(frames)[1]
+        return F.cross_entropy(logits.float(), labels)
+
+    return _steps(teacher, recipe, loss, batch)
+
+
+def _steps(
+    model: nn.Module, config: TrainingConfig, loss: Callable[[], Tensor], clips: int
+) -> Probe:
+    """A step for its fingerprint, and one for its time."""
+    frozen = prepare(model, config)
+    optimizer = make_optimizer(model, config)
+    model.train()
+    for module in frozen:
+        module.eval()
+    torch.manual_seed(0)
+    value = _step(model, optimizer, loss)
+    fingerprint = content_id("step", f"{float(value):.6g}", *_gradients(model))
+    started = time.perf_counter()
+    # Reading the loss waits for a GPU.
+    float(_step(model, optimizer, loss))
+    return Probe(fingerprint, (time.perf_counter() - started) / clips)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    value = loss()
+    value.backward()
+    optimizer.step()
+    return value.detach()
+
+
+def _gradients(model: nn.Module) -> Sequence[str]:
+    return [
+        f"{name} {tuple(p.shape)} {'none' if p.grad is None else f'{float(p.grad.norm()):.5g}'}"
+        for name, p in model.named_parameters()
+    ]

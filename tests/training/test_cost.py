@@ -1,0 +1,90 @@
+"""The cost columns of Tables 2 and 3, counted; and what a measurement reports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmkd.report.cost import read_costs
+from cmkd.training.cost import Cost, count, measure, subjects
+
+COUNTED: dict[str, Cost] = {}
+
+
+def counted(name: str) -> Cost:
+    if name not in COUNTED:
+        COUNTED[name] = count(subjects()[name])
+    return COUNTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs", "tolerance"),
+    [
+        ("tsm_r50_8f", 32.7, 0.3),
+        ("tsm_r50_16f", 65.4, 0.6),
+        ("tdn_r50_8f", 35.6, 0.4),
+        ("tdn_r50_16f", 71.3, 0.8),
+    ],
+)
+def test_teachers_cost_what_their_authors_print(name: str, gmacs: float, tolerance: float) -> None:
+    assert counted(name).gmacs == pytest.approx(gmacs, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("names", "views", "printed"),
+    [
+        (["tsm_r50_16f"], 6, 390),
+        (["tsm_r50_16f"], 30, 1950),
+        (["tdn_r50_8f", "tdn_r50_16f"], 1, 108),
+        (["tdn_r50_8f", "tdn_r50_16f"], 30, 3240),
+    ],
+)
+def test_all_views_give_the_printed_column(names: list[str], views: int, printed: int) -> None:
+    assert views * sum(counted(name).gmacs for name in names) == pytest.approx(printed, rel=0.02)
+
+
+def test_student_d_costs_what_its_frames_and_sides_say() -> None:
+    """4 I-frames at 224 and 2 x 16 P-frames at 112, all ResNet-50: 50.63 GMACs and a decoder."""
+    baseline, ours = counted("student_tsm_baseline"), counted("student_tsm")
+    assert baseline.gmacs == pytest.approx(50.63, rel=0.02)
+    assert baseline.parts["i_frame"] == pytest.approx(counted("tsm_r50_8f").gmacs / 2, rel=1e-3)
+    # The decoder by hand: projections, attention, BiConvLSTM and the way back, on 49 tokens.
+    i_tokens, tokens, wide, d = 4 * 49, 16 * 49, 2048, 192
+    projections = (i_tokens + 2 * tokens) * wide * d
+    inside = tokens * (4 * d * d + 2 * d * d + 2 * 4 * d * d + 2 * 2 * 49 * d)
+    recurrent = tokens * 2 * (d * 4 * d * 9) + 15 * 49 * 2 * (d * 4 * d * 9)
+    back = tokens * 2 * d * wide
+    by_hand = (projections + inside + recurrent + back) / 1e9
+    assert ours.parts["decoder"] + ours.parts["other"] == pytest.approx(by_hand, rel=0.02)
+    assert ours.gmacs - baseline.gmacs == pytest.approx(5.58, rel=0.05)
+
+
+@pytest.mark.parametrize("name", subjects())
+def test_parts_sum_to_the_whole(name: str) -> None:
+    cost = counted(name)
+    assert sum(cost.parts.values()) == pytest.approx(cost.gmacs, rel=1e-3)
+
+
+def test_a_measurement_names_where_it_was_taken() -> None:
+    speed = measure("student_tsm_baseline", device="cpu", seconds=0.01)
+    assert (speed.device, speed.precision, speed.batch) == ("cpu", "fp32", 1)
+    assert speed.clips_per_second > 0
+    assert speed.peak_mib > 4 * counted("student_tsm_baseline").parameters / 2**20
+
+
+def test_the_command_writes_what_the_report_reads(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "cmkd", "cost", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    costs = read_costs(tmp_path / "cost.json")
+    assert set(costs) == set(subjects())
+    assert f"{costs['student_tsm'].gmacs:.1f}" in run.stdout
+    stored = json.loads((tmp_path / "cost.json").read_text())
+    assert all(record["parts"] for record in stored)

@@ -1,0 +1,82 @@
+"""The documented full-size student learns from a full-size teacher on real clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.config.presets import PRESETS
+from cmkd.data.arrays import ClipArrays, ensure_arrays
+from cmkd.data.prepare import PrepareRequest, prepare
+from cmkd.method.losses import total_loss
+from cmkd.training.clips import ClipReader
+from cmkd.training.edges import measure_edges
+from cmkd.training.features import OnlineFeatures, measure_standard
+from cmkd.training.frozen import FrozenTeacher, build_teacher
+from cmkd.training.optimisation import make_optimizer
+from cmkd.training.optimisation import prepare as set_up
+from cmkd.training.runtime import place
+from cmkd.training.students import build_student
+
+STEPS = 20
+CPU = torch.device("cpu")
+SETTING = PRESETS["tsm-ssv2"]
+
+
+@pytest.fixture
+def real_clips(shared_video: Path, tmp_path: Path) -> ClipArrays:
+    """Four clips at 320 x 256, cut to 224, as the preset reads them."""
+    for label in ("left", "square"):
+        (tmp_path / "source" / label).mkdir(parents=True)
+        for path in sorted((shared_video / "egogestar" / label).glob("*.mp4"))[:2]:
+            (tmp_path / "source" / label / path.name).symlink_to(path)
+    request = PrepareRequest(
+        root=tmp_path / "source",
+        output=tmp_path / "data",
+        name="four",
+        encoding=EncodingConfig(),
+        views=ViewsConfig(crop=224),
+        split=SplitConfig(rule="folds", folds=2),
+    )
+    dataset = prepare(request).dataset
+    reading = SETTING.reading.model_copy(
+        update={"inputs": SETTING.inputs.model_copy(update={"test_clips": 1, "test_crops": 1})}
+    )
+    return ensure_arrays(dataset, reading, tmp_path / "cache", workers=1)
+
+
+@pytest.mark.slow
+def test_the_loss_of_student_d_falls_on_one_batch(real_clips: ClipArrays) -> None:
+    method = SETTING.method.model_copy(update={"logits": "mse"})
+    training = SETTING.training.model_copy(
+        update={"optimizer": "adamw", "lr": 1e-4, "precision": "fp32"}
+    )
+    rows = np.array([0, 3])
+    reader = ClipReader(real_clips, rows, CPU, SETTING)
+    torch.manual_seed(0)
+    teacher = FrozenTeacher(build_teacher(SETTING, 2).eval(), "fp32", 2, CPU)
+    standard = measure_standard(teacher, reader, rows).on(CPU)
+    features = OnlineFeatures(teacher, reader, standard)
+    figures = measure_edges(features, rows, method)
+    targets = features.targets(rows, {graph: one.mean for graph, one in figures.items()})
+    assert targets.h.shape == (2, 16, 2048, 7, 7)
+
+    student = place(build_student(SETTING, reader.picture, 2), CPU)
+    set_up(student, training)
+    optimizer = make_optimizer(student, training)
+    batch, labels = reader.compressed(rows), reader.labels(rows)
+    history: list[float] = []
+    for _ in range(STEPS):
+        losses = total_loss(student(*batch.inputs), labels, targets, method)
+        assert None not in (losses.spatial, losses.temporal, losses.logits)
+        optimizer.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
+        optimizer.step()
+        history.append(float(losses.total.detach()))
+    assert np.isfinite(history).all()
+    assert history[-1] < 0.5 * history[0], history
