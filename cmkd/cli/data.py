@@ -1,30 +1,56 @@
-"""``cmkd data``: prepare labelled folders, list what is there."""
+"""``cmkd data``: prepare data sets, list what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from cmkd.cli.check import inspect, verify
+from cmkd.cli.work import progress, usable_workers
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from cmkd.config.data import SplitConfig
+    from cmkd.data.official import OfficialRequest
 
     Model = TypeVar("Model", bound=BaseModel)
 
-app = typer.Typer(help="Prepare and list data sets.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, list and check data sets.", no_args_is_help=True)
+app.command()(verify)
+app.command()(inspect)
 
 
 @app.command()
 def prepare(
     root: Annotated[
-        Path, typer.Argument(help="folder with CLASS/*.mp4 (avi, mkv, mov, mpg, webm)")
+        Path,
+        typer.Argument(help="folder with CLASS/*.mp4 (avi, mkv, mov, mpg, webm), or see --as"),
     ],
     name: Annotated[str, typer.Option(help="name of the data set")],
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="SET",
+            help="ROOT holds the videos of ucf101, hmdb51, kinetics400 or ssv2, in any folders",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="with --as: folder of the official annotation files")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="with --as: 1, 2, 3 or all (three folds, the default); or val (tested, the "
+            "default) or test"
+        ),
+    ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="with --as: leave out what is not in ROOT")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="default: data/NAME in the cache")] = None,
     width: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 320,
     height: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 256,
@@ -37,32 +63,36 @@ def prepare(
     split_seed: Annotated[int, typer.Option(help="which folds are drawn")] = 0,
     views: Annotated[int, typer.Option(help="augmented views of a training clip")] = 1,
     flip: Annotated[
-        bool, typer.Option(help="mirror left to right; only where classes stay the same")
+        bool,
+        typer.Option(
+            help="mirror left to right; only where classes stay the same (ssv2's change places)"
+        ),
     ] = False,
     shift: Annotated[float, typer.Option(help="largest shift, share of the size")] = 0.0,
     scale: Annotated[float, typer.Option(help="largest relative zoom")] = 0.0,
     rotation: Annotated[float, typer.Option(help="largest angle, degrees")] = 0.0,
     phase: Annotated[bool, typer.Option(help="vary the sampled frame inside its segment")] = False,
+    crop: Annotated[
+        int | None, typer.Option(help="cut squares of this side, as TSM does (say 224)")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
 ) -> None:
-    """Re-encode a labelled folder to MPEG-4 Part 2 and split it by group.
+    """Re-encode a labelled folder, or a published data set, to MPEG-4 Part 2 and split it.
 
     A manifest.csv in ROOT may give path, label and group of each file. Files that cannot be used
     are listed in refused.csv with reason and remedy. The same command goes on after a kill.
     """
-    from cmkd.config.data import EncodingConfig, ViewsConfig
+    from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.pool import usable_cpus
     from cmkd.data.prepare import PrepareRequest
     from cmkd.data.prepare import prepare as run
     from cmkd.errors import InputError
 
     if slug(name) != name:
         raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
-    if workers is not None and not 1 <= workers <= usable_cpus():
-        raise InputError(
-            f"--workers {workers}: this machine has {usable_cpus()} CPUs; use 1 to that"
-        )
+    official = _official(published, annotations, split, subset)
+    if official and (folds is not None or leave_one_group_out or train_only):
+        raise InputError(f"--as {official.name}: has splits of its own; leave out the other rules")
     request = PrepareRequest(
         root=root,
         output=output or usable_cache() / "data" / name,
@@ -80,12 +110,18 @@ def prepare(
                 "scale": scale,
                 "rotation": rotation,
                 "phase": phase,
+                "crop": crop,
             },
         ),
-        split=_split_rule(folds, leave_one_group_out, train_only or [], split_seed),
-        workers=workers or usable_cpus(),
+        split=(
+            _config(SplitConfig, {"rule": "given", "seed": split_seed})
+            if official
+            else _split_rule(folds, leave_one_group_out, train_only or [], split_seed)
+        ),
+        official=official,
+        workers=usable_workers(workers),
     )
-    with _progress("re-encoding") as on_progress:
+    with progress("re-encoding") as on_progress:
         report = run(request, on_progress)
     dataset, kept = report.dataset, len(report.dataset.clips)
     typer.echo(
@@ -96,6 +132,12 @@ def prepare(
         f"{dataset.info.name}: {len(dataset.info.classes)} classes, {dataset.num_folds} folds, "
         f"id {dataset.id}, in {dataset.root}"
     )
+    for fold in range(dataset.num_folds if official else 0):
+        parts = dataset.split(fold)
+        typer.echo(
+            f"fold {fold}: {len(parts.train)} train, {len(parts.val)} validate, "
+            f"{len(parts.test)} test"
+        )
 
 
 @app.command("list")
@@ -126,6 +168,25 @@ def list_datasets() -> None:
         typer.echo("  ".join(cells).rstrip())
 
 
+def _official(
+    name: str | None, annotations: Path | None, split: str | None, subset: bool
+) -> OfficialRequest | None:
+    from cmkd.config.load import suggest
+    from cmkd.data.official import OFFICIAL, OfficialRequest
+    from cmkd.errors import InputError
+
+    if name is None:
+        if annotations or split or subset:
+            raise InputError("--annotations, --split and --subset: are for --as SET; name the set")
+        return None
+    if name not in OFFICIAL:
+        known = ", ".join(OFFICIAL)
+        raise InputError(f"--as {name}: is not one of {known}{suggest(name, OFFICIAL)}")
+    if annotations is None:
+        raise InputError(f"--as {name}: needs --annotations, the folder of its official files")
+    return OfficialRequest(name, annotations, split or OFFICIAL[name].splits[0], subset)
+
+
 def _split_rule(
     folds: int | None, leave_one_group_out: bool, train_only: list[str], seed: int
 ) -> SplitConfig:
@@ -149,14 +210,3 @@ def _config(model: type[Model], values: dict[str, Any]) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         raise InputError(f"options of the data set: {explain(error, model)[1]}") from None
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

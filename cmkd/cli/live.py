@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cmkd.sweep.forecast import duration
 from cmkd.sweep.progress import Board, SweepView, TrialProgress
 
 REFRESH_SECONDS = 0.25
@@ -41,6 +43,10 @@ class PlainView(SweepView):
         trace: TracebackType | None,
     ) -> None:
         pass
+
+    def confirm(self, question: str) -> bool:
+        """False: nobody is there."""
+        return False
 
     def note(self, text: str) -> None:
         """Print the line."""
@@ -84,6 +90,15 @@ class LiveView(SweepView):
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+    def confirm(self, question: str) -> bool:
+        """Ask, where there is a keyboard too."""
+        if not sys.stdin.isatty():
+            return False
+        self._live.stop()
+        answer = self._live.console.input(Text(f"{question} [y/N] "))
+        self._live.start()
+        return answer.strip().lower() in ("y", "yes")
 
     def note(self, text: str) -> None:
         """Print the line above the table."""
@@ -136,10 +151,3 @@ def _table(board: Board) -> Table:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3.2 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

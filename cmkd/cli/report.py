@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +17,30 @@ def report() -> None:
 
 @app.command()
 def tables(
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N",
+            help="1 to 5 or components; can be repeated. Default: every table that the store has "
+            "runs for.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Name or id of the data set; default: the sweep's own."),
     ] = None,
     sweep: Annotated[
-        str, typer.Option(metavar="SPEC", help="Sweep whose arms are the rows.")
-    ] = "ablation",
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Another sweep whose arms are the rows; alone it means Table 4.",
+        ),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option("--format", metavar="LIST", help="Comma between: md, tex, csv, json, html."),
+    ] = "md,tex,csv,json,html",
+    plots: Annotated[bool, typer.Option(help="Draw figures, as PNG and SVG.")] = True,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
@@ -32,45 +48,36 @@ def tables(
             show_default=False,
         ),
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="File of measured costs; default: cost.json in the folder --out."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder the files are written to.")] = Path(
         "reports", "generated"
     ),
 ) -> None:
-    """Write Table 4 for one data set as Markdown, PNG and SVG."""
+    """Write the tables of the paper with our rows for one data set."""
     from cmkd import __version__
     from cmkd.config.paths import slug
-    from cmkd.config.sweep import load_sweep
-    from cmkd.errors import InputError
-    from cmkd.report.evidence import collect
+    from cmkd.report.book import parse_formats, render_files
+    from cmkd.report.compose import build_page
     from cmkd.report.files import write_files
-    from cmkd.report.markdown import render_notice, render_page, render_table
-    from cmkd.report.plots import render_figure
-    from cmkd.report.published import load_published
-    from cmkd.report.tables import build_table
-    from cmkd.tracking.location import default_uri, redact, store_exists
-    from cmkd.tracking.mlflow_store import open_store
+    from cmkd.report.fill import Request, fill_tables
+    from cmkd.report.markdown import render_grid, render_notice
 
-    spec = load_sweep(sweep)
-    name = data or spec.spec.data
-    where = ["--tracking-uri", redact(tracking_uri)] if tracking_uri else []
-    command = shlex.join(["cmkd", "sweep", sweep, "--data", name, *where])
-    published = load_published("table_4")
-    if not store_exists(tracking_uri):
-        raise InputError(
-            f"{redact(tracking_uri or default_uri())}: no tracking store is there yet; "
-            f"run: {command}"
-        )
-    evidence = collect(open_store(tracking_uri), spec, name, command=command)
-    table = build_table(published, spec, evidence)
-    of_paper = spec.spec.name == "ablation"
-    stem = "_".join(["table_4", *([] if of_paper else [slug(spec.spec.name)]), slug(name)])
-    page = render_page(table, version=f"cmkd {__version__}", figure=f"{stem}.svg")
-    files = {
-        f"{stem}.md": page.encode(),
-        f"{stem}.png": render_figure(table, "png"),
-        f"{stem}.svg": render_figure(table, "svg"),
-    }
+    kinds = parse_formats(formats)
+    request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json")
+    filled, left_out = fill_tables(request)
+    pages = [build_page(one, version=f"cmkd {__version__}") for one in filled]
+    own = [slug(filled[0].sweep.spec.name)] if sweep else []
+    book = "_".join(["report", *(table or ()), *own])
+    files = render_files(filled, pages, kinds, plots=plots, book=book)
     paths = write_files(out, files)
-    typer.echo(f"{render_notice(table)}\n\n{render_table(table)}\n")
+    for notice in dict.fromkeys(render_notice(page) for page in pages):
+        typer.echo(f"{notice}\n")
+    for page in pages:
+        typer.echo(f"{page.heading}\n\n{render_grid(page.grids[0])}\n")
+    for line in left_out:
+        typer.echo(f"left out: {line}")
     for path in paths:
         typer.echo(path)

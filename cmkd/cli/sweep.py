@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmkd.errors import InputError
 from cmkd.tracking.location import redact
 
 if TYPE_CHECKING:
-    from cmkd.sweep.plan import Plan
     from cmkd.sweep.session import SweepOutcome
 
 
 def sweep(
-    name: Annotated[str, typer.Argument(help="A spec: its name, or a path to a YAML file.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A spec: its name, or a path to a YAML file.", show_default=False),
+    ] = None,
+    table: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Instead of a spec: a table of the paper."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only arms whose name matches; can be repeated."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set, by name or path; default: the spec's.")
     ] = None,
@@ -26,25 +38,53 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(help="Trials trained at once; default: one per CPU.")
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Processes that train one trial together, each with a GPU where there are any."
+        ),
+    ] = 1,
     tracking_uri: Annotated[
         str | None,
         typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else ./mlflow.db."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the trials.")] = False,
+    until_decided: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Further seeds, up to so many, for arms whose order is still open.",
+            show_default=False,
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what failed before, too.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run a large sweep without being asked.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the trials, and forecast their time.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train every trial of a sweep that has no successful run; the same command resumes."""
+    """Train every trial of a sweep that has no run yet; the same command resumes."""
     from rich.console import Console
 
     from cmkd.cli.live import make_view
+    from cmkd.cli.plan import plan_json, plan_text
     from cmkd.config.paths import usable_cache
-    from cmkd.config.sweep import load_sweep
+    from cmkd.config.sweep import load_sweep, spec_of_table
     from cmkd.data.pool import usable_cpus
     from cmkd.errors import InfrastructureError
-    from cmkd.sweep.session import SweepRequest, preview, run_sweep
+    from cmkd.sweep.session import preview, run_sweep
     from cmkd.sweep.signals import Interrupted
+    from cmkd.sweep.survey import SweepRequest
 
-    loaded = load_sweep(name)
+    if (name is None) == (table is None):
+        raise InputError("give a spec or --table NUMBER, and not both: cmkd sweep ablation")
+    loaded = load_sweep(name or spec_of_table(table or 0), unlimited=yes)
+    # A pattern that matches nothing is refused before anything is made.
+    loaded.only(only or ())
     request = SweepRequest(
         sweep=loaded,
         data=data or loaded.spec.data,
@@ -52,12 +92,23 @@ def sweep(
         workers=usable_cpus() if workers is None else workers,
         cache=usable_cache(),
         tracking_uri=tracking_uri,
+        only=tuple(only or ()),
+        retry_failed=retry_failed,
+        approved=yes,
+        processes=processes,
+        until_decided=until_decided,
     )
-    command = _command(name, data, seeds, workers, tracking_uri)
+    # So is a number of seeds that decides nothing.
+    _ = request.looks
+    spec = [name] if name is not None else ["--table", str(table)]
+    options: dict[str, str | int | None] = {"--data": data, "--seeds": seeds}
+    options |= {"--workers": workers, "--processes": processes if processes > 1 else None}
+    options["--until-decided"] = until_decided
+    command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
     with make_view(Console(stderr=as_json or dry_run)) as view:
         if dry_run:
-            plan = preview(request, view)
+            plan, expected = preview(request, view)
         else:
             try:
                 outcome = run_sweep(request, view)
@@ -67,79 +118,60 @@ def sweep(
                 view.note(f"to go on: {command}")
                 raise
     if dry_run:
-        typer.echo(json.dumps(_plan_json(plan), indent=2) if as_json else _plan_text(plan))
+        document = plan_json(request, plan, expected)
+        typer.echo(json.dumps(document, indent=2) if as_json else plan_text(plan, expected))
         return
     typer.echo(
         json.dumps(_outcome_json(outcome), indent=2) if as_json else _summary(outcome, command)
     )
-    if outcome.failures:
+    if outcome.failures or not outcome.plan.complete:
         raise typer.Exit(1)
 
 
 def _command(
-    name: str, data: str | None, seeds: int | None, workers: int | None, uri: str | None
+    spec: Sequence[str],
+    only: Sequence[str],
+    options: Mapping[str, str | int | None],
+    uri: str | None,
 ) -> str:
-    options = {"--data": data, "--seeds": seeds, "--workers": workers}
-    words = ["cmkd", "sweep", name]
+    words = ["cmkd", "sweep", *spec, *(word for glob in only for word in ("--only", glob))]
     words += [str(word) for key, value in options.items() if value for word in (key, value)]
     if uri and redact(uri) != uri:
         return f"{shlex.join(words)} (with MLFLOW_TRACKING_URI set)"
     return shlex.join([*words, "--tracking-uri", uri] if uri else words)
 
 
-def _plan_text(plan: Plan) -> str:
-    rows = [
-        (plan.states[t.id], t.id, str(t.config.fold), str(t.config.seed), " = ".join(t.arms))
-        for t in plan.trials
-    ]
-    table = [("state", "trial", "fold", "seed", "arm"), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
-        for row in table
-    ]
-    return "\n".join([*lines, plan.describe()])
-
-
-def _plan_json(plan: Plan) -> dict[str, object]:
-    trials = [
-        {
-            "id": trial.id,
-            "arms": list(trial.arms),
-            "fold": trial.config.fold,
-            "seed": trial.config.seed,
-            "state": plan.states[trial.id],
-        }
-        for trial in plan.trials
-    ]
-    return {"trials": trials, "done": plan.count("done"), "to_run": len(plan.to_run)}
-
-
 def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
+    plan = outcome.plan
     return {
-        "trials": len(outcome.plan.trials),
-        "done_before": outcome.plan.count("done"),
+        "trials": len(plan.trials),
+        "done": plan.count("done"),
         "finished": outcome.finished,
         "failures": [
             {"name": name, "cause": failure.cause, "epoch": failure.epoch}
             for name, failure in outcome.failures
         ],
+        "failed": plan.count("failed"),
+        "waiting": len(plan.waiting),
+        "selected": {one.name: one.value for one in plan.choices},
         "seconds": round(outcome.seconds, 1),
     }
 
 
 def _summary(outcome: SweepOutcome, command: str) -> str:
-    from cmkd.cli.live import duration
     from cmkd.sweep.failures import digest
+    from cmkd.sweep.forecast import duration
 
     plan = outcome.plan
-    done = plan.count("done") + outcome.finished
-    if not plan.to_run:
-        return f"nothing to train: {done} of {len(plan.trials)} done"
-    took = f"{done} of {len(plan.trials)} trials done, {outcome.finished} of them now"
-    lines = [f"{took}, in {duration(outcome.seconds)}"]
+    done = f"{plan.count('done')} of {len(plan.trials)} done"
+    if not outcome.finished and not outcome.failures:
+        lines = [f"nothing to train: {done}"]
+    else:
+        lines = [f"{done}, {outcome.finished} of them now, in {duration(outcome.seconds)}"]
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
         lines += [f"  {line}" for line in digest(outcome.failures)]
-        lines.append(f"to try these again: {command}")
+    if plan.count("failed"):
+        lines.append(f"to try what failed again: {command} --retry-failed")
+    lines += [f"{name} still waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     return "\n".join(lines)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
 from cmkd.config.trial import TrialConfig
+from cmkd.errors import TrialFailed
 from cmkd.sweep.expand import PlannedTrial, teachers_of
-from cmkd.sweep.failures import Failure
+from cmkd.sweep.failures import UNTAUGHT, Failure, digest
 from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Board, SweepView
 from cmkd.sweep.recorder import Recorder
-from cmkd.sweep.worker import Update
+from cmkd.sweep.tuning import Events
+from cmkd.sweep.worker import Outcome, Update
 
 if TYPE_CHECKING:
     from cmkd.sweep.runner import Engine
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 
 CONFIG = "config.json"
+MAX_TAG = 4000
+"""Characters of a tag's text; the stores that MLflow supports hold 5000 at least."""
+HOPELESS = 3
+"""So many trials that fail alike before any succeeds stop the sweep."""
 
 
 class Driver:
@@ -51,6 +57,7 @@ class Driver:
         self._view = view
         self._recorded_teachers = frozenset(recorded_teachers)
         self._lost_teachers: dict[str, Failure] = {}
+        self._tried: list[tuple[str, Failure]] = []
         self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
         self._board = Board.of(plan)
 
@@ -67,24 +74,28 @@ class Driver:
             self._view.stage("training teachers", 0, sum(epochs.values()))
         for update in engine.train_teachers(teachers, guard.check):
             key = update.trial_id
+            name = f"teacher of fold {teachers[key].fold}"
             if key not in self._recorded_teachers:
                 self._record(update)
+                self._tell_notes(name, update.outcome)
             if update.failure is not None:
                 self._lost_teachers[key] = update.failure
-                self.failures.append((f"teacher of fold {teachers[key].fold}", update.failure))
+                self.failures.append((name, update.failure))
             reached[key] = epochs[key] if update.done else update.epochs[-1].step
             self._view.stage("training teachers", sum(reached.values()), sum(epochs.values()))
 
     def train_trials(self, engine: Engine, guard: SignalGuard) -> None:
-        """Train the trials; one whose teacher failed fails of that, untried."""
-        from cmkd.sweep.runner import Events
+        """Train the trials; one whose teacher failed fails of that, untried.
 
+        Raises:
+            TrialFailed: the first trials failed alike.
+        """
         configs: dict[str, TrialConfig] = {}
         for trial in self._trials.values():
             lost = self._lost_teachers.get(trial.config.teacher_id)
             if trial.needs_teacher and lost is not None:
                 self._started(trial.id)
-                cause = Failure("TeacherFailed", lost.cause, lost.trace, epoch=0)
+                cause = Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0)
                 self._updated(Update(trial.id, failure=cause))
             else:
                 configs[trial.id] = trial.config
@@ -113,6 +124,7 @@ class Driver:
             )
         if update.outcome is not None:
             self.finished += 1
+            self._tell_notes(progress.name, update.outcome)
             summary = update.outcome.summary
             self._board.finished(
                 update.trial_id, summary["test_acc"], summary.get("seconds_train", 0.0)
@@ -124,6 +136,21 @@ class Driver:
             self._view.ended(progress, self._board)
         else:
             self._view.show(self._board)
+        if update.failure is not None and update.failure.kind != UNTAUGHT:
+            self._tried.append((progress.name, update.failure))
+            self._stop_if_hopeless()
+
+    def _tell_notes(self, name: str, outcome: Outcome | None) -> None:
+        for note in outcome.notes if outcome is not None else ():
+            self._view.note(f"{name}: {note}")
+
+    def _stop_if_hopeless(self) -> None:
+        causes = digest(self._tried)
+        if not self.finished and len(self._tried) >= HOPELESS and len(causes) == 1:
+            raise TrialFailed(
+                f"the first {len(self._tried)} trials failed alike, so the others were not tried: "
+                f"{causes[0]}"
+            )
 
     def _record(self, update: Update) -> None:
         self._recorder.log(update.trial_id, update.epochs)
@@ -131,11 +158,15 @@ class Driver:
             # A trial's config went with the start of its run.
             started = update.trial_id in self._trials
             files = [path for path in update.outcome.files if not started or path.name != CONFIG]
+            # A teacher that was imported as it is has no epochs.
+            last = update.epochs[-1].timestamp_ms if update.epochs else None
+            notes = "\n".join(update.outcome.notes)[:MAX_TAG]
             self._recorder.close(
                 update.trial_id,
                 "FINISHED",
                 summary=update.outcome.summary,
-                timestamp_ms=update.epochs[-1].timestamp_ms,
+                timestamp_ms=last,
+                tags={"notes": notes} if notes else {},
                 files=files,
             )
         if update.failure is not None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cmkd.config.sweep import Sweep
-from cmkd.config.trial import TrialConfig
+from cmkd.config.trial import Setting, TrialConfig
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
     """A trial and all arms of the sweep that it stands for; the first gives it its name.
 
-    `id` is `config.id`, computed once.
+    `id` is `config.id`, computed once. `reason` is empty but for a seed beyond those of the sweep:
+    there it is the order that it may decide.
     """
 
     id: str
     config: TrialConfig
     arms: tuple[str, ...]
+    reason: str = ""
 
     @property
     def arm(self) -> str:
@@ -37,7 +40,13 @@ class PlannedTrial:
 
 
 def expand(
-    sweep: Sweep, *, data: str, data_id: str, folds: int, seeds: int
+    sweep: Sweep,
+    *,
+    data: str,
+    data_id: str,
+    folds: int,
+    seeds: int,
+    further: Mapping[str, int] | None = None,
 ) -> tuple[PlannedTrial, ...]:
     """Every arm in every fold with every seed; arms that are the same trial share one.
 
@@ -48,12 +57,15 @@ def expand(
         data: the name, or path, that `open_dataset` finds the data set by.
         folds: splits 0 .. folds - 1.
         seeds: paired seeds 0 .. seeds - 1.
+        further: by the name of an arm, how many seeds it has where these are more.
     """
+    counts = {arm.name: max(seeds, (further or {}).get(arm.name, 0)) for arm in sweep.arms}
     configs: dict[str, TrialConfig] = {}
     arms: dict[str, list[str]] = {}
-    for seed in range(seeds):
+    for seed in range(max(counts.values(), default=0)):
+        having = [arm for arm in sweep.arms if counts[arm.name] > seed]
         for fold in range(folds):
-            for arm in sweep.arms:
+            for arm in having:
                 config = TrialConfig(
                     setting=arm.setting, data=data, data_id=data_id, fold=fold, seed=seed
                 )
@@ -66,3 +78,8 @@ def expand(
 def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
     """One trial config per teacher that `trials` need, by teacher id."""
     return {t.config.teacher_id: t.config for t in reversed(trials) if t.needs_teacher}
+
+
+def epochs_of(setting: Setting) -> int:
+    """Epochs that a trial of this setting reports."""
+    return 1 if setting.model == "motion_svm" else setting.training.epochs

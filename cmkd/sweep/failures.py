@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 TRACE_LINES = 12
 SHOWN_NAMES = 4
+TRANSIENT = ("WorkerDied", "InfrastructureError", "OSError", "MemoryError", "OutOfMemoryError")
+"""Kinds of failures that say nothing of the trial, so that the next call tries it again."""
+UNTAUGHT = "TeacherFailed"
+"""Kind of the failure of a trial that was not tried, as its teacher failed."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     lines = "".join(traceback.format_exception(error)).splitlines()
     message = " ".join(str(error).split()) or "no message"
     return Failure(type(error).__name__, message, "\n".join(lines[-TRACE_LINES:]), epoch)
+
+
+def is_transient(cause: str) -> bool:
+    """Whether a failure with this `Failure.cause` came of the machine and not of the trial."""
+    return cause.removeprefix(f"{UNTAUGHT}: ").startswith(tuple(f"{one}:" for one in TRANSIENT))
 
 
 def digest(failures: Sequence[tuple[str, Failure]]) -> list[str]:

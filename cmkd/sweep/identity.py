@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import cmkd
 from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import SELECTION_RULE, TrialConfig
+from cmkd.sweep.axes import flat
 from cmkd.sweep.expand import PlannedTrial
 from cmkd.tracking.records import RunIdentity
 
@@ -26,12 +26,14 @@ class Origin:
     Attributes:
         folds: number of folds of the data set, whether or not this sweep trains on all.
         commit: see `code_version`.
+        choices: by name, the selections of earlier stages and what they were made of.
     """
 
     sweep: str
     info: DatasetInfo
     folds: int
     commit: str
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def experiment(self) -> str:
@@ -50,8 +52,10 @@ def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
         "seed": str(config.seed),
         "trial_id": trial.id,
         "setting_id": config.setting.id,
+        **{f"selected_{name}": text for name, text in origin.choices.items()},
+        **({"added_for": trial.reason} if trial.reason else {}),
     }
-    params = dict(_flat(config.setting.as_json()))
+    params = flat(config.setting.as_json())
     return RunIdentity(trial.id, origin.experiment, trial.name, tags, params)
 
 
@@ -66,7 +70,7 @@ def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
         "trial_id": config.teacher_id,
         "setting_id": config.teacher_id,
     }
-    params = dict(_flat({"teacher": recipe.as_json()}))
+    params = flat({"teacher": recipe.as_json()})
     name = f"{TEACHER_ARM} fold {config.fold}"
     return RunIdentity(config.teacher_id, origin.experiment, name, tags, params)
 
@@ -83,16 +87,6 @@ def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
         "git_commit": origin.commit,
         "selection": SELECTION_RULE,
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
-    return pairs
 
 
 def code_version() -> str:

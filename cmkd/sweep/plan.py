@@ -3,33 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cmkd.config.stages import Choice
+from cmkd.sweep.adaptive import Order
 from cmkd.sweep.expand import PlannedTrial
-from cmkd.tracking.records import RunRecord, RunStore
+from cmkd.sweep.failures import is_transient
+from cmkd.tracking.records import RunRecord
 
 TrialState = Literal["done", "failed", "interrupted", "new"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a sweep and the state of each before it starts.
+    """All trials of a sweep that are known, and the state of each before it starts.
 
     Attributes:
         other_code: by trial id, the code that made a trial that is done, where it is not the
             code that runs now.
+        retry_failed: whether trials that failed before are run again.
+        choices: selections between stages that have been made.
+        waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
+        replicates: trials of one arm, seeds x folds.
+        unlisted: finished trials of this sweep on this data whose setting its spec lacks now.
+        orders: what the seeds so far say, where seeds are added until it is decided.
     """
 
     trials: tuple[PlannedTrial, ...]
     states: Mapping[str, TrialState]
     other_code: Mapping[str, str] = field(default_factory=dict)
+    retry_failed: bool = False
+    choices: tuple[Choice, ...] = ()
+    waiting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    replicates: int = 1
+    unlisted: int = 0
+    orders: tuple[Order, ...] = ()
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
-        """Trials without a successful run, in the order of the sweep."""
-        return tuple(trial for trial in self.trials if self.states[trial.id] != "done")
+        """Trials without a successful run, in the order of the sweep.
+
+        What failed by itself would fail again, so it needs `retry_failed`.
+        """
+        skipped = {"done"} if self.retry_failed else {"done", "failed"}
+        return tuple(trial for trial in self.trials if self.states[trial.id] not in skipped)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial is done and no arm waits."""
+        return not self.waiting and self.count("done") == len(self.trials)
+
+    @property
+    def merged(self) -> int:
+        """Trials that are not there because an equal one stands for them."""
+        return sum(len(trial.arms) - 1 for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
         """How many trials are in `state`."""
@@ -50,9 +79,35 @@ class Plan:
             parts.append(f"{interrupted} interrupted")
         return f"{', '.join(parts)}; {len(self.to_run)} to run"
 
+    def lines(self) -> list[str]:
+        """`describe`, and a line on each thing that is out of the ordinary."""
+        lines = [f"selected {choice.describe()}" for choice in self.choices]
+        lines += [order.describe() for order in self.orders]
+        lines.append(self.describe())
+        if self.merged:
+            lines.append(f"{self.merged} more are equal to one of these, which stands for them")
+        if self.waiting:
+            names = sorted({one for needs in self.waiting.values() for one in needs})
+            most = len(self.waiting) * self.replicates
+            lines.append(
+                f"up to {most} more, in no forecast, wait for the selection of {', '.join(names)}"
+            )
+        failed = self.count("failed")
+        if failed and not self.retry_failed:
+            lines.append(f"{failed} that failed would fail again; --retry-failed runs them")
+        if self.unlisted:
+            lines.append(f"{self.unlisted} finished before are not in the spec any more")
+        return lines
 
-def make_plan(trials: tuple[PlannedTrial, ...], store: RunStore | None, code: str = "") -> Plan:
-    """Look every trial up in the store; without one everything is new.
+
+def make_plan(
+    trials: tuple[PlannedTrial, ...],
+    runs: Iterable[RunRecord],
+    code: str = "",
+    *,
+    retry_failed: bool = False,
+) -> Plan:
+    """Look every trial up among the runs of the store.
 
     A trial counts as done when any run of it, under any sweep and by any code, has finished.
 
@@ -60,9 +115,8 @@ def make_plan(trials: tuple[PlannedTrial, ...], store: RunStore | None, code: st
         code: the code that runs now, see `code_version`.
     """
     by_trial: dict[str, list[RunRecord]] = {}
-    for data_id in {trial.config.data_id for trial in trials} if store else ():
-        for run in store.find({"data_id": data_id}) if store else ():
-            by_trial.setdefault(run.trial_id, []).append(run)
+    for run in runs:
+        by_trial.setdefault(run.trial_id, []).append(run)
     states = {trial.id: _state(by_trial.get(trial.id, ())) for trial in trials}
     other: dict[str, str] = {}
     for key in states:
@@ -70,13 +124,13 @@ def make_plan(trials: tuple[PlannedTrial, ...], store: RunStore | None, code: st
         makers = {run.tags.get("git_commit", "") for run in finished}
         if makers and code not in makers:
             other[key] = min(makers)
-    return Plan(trials, states, other)
+    return Plan(trials, states, other, retry_failed)
 
 
 def _state(runs: Sequence[RunRecord]) -> TrialState:
-    statuses = {run.status for run in runs}
-    if "FINISHED" in statuses:
+    if any(run.status == "FINISHED" for run in runs):
         return "done"
-    if "FAILED" in statuses:
+    failures = [run.tags.get("failure", "") for run in runs if run.status == "FAILED"]
+    if failures and not all(map(is_transient, failures)):
         return "failed"
-    return "interrupted" if statuses else "new"
+    return "interrupted" if runs else "new"

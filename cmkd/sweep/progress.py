@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from cmkd.sweep.expand import PlannedTrial
+from cmkd.sweep.expand import PlannedTrial, epochs_of
 from cmkd.sweep.plan import Plan
 
 Status = Literal["done", "running", "failed", "to go"]
@@ -43,11 +43,13 @@ class Board:
 
     @classmethod
     def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Board:
-        """The board of a plan: what is done counts as done."""
+        """The board of a plan: what is done counts as done, what is left failed as failed."""
         board = cls({trial.id: _fresh(trial) for trial in plan.trials}, clock)
+        pending = {trial.id for trial in plan.to_run}
         for trial in plan.trials:
-            if plan.states[trial.id] == "done":
-                board.trials[trial.id].status = "done"
+            if trial.id not in pending:
+                done = plan.states[trial.id] == "done"
+                board.trials[trial.id].status = "done" if done else "failed"
         return board
 
     def started(self, trial_id: str) -> None:
@@ -102,6 +104,9 @@ class Board:
 class SweepView(Protocol):
     """Where a sweep shows itself; called from the driver's thread, `note` from any."""
 
+    def confirm(self, question: str) -> bool:
+        """Whether the person there says yes; False where nobody can be asked."""
+
     def note(self, text: str) -> None:
         """A line to keep."""
 
@@ -116,6 +121,4 @@ class SweepView(Protocol):
 
 
 def _fresh(trial: PlannedTrial) -> TrialProgress:
-    setting = trial.config.setting
-    epochs = 1 if setting.model == "motion_svm" else setting.training.epochs
-    return TrialProgress(trial.arm, trial.name, epochs)
+    return TrialProgress(trial.arm, trial.name, epochs_of(trial.config.setting))

@@ -8,20 +8,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any
 
 from cmkd.config.trial import TrialConfig
-from cmkd.errors import InfrastructureError
-from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.worker import TrialWorker, Update, train_teacher
-
-if TYPE_CHECKING:
-    from ray.tune import Callback
-    from ray.tune.experiment import Trial
-
-P = ParamSpec("P")
+from cmkd.errors import InfrastructureError, InputError
+from cmkd.sweep.tuning import RETRIES, Events, engine_failure, first_line, kept, reporter, trainable
+from cmkd.sweep.worker import Update, train_teacher
 
 ENVIRONMENT = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
@@ -40,30 +34,8 @@ ENVIRONMENT = {
 """Read by Ray when it is imported and when it starts."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
-RETRIES = 2
-"""How often a trial or teacher whose process died is started again."""
-
-WORKER_DIED = Failure(
-    "WorkerDied",
-    f"its process was killed {RETRIES + 1} times, perhaps for want of memory; use fewer --workers",
-    trace="",
-    epoch=0,
-)
-
-
-@dataclass(frozen=True)
-class Events:
-    """What the driver does on news.
-
-    Attributes:
-        started: a worker takes this trial, again perhaps.
-        updated: news of a trial.
-        tick: called many times a second; may raise to stop everything.
-    """
-
-    started: Callable[[str], None]
-    updated: Callable[[Update], None]
-    tick: Callable[[], None]
+CREW = "crew"
+"""A resource of Ray: what waits for the processes of one trial, and so needs no CPU of its own."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +45,13 @@ class Engine:
     Attributes:
         workers: processes that train at once, one CPU each.
         gpu_share: part of a GPU that each may use; 0 without GPUs.
+        processes: that train one trial together; teachers are trained by one each.
     """
 
     workers: int
     gpu_share: float
     cache: Path
+    processes: int = 1
 
     def train_teachers(
         self, configs: Mapping[str, TrialConfig], tick: Callable[[], None]
@@ -109,7 +83,7 @@ class Engine:
                     if retries and not isinstance(error, ray.exceptions.RayTaskError):
                         running[launch(teacher_id)] = (teacher_id, retries - 1)
                     else:
-                        yield Update(teacher_id, failure=_failure(error))
+                        yield Update(teacher_id, failure=engine_failure(error))
                     continue
                 if update.done:
                     del running[stream]
@@ -129,19 +103,27 @@ class Engine:
         storage = self.cache / "ray"
         shutil.rmtree(storage / name, ignore_errors=True)
         raised: list[Exception] = []
-        trainable = tune.with_resources(
-            tune.with_parameters(_trainable(), configs=dict(configs), cache=self.cache),
-            {"cpu": 1, "gpu": self.gpu_share},
-        )
+        parameters = {
+            "configs": dict(configs),
+            "cache": self.cache,
+            "processes": self.processes,
+            "gpus": self.gpu_share > 0,
+        }
+        alone = {"cpu": 1, "gpu": self.gpu_share}
         tuner = tune.Tuner(
-            trainable,
+            tune.with_resources(
+                tune.with_parameters(trainable(), **parameters),
+                alone if self.processes == 1 else {"cpu": 0, CREW: 1},
+            ),
             param_space={"trial": tune.grid_search(list(configs))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=self.workers),
+            tune_config=tune.TuneConfig(
+                reuse_actors=True, max_concurrent_trials=self.workers // self.processes
+            ),
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[_callback(_kept(events, raised))],
+                callbacks=[reporter(kept(events, raised))],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -160,10 +142,11 @@ class Engine:
 
 
 @contextmanager
-def start_engine(workers: int, cache: Path) -> Iterator[Engine]:
+def start_engine(workers: int, cache: Path, processes: int = 1) -> Iterator[Engine]:
     """Start Ray for this block, reachable from this machine alone.
 
     Raises:
+        InputError: a trial's processes would have to share a GPU.
         InfrastructureError: Ray does not start, or stops inside the block.
     """
     os.environ.update(ENVIRONMENT)
@@ -171,24 +154,31 @@ def start_engine(workers: int, cache: Path) -> Iterator[Engine]:
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        _start_ray(workers)
+        _start_ray(workers, crews=workers // processes)
         address = ray.get_runtime_context().gcs_address
         assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Engine(workers, gpu_share(resources.get("GPU", 0.0), workers), cache)
+        share = gpu_share(resources.get("GPU", 0.0), workers)
+        if processes > 1 and 0 < share < 1:
+            raise InputError(
+                f"--processes {processes}: each needs a GPU of its own, but here are "
+                f"{resources['GPU']:g} for {workers} workers; use fewer --workers"
+            )
+        yield Engine(workers, share, cache, processes)
     except ray.exceptions.RayError as error:
         raise InfrastructureError(f"Ray stopped: {error}") from error
     finally:
         ray.shutdown()
 
 
-def _start_ray(workers: int) -> None:
+def _start_ray(workers: int, crews: int) -> None:
     import ray
 
     try:
         ray.init(
             address="local",
             num_cpus=workers,
+            resources={CREW: crews},
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -196,110 +186,10 @@ def _start_ray(workers: int) -> None:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise InfrastructureError(
-            f"Ray does not start: {_first_line(error)}; a short RAY_TMPDIR may help"
+            f"Ray does not start: {first_line(error)}; a short RAY_TMPDIR may help"
         ) from error
 
 
 def gpu_share(gpus: float, workers: int) -> float:
     """Part of one GPU for each of `workers`, so that all of them fit."""
     return 1.0 / math.ceil(workers / gpus) if gpus else 0.0
-
-
-def _trainable() -> type:
-    from ray import tune
-
-    class TrialTrainable(tune.Trainable):
-        """Ray's calls handed to a `TrialWorker`."""
-
-        def setup(
-            self,
-            config: dict[str, Any],
-            configs: Mapping[str, TrialConfig] | None = None,
-            cache: Path | None = None,
-        ) -> None:
-            assert configs is not None and cache is not None
-            self.worker = TrialWorker(configs, cache)
-            self.worker.start(config["trial"])
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.worker.start(new_config["trial"])
-            return True
-
-        def step(self) -> dict[str, Any]:
-            update = self.worker.step()
-            return {"update": update, "done": update.done}
-
-    return TrialTrainable
-
-
-def _failure(error: Exception | None) -> Failure:
-    """What a trial or teacher failed of, from what Ray says about it."""
-    from ray.exceptions import RayTaskError
-
-    if isinstance(error, RayTaskError):
-        # The frames of the other process are in the text of the wrapper alone.
-        return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
-    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({_first_line(error)})")
-
-
-def _first_line(error: Exception | None) -> str:
-    return next(iter(str(error or "").strip().splitlines()), "no cause given")
-
-
-def _kept(events: Events, raised: list[Exception]) -> Events:
-    """`events` that put what they raise into `raised` too: Tune makes errors of its own of it."""
-
-    def keep(action: Callable[P, None]) -> Callable[P, None]:
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                action(*args, **kwargs)
-            except Exception as error:
-                raised.append(error)
-                raise
-
-        return call
-
-    return Events(keep(events.started), keep(events.updated), keep(events.tick))
-
-
-def _callback(events: Events) -> Callback:
-    from ray import tune
-
-    class Reporter(tune.Callback):
-        """Tune's news handed to the driver."""
-
-        def __init__(self, events: Events) -> None:
-            self.events = events
-
-        def __getstate__(self) -> dict[str, Any]:
-            # Tune pickles its callbacks to restore them some day; this driver never does.
-            return {}
-
-        def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-            self.events.tick()
-
-        def on_trial_start(
-            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-        ) -> None:
-            self.events.started(trial.config["trial"])
-
-        def on_trial_result(
-            self,
-            iteration: int,
-            trials: list[Trial],
-            trial: Trial,
-            result: dict[str, Any],
-            **info: Any,
-        ) -> None:
-            self.events.updated(result["update"])
-
-        def on_trial_error(
-            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-        ) -> None:
-            trial_id = trial.config["trial"]
-            # A worker that never came up has not started its trial.
-            self.events.started(trial_id)
-            failure = _failure(trial.get_pickled_error())
-            self.events.updated(Update(trial_id, failure=failure))
-
-    return Reporter(events)

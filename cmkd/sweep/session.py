@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep.driver import Driver
-from cmkd.sweep.expand import PlannedTrial, expand
 from cmkd.sweep.failures import Failure
+from cmkd.sweep.forecast import Forecast, too_large
 from cmkd.sweep.identity import Origin, code_version
 from cmkd.sweep.lock import sweep_lock
-from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.outlook import outlook
+from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import SweepView
 from cmkd.sweep.recorder import Recorder
 from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
+from cmkd.sweep.survey import SweepRequest, survey
 from cmkd.tracking.location import store_exists
+from cmkd.tracking.records import RunRecord
 
 if TYPE_CHECKING:
     from cmkd.data.datasets import Dataset
@@ -30,30 +32,11 @@ INTERRUPT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class SweepRequest:
-    """What to sweep and how to run it.
-
-    Attributes:
-        data: name or path of the data set.
-        seeds: seeds per arm and fold.
-        workers: processes that train at once.
-        tracking_uri: of the store; None is `default_uri`.
-    """
-
-    sweep: Sweep
-    data: str
-    seeds: int
-    workers: int
-    cache: Path
-    tracking_uri: str | None = None
-
-
-@dataclass(frozen=True)
 class SweepOutcome:
     """What a sweep came to.
 
     Attributes:
-        plan: the state of every trial at the start.
+        plan: the state of every trial at the end.
         finished: trials finished now.
         failures: (name, cause) of trials and teachers that failed now.
         seconds: from the start of the engine to the last record.
@@ -64,26 +47,38 @@ class SweepOutcome:
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
 
+    def followed_by(self, plan: Plan, stage: SweepOutcome) -> SweepOutcome:
+        """This and what `stage` added to it, after which `plan` is how things are."""
+        return SweepOutcome(
+            plan,
+            self.finished + stage.finished,
+            (*self.failures, *stage.failures),
+            self.seconds + stage.seconds,
+        )
 
-def preview(request: SweepRequest, view: SweepView) -> Plan:
+
+def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Forecast]:
     """The plan of a sweep without running it; a store that does not exist is not created."""
-    _require_cpus(request.workers)
+    _require_cpus(request)
     dataset = _open_data(request, view)
-    trials = _trials(request, dataset)
-    if not store_exists(request.tracking_uri):
-        return make_plan(trials, None)
-    return make_plan(trials, _open_store(request), code_version())
+    runs: Sequence[RunRecord] = ()
+    if store_exists(request.tracking_uri):
+        runs = _open_store(request).find({"data_id": dataset.id})
+    plan = survey(request, dataset, runs, code_version())
+    _require_weights(plan, request.cache)
+    return plan, outlook(plan, dataset, runs, workers=request.workers)
 
 
 def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
-    """Train every trial of the sweep that has no successful run.
+    """Train every trial of the sweep that has no successful run, stage by stage.
 
     Raises:
         InputError: the request cannot be met; nothing was trained.
+        TrialFailed: the first trials failed alike, so that the others were not tried.
         InfrastructureError: store, disk or engine failed; the same call goes on from there.
         Interrupted: SIGINT, SIGTERM or SIGHUP; runs that were open are KILLED in the store.
     """
-    _require_cpus(request.workers)
+    _require_cpus(request)
     name = request.sweep.spec.name
     with guarded_signals() as guard:
         dataset = _open_data(request, view)
@@ -91,23 +86,70 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
             store = _open_store(request)
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
-            origin = Origin(name, dataset.info, dataset.num_folds, code_version())
-            plan = make_plan(_trials(request, dataset), store, origin.commit)
-            view.note(plan.describe())
-            if not plan.to_run:
-                return SweepOutcome(plan)
-            _prepare_arrays(request, dataset, plan, view)
-            return _train(request, origin, plan, store, view, guard)
+            runs = store.find({"data_id": dataset.id})
+            plan = survey(request, dataset, runs, code_version())
+            outcome = SweepOutcome(plan)
+            while plan.to_run:
+                _require_weights(plan, request.cache)
+                _announce(plan, dataset, runs, request, view)
+                done = _train_stage(request, dataset, plan, store, view, guard)
+                runs = store.find({"data_id": dataset.id})
+                after = survey(request, dataset, runs, code_version())
+                outcome = outcome.followed_by(after, done)
+                if (after.choices, after.orders) == (plan.choices, plan.orders):
+                    break
+                # What failed in this call is not tried once more in it.
+                plan = replace(after, retry_failed=False)
+            else:
+                for line in plan.lines():
+                    view.note(line)
+            return outcome
 
 
-def _require_cpus(workers: int) -> None:
+def _announce(
+    plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest, view: SweepView
+) -> None:
+    """Say what is going to happen, and ask whether it shall where it is much."""
+    for line in plan.lines():
+        view.note(line)
+    expected = outlook(plan, dataset, runs, workers=request.workers)
+    view.note(expected.describe())
+    reason = too_large(plan, expected)
+    if reason and not request.approved and not view.confirm(f"{reason}; go on?"):
+        raise InputError(f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it")
+
+
+def _require_cpus(request: SweepRequest) -> None:
     from cmkd.data.pool import usable_cpus
 
+    workers, processes = request.workers, request.processes
     if not 1 <= workers <= usable_cpus():
         raise InputError(
             f"--workers {workers}: this machine has {usable_cpus()} CPUs; "
             f"give a number from 1 to {usable_cpus()}"
         )
+    if not 1 <= processes <= workers:
+        raise InputError(
+            f"--processes {processes}: they are taken from the {workers} of --workers; "
+            f"give a number from 1 to {workers}"
+        )
+
+
+def _require_weights(plan: Plan, cache: Path) -> None:
+    """Refuse imported weights that are not there, before anything is trained."""
+    settings = [trial.config.setting for trial in plan.to_run]
+    named = {
+        weights
+        for one in settings
+        for weights in (one.teacher.weights, one.student.weights, one.student.p_weights)
+        if weights is not None
+    }
+    if not named:
+        return
+    from cmkd.training.pretrained import find_weights
+
+    for weights in sorted(named):
+        find_weights(weights, cache)
 
 
 def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
@@ -126,36 +168,22 @@ def _open_store(request: SweepRequest) -> MlflowStore:
     return open_store(request.tracking_uri)
 
 
-def _trials(request: SweepRequest, dataset: Dataset) -> tuple[PlannedTrial, ...]:
-    # Workers open it again by this text, from whatever folder: a name of the cache, or a path.
-    in_cache = request.cache / "data" / request.data == dataset.root
-    embedded = dataset.info.kind == "embedded" and request.data == dataset.info.name
-    return expand(
-        request.sweep,
-        data=request.data if in_cache or embedded else str(dataset.root),
-        data_id=dataset.id,
-        folds=dataset.num_folds,
-        seeds=request.seeds,
-    )
-
-
 def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
     from cmkd.data.arrays import ensure_arrays
 
-    inputs = {json.dumps(t.config.setting.inputs.as_json()): t.config for t in plan.to_run}
-    for config in inputs.values():
+    for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
         ensure_arrays(
             dataset,
-            config.setting.inputs,
+            reading,
             request.cache,
             workers=request.workers,
             on_progress=lambda done, total: view.stage("decoding clips", done, total),
         )
 
 
-def _train(
+def _train_stage(
     request: SweepRequest,
-    origin: Origin,
+    dataset: Dataset,
     plan: Plan,
     store: MlflowStore,
     view: SweepView,
@@ -163,13 +191,20 @@ def _train(
 ) -> SweepOutcome:
     from cmkd.sweep.runner import start_engine
 
+    _prepare_arrays(request, dataset, plan, view)
     started = time.monotonic()
-    teachers = store.find({"kind": "teacher", "data_id": origin.info.id})
+    choices = {one.name: one.describe() for one in plan.choices}
+    name = request.sweep.spec.name
+    origin = Origin(name, dataset.info, dataset.num_folds, code_version(), choices)
+    teachers = store.find({"kind": "teacher", "data_id": dataset.id})
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
     recorder = Recorder(store, view.note)
     driver = Driver(plan, origin, recorder, view, recorded)
     view.note(f"starting {request.workers} workers")
-    with guard.deferred(), start_engine(request.workers, request.cache) as engine:
+    with (
+        guard.deferred(),
+        start_engine(request.workers, request.cache, request.processes) as engine,
+    ):
         # Ray has taken SIGTERM for itself.
         guard.install()
         try:

@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Final figures and files, in plain types that the driver reads without torch."""
+    """Final figures and files, in plain types that the driver reads without torch.
+
+    `notes` are lines for the user about checkpoints that were damaged.
+    """
 
     summary: Mapping[str, float]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class TrialWorker:
             trained = 1
         epochs = self._run.history[self._reported :]
         self._reported = len(self._run.history)
-        outcome = _plain(self._run.finish()) if self._run.finished else None
+        outcome = plain(self._run.finish()) if self._run.finished else None
         return Update(self._trial_id, epochs, trained, outcome)
 
     def _release(self) -> None:
@@ -147,9 +151,10 @@ def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) ->
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    outcome = Outcome(dict(bundle.summary), tuple(bundle.files))
+    outcome = Outcome(dict(bundle.summary), tuple(bundle.files), bundle.notes)
     news.put(Update(config.teacher_id, bundle.history, 0, outcome))
 
 
-def _plain(outcome: TrialOutcome) -> Outcome:
-    return Outcome(dict(outcome.summary), tuple(outcome.files))
+def plain(outcome: TrialOutcome) -> Outcome:
+    """`outcome` in plain types."""
+    return Outcome(dict(outcome.summary), tuple(outcome.files), tuple(outcome.notes))

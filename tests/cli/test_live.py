@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
-from cmkd.cli.live import LiveView, PlainView, duration, make_view
+from cmkd.cli.live import LiveView, PlainView, make_view
 from cmkd.sweep.progress import Board, TrialProgress
 
 
@@ -56,6 +57,26 @@ def test_a_terminal_gets_a_table_with_the_best_of_each_arm(board):
     assert "0 done, 1 running, 1 failed, 0 to go" in text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (11520, "3.2 h")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
+class Keyboard(io.StringIO):
+    """Standard input with somebody at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y\n", True), ("no\n", False), ("\n", False)])
+def test_a_person_is_asked(monkeypatch, answer, agreed):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    with make_view(console) as view:
+        assert view.confirm("201 trials; go on?") is agreed
+    assert "201 trials; go on? [y/N]" in out.getvalue()
+
+
+def test_where_nobody_is_there_the_answer_is_no(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with make_view(Console(file=io.StringIO(), force_terminal=True)) as view:
+        assert not view.confirm("go on?")
+    with make_view(Console(file=io.StringIO())) as view:
+        assert not view.confirm("go on?")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
+from cmkd.cli.plan import plan_json, plan_text
 from cmkd.cli.sweep import _command, _summary
-from cmkd.config.paths import cache_root
+from cmkd.config.stages import Choice
 from cmkd.config.sweep import load_sweep
 from cmkd.data.datasets import open_dataset
+from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.expand import expand
 from cmkd.sweep.failures import Failure
+from cmkd.sweep.forecast import Range, class_of, forecast
 from cmkd.sweep.plan import make_plan
 from cmkd.sweep.session import SweepOutcome
+from cmkd.sweep.survey import SweepRequest
+from cmkd.tracking.records import RunRecord, RunStatus
 
 
 @pytest.fixture(scope="module")
@@ -36,53 +45,179 @@ def here(made, tmp_path, monkeypatch):
 def test_a_dry_run_lists_every_trial_and_makes_nothing(here):
     done = CliRunner().invoke(app, ["sweep", "smoke", "--seeds", "2", "--dry-run"])
     assert done.exit_code == 0, done.output
-    header, *lines, counts = done.stdout.splitlines()
-    assert header.split() == ["state", "trial", "fold", "seed", "arm"]
+    header, *lines, counts, time = done.stdout.splitlines()
+    assert header.split() == ["state", "trial", "fold", "seed", "arm", "axes"]
     assert [line.split()[0] for line in lines] == ["new"] * 6
     assert [line.split()[2:] for line in lines] == [
-        ["0", seed, arm] for seed in "01" for arm in ("baseline", "control", "both")
+        ["0", seed, arm, *axes.split()]
+        for seed in "01"
+        for arm, axes in (
+            ("baseline", "decoder=false lambda_1=0.0 lambda_2=0.0"),
+            ("control", "decoder=true lambda_1=0.0 lambda_2=0.0"),
+            ("both", "decoder=true lambda_1=0.1 lambda_2=1.0"),
+        )
     ]
     assert counts == "0 of 6 done; 6 to run"
+    assert re.fullmatch(
+        r"about \d+ (s|min) \(\d+ (s|min) to \d+ (s|min)\) with \d+ workers, "
+        r"[0-9.e-]+ device-hours; known from a measured step \(6\)",
+        time,
+    )
     assert list(here.iterdir()) == []
 
 
-def test_a_dry_run_speaks_json(here):
-    done = CliRunner().invoke(app, ["sweep", "smoke", "--dry-run", "--json"])
-    plan = json.loads(done.stdout)
-    dataset = open_dataset("synthetic-smoke", cache_root())
-    expected = expand(
-        load_sweep("smoke"), data="synthetic-smoke", data_id=dataset.id, folds=1, seeds=1
+def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
+    sweep = load_sweep("smoke").only(["control", "both"])
+    trials = expand(sweep, data="d", data_id="id", folds=1, seeds=1)
+    choice = Choice("best", "method.lambda_1", {0.1: 70.0, 0.5: 71.0}, 4)
+    plan = replace(
+        make_plan(trials, [RunRecord("r", trials[0].id, "FINISHED", {"git_commit": "x"}, {})]),
+        choices=(choice,),
+        waiting={"late": ("other",)},
+        unlisted=2,
     )
-    assert [trial["id"] for trial in plan["trials"]] == [trial.id for trial in expected]
-    assert plan["trials"][0] == {
-        "id": expected[0].id,
-        "arms": ["baseline"],
-        "fold": 0,
-        "seed": 0,
-        "state": "new",
+    cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
+    expected = forecast(plan, {}, cost, {}, workers=1)
+    request = SweepRequest(sweep, "d", 1, 1, tmp_path)
+    assert json.loads(json.dumps(plan_json(request, plan, expected))) == {
+        "schema": 1,
+        "sweep": "smoke",
+        "data": "d",
+        "seeds": 1,
+        "resources": {"workers": 1, "cpus_per_worker": 1},
+        "trials": [
+            {
+                "id": trial.id,
+                "setting": trial.config.setting.id,
+                "arms": [arm],
+                "axes": {"method.lambda_1": first, "method.lambda_2": second},
+                "fold": 0,
+                "seed": 0,
+                "state": state,
+                "to_run": state == "new",
+            }
+            for trial, arm, first, second, state in zip(
+                trials,
+                ("control", "both"),
+                ("0.0", "0.1"),
+                ("0.0", "1.0"),
+                ("done", "new"),
+                strict=True,
+            )
+        ],
+        "counts": {
+            "done": 1,
+            "failed": 0,
+            "interrupted": 0,
+            "new": 1,
+            "to_run": 1,
+            "merged": 0,
+            "by_other_code": 1,
+            "not_in_spec": 2,
+        },
+        "selected": {
+            "best": {
+                "key": "method.lambda_1",
+                "value": 0.5,
+                "candidates": [
+                    {"value": 0.1, "mean_val_acc": 70.0},
+                    {"value": 0.5, "mean_val_acc": 71.0},
+                ],
+            }
+        },
+        "waiting": {"late": ["other"]},
+        "forecast": {
+            "wall_seconds": expected.wall._asdict(),
+            "device_seconds": {"low": 8.5, "likely": 11.5, "high": 18.0},
+            "trials_by_source": {"a measured step": 1},
+        },
     }
-    assert (plan["done"], plan["to_run"]) == (0, 3)
+
+
+def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")
+    trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
+    plan = replace(make_plan(trials, ()), waiting={"late": ("best",)}, replicates=3)
+    lines = plan_text(plan, forecast(plan, {}, {}, {}, workers=1)).splitlines()
+    assert lines[1].split()[2:] == ["0", "0", "a", "=", "b"]
+    assert lines[2:-1] == [
+        "0 of 1 done; 1 to run",
+        "1 more are equal to one of these, which stands for them",
+        "up to 3 more, in no forecast, wait for the selection of best",
+        "late waits for best",
+    ]
+
+
+@pytest.mark.slow  # torch, in a process of its own
+def test_an_axis_that_changes_nothing_is_refused_before_anything_starts(here):
+    spec = here / "dead.yaml"
+    spec.write_text(
+        "name: dead\ndescription: d\ndata: synthetic-smoke\nbase: {method.logits: 'off'}\n"
+        "blocks:\n  a: {method.lambda_logits: [0.5, 1.0], method.lambda_1: [0.1, 0.2]}\n"
+    )
+    done = CliRunner().invoke(app, ["sweep", "dead.yaml", "--seeds", "1", "--dry-run"])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).startswith("method.lambda_logits: the values of this axis give")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["smoke", "--only", "bot"], "no arm matches 'bot'; did you mean 'both'?"),
+        ([], "give a spec or --table NUMBER, and not both"),
+        (["smoke", "--table", "4"], "give a spec or --table NUMBER, and not both"),
+        (["--table", "6"], "no table 6 that is swept; known: 1, 2, 3, 4, 5"),
+    ],
+)
+def test_what_cannot_be_swept_is_bad_input(here, options, says):
+    done = CliRunner().invoke(app, ["sweep", *options])
+    assert isinstance(done.exception, InputError)
+    assert says in str(done.exception)
+
+
+@pytest.mark.slow  # torch, in a process of its own
+def test_a_large_sweep_runs_only_when_it_is_allowed(here):
+    spec = here / "large.yaml"
+    values = ", ".join(f"0.{n:02}" for n in range(1, 68))
+    spec.write_text(
+        "name: large\ndescription: d\ndata: synthetic-smoke\nseeds: 3\n"
+        "base: {student.width: 4, teacher.width: 4, method.heads: 1, method.hidden: 4}\n"
+        f"blocks:\n  a: {{method.lambda_1: [{values}]}}\n"
+    )
+    command = [sys.executable, "-m", "cmkd", "sweep", "large.yaml", "--workers", "1"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.match(
+        r"cmkd: 201 trials are to run, in about .*; --yes runs it, --dry-run lists it", done.stderr
+    )
+    assert "starting" not in done.stdout
 
 
 def test_the_command_to_go_on_repeats_the_options_and_no_password():
-    assert _command("smoke", None, None, None, None) == "cmkd sweep smoke"
-    options = "cmkd sweep 'a b.yaml' --data x --seeds 3 --workers 1"
+    assert _command(["smoke"], (), {"--data": None, "--seeds": None}, None) == "cmkd sweep smoke"
+    given = {"--data": "x", "--seeds": 3, "--workers": 2, "--processes": 2}
+    options = "cmkd sweep 'a b.yaml' --only 'a*' --data x --seeds 3 --workers 2 --processes 2"
     assert (
-        _command("a b.yaml", "x", 3, 1, "sqlite:///a b.db")
+        _command(["a b.yaml"], ["a*"], given, "sqlite:///a b.db")
         == f"{options} --tracking-uri 'sqlite:///a b.db'"
     )
     for uri in ("postgresql://me:secret@h/db", "postgresql://h/db?password=secret"):
-        command = _command("a b.yaml", "x", 3, 1, uri)
+        command = _command(["a b.yaml"], ["a*"], given, uri)
         assert command == f"{options} (with MLFLOW_TRACKING_URI set)"
 
 
 def test_the_summary_groups_failures():
     trials = expand(load_sweep("smoke"), data="d", data_id="i", folds=1, seeds=1)
     failures = tuple((trial.name, Failure("E", "why", "", 0)) for trial in trials[:2])
-    text = _summary(SweepOutcome(make_plan(trials, None), 1, failures, 100.0), "cmkd sweep smoke")
-    assert text.splitlines() == [
-        "1 of 3 trials done, 1 of them now, in 2 min",
+    ends: tuple[RunStatus, ...] = ("FAILED", "FAILED", "FINISHED")
+    runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
+    outcome = SweepOutcome(make_plan(trials, runs), 1, failures, 100.0)
+    assert _summary(outcome, "cmkd sweep smoke").splitlines() == [
+        "1 of 3 done, 1 of them now, in 2 min",
         "2 failed:",
         "  2 x E: why [baseline fold 0 seed 0, control fold 0 seed 0]",
-        "to try these again: cmkd sweep smoke",
+        "to try what failed again: cmkd sweep smoke --retry-failed",
     ]
+    later = replace(outcome, finished=0, failures=())
+    assert _summary(later, "cmkd sweep smoke").splitlines()[0] == "nothing to train: 1 of 3 done"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.data import InputConfig
+from cmkd.config.data import Reading
 from cmkd.data.arrays import ensure_arrays
 from cmkd.data.datasets import open_dataset
 
@@ -122,7 +122,7 @@ class Workspace:
 def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the smoke data set and its decoded clips."""
     cache = tmp_path_factory.mktemp("smoke")
-    ensure_arrays(open_dataset(DATA, cache), InputConfig(), cache, workers=2)
+    ensure_arrays(open_dataset(DATA, cache), Reading(), cache, workers=2)
     return cache
 
 

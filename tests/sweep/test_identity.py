@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
@@ -45,6 +46,13 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
         "git_commit": "abc",
         "selection": SELECTION_RULE,
     }
+
+
+def test_a_trial_of_a_later_stage_says_what_was_selected_and_why():
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
+    plain = trial_identity(trial, ORIGIN).tags
+    tags = trial_identity(trial, replace(ORIGIN, choices={"best": "best = 0.1: ..."})).tags
+    assert tags == {**plain, "selected_best": "best = 0.1: ..."}
 
 
 def test_params_are_the_whole_setting_flattened():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,12 @@ from cmkd.sweep.plan import make_plan
 from cmkd.tracking.records import RunRecord, RunStatus
 
 
-class Runs:
-    """The one method of a store that a plan reads."""
-
-    def __init__(self, statuses: Sequence[tuple[str, RunStatus]], code: str = "") -> None:
-        tags = {"git_commit": code}
-        self.runs = [RunRecord(f"r{n}", t, s, tags, {}) for n, (t, s) in enumerate(statuses)]
-
-    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
-        assert tags == {"data_id": "id"}
-        return self.runs
+def runs(
+    statuses: Sequence[tuple[str, RunStatus]], code: str = "", failure: str = ""
+) -> list[RunRecord]:
+    """Runs of these (trial, status)."""
+    tags = {"git_commit": code, "failure": failure}
+    return [RunRecord(f"r{n}", t, s, tags, {}) for n, (t, s) in enumerate(statuses)]
 
 
 @pytest.fixture
@@ -33,14 +30,16 @@ def trials(tmp_path: Path) -> tuple[PlannedTrial, ...]:
 
 
 def test_without_a_store_everything_is_new(trials):
-    plan = make_plan(trials, None)
+    plan = make_plan(trials, ())
     assert plan.to_run == trials
     assert plan.describe() == "0 of 6 done; 6 to run"
+    assert plan.lines() == [plan.describe()], "nothing out of the ordinary"
+    assert not plan.complete
 
 
 def test_only_a_successful_run_makes_a_trial_done(trials):
     ids = [trial.id for trial in trials]
-    store = Runs(
+    store = runs(
         [
             (ids[0], "FINISHED"),
             (ids[1], "FAILED"),
@@ -60,15 +59,48 @@ def test_only_a_successful_run_makes_a_trial_done(trials):
         "done",
         "new",
     ]
-    assert [trial.id for trial in plan.to_run] == [ids[1], ids[2], ids[3], ids[5]]
-    assert plan.describe() == "2 of 6 done, 1 failed before, 2 interrupted; 4 to run"
+    assert [trial.id for trial in plan.to_run] == [ids[2], ids[3], ids[5]]
+    assert plan.describe() == "2 of 6 done, 1 failed before, 2 interrupted; 3 to run"
+    assert plan.lines()[1:] == ["1 that failed would fail again; --retry-failed runs them"]
+
+    again = make_plan(trials, store, retry_failed=True)
+    assert [trial.id for trial in again.to_run] == [ids[1], ids[2], ids[3], ids[5]]
+    assert again.describe() == "2 of 6 done, 1 failed before, 2 interrupted; 4 to run"
+    assert again.lines() == [again.describe()]
+
+
+@pytest.mark.parametrize(
+    ("failure", "state"),
+    [
+        ("TrialFailed: loss is not finite", "failed"),
+        ("TeacherFailed: TrialFailed: loss is not finite", "failed"),
+        ("WorkerDied: its process was killed 3 times", "interrupted"),
+        ("TeacherFailed: WorkerDied: its process was killed 3 times", "interrupted"),
+        ("OSError: [Errno 28] No space left on device", "interrupted"),
+        ("", "failed"),
+    ],
+)
+def test_what_the_machine_did_to_a_trial_is_no_failure_of_its_own(trials, failure, state):
+    store = runs([(trials[0].id, "FAILED")], failure=failure)
+    assert make_plan(trials, store).states[trials[0].id] == state
+
+
+def test_a_sweep_is_complete_when_all_is_done_and_nothing_waits(trials):
+    plan = make_plan(trials, runs([(trial.id, "FINISHED") for trial in trials]))
+    assert plan.complete
+    waiting = replace(plan, waiting={"late": ("best",)}, replicates=4)
+    assert not waiting.complete
+    assert waiting.lines()[1:] == ["up to 4 more, in no forecast, wait for the selection of best"]
+    assert replace(plan, unlisted=2).lines()[1:] == [
+        "2 finished before are not in the spec any more"
+    ]
 
 
 def test_trials_done_by_other_code_are_told(trials):
     old, ids = "abc1234" + 33 * "0", [trial.id for trial in trials]
-    store = Runs([(ids[0], "FINISHED"), (ids[1], "FINISHED"), (ids[2], "FAILED")], old)
-    told = "2 of 6 done, 2 of them by other code (git commit abc1234), 1 failed before; 4 to run"
+    store = runs([(ids[0], "FINISHED"), (ids[1], "FINISHED"), (ids[2], "FAILED")], old)
+    told = "2 of 6 done, 2 of them by other code (git commit abc1234), 1 failed before; 3 to run"
     assert make_plan(trials, store, "def" + 37 * "0").describe() == told
     assert make_plan(trials, store, f"{old}-dirty").describe() == told
     assert "other code" not in make_plan(trials, store, old).describe()
-    assert len(make_plan(trials, store, "new").to_run) == 4, "told, not repeated"
+    assert len(make_plan(trials, store, "new").to_run) == 3, "told, not repeated"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cmkd.config.sweep import load_sweep
+from cmkd.sweep.expand import expand
+from cmkd.sweep.plan import make_plan
 from cmkd.sweep.progress import Board, TrialProgress
+from cmkd.tracking.records import RunRecord, RunStatus
 
 
 @pytest.fixture
@@ -29,6 +33,18 @@ def test_counts_follow_the_trials(board):
     board.finished("b0", 81.0, 2.0)
     assert board.count("done") == 2
     assert board.trials["b1"].cause == "why"
+
+
+def test_a_board_starts_where_the_plan_is():
+    trials = expand(load_sweep("smoke"), data="d", data_id="id", folds=1, seeds=1)
+    ends: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
+    runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
+    for retry, statuses in {
+        False: ["done", "failed", "to go"],
+        True: ["done", "to go", "to go"],
+    }.items():
+        board = Board.of(make_plan(trials, runs, retry_failed=retry))
+        assert [trial.status for trial in board.trials.values()] == statuses
 
 
 def test_the_best_of_an_arm_is_over_its_trials_and_epochs(board):

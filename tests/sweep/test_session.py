@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,11 +129,20 @@ def test_only_this_machine_can_reach_the_engine(story: Story) -> None:
     assert set(story.listening) <= loopback
 
 
-def test_the_same_command_repeats_only_what_failed(story: Story) -> None:
+def test_what_failed_is_repeated_only_when_asked_for(story: Story) -> None:
     before = story.space.metrics()
     code, output = story.space.run("sweep", "tiny.yaml")
+    assert code == 1, "the sweep is still not complete"
+    assert "2 of 3 done, 1 failed before; 0 to run" in output
+    assert (
+        output.splitlines()[-1] == "to try what failed again: cmkd sweep tiny.yaml --retry-failed"
+    )
+    assert "starting" not in output, "no engine for nothing"
+
+    code, output = story.space.run("sweep", "tiny.yaml", "--retry-failed")
     assert code == 1
     assert "2 of 3 done, 1 failed before; 1 to run" in output
+    assert "1 x TrialFailed: loss is not finite" in output
     assert story.space.metrics() == before
     assert story.space.repeats() == []
 
@@ -141,7 +151,75 @@ def test_the_same_command_repeats_only_what_failed(story: Story) -> None:
     code, output = story.space.run("sweep", "tiny.yaml")
     assert (code, output.splitlines()[-1]) == (0, "nothing to train: 2 of 2 done")
     assert story.space.metrics() == before
-    assert "starting" not in output, "no engine for nothing"
+
+
+STAGED = """
+name: staged
+description: a test
+data: synthetic-smoke
+seeds: 2
+base: {training.epochs: 1, student.width: 4, teacher.width: 4, teacher.training.epochs: 1,
+  method.heads: 1, method.hidden: 4}
+select:
+  best: {key: method.lambda_1, among: [first], rule: best_mean_val_acc}
+blocks:
+  first: {method.lambda_1: [0.1, 0.5], method.lambda_2: [0.0]}
+  second: {method.lambda_1: [$best], method.lambda_2: [0.5, 1.0]}
+"""
+
+
+def test_a_later_stage_takes_what_the_store_says_is_best(new_workspace: Make) -> None:
+    space = new_workspace()
+    spec = space.folder / "staged.yaml"
+    spec.write_text(STAGED)
+    code, output = space.run("sweep", "staged.yaml", "--only", "second*")
+    assert (code, output.splitlines()[-1]) == (1, "second[lambda_2=1.0] still waits for best")
+
+    code, output = space.run("sweep", "staged.yaml")
+    assert code == 0, output
+    assert "0 of 4 done; 4 to run" in output
+    assert "4 of 8 done; 4 to run" in output
+    assert output.splitlines()[-1].startswith("8 of 8 done, 8 of them now")
+    means = dict(
+        space.query(
+            "select p.value, avg(m.value) from params p join metrics m using (run_uuid) "
+            "join runs r using (run_uuid) where p.key = 'method.lambda_1' "
+            "and m.key = 'best_val_acc' and r.name like 'first%' group by 1"
+        )
+    )
+    best = max(means, key=lambda value: (means[value], -float(value)))
+    second = (
+        "from params p join runs r using (run_uuid) join tags t using (run_uuid) "
+        "where p.key = 'method.lambda_1' and t.key = 'selected_best' and r.name like 'second%'"
+    )
+    assert space.query(f"select distinct p.value {second}") == [(best,)]
+    ((count, text),) = space.query(f"select count(*), min(t.value) {second}")
+    assert count == 4
+    assert str(text).startswith(f"best = {best}: best mean validation accuracy of method.lambda_1")
+    assert f"selected {text}" in output
+
+    code, output = space.run("sweep", "staged.yaml")
+    assert (code, output.splitlines()[-1]) == (0, "nothing to train: 8 of 8 done")
+    assert f"selected {text}" in output
+
+    spec.write_text(STAGED.replace("[0.5, 1.0]", "[0.5]"))
+    code, output = space.run("sweep", "staged.yaml")
+    assert code == 0
+    assert "2 finished before are not in the spec any more" in output
+
+
+def test_a_sweep_in_which_all_fail_alike_stops(new_workspace: Make) -> None:
+    space = new_workspace()
+    longer = "{training.epochs: 8, training.lr: 1.0e+12,"
+    hopeless = STAGED.replace("{training.epochs: 1,", longer)
+    (space.folder / "staged.yaml").write_text(hopeless)
+    code, output = space.run("sweep", "staged.yaml", "--seeds", "5", "--workers", "1")
+    assert code == 1, output
+    last = output.splitlines()[-1]
+    assert last.startswith("cmkd: the first 3 trials failed alike, so the others were not tried: ")
+    assert "3 x TrialFailed: loss is not finite" in last
+    failed = [status for status in space.statuses().values() if status == "FAILED"]
+    assert space.query("select count(*) from runs where status = 'FAILED'") == [(3,)], failed
 
 
 def test_a_killed_driver_is_made_good_by_the_same_command(
@@ -198,6 +276,22 @@ def test_a_killed_worker_is_replaced_and_goes_on(new_workspace: Make, unbroken: 
     assert process.returncode == 0, output
     assert space.repeats() == []
     assert space.metrics() == unbroken.metrics()
+
+
+def test_the_processes_of_a_trial_are_no_part_of_it(new_workspace: Make) -> None:
+    space = new_workspace()
+    process = space.start("sweep", "tiny.yaml", "--workers", "2", "--processes", "2")
+    commands: set[str] = set()
+    while process.poll() is None:
+        commands |= {command.strip() for _, command in space.processes()}
+        time.sleep(0.2)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert any("RayTrainWorker" in command for command in commands), commands
+    assert set(space.statuses().values()) == {"FINISHED"}
+    assert space.repeats() == []
+    code, output = space.run("sweep", "tiny.yaml")
+    assert (code, output.splitlines()[-1]) == (0, "nothing to train: 2 of 2 done")
 
 
 def test_a_second_driver_is_refused_by_name(new_workspace: Make) -> None:

@@ -1,0 +1,92 @@
+"""What ``cmkd sweep --dry-run`` prints: a plan as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from cmkd.sweep.axes import axes_of
+from cmkd.sweep.forecast import Forecast
+from cmkd.sweep.plan import Plan, TrialState
+from cmkd.sweep.survey import SweepRequest
+
+SCHEMA = 1
+"""Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
+STATES: tuple[TrialState, ...] = ("done", "failed", "interrupted", "new")
+
+
+def plan_text(plan: Plan, expected: Forecast) -> str:
+    """A line per trial, then what is to know of all of them."""
+    axes = axes_of(trial.config.setting for trial in plan.trials)
+    rows = [("state", "trial", "fold", "seed", "arm", "axes")]
+    for trial in plan.trials:
+        config = trial.config
+        values = axes[config.setting.id]
+        rows.append(
+            (
+                plan.states[trial.id],
+                trial.id,
+                str(config.fold),
+                str(config.seed),
+                " = ".join(trial.arms),
+                " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items()),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines += plan.lines()
+    lines += [f"{name} waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
+    if plan.to_run:
+        lines.append(expected.describe())
+    return "\n".join(lines)
+
+
+def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str, Any]:
+    """The same for programs; times are in seconds."""
+    axes = axes_of(trial.config.setting for trial in plan.trials)
+    to_run = {trial.id for trial in plan.to_run}
+    return {
+        "schema": SCHEMA,
+        "sweep": request.sweep.spec.name,
+        "data": request.data,
+        "seeds": request.seeds,
+        "resources": {"workers": request.workers, "cpus_per_worker": 1},
+        "trials": [
+            {
+                "id": trial.id,
+                "setting": trial.config.setting.id,
+                "arms": list(trial.arms),
+                "axes": axes[trial.config.setting.id],
+                "fold": trial.config.fold,
+                "seed": trial.config.seed,
+                "state": plan.states[trial.id],
+                "to_run": trial.id in to_run,
+            }
+            for trial in plan.trials
+        ],
+        "counts": {
+            **{state: plan.count(state) for state in STATES},
+            "to_run": len(to_run),
+            "merged": plan.merged,
+            "by_other_code": len(plan.other_code),
+            "not_in_spec": plan.unlisted,
+        },
+        "selected": {
+            one.name: {"key": one.key, "value": one.value, "candidates": _candidates(one.means)}
+            for one in plan.choices
+        },
+        "orders": [asdict(order) for order in plan.orders],
+        "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
+        "forecast": {
+            "wall_seconds": expected.wall._asdict(),
+            "device_seconds": expected.device._asdict(),
+            "trials_by_source": dict(expected.sources),
+        },
+    }
+
+
+def _candidates(means: Any) -> list[dict[str, float]]:
+    return [{"value": value, "mean_val_acc": mean} for value, mean in means.items()]

@@ -1,0 +1,180 @@
+"""Further seeds for arms whose order is still open, with a correction for looking repeatedly.
+
+Two arms are compared by Student's paired t test over seeds. The numbers of seeds at which this is
+done are declared beforehand, by the first and the last of them. The level of the whole sweep is
+shared equally by these looks (alpha spending by Bonferroni), and at each of them by the orders
+that are open (step-down by Holm). A first false decision needs one of the k orders that are
+truly equal, while at most all others are decided: at each of the L looks its p is at most
+level / (L k). So the probability of any false decision, over all looks and orders, is at most
+`LEVEL`, whatever the dependence between them. Whether seeds were added plays no part in it, since
+everything is computed again from the results of seeds 0, 1, ... at each look.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cmkd.config.method import MethodConfig
+from cmkd.config.sweep import Arm, Sweep
+from cmkd.config.trial import Setting
+
+LEVEL = 0.05
+LEAST_SEEDS = 3
+"""Fewer seeds than this decide nothing."""
+
+Pair = tuple[str, str]
+TestScores = Mapping[tuple[str, int, int], float]
+"""(setting id, fold, seed) of a finished trial -> its test accuracy in percent."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the seeds so far say about the order of two arms.
+
+    Attributes:
+        mean: accuracy of `arm` minus that of `other` in points, mean over seeds.
+        half: half width of its confidence interval at the level that it was tested at.
+        seeds: the look, that is how many seeds these come of.
+        decided: whether the interval excludes 0; `seeds` is then the look that decided it.
+    """
+
+    arm: str
+    other: str
+    mean: float
+    half: float
+    seeds: int
+    decided: bool
+
+    def describe(self) -> str:
+        """``spatial vs control: +7.40 [+3.10, +11.70], decided after 5 seeds``."""
+        low, high = self.mean - self.half, self.mean + self.half
+        state = "decided" if self.decided else "open"
+        return (
+            f"{self.arm} vs {self.other}: {self.mean:+.2f} [{low:+.2f}, {high:+.2f}], "
+            f"{state} after {self.seeds} seeds"
+        )
+
+
+def looks(first: int, cap: int) -> tuple[int, ...]:
+    """Numbers of seeds to look at: from `first`, each a quarter more, to `cap`."""
+    found = [first]
+    while found[-1] < cap:
+        found.append(min(cap, found[-1] + math.ceil(found[-1] / 4)))
+    return tuple(found)
+
+
+def comparisons(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
+    """The pairs of arms whose order is asked for.
+
+    These are each student arm and what it departs from, and all candidates of a selection among
+    themselves. Arms are found by their settings, and equal ones count once.
+    """
+    arms = {arm.setting.id: arm for arm in reversed(sweep.arms) if arm.setting.model == "student"}
+    pairs: dict[frozenset[str], tuple[Arm, Arm]] = {}
+    for arm in (one for one in sweep.arms if arms.get(one.setting.id) is one):
+        steps = (one.id for one in _simpler(arm.setting))
+        other = next((one for one in steps if one in arms and one != arm.setting.id), None)
+        if other is not None:
+            pairs[frozenset((arm.setting.id, other))] = (arm, arms[other])
+    for selection in sweep.spec.select.values():
+        among = [arms[one.setting.id] for one in sweep.arms if one.block in selection.among]
+        for arm, rival in itertools.combinations(among, 2):
+            pairs.setdefault(frozenset((arm.setting.id, rival.setting.id)), (arm, rival))
+    return tuple(pairs.values())
+
+
+def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
+    """What a setting departs from, the nearest first.
+
+    The standard method with the same distillation, the control without any distillation, the
+    baseline without a pseudo-decoder.
+    """
+    method = setting.method
+    kept = {"decoder", "lambda_1", "lambda_2", "logits", "lambda_logits", "heads", "hidden"}
+    standard = MethodConfig(**{key: getattr(method, key) for key in (*kept, "width")})
+    none = {"lambda_1": 0.0, "lambda_2": 0.0, "logits": "off", "lambda_logits": 1.0}
+    control = standard.model_copy(update=none)
+    inputs = setting.inputs.model_copy(update={"motion": "accumulated"})
+    plain = setting.model_copy(update={"inputs": inputs})
+    baseline = control.model_copy(update={"decoder": False})
+    return (
+        plain.model_copy(update={"method": standard}),
+        plain.model_copy(update={"method": control}),
+        plain.model_copy(update={"method": baseline}),
+    )
+
+
+def orders(
+    pairs: Sequence[tuple[Arm, Arm]], scores: TestScores, *, folds: int, at: Sequence[int]
+) -> tuple[Order, ...]:
+    """The orders of `pairs` as far as both arms have finished; pairs without a look are missing.
+
+    Args:
+        folds: splits 0 .. folds - 1, whose mean is the value of a seed.
+        at: the declared `looks`, all of them at least `LEAST_SEEDS`.
+    """
+    settings = {arm.name: arm.setting.id for pair in pairs for arm in pair}
+    reached = {name: _by_seed(key, scores, folds) for name, key in settings.items()}
+    differences = {
+        (arm.name, other.name): [
+            one - two for one, two in zip(reached[arm.name], reached[other.name], strict=False)
+        ]
+        for arm, other in pairs
+    }
+    undecided = set(differences)
+    found: dict[Pair, Order] = {}
+    for look in at:
+        ready = {
+            pair: values[:look]
+            for pair, values in differences.items()
+            if pair in undecided and len(values) >= look
+        }
+        for pair in sorted(ready, key=lambda one: _t_and_error(ready[one])[0], reverse=True):
+            level = LEVEL / (len(at) * len(undecided))
+            found[pair] = _order(pair, ready[pair], level)
+            if found[pair].decided:
+                undecided.remove(pair)
+    return tuple(found[pair] for pair in differences if pair in found)
+
+
+def wanted_seeds(found: Sequence[Order], at: Sequence[int]) -> dict[str, int]:
+    """By arm, the seeds that its orders rest on or, where one is open, need for the next look."""
+    wanted: dict[str, int] = {}
+    for order in found:
+        following = bisect_right(at, order.seeds)
+        more = not order.decided and following < len(at)
+        seeds = at[following] if more else order.seeds
+        for name in (order.arm, order.other):
+            wanted[name] = max(wanted.get(name, 0), seeds)
+    return wanted
+
+
+def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
+    """Means over folds of seeds 0, 1, ... up to the first that lacks a fold."""
+    values: list[float] = []
+    while True:
+        keys = [(setting_id, fold, len(values)) for fold in range(folds)]
+        if any(key not in scores for key in keys):
+            return values
+        values.append(math.fsum(scores[key] for key in keys) / folds)
+
+
+def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Absolute t and standard error of the mean; values without any spread show nothing."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    error = math.sqrt(math.fsum((one - mean) ** 2 for one in values) / (n - 1) / n)
+    return (abs(mean) / error if error else 0.0), error
+
+
+def _order(pair: Pair, values: Sequence[float], level: float) -> Order:
+    from scipy.special import stdtrit
+
+    n = len(values)
+    t, error = _t_and_error(values)
+    critical = float(stdtrit(n - 1, 1 - level / 2))
+    return Order(*pair, math.fsum(values) / n, critical * error, n, decided=t > critical)

@@ -1,0 +1,130 @@
+"""Before the fan-out: a step of every kind of network, in a process of its own, and a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cmkd.config.trial import Setting
+from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
+from cmkd.sweep.expand import teachers_of
+from cmkd.sweep.forecast import (
+    Forecast,
+    around_step,
+    class_of,
+    forecast,
+    known_costs,
+    known_teacher_costs,
+    teacher_class,
+)
+from cmkd.sweep.liveness import dead_axes, pairs_to_try
+from cmkd.sweep.plan import Plan
+from cmkd.tracking.records import RunRecord
+
+if TYPE_CHECKING:
+    from cmkd.data.datasets import Dataset
+    from cmkd.training.preflight import Probe
+
+VALIDATION = 1 / 3
+"""Cost of a clip that is only looked at, against one that is trained on."""
+
+
+def outlook(plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], *, workers: int) -> Forecast:
+    """What the trials to run will cost, after a step of each new kind of them was taken.
+
+    Settings with a finished trial on this data are known to work.
+
+    Args:
+        runs: all runs on this data set.
+
+    Raises:
+        ConfigError: an axis changes neither network, loss nor gradients; it is named.
+        TrialFailed: a step fails.
+    """
+    settings = {t.config.setting.id: t.config.setting for t in plan.to_run}
+    arms = {t.config.setting.id: t.arm for t in reversed(plan.to_run)}
+    tried = {run.tags.get("setting_id") for run in runs if run.status == "FINISHED"}
+    known, known_teachers = known_costs(runs), known_teacher_costs(runs)
+    classes = {key: class_of(one) for key, one in settings.items()}
+
+    pairs = pairs_to_try(one for key, one in settings.items() if key not in tried)
+    first_of = {name: key for key, name in reversed(classes.items())}
+    needed = {key for name, key in first_of.items() if name not in known}
+    needed |= {key for tried_pairs in pairs.values() for pair in tried_pairs for key in pair}
+    students = {key: settings[key] for key in settings if key in needed}
+    students = {key: one for key, one in students.items() if one.model == "student"}
+    teachers = _teachers_to_train(plan, runs)
+    new_teachers = {
+        teacher_class(one): one
+        for one in teachers.values()
+        if teacher_class(one) not in known_teachers
+    }
+    probes, teacher_probes = _probe(dataset, students, new_teachers)
+
+    _refuse_failures(arms, probes, teacher_probes)
+    if dead := dead_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
+        raise ConfigError(
+            f"{', '.join(dead)}: the values of this axis give the same network, loss and "
+            "gradients; remove it, or set what it depends on"
+        )
+    clips = _clips(dataset)
+    measured = {classes[key]: around_step(clips * one.seconds) for key, one in probes.items()}
+    known_teachers |= {
+        name: around_step(clips * one.seconds) for name, one in teacher_probes.items()
+    }
+    epochs = {key: known_teachers[teacher_class(one)] for key, one in teachers.items()}
+    return forecast(plan, known, measured, epochs, workers=workers)
+
+
+def _refuse_failures(
+    arms: Mapping[str, str], probes: Mapping[str, Probe], teachers: Mapping[str, Probe]
+) -> None:
+    named = [
+        *((f"arm {arms[key]!r}", one) for key, one in probes.items()),
+        *((f"teacher {name}", one) for name, one in teachers.items()),
+    ]
+    for what, one in named:
+        if one.failure:
+            raise TrialFailed(f"a step of {what} fails, so nothing was started: {one.failure}")
+
+
+def _teachers_to_train(plan: Plan, runs: Sequence[RunRecord]) -> dict[str, Setting]:
+    done = {run.trial_id for run in runs if run.status == "FINISHED"}
+    needed = teachers_of(plan.to_run)
+    return {key: one.setting for key, one in needed.items() if key not in done}
+
+
+def _clips(dataset: Dataset) -> float:
+    """Training clips of an epoch, with those of validation at what they cost."""
+    split = dataset.split(0)
+    return len(split.train) + VALIDATION * len(split.val)
+
+
+def _probe(
+    dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
+) -> tuple[dict[str, Probe], dict[str, Probe]]:
+    """Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end."""
+    from cmkd.data.pool import run_tasks
+
+    if not students and not teachers:
+        return {}, {}
+    info = dataset.info
+    crop = info.views.crop
+    picture = (crop, crop) if crop else (info.encoding.height, info.encoding.width)
+    task = (tuple(students.values()), tuple(teachers.values()), picture, len(info.classes))
+    # Two workers for one task: with one it would run in this process.
+    ((_, result),) = run_tasks(_take_steps, [task], workers=2)
+    if isinstance(result, CmkdError):
+        raise InfrastructureError(f"the process that tries a step of each network: {result}")
+    return (
+        dict(zip(students, result[0], strict=True)),
+        dict(zip(teachers, result[1], strict=True)),
+    )
+
+
+def _take_steps(
+    task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
+) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
+    from cmkd.training.preflight import ProbeTask, probe
+
+    return probe(ProbeTask(*task))

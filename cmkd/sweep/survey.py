@@ -1,0 +1,162 @@
+"""What a sweep lacks: its spec, the data set and the store put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmkd.config.stages import resolve
+from cmkd.config.sweep import Sweep
+from cmkd.errors import ConfigError, InputError
+from cmkd.sweep.adaptive import (
+    LEAST_SEEDS,
+    Order,
+    TestScores,
+    comparisons,
+    looks,
+    orders,
+    wanted_seeds,
+)
+from cmkd.sweep.expand import PlannedTrial, expand
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.tracking.records import RunRecord
+
+if TYPE_CHECKING:
+    from cmkd.data.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What to sweep and how to run it.
+
+    Attributes:
+        data: name or path of the data set.
+        seeds: seeds per arm and fold.
+        workers: processes that train at once.
+        tracking_uri: of the store; None is `default_uri`.
+        only: patterns of the arms to train, see `Sweep.only`; all where there is none.
+        retry_failed: train again what failed before.
+        approved: a large sweep needs no question.
+        processes: that train one trial together, of the `workers`; no part of a trial's id.
+        until_decided: arms whose order is open get further seeds, up to so many; None: no arm.
+    """
+
+    sweep: Sweep
+    data: str
+    seeds: int
+    workers: int
+    cache: Path
+    tracking_uri: str | None = None
+    only: tuple[str, ...] = ()
+    retry_failed: bool = False
+    approved: bool = False
+    processes: int = 1
+    until_decided: int | None = None
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which orders are looked at; none where they are not asked for.
+
+        Raises:
+            InputError: the first number is too small to decide anything, or not below the last.
+        """
+        if self.until_decided is None:
+            return ()
+        if not LEAST_SEEDS <= self.seeds < self.until_decided:
+            raise InputError(
+                f"--until-decided {self.until_decided}: it goes on from {self.seeds} seeds per "
+                f"arm; give --seeds {LEAST_SEEDS} or more, and a larger number here"
+            )
+        return looks(self.seeds, self.until_decided)
+
+
+def survey(
+    request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str = ""
+) -> Plan:
+    """The plan of a sweep as the store has it: selections are made, finished trials are done.
+
+    Args:
+        runs: all runs on this data set.
+        code: the code that runs now, see `code_version`.
+    """
+    trials = [run for run in runs if run.tags.get("kind") == "trial"]
+    finished = [run for run in trials if run.status == "FINISHED"]
+    folds, seeds = dataset.num_folds, request.seeds
+    scores = _scores(finished, "best_val_acc")
+    sweep, choices = resolve(request.sweep, scores, folds=folds, seeds=seeds)
+    wanted = sweep.only(request.only)
+    found = _orders(request, wanted, _scores(finished, "test_acc"), folds)
+    planned = expand(
+        wanted,
+        data=_address(request, dataset),
+        data_id=dataset.id,
+        folds=folds,
+        seeds=seeds,
+        further=_further(wanted, wanted_seeds(found, request.looks)),
+    )
+    reasoned = tuple(
+        _with_reason(one, found) if one.config.seed >= seeds else one for one in planned
+    )
+    return replace(
+        make_plan(reasoned, trials, code, retry_failed=request.retry_failed),
+        choices=choices,
+        waiting=wanted.waiting,
+        replicates=folds * seeds,
+        unlisted=_unlisted(sweep, finished),
+        orders=found,
+    )
+
+
+def _scores(finished: Sequence[RunRecord], metric: str) -> dict[tuple[str, int, int], float]:
+    return {
+        (run.tags["setting_id"], int(run.tags["fold"]), int(run.tags["seed"])): run.metrics[metric]
+        for run in finished
+        if metric in run.metrics
+    }
+
+
+def _orders(
+    request: SweepRequest, sweep: Sweep, scores: TestScores, folds: int
+) -> tuple[Order, ...]:
+    at = request.looks
+    if not at:
+        return ()
+    pairs = comparisons(sweep)
+    if not pairs and not sweep.waiting:
+        raise ConfigError(
+            f"{sweep.path}: --until-decided has nothing to decide, as no arm has its control, its "
+            "baseline or a rival beside it"
+        )
+    return orders(pairs, scores, folds=folds, at=at)
+
+
+def _further(sweep: Sweep, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Seeds by arm; arms of one setting have as many."""
+    if not wanted:
+        return {}
+    settings = {arm.name: arm.setting.id for arm in sweep.arms}
+    counts = {settings[name]: count for name, count in wanted.items()}
+    return {name: counts[key] for name, key in settings.items() if key in counts}
+
+
+def _with_reason(trial: PlannedTrial, found: Sequence[Order]) -> PlannedTrial:
+    open_ones = [one for one in found if not one.decided and trial.arm in (one.arm, one.other)]
+    return replace(trial, reason="; ".join(one.describe() for one in open_ones))
+
+
+def _address(request: SweepRequest, dataset: Dataset) -> str:
+    """What workers open the data set by, from whatever folder: a name of the cache, or a path."""
+    in_cache = request.cache / "data" / request.data == dataset.root
+    embedded = dataset.info.kind == "embedded" and request.data == dataset.info.name
+    return request.data if in_cache or embedded else str(dataset.root)
+
+
+def _unlisted(sweep: Sweep, finished: Sequence[RunRecord]) -> int:
+    listed = {arm.setting.id for arm in sweep.arms}
+    own = [run for run in finished if run.tags.get("sweep") == sweep.spec.name]
+    return sum(
+        run.tags["setting_id"] not in listed and run.tags.get("arm") not in sweep.waiting
+        for run in own
+    )

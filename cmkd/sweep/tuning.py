@@ -1,0 +1,153 @@
+"""What Ray Tune is given: a trainable that trains, and a callback that tells the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from cmkd.config.trial import TrialConfig
+from cmkd.sweep.distributed import TrialCrew
+from cmkd.sweep.failures import Failure, failure_of
+from cmkd.sweep.worker import TrialWorker, Update
+
+if TYPE_CHECKING:
+    from ray.tune import Callback
+    from ray.tune.experiment import Trial
+
+P = ParamSpec("P")
+
+RETRIES = 2
+"""How often a trial or teacher whose process died is started again."""
+
+WORKER_DIED = Failure(
+    "WorkerDied",
+    f"its process was killed {RETRIES + 1} times, perhaps for want of memory; use fewer --workers",
+    trace="",
+    epoch=0,
+)
+
+
+@dataclass(frozen=True)
+class Events:
+    """What the driver does on news.
+
+    Attributes:
+        started: a worker takes this trial, again perhaps.
+        updated: news of a trial.
+        tick: called many times a second; may raise to stop everything.
+    """
+
+    started: Callable[[str], None]
+    updated: Callable[[Update], None]
+    tick: Callable[[], None]
+
+
+def trainable() -> type:
+    """The class that Tune makes an actor of per worker; see `TrialWorker` and `TrialCrew`."""
+    from ray import tune
+
+    class TrialTrainable(tune.Trainable):
+        """Ray's calls handed to what trains."""
+
+        def setup(
+            self,
+            config: dict[str, Any],
+            configs: Mapping[str, TrialConfig] | None = None,
+            cache: Path | None = None,
+            processes: int = 1,
+            gpus: bool = False,
+        ) -> None:
+            assert configs is not None and cache is not None
+            self.worker = (
+                TrialWorker(configs, cache)
+                if processes == 1
+                else TrialCrew(configs, cache, processes, gpus=gpus)
+            )
+            self.worker.start(config["trial"])
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.worker.start(new_config["trial"])
+            return True
+
+        def step(self) -> dict[str, Any]:
+            update = self.worker.step()
+            return {"update": update, "done": update.done}
+
+    return TrialTrainable
+
+
+def engine_failure(error: Exception | None) -> Failure:
+    """What a trial or teacher failed of, from what Ray says about it."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        # The frames of the other process are in the text of the wrapper alone.
+        return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
+    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({first_line(error)})")
+
+
+def first_line(error: Exception | None) -> str:
+    """Of its message, or that there is none."""
+    return next(iter(str(error or "").strip().splitlines()), "no cause given")
+
+
+def kept(events: Events, raised: list[Exception]) -> Events:
+    """`events` that put what they raise into `raised` too: Tune makes errors of its own of it."""
+
+    def keep(action: Callable[P, None]) -> Callable[P, None]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                action(*args, **kwargs)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        return call
+
+    return Events(keep(events.started), keep(events.updated), keep(events.tick))
+
+
+def reporter(events: Events) -> Callback:
+    """The callback by which Tune tells `events`."""
+    from ray import tune
+
+    class Reporter(tune.Callback):
+        """Tune's news handed to the driver."""
+
+        def __init__(self, events: Events) -> None:
+            self.events = events
+
+        def __getstate__(self) -> dict[str, Any]:
+            # Tune pickles its callbacks to restore them some day; this driver never does.
+            return {}
+
+        def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+            self.events.tick()
+
+        def on_trial_start(
+            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        ) -> None:
+            self.events.started(trial.config["trial"])
+
+        def on_trial_result(
+            self,
+            iteration: int,
+            trials: list[Trial],
+            trial: Trial,
+            result: dict[str, Any],
+            **info: Any,
+        ) -> None:
+            self.events.updated(result["update"])
+
+        def on_trial_error(
+            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        ) -> None:
+            trial_id = trial.config["trial"]
+            # A worker that never came up has not started its trial.
+            self.events.started(trial_id)
+            failure = engine_failure(trial.get_pickled_error())
+            self.events.updated(Update(trial_id, failure=failure))
+
+    return Reporter(events)

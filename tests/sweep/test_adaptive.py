@@ -1,0 +1,176 @@
+"""Seeds until an order is decided: what is compared, when it is decided, and how often wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cmkd.config.sweep import Arm, Sweep, load_sweep
+from cmkd.config.trial import Setting
+from cmkd.sweep.adaptive import LEVEL, comparisons, looks, orders, wanted_seeds
+
+CLEAR = [7.0, 8.0, 7.5, 6.5, 7.9, 7.2, 7.7, 6.9, 7.4, 8.1]
+"""Differences in points that leave no doubt, and `NONE` that leave every."""
+NONE = [3.0, -3.0, 2.0, -2.0, 1.0, -1.5, 4.0, -3.5, 0.5, -0.5]
+
+
+def names(sweep: Sweep) -> set[tuple[str, str]]:
+    return {(arm.name, other.name) for arm, other in comparisons(sweep)}
+
+
+def arm(name: str, weight: float) -> Arm:
+    method = {"lambda_1": weight, "lambda_2": 0.0}
+    return Arm(name, Setting.model_validate({"method": method}))
+
+
+CONTROL, NEAR, FAR = arm("control", 0.0), arm("near", 0.1), arm("far", 1.0)
+PAIRS = [(NEAR, CONTROL), (FAR, CONTROL)]
+
+
+def scores(by_arm: Mapping[Arm, Iterable[float]], fold: int = 0) -> dict[tuple[str, int, int], Any]:
+    """Test accuracies of seeds 0, 1, ... by the key that the store has them under."""
+    return by_seed({one.setting.id: values for one, values in by_arm.items()}, fold)
+
+
+def by_seed(by_id: Mapping[str, Iterable[float]], fold: int = 0) -> dict[tuple[str, int, int], Any]:
+    return {
+        (key, fold, seed): value
+        for key, values in by_id.items()
+        for seed, value in enumerate(values)
+    }
+
+
+def test_each_arm_is_compared_with_what_it_departs_from() -> None:
+    halves = [
+        {
+            (f"{half}_control", f"{half}_baseline"),
+            (f"{half}_spatial", f"{half}_control"),
+            (f"{half}_temporal", f"{half}_control"),
+            (f"{half}_both", f"{half}_control"),
+        }
+        for half in ("tsm", "tdn")
+    ]
+    assert names(load_sweep("ablation")) == halves[0] | halves[1]
+    assert names(load_sweep("comparison")) == {
+        ("tsm_ours", "tsm_baseline"),
+        ("tdn_ours", "tdn_baseline"),
+    }, "without a control it is the baseline"
+    schedule = names(load_sweep("schedule"))
+    assert ("spatial_long", "control_long") in schedule
+    assert not any("svm" in one or "svm" in other for one, other in schedule)
+
+
+def test_variants_of_a_component_are_compared_with_the_standard() -> None:
+    found = names(load_sweep("components"))
+    standard = "gate[gate=softmax]"
+    assert {other for _, other in found} == {standard, "decoder_without_kd"}
+    assert ("motion[motion=per_frame]", standard) in found
+    assert (standard, "decoder_without_kd") in found
+    assert len(found) == len({one.setting.id for one in load_sweep("components").arms}) - 1
+
+
+def test_candidates_of_a_selection_are_compared_with_each_other() -> None:
+    low, middle, high = (f"spatial[lambda_1={value}]" for value in (0.01, 0.1, 1.0))
+    assert names(load_sweep("hyperparameters")) == {
+        ("control", "baseline"),
+        *((one, "control") for one in (low, middle, high)),
+        *((low, middle), (low, high), (middle, high)),
+    }
+
+
+def test_looks_are_declared_from_the_first_to_the_last() -> None:
+    assert looks(5, 20) == (5, 7, 9, 12, 15, 19, 20)
+    assert looks(3, 5) == (3, 4, 5)
+
+
+def test_a_clear_order_is_decided_at_once_and_an_open_one_asks_for_seeds() -> None:
+    at = looks(5, 9)
+    reached = scores({CONTROL: [0.0] * 5, NEAR: NONE[:5], FAR: CLEAR[:5]})
+    open_one, clear = orders(PAIRS, reached, folds=1, at=at)
+    assert (clear.decided, clear.seeds, open_one.decided, open_one.seeds) == (True, 5, False, 5)
+    assert clear.mean == pytest.approx(7.38)
+    assert clear.describe().startswith("far vs control: +7.38 [+")
+    assert clear.describe().endswith("], decided after 5 seeds")
+    assert ", open after 5 seeds" in open_one.describe()
+    assert wanted_seeds((open_one, clear), at) == {"near": 7, "control": 7, "far": 5}
+
+
+def test_an_interval_has_the_level_of_its_look_and_what_is_decided_leaves_it_to_the_rest() -> None:
+    at = looks(5, 9)
+    reached = scores({CONTROL: [0.0] * 5, NEAR: NONE[:5], FAR: CLEAR[:5]})
+    open_one, clear = orders(PAIRS, reached, folds=1, at=at)
+
+    def half(values: list[float], level: float) -> float:
+        from scipy.stats import t
+
+        spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        return float(t.ppf(1 - level / 2, len(values) - 1)) * spread
+
+    assert clear.half == pytest.approx(half(CLEAR[:5], LEVEL / (len(at) * 2)))
+    assert open_one.half == pytest.approx(half(NONE[:5], LEVEL / len(at)))
+
+
+def test_a_decision_stands_whatever_later_seeds_say() -> None:
+    reached = scores({CONTROL: [0.0] * 9, FAR: [*CLEAR[:5], -90.0, -90.0, -90.0, -90.0]})
+    (order,) = orders([(FAR, CONTROL)], reached, folds=1, at=looks(5, 9))
+    assert (order.decided, order.seeds) == (True, 5)
+    assert wanted_seeds([order], looks(5, 9)) == {"far": 5, "control": 5}
+
+
+def test_the_last_look_is_the_end() -> None:
+    at = looks(5, 9)
+    reached = scores({CONTROL: [0.0] * 10, NEAR: NONE})
+    (order,) = orders([(NEAR, CONTROL)], reached, folds=1, at=at)
+    assert (order.decided, order.seeds) == (False, 9)
+    assert wanted_seeds([order], at) == {"near": 9, "control": 9}
+
+
+def test_only_seeds_that_finished_in_every_fold_count_and_none_is_passed_over() -> None:
+    at = looks(5, 9)
+    one_fold = scores({CONTROL: [0.0] * 9, FAR: CLEAR[:9]})
+    both = one_fold | scores({CONTROL: [0.0] * 9, FAR: CLEAR[:9]}, fold=1)
+    assert orders([(FAR, CONTROL)], one_fold, folds=2, at=at) == ()
+    assert orders([(FAR, CONTROL)], both, folds=2, at=at)[0].mean == pytest.approx(7.38)
+    del both[FAR.setting.id, 1, 3]
+    assert orders([(FAR, CONTROL)], both, folds=2, at=at) == ()
+
+
+def test_equal_differences_decide_nothing() -> None:
+    reached = scores({CONTROL: [50.0] * 5, FAR: [51.25] * 5})
+    (order,) = orders([(FAR, CONTROL)], reached, folds=1, at=looks(5, 9))
+    assert not order.decided, "a coarse accuracy, and no sign of certainty"
+
+
+@pytest.mark.slow
+def test_few_sweeps_of_equal_arms_decide_anything_falsely() -> None:
+    """The error over four orders that share a control, and seven looks, is LEVEL at most.
+
+    2,000 sweeps in which nothing differs: more than the bound of three standard deviations
+    would be seen once in a thousand times. Without a correction it would be about a third.
+    """
+    rng = np.random.default_rng(20)
+    at = looks(5, 20)
+    arms = [arm(f"arm {index}", 0.1 * index) for index in range(5)]
+    pairs = [(one, arms[0]) for one in arms[1:]]
+    ids = [one.setting.id for one in arms]
+    sweeps, wrong, naive = 2000, 0, 0
+    for drawn in rng.normal(70.0, 4.0, (sweeps, len(arms), at[-1])):
+        reached = by_seed(dict(zip(ids, drawn.tolist(), strict=True)))
+        wrong += any(order.decided for order in orders(pairs, reached, folds=1, at=at))
+        differences = drawn[1:] - drawn[0]
+        naive += any(uncorrected(differences[:, :look]) for look in at)
+    bound = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / sweeps)
+    assert 0 < wrong / sweeps <= bound
+    assert naive / sweeps > 3 * LEVEL, "the test would see a missing correction"
+
+
+def uncorrected(differences: np.ndarray) -> bool:
+    from scipy.special import stdtrit
+
+    n = differences.shape[1]
+    t = differences.mean(axis=1) / (differences.std(axis=1, ddof=1) / math.sqrt(n))
+    return bool((np.abs(t) > stdtrit(n - 1, 1 - LEVEL / 2)).any())

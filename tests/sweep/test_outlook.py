@@ -1,0 +1,75 @@
+"""What is tried before a sweep starts, and what its forecast rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmkd.config.sweep import load_sweep
+from cmkd.data.datasets import Dataset, open_dataset
+from cmkd.errors import TrialFailed
+from cmkd.sweep.axes import flat
+from cmkd.sweep.expand import expand, teachers_of
+from cmkd.sweep.forecast import BESIDES
+from cmkd.sweep.outlook import outlook
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.tracking.records import RunRecord
+
+SPEC = """
+name: s
+description: d
+base: {{training.epochs: 4, student.width: 4, teacher.width: 4, method.heads: 1, method.hidden: 4}}
+blocks:
+  a: {{method.lambda_1: [0.1, 0.2]}}
+  b: {{{extra}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset("synthetic-smoke", tmp_path_factory.mktemp("cache"))
+
+
+def plan_of(folder: Path, dataset: Dataset, runs: list[RunRecord], extra: str = "") -> Plan:
+    path = folder / "s.yaml"
+    path.write_text(SPEC.format(extra=extra))
+    trials = expand(load_sweep(str(path)), data="d", data_id=dataset.id, folds=1, seeds=2)
+    return make_plan(trials, runs)
+
+
+def runs_of_seed_0(plan: Plan) -> list[RunRecord]:
+    """Finished trials of 8 s each, and their teacher."""
+    found = []
+    for trial in plan.trials:
+        setting = trial.config.setting
+        tags = {"kind": "trial", "setting_id": setting.id}
+        if trial.config.seed == 0:
+            params, metrics = flat(setting.as_json()), {"seconds_train": 8.0}
+            found.append(RunRecord("r", trial.id, "FINISHED", tags, params, metrics))
+    (teacher,) = teachers_of(plan.trials)
+    return [*found, RunRecord("t", teacher, "FINISHED", {"kind": "teacher"}, {}, {})]
+
+
+def test_what_has_finished_before_needs_no_trial_step(
+    tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("cmkd.data.pool.run_tasks", refuse)
+    runs = runs_of_seed_0(plan_of(tmp_path, smoke, []))
+    plan = plan_of(tmp_path, smoke, runs)
+    expected = outlook(plan, smoke, runs, workers=1)
+    assert expected.sources == {"finished trials": 2}
+    assert expected.device.likely == pytest.approx(2 * (8.0 + BESIDES.likely))
+
+
+@pytest.mark.slow  # torch, in a process of its own
+def test_a_step_that_fails_stops_everything_and_names_the_arm(
+    tmp_path: Path, smoke: Dataset
+) -> None:
+    plan = plan_of(tmp_path, smoke, [], "training.checkpointing: [true]")
+    with pytest.raises(TrialFailed, match=r"^a step of arm 'b' fails, so nothing was started: "):
+        outlook(plan, smoke, [], workers=1)

@@ -1,0 +1,211 @@
+"""A plan made of the spec, the data set and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmkd.config.sweep import load_sweep
+from cmkd.data.datasets import Dataset
+from cmkd.errors import ConfigError, InputError
+from cmkd.sweep.axes import flat
+from cmkd.sweep.expand import PlannedTrial
+from cmkd.sweep.plan import Plan
+from cmkd.sweep.survey import SweepRequest, survey
+from cmkd.tracking.records import RunRecord
+
+
+class OneFold:
+    """What of a data set a plan depends on."""
+
+    id, num_folds, root = "id", 1, Path("somewhere")
+
+    class info:  # noqa: N801
+        kind, name = "folder", "gestures"
+
+
+DATASET: Any = OneFold()
+
+
+def request_for(sweep: str, *, seeds: int = 1, only: tuple[str, ...] = ()) -> SweepRequest:
+    return SweepRequest(load_sweep(sweep), "gestures", seeds, 1, Path("cache"), only=only)
+
+
+CLEAR = [7.0, 8.0, 7.5, 6.5, 7.9, 7.2, 7.7, 6.9, 7.4]
+"""Differences in points that leave no doubt, and `NONE` that leave every."""
+NONE = [3.0, -3.0, 2.0, -2.0, 1.0, -1.5, 4.0, -3.5, 0.5]
+
+
+def finished(trial: PlannedTrial, sweep: str, accuracy: float) -> RunRecord:
+    config = trial.config
+    tags = {
+        "kind": "trial",
+        "sweep": sweep,
+        "arm": trial.arm,
+        "setting_id": config.setting.id,
+        "fold": str(config.fold),
+        "seed": str(config.seed),
+    }
+    metrics = {"best_val_acc": accuracy}
+    return RunRecord("r", trial.id, "FINISHED", tags, flat(config.setting.as_json()), metrics)
+
+
+def run_all(plan: Plan, sweep: str) -> list[RunRecord]:
+    """Runs of all that is to be trained; the first candidate of a selection does best."""
+    return [finished(t, sweep, 90.0 - n) for n, t in enumerate(plan.to_run)]
+
+
+def swept(request: SweepRequest) -> tuple[Plan, list[RunRecord], list[int]]:
+    """The plan after everything was trained, its runs, and how many trials each stage had."""
+    name, runs, stages = request.sweep.spec.name, [], []
+    plan = survey(request, DATASET, runs)
+    while plan.to_run:
+        stages.append(len(plan.to_run))
+        runs = runs + run_all(plan, name)
+        plan = survey(request, DATASET, runs)
+    return plan, runs, stages
+
+
+def test_table_5_is_trained_in_three_stages_from_what_the_store_has() -> None:
+    plan, runs, stages = swept(request_for("hyperparameters", seeds=2))
+    assert stages == [5 * 2, 4 * 2, 1 * 2]
+    assert plan.complete
+    assert [choice.name for choice in plan.choices] == ["lambda_1", "lambda_2"]
+    assert len({trial.config.setting.id for trial in plan.trials}) == 9 + 1, "and the control"
+    assert len({run.trial_id for run in runs}) == 20, "nothing is trained twice"
+
+
+def test_more_seeds_open_the_question_again() -> None:
+    _, runs, _ = swept(request_for("hyperparameters"))
+    plan = survey(request_for("hyperparameters", seeds=2), DATASET, runs)
+    assert (plan.choices, len(plan.waiting), plan.count("done")) == ((), 5, 5)
+    assert plan.unlisted == 0, "what waits is not gone"
+
+
+def test_a_setting_of_several_tables_is_trained_once() -> None:
+    _, runs, _ = swept(request_for("ablation"))
+    for name, new in (("comparison", 0), ("ablation", 0), ("hyperparameters", 5 - 3)):
+        plan = survey(request_for(name), DATASET, runs)
+        assert len(plan.to_run) == new, name
+        assert plan.unlisted == 0, "those of other sweeps are not counted"
+
+
+def test_a_part_of_the_arms_leaves_the_others_out_of_everything_but_selections() -> None:
+    request = request_for("hyperparameters", only=("both_logits",))
+    plan = survey(request, DATASET, ())
+    assert (plan.trials, dict(plan.waiting)) == ((), {"both_logits": ("lambda_1", "lambda_2")})
+    _, runs, _ = swept(request_for("hyperparameters"))
+    plan = survey(request, DATASET, runs)
+    assert [trial.arm for trial in plan.trials] == ["both_logits"]
+    assert (plan.complete, plan.unlisted) == (True, 0)
+
+
+def test_results_of_an_earlier_spec_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    spec = "name: s\ndescription: d\nblocks: {{a: {{method.lambda_1: {}}}}}\n"
+    path.write_text(spec.format("[0.1, 0.2, 0.3]"))
+    _, runs, _ = swept(request_for(str(path), seeds=2))
+    path.write_text(spec.format("[0.2, 0.4]"))
+    plan = survey(request_for(str(path), seeds=2), DATASET, runs)
+    assert (plan.count("done"), len(plan.to_run), plan.unlisted) == (2, 2, 4)
+
+
+def test_failed_trials_are_run_when_asked_for(tmp_path: Path) -> None:
+    request = request_for("smoke")
+    plan = survey(request, DATASET, ())
+    runs = [replace(run, status="FAILED") for run in run_all(plan, "smoke")]
+    assert survey(request, DATASET, runs).to_run == ()
+    assert len(survey(replace(request, retry_failed=True), DATASET, runs).to_run) == 3
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    from cmkd.data.datasets import open_dataset
+
+    return open_dataset("synthetic-smoke", tmp_path_factory.mktemp("cache"))
+
+
+def test_workers_open_the_data_by_name_or_by_a_whole_path(smoke: Dataset) -> None:
+    def address(data: str, cache: Path) -> str:
+        request = replace(request_for("smoke"), data=data, cache=cache)
+        return survey(request, smoke, ()).trials[0].config.data
+
+    assert address("synthetic-smoke", Path("anywhere")) == "synthetic-smoke"
+    assert address("./relative", Path("anywhere")) == str(smoke.root)
+    assert address(smoke.root.name, smoke.root.parents[1]) == smoke.root.name
+
+
+def adaptive(seeds: int, cap: int, *, only: tuple[str, ...] = ("tsm_*",)) -> SweepRequest:
+    return replace(request_for("ablation", seeds=seeds, only=only), until_decided=cap)
+
+
+def run_with(plan: Plan, effects: Mapping[str, list[float]]) -> list[Any]:
+    """Runs of what is to be trained; an arm without effects is as good as the control."""
+    made = []
+    for trial in plan.to_run:
+        run = finished(trial, "ablation", 50.0)
+        extra = effects.get(trial.arm, NONE)[trial.config.seed]
+        made.append(replace(run, metrics={**run.metrics, "test_acc": 60.0 + extra}))
+    return made
+
+
+def test_a_sweep_adds_seeds_to_open_arms_alone_until_the_cap() -> None:
+    same = [0.0] * 9
+    effects = {
+        "tsm_control": same,
+        "tsm_baseline": [-one for one in CLEAR],
+        "tsm_spatial": CLEAR,
+        "tsm_both": CLEAR,
+    }
+    request, runs, rounds = adaptive(5, 9), [], []
+    plan = survey(request, DATASET, runs)
+    while plan.to_run:
+        rounds.append(sorted((t.arm, t.config.seed) for t in plan.to_run))
+        runs = runs + run_with(plan, effects)
+        plan = survey(request, DATASET, runs)
+    further = [(name, seeds) for name in ("tsm_control", "tsm_temporal") for seeds in (5, 6)]
+    assert len(rounds[0]) == 5 * 5
+    assert rounds[1:] == [further, [(name, seed + 2) for name, seed in further]]
+    assert plan.complete
+    states = {order.arm: (order.decided, order.seeds) for order in plan.orders}
+    assert states == {
+        "tsm_control": (True, 5),
+        "tsm_spatial": (True, 5),
+        "tsm_temporal": (False, 9),
+        "tsm_both": (True, 5),
+    }
+    assert plan.lines()[:4] == [order.describe() for order in plan.orders]
+    reasons = {t.reason.partition(":")[0] for t in plan.trials if t.config.seed >= 5}
+    assert reasons == {"tsm_temporal vs tsm_control"}
+    assert not any(t.reason for t in plan.trials if t.config.seed < 5)
+    assert not survey(replace(request, until_decided=None), DATASET, runs).to_run
+
+
+def test_arms_of_one_setting_get_their_seeds_together(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    control = "{method.lambda_1: [0.0], method.lambda_2: [0.0]}"
+    path.write_text(
+        f"name: s\ndescription: d\nblocks: {{control: {control}, both: {{}}, again: {control}}}\n"
+    )
+    request = replace(request_for(str(path), seeds=3), until_decided=5)
+    runs = run_with(survey(request, DATASET, ()), {"control": [0.0] * 5})
+    plan = survey(request, DATASET, runs)
+    assert [(t.arms, t.config.seed) for t in plan.to_run] == [
+        (("control", "again"), 3),
+        (("both",), 3),
+    ]
+
+
+@pytest.mark.parametrize(("seeds", "cap"), [(2, 9), (5, 5)])
+def test_seeds_that_decide_nothing_are_refused(seeds: int, cap: int) -> None:
+    with pytest.raises(InputError, match="give --seeds 3 or more, and a larger number"):
+        survey(adaptive(seeds, cap), DATASET, ())
+
+
+def test_a_sweep_without_anything_to_compare_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing to decide"):
+        survey(adaptive(5, 9, only=("tsm_both",)), DATASET, ())
