@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from cmkd.report.evidence import Evidence, Trial
 from cmkd.report.statistics import Interval, group_interval, mean_sd, t_interval
 
 Epoch = Literal["selected", "last"]
+EPOCHS: tuple[Epoch, ...] = ("selected", "last")
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,14 @@ class TestSet:
     groups: tuple[str, ...]
     folds: tuple[int, ...]
 
-    @property
+    @cached_property
     def units(self) -> np.ndarray:
         """Int "N": equal for clips of one group, and unique to every clip that has none."""
         keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return np.array([numbers[key] for key in keys])
 
-    @property
+    @cached_property
     def grouped(self) -> bool:
         """Whether clips share groups (sessions), so that they are not independent."""
         return 1 < len(set(self.units.tolist())) < len(self.groups)
@@ -45,12 +47,14 @@ class Outcomes:
     """What one arm got right: Bool "S N" for S complete seeds and the N clips of a `TestSet`.
 
     `partial` maps a seed that lacks folds to the folds it lacks; it counts nowhere else.
+    `trials` are the ids of the trials behind the complete seeds.
     """
 
     seeds: tuple[int, ...]
     selected: np.ndarray
     last: np.ndarray
     partial: Mapping[int, tuple[int, ...]]
+    trials: tuple[str, ...]
 
     def right(self, epoch: Epoch) -> np.ndarray:
         """Bool "S N" at `epoch`."""
@@ -80,6 +84,7 @@ class Difference:
     mean: float | None
     interval: Interval | None
     pairs: int
+    trials: tuple[str, ...] = ()
 
 
 def shared_test_set(evidence: Evidence) -> TestSet:
@@ -110,6 +115,7 @@ def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
         selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
         last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
         partial={seed: folds for seed, folds in lacking.items() if folds},
+        trials=tuple(trial.trial_id for folds in pooled for trial in folds),
     )
 
 
@@ -142,7 +148,28 @@ def difference(
     ours = arm.right(epoch)[[arm.seeds.index(seed) for seed in shared]]
     theirs = reference.right(epoch)[[reference.seeds.index(seed) for seed in shared]]
     delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
-    return Difference(name, float(delta.mean()), _interval(delta, test), len(shared))
+    trials = tuple(dict.fromkeys(arm.trials + reference.trials))
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(shared), trials)
+
+
+def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
+    """The arm of the highest mean, and those not established to lie below it.
+
+    An arm lies below where the 95 % interval of the paired difference to the best is above 0; a
+    digit less proves nothing, and neither does a difference without an interval. Empty for fewer
+    than two arms with a complete seed: there is nothing to be better than.
+    """
+    scored = {name: one for name, one in arms.items() if one.seeds}
+    if len(scored) < 2:
+        return frozenset()
+    best = max(scored, key=lambda name: float(scored[name].right(epoch).mean()))
+    gaps = {
+        name: difference(scored[best], one, name, test, epoch).interval
+        for name, one in scored.items()
+        if name != best
+    }
+    level = {name for name, gap in gaps.items() if gap is None or gap.low <= 0}
+    return frozenset(level | {best})
 
 
 def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:

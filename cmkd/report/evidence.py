@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cmkd.config.stages import Choice
 from cmkd.config.sweep import Sweep
-from cmkd.config.trial import Setting
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.predictions import Predictions, parse_predictions
+from cmkd.report.published import Half
 from cmkd.report.runs import metric, number, one_value, place, tag
-from cmkd.tracking.records import RunRecord, RunStore
+from cmkd.report.selections import make_selections
+from cmkd.report.teachers import Teacher, teachers_of
+from cmkd.tracking.reader import RunReader
+from cmkd.tracking.records import RunRecord
 
 TOLERANCE = 0.01
 """Points by which a logged accuracy may differ from its predictions (float32 logging)."""
@@ -21,6 +25,7 @@ TOLERANCE = 0.01
 class Trial:
     """One finished trial with its predictions."""
 
+    trial_id: str
     run_id: str
     setting_id: str
     seed: int
@@ -29,26 +34,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """The RGB teacher of one fold; accuracies in [0, 100].
-
-    All but `teacher_id` is None where its run is not in the store.
-    """
-
-    teacher_id: str
-    run_id: str | None
-    commit: str | None
-    selected: float | None
-    last: float | None
-
-
-@dataclass(frozen=True)
 class Evidence:
     """All finished trials of a sweep's arms on one data set, checked for consistency.
 
     `folds` are those with any finished trial; `fold_count` is how many the data set has, None
     where the runs do not say. `seeds` are all seeds any run of these arms was started with.
-    `commits` are those of the finished trials.
+    `commits` are those of the finished trials, `teachers` those of each half by fold. `sweep` has
+    the arms that are known after `choices`.
     """
 
     data: str
@@ -59,40 +51,62 @@ class Evidence:
     fold_count: int | None
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
-    teachers: Mapping[int, Teacher]
+    teachers: Mapping[Half, Mapping[int, Teacher]]
     unfinished: Mapping[str, int]
     commits: tuple[str, ...]
+    sweep: Sweep
+    choices: tuple[Choice, ...]
 
 
-def collect(store: RunStore, sweep: Sweep, data: str, *, command: str | None = None) -> Evidence:
+class NothingMeasured(InputError):
+    """The store has no finished trial of a sweep on a data set."""
+
+
+def no_evidence(sweep: Sweep, data: str) -> Evidence:
+    """What there is on `data` before any trial has finished."""
+    return Evidence(data, "", "absent", "", (), None, (), (), {}, {}, (), sweep, ())
+
+
+def collect(
+    store: RunReader,
+    sweep: Sweep,
+    data: str,
+    command: str | None = None,
+    known: dict[str, Trial] | None = None,
+) -> Evidence:
     """Gather the runs of the arms of `sweep` on the data set whose name or id is `data`.
 
     Runs are chosen by whole setting (tag ``setting_id``), never by single parameters. `command`
     is what the user is told to run where there is nothing, or a run has to be made again; by
-    default the sweep by its name.
+    default the sweep by its name. `known` keeps the trials that were read, by run id, for further
+    sweeps that share them.
 
     Raises:
-        InputError: no finished run; runs of several data versions, selection rules or teachers;
-            a trial that is there twice; a metric that is missing, not finite or not what the
-            predictions say; predictions that are not where the store keeps them. The message
-            names the runs and the remedy.
+        NothingMeasured: no finished run.
+        InputError: runs of several data versions or selection rules, or of several teachers in
+            one half and fold; a trial that is there twice; a metric that is missing, not finite or
+            not what the predictions say; predictions that are not where the store keeps them. The
+            message names the runs and the remedy.
         InfrastructureError: the store does not answer.
     """
+    known = {} if known is None else known
     command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
+    runs = _trials_on(store, data)
+    finished = [run for run in runs if run.status == "FINISHED"]
+    sweep, choices = make_selections(sweep, finished)
     arms = {arm.setting.id: arm for arm in sweep.arms}
-    runs = [run for run in _trials_on(store, data) if run.tags.get("setting_id") in arms]
+    order = {setting_id: position for position, setting_id in enumerate(arms)}
+    runs = [run for run in runs if run.tags.get("setting_id") in arms]
     finished = [run for run in runs if run.status == "FINISHED"]
     if not finished:
         raise _nothing(store, sweep, data, command)
-    finished.sort(key=lambda run: (list(arms).index(tag(run, "setting_id")), *place(run)))
+    finished.sort(key=lambda run: (order[tag(run, "setting_id")], *place(run)))
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
     _refuse_twins(finished)
     runs = [run for run in runs if run.tags.get("data_id") == data_id]
-    trials = tuple(_read(store, run, command) for run in finished)
-    _refuse_other_clips(trials)
-    distilled = [run for run in finished if _distils(arms[tag(run, "setting_id")].setting)]
+    trials = _read_all(store, finished, command, known)
     counts = {int(run.tags["folds"]) for run in finished if run.tags.get("folds", "").isdigit()}
     return Evidence(
         data=tag(finished[0], "data"),
@@ -103,27 +117,25 @@ def collect(store: RunStore, sweep: Sweep, data: str, *, command: str | None = N
         fold_count=max(counts, default=None),
         seeds=tuple(sorted({number(run, "seed") for run in runs})),
         trials=trials,
-        teachers=_teachers(store, distilled),
+        teachers=teachers_of(store, finished, arms),
         unfinished=dict(sorted(Counter(r.status for r in runs if r.status != "FINISHED").items())),
         commits=tuple(sorted({run.tags.get("git_commit", "unknown") for run in finished})),
+        sweep=sweep,
+        choices=choices,
     )
 
 
-def _distils(setting: Setting) -> bool:
-    return setting.model == "student" and setting.method.needs_teacher
-
-
-def _trials_on(store: RunStore, data: str) -> Sequence[RunRecord]:
+def _trials_on(store: RunReader, data: str) -> Sequence[RunRecord]:
     return store.find({"kind": "trial", "data": data}) or store.find(
         {"kind": "trial", "data_id": data}
     )
 
 
-def _nothing(store: RunStore, sweep: Sweep, data: str, command: str) -> InputError:
+def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> NothingMeasured:
     trials = store.find({"kind": "trial"})
     known = sorted({run.tags.get("data", "") for run in trials if run.status == "FINISHED"})
     other = f" (it has finished trials on: {', '.join(known)})" if known else ""
-    return InputError(
+    return NothingMeasured(
         f"the store has no finished trial of sweep {sweep.spec.name!r} on data {data!r}{other}; "
         f"run: {command}"
     )
@@ -141,7 +153,35 @@ def _refuse_twins(runs: Iterable[RunRecord]) -> None:
         seen[key] = run.run_id
 
 
-def _read(store: RunStore, run: RunRecord, command: str) -> Trial:
+def _read_all(
+    store: RunReader, runs: Sequence[RunRecord], command: str, known: dict[str, Trial]
+) -> tuple[Trial, ...]:
+    first: dict[int, Trial] = {}
+    for run in runs:
+        if run.run_id not in known:
+            known[run.run_id] = _read(store, run, command)
+        trial = known[run.run_id]
+        shared = first.setdefault(trial.fold, trial).predictions
+        own = trial.predictions
+        if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
+            raise InputError(
+                f"runs {first[trial.fold].run_id} and {trial.run_id} were tested on different "
+                f"clips of fold {trial.fold}; delete the one that is wrong and sweep again"
+            )
+        # Ten thousand trials hold one list of clips, not ten thousand.
+        classes = shared.classes if shared.classes == own.classes else own.classes
+        thin = replace(
+            own,
+            clips=shared.clips,
+            groups=shared.groups,
+            labels=shared.labels,
+            classes=classes,
+        )
+        known[run.run_id] = replace(trial, predictions=thin)
+    return tuple(known[run.run_id] for run in runs)
+
+
+def _read(store: RunReader, run: RunRecord, command: str) -> Trial:
     predictions = parse_predictions(_artifact(store, run, command), run.run_id)
     for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
         logged, counted = metric(run, name), 100 * float(right.mean())
@@ -150,10 +190,10 @@ def _read(store: RunStore, run: RunRecord, command: str) -> Trial:
                 f"run {run.run_id}: metric {name} is {logged}, but its predictions.csv gives "
                 f"{counted:.4f}; delete that run and sweep again"
             )
-    return Trial(run.run_id, tag(run, "setting_id"), *place(run), predictions)
+    return Trial(run.trial_id, run.run_id, tag(run, "setting_id"), *place(run), predictions)
 
 
-def _artifact(store: RunStore, run: RunRecord, command: str) -> str:
+def _artifact(store: RunReader, run: RunRecord, command: str) -> str:
     try:
         return store.read_text(run.run_id, "predictions.csv")
     except InfrastructureError as error:
@@ -165,42 +205,3 @@ def _artifact(store: RunStore, run: RunRecord, command: str) -> str:
             f"describe --run-id {run.run_id}), or delete that run and run the sweep again: "
             f"{command}"
         ) from error
-
-
-def _refuse_other_clips(trials: Iterable[Trial]) -> None:
-    first: dict[int, Trial] = {}
-    for trial in trials:
-        known = first.setdefault(trial.fold, trial)
-        one, other = known.predictions, trial.predictions
-        if (one.clips, one.groups, one.labels) != (other.clips, other.groups, other.labels):
-            raise InputError(
-                f"runs {known.run_id} and {trial.run_id} were tested on different clips of fold "
-                f"{trial.fold}; delete the one that is wrong and sweep again"
-            )
-
-
-def _teachers(store: RunStore, distilled: Sequence[RunRecord]) -> dict[int, Teacher]:
-    by_fold: dict[int, list[RunRecord]] = {}
-    for run in distilled:
-        by_fold.setdefault(number(run, "fold"), []).append(run)
-    remedy = "a table compares arms under one teacher: delete the older runs, or split the sweep"
-    ids = {fold: one_value(runs, "teacher", remedy) for fold, runs in sorted(by_fold.items())}
-    runs = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
-    return {fold: _teacher(runs, teacher_id) for fold, teacher_id in ids.items()}
-
-
-def _teacher(runs: Sequence[RunRecord], teacher_id: str) -> Teacher:
-    found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
-    if not found:
-        return Teacher(teacher_id, None, None, None, None)
-    if len(found) > 1:
-        ids = ", ".join(sorted(run.run_id for run in found))
-        raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
-    run = found[0]
-    return Teacher(
-        teacher_id,
-        run.run_id,
-        run.tags.get("git_commit", "unknown"),
-        metric(run, "test_acc"),
-        metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,
-    )

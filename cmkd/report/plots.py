@@ -1,9 +1,10 @@
-"""The figure of Table 4; the only module that imports matplotlib."""
+"""The figure of a table of arms; the only module that imports matplotlib."""
 
 from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import Literal
 
 import matplotlib
@@ -11,8 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cmkd.report.tables import Measured, Row, Table
-from cmkd.report.wording import folds_text, interval_text, kd_text, notice_text, seeds_text
+from cmkd.report.arms import HALVES
+from cmkd.report.published import Half
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.wording import (
+    absent_halves,
+    folds_text,
+    heading,
+    interval_text,
+    kd_text,
+    notice_text,
+    seeds_text,
+)
 
 # Okabe and Ito's palette: told apart with any common colour vision, and by marker in grey print.
 IN_PAPER = "#0072B2"
@@ -24,20 +35,35 @@ GREY = "#666666"
 def render_figure(table: Table, kind: Literal["svg", "png"]) -> bytes:
     """Seeds, means and intervals of all arms, beside the printed values on an axis of their own.
 
-    Equal tables give equal bytes with one matplotlib version: neither date nor random ids.
+    The halves stand one below the other, each with its teacher. Equal tables give equal bytes with
+    one matplotlib version: neither date nor random ids.
     """
-    rows = [row for row in table.rows if row.measured is not None]
-    figure = Figure(figsize=(9.5, 2.6 + 0.55 * len(rows)))
+    halves = {half: [row for row in _students(table) if row.half == half] for half in HALVES}
+    halves = {half: rows for half, rows in halves.items() if rows}
+    counts = [len(rows) for rows in halves.values()]
+    columns = table.published.columns[:1]
+    figure = Figure(figsize=(9.5, 2.4 + 0.5 * len(counts) + 0.55 * sum(counts)))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=[2.6, 1])
-    _draw_ours(ours, rows, table)
-    _draw_paper(paper, rows, table.published.columns[0])
-    ours.set_yticks(range(len(rows)), [_label(row) for row in rows])
-    ours.set_ylim(len(rows) - 0.4, -0.6)
-    headline, text = notice_text(table)
-    figure.suptitle(
-        _plain(f"Table 4 on {table.evidence.data}\n{headline}"), fontsize=12, fontweight="bold"
+    panels = figure.subplots(
+        len(counts),
+        1 + len(columns),
+        sharex="col",
+        squeeze=False,
+        width_ratios=[2.6, *(1 for _ in columns)],
+        height_ratios=[count + 0.4 for count in counts],
     )
+    for (ours, *paper), (half, rows) in zip(panels, halves.items(), strict=True):
+        _draw_ours(ours, rows, _teacher(table, half), table)
+        ours.set_title(_half_title(table, half), fontsize=10)
+        for axes in paper:
+            _draw_paper(axes, rows, columns[0])
+            axes.set_title(_plain(f"in the paper, {columns[0]}"), fontsize=10)
+            axes.set_ylim(ours.get_ylim())
+            axes.set_yticks(range(len(rows)), labels=[""] * len(rows))
+    _name_axes(panels[-1], table)
+    headline, text = notice_text(table)
+    title = _plain(f"{heading(table)}\n{headline}")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.legend(
         handles=_legend(table),
         loc="outside lower center",
@@ -50,20 +76,46 @@ def render_figure(table: Table, kind: Literal["svg", "png"]) -> bytes:
     return _save(figure, kind)
 
 
-def _draw_ours(axes: Axes, rows: list[Row], table: Table) -> None:
+def _students(table: Table) -> list[Row]:
+    return [row for row in table.rows if isinstance(row.measured, Measured)]
+
+
+def _teacher(table: Table, half: Half) -> float | None:
+    for row in table.rows:
+        if isinstance(row.measured, TeacherScore) and row.half == half:
+            return row.measured.selected
+    return None
+
+
+def _half_title(table: Table, half: Half) -> str:
+    if half in absent_halves(table):
+        return f"{half} students: not run yet"
+    teacher = _teacher(table, half)
+    taught = f", teacher {teacher:.1f} %" if teacher is not None else ""
+    return f"{half} students, measured here{taught}"
+
+
+def _draw_ours(axes: Axes, rows: list[Row], teacher: float | None, table: Table) -> None:
     for position, row in enumerate(rows):
-        assert row.measured is not None
+        assert isinstance(row.measured, Measured)
         _draw_arm(axes, position, row.measured, IN_PAPER if row.printed else OUTSIDE)
-    if table.teacher is not None and table.teacher.selected is not None:
-        axes.axvline(table.teacher.selected, color=TEACHER, linestyle="--", linewidth=1.5)
+    if teacher is not None:
+        axes.axvline(teacher, color=TEACHER, linestyle="--", linewidth=1.5)
+    axes.set_yticks(range(len(rows)), [_label(row, table) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    _style(axes)
+
+
+def _name_axes(lowest: Sequence[Axes], table: Table) -> None:
     lines = [
         f"accuracy on {table.evidence.data} (%)",
         f"{len(table.test.clips)} test clips, {folds_text(table)}",
         seeds_text(table),
     ]
-    axes.set_title("measured here", fontsize=10)
-    axes.set_xlabel(_plain("\n".join(line for line in lines if line is not None)))
-    _style(axes)
+    lowest[0].set_xlabel(_plain("\n".join(line for line in lines if line is not None)))
+    for axes in lowest[1:]:
+        column = table.published.columns[0]
+        axes.set_xlabel(_plain(f"accuracy on {column} (%)\nother data, other scale"))
 
 
 def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> None:
@@ -99,10 +151,10 @@ def _draw_paper(axes: Axes, rows: list[Row], column: str) -> None:
             )
             continue
         value = row.printed[column]
+        if value is None:
+            continue
         axes.plot(value, position, "D", color=GREY, markerfacecolor="white", markersize=7)
         _write_value(axes, value, position, f"{value:.1f}")
-    axes.set_title(_plain(f"in the paper, {column}"), fontsize=10)
-    axes.set_xlabel(_plain(f"accuracy on {column} (%)\nother data, other scale"))
     axes.margins(x=0.15)
     axes.tick_params(axis="y", length=0)
     _style(axes)
@@ -126,12 +178,16 @@ def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(row: Row) -> str:
-    if row.printed is not None:
-        return _plain(f"{row.method}\n{kd_text(row)}")
-    name = textwrap.fill(row.method, 26)
-    assert row.measured is not None
+def _label(row: Row, table: Table) -> str:
+    assert isinstance(row.measured, Measured)
     setting = row.measured.arm.setting
+    if row.printed is not None:
+        pairs = zip(table.published.labels, row.labels, strict=True)
+        weights = ", ".join(f"{name} = {value}" for name, value in pairs)
+        is_search = "λ1" in table.published.labels
+        return _plain(f"{row.method}\n{weights if is_search else kd_text(row)}")
+    # Names of arms, gates[gate=off], have no blank to be broken at.
+    name = textwrap.fill(row.method.replace("[", "\n["), 28, replace_whitespace=False)
     student = setting.model == "student"
     return _plain(f"{name}\n{setting.training.epochs} epochs" if student else name)
 
@@ -143,15 +199,15 @@ def _legend(table: Table) -> list[Line2D]:
 
     interval = textwrap.fill(f"95 % interval: {interval_text(table)}", 56)
     handles = [
-        marker("D", IN_PAPER, "row of the paper, mean over seeds"),
         marker("D", OUTSIDE, "not in the paper, mean over seeds"),
-        marker("D", GREY, "value printed in the paper", "white"),
         marker("o", GREY, "one seed"),
         Line2D([], [], color=GREY, linewidth=2.5, label=interval),
     ]
-    if table.teacher is not None and table.teacher.selected is not None:
-        label = f"RGB teacher, {table.teacher.selected:.1f} %"
-        handles.append(Line2D([], [], color=TEACHER, linestyle="--", label=label))
+    if table.published.columns:
+        handles.insert(0, marker("D", IN_PAPER, "row of the paper, mean over seeds"))
+        handles.insert(2, marker("D", GREY, "value printed in the paper", "white"))
+    if any(_teacher(table, half) is not None for half in HALVES):
+        handles.append(Line2D([], [], color=TEACHER, ls="--", label="RGB teacher of the half"))
     return handles
 
 

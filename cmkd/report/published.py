@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,17 +15,45 @@ from cmkd.config.load import explain, read_yaml
 from cmkd.config.paths import packaged
 from cmkd.errors import ConfigError
 
-YesNo = Literal["Yes", "No"]
+Half = Literal["TSM", "TDN"]
+"""The families of Table 4; each has students and an RGB teacher of its own."""
+
+Weight = bool | float
+"""Of a loss: a number is exactly that, true is any above 0."""
+
+
+class Counterpart(Config):
+    """What of ours repeats a row: students of one whole setting, or the RGB teacher of a half."""
+
+    half: Half
+    teacher: bool = False
+    decoder: bool = True
+    lambda_1: Weight = 0.0
+    lambda_2: Weight = 0.0
+    logits: bool = False
+
+
+class RowCost(Config):
+    """Which measured networks make up a row's GFLOPs."""
+
+    models: tuple[str, ...] = Field(min_length=1, description="names in the file of costs; added")
+    views: int = Field(ge=1, description="temporal clips x crops that the figure counts")
+    is_open: bool = Field(
+        default=False, description="the paper does not say enough to identify what it counted"
+    )
 
 
 class PublishedRow(Config):
-    """One printed row, and the sweep arm that repeats it (None: the row is not repeated)."""
+    """One printed row, or one that belongs beside them (`printed` is None)."""
 
     method: str = Field(min_length=1, description="as printed, spaces included")
-    spatial_kd: YesNo
-    temporal_kd: YesNo
-    printed: dict[str, float] = Field(description="column heading -> accuracy in [0, 100]")
-    arm: str | None = None
+    labels: tuple[str, ...] = Field(default=(), description="the other columns of text")
+    printed: dict[str, float | None] | None = Field(
+        default=None, description="column -> accuracy in [0, 100]; null where a dash is printed"
+    )
+    gflops: float | None = Field(default=None, gt=0, description="as printed")
+    cost: RowCost | None = None
+    ours: Counterpart | None = Field(default=None, description="None: we do not repeat the row")
 
 
 class PublishedTable(Config):
@@ -31,25 +61,37 @@ class PublishedTable(Config):
 
     title: str
     source: str
-    columns: tuple[str, ...] = Field(min_length=1, description="headings of the numeric columns")
-    rows: tuple[PublishedRow, ...] = Field(min_length=1)
-    baseline: str = Field(description="arm that the first difference column refers to")
-    control: str = Field(description="arm that the second difference column refers to")
+    labels: tuple[str, ...] = Field(default=(), description="headings of the columns of text")
+    columns: tuple[str, ...] = Field(default=(), description="headings of the accuracies")
+    has_gflops: bool = False
+    rows: tuple[PublishedRow, ...] = ()
+    added: tuple[PublishedRow, ...] = Field(default=(), description="rows outside the paper")
     names: dict[str, str] = Field(default={}, description="arm -> row name outside the paper")
+    citations: dict[str, str] = Field(default={}, description="number in brackets -> work")
     notes: tuple[str, ...] = Field(default=(), description="discrepancies, printed as footnotes")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for row in self.rows:
-            if tuple(row.printed) != self.columns:
-                raise ValueError(f"row {row.method!r} must give {', '.join(self.columns)} in order")
-            for column, value in row.printed.items():
-                if not 0 <= value <= 100:
-                    raise ValueError(f"row {row.method!r}, {column}: {value} is not a percentage")
-        arms = [row.arm for row in self.rows if row.arm is not None]
-        if len(set(arms)) != len(arms):
-            raise ValueError(f"rows: an arm is named twice among {arms}")
+            self._check_printed(row)
+        for row in self.added:
+            if row.printed is not None or row.gflops is not None:
+                raise ValueError(f"added: row {row.method!r} is outside the paper, yet has numbers")
         return self
+
+    def _check_printed(self, row: PublishedRow) -> None:
+        if row.printed is None or tuple(row.printed) != self.columns:
+            raise ValueError(f"row {row.method!r} must give {', '.join(self.columns)} in order")
+        for column, value in row.printed.items():
+            if value is not None and not 0 <= value <= 100:
+                raise ValueError(f"row {row.method!r}, {column}: {value} is not a percentage")
+        if len(row.labels) != len(self.labels):
+            raise ValueError(f"row {row.method!r} must give {', '.join(self.labels)} in order")
+        if (row.gflops or row.cost) and not self.has_gflops:
+            raise ValueError(f"row {row.method!r}: the table has no column of GFLOPs")
+        for number in re.findall(r"\[(\d+)\]", row.method):
+            if number not in self.citations:
+                raise ValueError(f"row {row.method!r}: citations lacks {number!r}")
 
 
 def load_published(name: str) -> PublishedTable:
@@ -69,3 +111,8 @@ def read_published(path: Path) -> PublishedTable:
     except ValidationError as error:
         keys, message = explain(error, PublishedTable)
         raise ConfigError(f"{document.where(*keys)}: {message}") from None
+
+
+def cited(table: PublishedTable) -> Mapping[str, str]:
+    """The works that rows of `table` cite, by number, in ascending order."""
+    return dict(sorted(table.citations.items(), key=lambda one: int(one[0])))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import nctdtr, nctdtrinc, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+POWER = 0.8
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     if sd is None:
         return None
     n = len(values)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
     return Interval(mean - half, mean + half)
 
 
@@ -73,6 +76,97 @@ def group_interval(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> 
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Interval(float(low), float(high))
+
+
+def exceeds_p(values: Sequence[float], bound: float = 0.0) -> float:
+    """One-sided p of Student's t test that the mean of independent `values` is above `bound`.
+
+    Given differences of paired values it is that of the paired t test. 1.0 for fewer than two
+    values, and where all are equal and not above `bound`.
+    """
+    mean, sd = mean_sd(values)
+    if not sd:
+        return 0.0 if sd is not None and mean > bound else 1.0
+    n = len(values)
+    return float(stdtr(n - 1, (bound - mean) * math.sqrt(n) / sd))
+
+
+def resample_units(values: np.ndarray, units: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Bootstrap of the mean of `values` ("S N": seeds, items) over units of items: Float "R".
+
+    The seeds are those at hand and only averaged, so this is the chance of another test set; that
+    of other seeds is Student's. Values that are differences of two arms keep their pairs.
+
+    Args:
+        values: Float "S N".
+        units: "N", equal for items that are drawn together, such as clips of one session.
+        seed: of the resampling.
+    """
+    membership = np.unique(units, return_inverse=True)[1]
+    sums = np.bincount(membership, weights=values.sum(axis=0))
+    kinds, counts = np.unique(
+        np.stack([sums, np.bincount(membership)], axis=1), axis=0, return_counts=True
+    )
+    # Units that are alike are drawn as one kind, of which a thousand clips have a dozen.
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
+    return (drawn @ kinds[:, 0]) / (len(values) * (drawn @ kinds[:, 1]))
+
+
+def resampled_p(means: np.ndarray, bound: float = 0.0) -> float:
+    """One-sided p that the mean behind the bootstrapped `means` ("R") is above `bound`; never 0."""
+    return (1 + int((means <= bound).sum())) / (1 + len(means))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down adjustment of a family of p values, in their order (Holm 1979).
+
+    Comparing the results with a level keeps the probability of any false rejection below it,
+    whatever the dependence between the tests.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    stepped = np.maximum.accumulate(np.asarray(p_values, float)[order] * factors)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return tuple(adjusted.tolist())
+
+
+def detectable(sd: float, n: int, level: float) -> float:
+    """Mean that a one-sided t test at `level` over `n` >= 2 values finds with power `POWER`."""
+    noncentrality = nctdtrinc(n - 1, 1 - POWER, stdtrit(n - 1, 1 - level))
+    return float(noncentrality) * sd / math.sqrt(n)
+
+
+def seeds_for(mean: float, sd: float, level: float, *, power: float = POWER) -> int | None:
+    """Least n >= 3 with which a one-sided t test at `level` finds `mean` > 0 with `power`.
+
+    None where `MOST_SEEDS` are not enough.
+    """
+    if sd <= 0:
+        return 3 if mean > 0 else None
+
+    def found(n: int) -> float:
+        missed = nctdtr(n - 1, math.sqrt(n) * mean / sd, stdtrit(n - 1, 1 - level))
+        # Far beyond the threshold the distribution function is computed as NaN: nothing is missed.
+        return 1.0 if math.isnan(missed) else 1 - float(missed)
+
+    counts = range(3, MOST_SEEDS + 1)
+    at = bisect_left(counts, power, key=found)
+    return counts[at] if at < len(counts) else None
+
+
+def spread_bound(
+    sd: float, degrees: int, counts: tuple[int, int], *, level: float, family: int
+) -> float:
+    """Difference of two means of one process that is exceeded with probability `level` at most.
+
+    The bound is Student's for two independent samples of sizes `counts` whose pooled standard
+    deviation `sd` has `degrees` of freedom, with `level` shared by the `family` of comparisons
+    (Bonferroni).
+    """
+    quantile = float(stdtrit(degrees, 1 - level / (2 * family)))
+    return quantile * sd * math.sqrt(sum(1 / count for count in counts))
 
 
 def _draws(rng: np.random.Generator, count: int) -> np.ndarray:

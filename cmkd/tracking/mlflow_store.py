@@ -21,7 +21,14 @@ from cmkd.tracking.location import (
     redact,
     sqlite_file,
 )
-from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
+from cmkd.tracking.records import (
+    EpochRecord,
+    History,
+    RunIdentity,
+    RunRecord,
+    RunStatus,
+    RunStore,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -180,6 +187,16 @@ class MlflowStore(RunStore):
             except InputError as lost:
                 raise InfrastructureError(str(lost)) from lost
             return Path(path).read_text(encoding="utf-8")
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        """All logged values of the metric `name`, by run; runs that have none are left out."""
+        found: dict[str, History] = {}
+        for run_id in run_ids:
+            logged = self._call(self._client.get_metric_history, run_id, name)
+            if logged:
+                ordered = sorted(logged, key=lambda one: (one.step, one.timestamp))
+                found[run_id] = {one.step: one.value for one in ordered}
+        return found
 
     def _create(self, identity: RunIdentity) -> str:
         experiment = self._experiment(identity.experiment)

@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+History = Mapping[int, float]
+"""Values of one metric by step, in ascending order."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:

@@ -60,7 +60,7 @@ class MemoryStore:
         base = {
             "kind": "trial",
             "arm": arm,
-            "setting_id": self.sweep.arm(arm).setting.id,
+            "setting_id": self.sweep.only([arm]).arms[0].setting.id,
             "seed": str(seed),
             "fold": str(fold),
             "data": "made-up",

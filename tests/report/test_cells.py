@@ -9,6 +9,7 @@ from cmkd.report.cells import (
     difference,
     fold_weighted,
     group_accuracies,
+    not_below_best,
     outcomes,
     score,
     shared_test_set,
@@ -24,7 +25,7 @@ def _first(count: int) -> list[int]:
 
 
 def arm(store: MemoryStore, evidence: Evidence, name: str) -> Outcomes:
-    return outcomes(evidence, store.sweep.arm(name).setting.id)
+    return outcomes(evidence, store.sweep.only([name]).arms[0].setting.id)
 
 
 def test_score_and_paired_difference_by_hand(full_store: MemoryStore) -> None:
@@ -170,6 +171,43 @@ def test_what_no_seed_changes_has_no_spread(store: MemoryStore) -> None:
 def test_every_clip_its_own_group_is_no_grouping(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0], groups=["a", "b"])
     assert not shared_test_set(collect(store, store.sweep, "made-up")).grouped
+
+
+def test_best_is_what_no_interval_rules_out(full_store: MemoryStore) -> None:
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    test = shared_test_set(evidence)
+    names = ("baseline", "control", "spatial", "temporal", "both")
+    arms = {name: arm(full_store, evidence, name) for name in names}
+    # both - control is 30, 20, 40 by seed: 30 - 4.303 * 5.77 > 0. The spread of both - baseline,
+    # 30, 20, 50, rules nothing out, though the baseline has the lower mean.
+    level = {"both", "spatial", "temporal", "baseline"}
+    assert not_below_best(arms, test, "selected") == level
+    assert not_below_best({**arms, "none": outcomes(evidence, "unknown")}, test, "last") == level
+    assert not_below_best({"both": arms["both"]}, test, "selected") == frozenset()
+
+
+def test_without_an_interval_nothing_is_ruled_out(store: MemoryStore) -> None:
+    store.trial("control", 0, [1, 0])
+    store.trial("spatial", 0, [1, 1])
+    store.trial("temporal", 1, [0, 0])
+    evidence = collect(store, store.sweep, "made-up")
+    arms = {name: arm(store, evidence, name) for name in ("control", "spatial", "temporal")}
+    assert not_below_best(arms, shared_test_set(evidence), "selected") == set(arms)
+
+
+def test_cells_know_their_trials(store: MemoryStore) -> None:
+    for seed in (0, 1):
+        for fold in (0, 1):
+            store.trial("control", seed, [1, 0], fold=fold)
+    store.trial("control", 2, [1, 0])
+    store.trial("spatial", 0, [1, 0])
+    store.trial("spatial", 0, [1, 0], fold=1)
+    evidence = collect(store, store.sweep, "made-up")
+    control, spatial = (arm(store, evidence, name) for name in ("control", "spatial"))
+    of_control = tuple(f"trial-run-control-{seed}-{fold}" for seed in (0, 1) for fold in (0, 1))
+    assert control.trials == of_control
+    delta = difference(spatial, control, "control", shared_test_set(evidence))
+    assert delta.trials == ("trial-run-spatial-0-0", "trial-run-spatial-0-1", *of_control)
 
 
 def test_an_arm_without_runs(full_store: MemoryStore) -> None:

@@ -8,12 +8,17 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.evidence import collect
+from cmkd.report.evidence import Trial, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
 
 RIGHT = [1, 0, 1, 1]
+
+TDN = """
+  tdn_spatial: {student.backbone: [tiny_tdn], method.lambda_2: [0.0]}
+  tdn_both: {student.backbone: [tiny_tdn]}
+"""
 
 
 def test_what_is_gathered(full_store: MemoryStore) -> None:
@@ -30,8 +35,9 @@ def test_what_is_gathered(full_store: MemoryStore) -> None:
     ]
     assert len(found.trials) == 15
     assert dict(found.unfinished) == {"RUNNING": 1}
-    teacher = found.teachers[0]
+    teacher = found.teachers["TSM"][0]
     assert (teacher.teacher_id, teacher.selected, teacher.last) == ("teacher-0", 90.0, 90.0)
+    assert teacher.backbone == "tiny_tdn"
     assert (teacher.run_id, teacher.commit) == ("run-teacher-0", "c0ffee")
 
 
@@ -91,10 +97,35 @@ def test_one_of_two_data_versions_can_be_chosen_by_id(full_store: MemoryStore) -
 def test_two_teachers_of_one_fold_are_refused(store: MemoryStore) -> None:
     store.trial("spatial", 0, RIGHT)
     store.trial("both", 0, RIGHT, fold=1)
-    assert sorted(collect(store, store.sweep, "made-up").teachers) == [0, 1]
+    assert sorted(collect(store, store.sweep, "made-up").teachers["TSM"]) == [0, 1]
     odd = store.trial("both", 0, RIGHT, tags={"teacher": "odd"})
     with pytest.raises(InputError, match=f"mix values of teacher: 'odd' in {odd}.*split the sweep"):
         collect(store, store.sweep, "made-up")
+
+
+def test_every_half_has_a_teacher_of_its_own(
+    make_sweep: Callable[[str], Sweep], store: MemoryStore
+) -> None:
+    store.sweep = make_sweep(TDN)
+    store.trial("both", 0, RIGHT)
+    store.trial("tdn_both", 0, RIGHT, tags={"teacher": "other"})
+    teachers = collect(store, store.sweep, "made-up").teachers
+    found = {
+        (half, fold): one.teacher_id for half in teachers for fold, one in teachers[half].items()
+    }
+    assert found == {("TSM", 0): "teacher-0", ("TDN", 0): "other"}
+    odd = store.trial("tdn_spatial", 0, RIGHT, tags={"teacher": "odd"})
+    with pytest.raises(InputError, match=f"mix values of teacher: 'odd' in {odd}.*the TDN half"):
+        collect(store, store.sweep, "made-up")
+
+
+def test_trials_that_sweeps_share_are_read_once(full_store: MemoryStore) -> None:
+    known: dict[str, Trial] = {}
+    first = collect(full_store, full_store.sweep, "made-up", known=known)
+    full_store.texts.clear()
+    again = collect(full_store, full_store.sweep, "made-up", known=known)
+    assert again == first
+    assert all(one.predictions.clips is first.trials[0].predictions.clips for one in first.trials)
 
 
 def test_arms_without_kd_have_no_teacher(store: MemoryStore) -> None:
@@ -113,7 +144,7 @@ def test_the_svm_has_no_teacher_whatever_its_lambdas(
 
 def test_a_teacher_without_its_run_has_no_accuracy(store: MemoryStore) -> None:
     store.trial("spatial", 0, RIGHT)
-    assert collect(store, store.sweep, "made-up").teachers[0].selected is None
+    assert collect(store, store.sweep, "made-up").teachers["TSM"][0].selected is None
 
 
 def test_two_runs_of_one_trial_are_refused(store: MemoryStore) -> None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
+from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
-from cmkd.report.markdown import escape, render_notice, render_page, render_table
-from cmkd.report.published import load_published
+from cmkd.report.markdown import escape, render_grid, render_notice, render_page
+from cmkd.report.page import Page
+from cmkd.report.specs import TABLES
 from cmkd.report.tables import Table, build_table
 from cmkd.report.wording import missing_text, signed
 
@@ -17,17 +19,22 @@ if TYPE_CHECKING:
 
 
 def build(store: MemoryStore, data: str = "made-up") -> Table:
-    return build_table(load_published("table_4"), store.sweep, collect(store, store.sweep, data))
+    evidence = collect(store, store.sweep, data)
+    return build_table(TABLES["4"], evidence, command="cmkd sweep it")
+
+
+def composed(store: MemoryStore, data: str = "made-up") -> Page:
+    return build_page(build(store, data), version="cmkd 1")
 
 
 def page(store: MemoryStore, data: str = "made-up") -> str:
-    return render_page(build(store, data), version="cmkd 1", figure="x.svg")
+    return render_page(composed(store, data), figure="x.svg")
 
 
 def row(store: MemoryStore, arm: str) -> list[str]:
-    lines = render_table(build(store)).splitlines()
+    lines = render_grid(composed(store).grids[0]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return next(one for one in cells if len(one) > 4 and one[4] == arm)
+    return next(one for one in cells if one[6] == arm)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,7 @@ def row(store: MemoryStore, arm: str) -> list[str]:
         ("[x](y) `z` *w* $m$", "\\[x\\](y) \\`z\\` \\*w\\* \\$m\\$"),
         ("\x1b[31m", "\N{REPLACEMENT CHARACTER}\\[31m"),
         ("back\\slash", "back\\\\slash"),
+        ("_a_b", "\\_a\\_b"),
     ],
 )
 def test_names_are_escaped(text: str, shown: str) -> None:
@@ -57,22 +65,32 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
         "TSM+ours",
         "Yes",
         "No",
-        "94.5 / 61.9 / 87.6",
+        "94.5",
+        "61.9",
+        "87.6",
         "spatial",
-        "76.7 ± 5.8 (3 seeds)",
-        "66.7 ± 5.8 (3 seeds)",
+        "**76.7 ± 5.8 (3 seeds)**",
+        "**66.7 ± 5.8 (3 seeds)**",
         "+26.7 \\[−2.0, +55.4\\]",
         "+23.3 \\[+9.0, +37.7\\]",
     ]
-    assert row(full_store, "baseline")[7] == "reference"
-    assert row(full_store, "control")[:5] == [
-        "decoder, no KD (control)",
+    assert row(full_store, "baseline")[9] == "reference"
+    assert row(full_store, "control") == [
+        "TSM, decoder, no KD (control) (not in the paper)",
         "No",
         "No",
-        "not in the paper",
+        "—",
+        "—",
+        "—",
         "control",
+        "53.3 ± 5.8 (3 seeds)",
+        "43.3 ± 5.8 (3 seeds)",
+        "+3.3 \\[−11.0, +17.7\\]",
+        "reference",
     ]
-    assert row(full_store, "control")[8] == "reference"
+    teacher = row(full_store, "teacher tiny\\_tdn")
+    assert teacher[0] == "RGB teacher of the TSM half (not in the paper)"
+    assert teacher[7:] == ["90.0 (one training per fold)"] * 2 + ["—", "—"]
 
 
 def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
@@ -80,18 +98,18 @@ def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
     store.trial("baseline", 1, [1, 1])
     store.trial("control", 0, [1, 0])
     store.trial("spatial", 2, [1, 0])
-    assert row(store, "temporal")[5:] == [
+    assert row(store, "temporal")[7:] == [
         "— (0 seeds)",
         "— (0 seeds)",
         "— (0 pairs)",
         "— (0 pairs)",
     ]
-    assert row(store, "baseline")[5] == "75.0 ± 35.4 (2 of 3 seeds) ⚠"
-    assert row(store, "control")[5] == "50.0 (1 of 3 seeds) ⚠"
-    assert row(store, "control")[7] == "0.0 (1 pair) ⚠"
-    assert row(store, "spatial")[7] == "— (0 pairs)"
-    assert row(store, "—")[5:] == ["— (no arm)", "— (no arm)", "—", "—"]
-    assert missing_text(build(store)) == [
+    assert row(store, "baseline")[7] == "**75.0 ± 35.4 (2 of 3 seeds) ⚠**"
+    assert row(store, "control")[7] == "**50.0 (1 of 3 seeds) ⚠**"
+    assert row(store, "control")[9] == "0.0 (1 pair) ⚠"
+    assert row(store, "spatial")[9] == "— (0 pairs)"
+    assert row(store, "—")[7:] == ["— (not measured)", "— (not measured)", "—", "—"]
+    assert list(missing_text(build(store))) == [
         "baseline: seed 2",
         "spatial: seed 0; seed 1",
         "temporal: seed 0; seed 1; seed 2",
@@ -106,8 +124,8 @@ def test_folds_are_told(store: MemoryStore) -> None:
             store.trial("control", seed, [1, 0], fold=fold, tags={"folds": "5"})
     store.trial("spatial", 0, [1, 0], fold=1)
     store.trial("spatial", 0, [1, 0], fold=1, status="FAILED", tags={"git_commit": "x"})
-    assert row(store, "control")[5] == "50.0 ± 0.0 (3 seeds × 2 folds)"
-    assert row(store, "spatial")[5] == "— (0 seeds)"
+    assert row(store, "control")[7] == "50.0 ± 0.0 (3 seeds × 2 folds)"
+    assert row(store, "spatial")[7] == "— (0 seeds)"
     text = page(store)
     assert "4 test clips, ONLY 2 OF 5 FOLDS (0, 1)" in text
     assert "spatial: seed 1; seed 2; seed 0 fold 0" in text
@@ -117,19 +135,19 @@ def test_folds_are_told(store: MemoryStore) -> None:
 def test_the_page_says_what_it_rests_on(full_store: MemoryStore) -> None:
     text = page(full_store)
     assert text.startswith("# Table 4 on made-up\n")
-    assert "> **These are NOT results on UCF-101 or SSV2.**" in text
-    assert "made-up (embedded, data_id d1), 10 test clips, 1 fold (0)" in text
+    assert "> **These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2.**" in text
+    assert "made-up (embedded, data\\_id d1), 10 test clips, 1 fold (0)" in text
     assert "selected epoch: best validation" in text
-    assert "RGB teacher: teacher-0 (90.0 %)" in text
+    assert "RGB teacher of the TSM half: tiny\\_tdn teacher-0." in text
     assert "trials of commit c0ffee; report by cmkd 1" in text
     assert '"adopted to the RD"' in text
-    assert "Missing: nothing" in text
+    assert "Missing: nothing of what was begun." in text
     assert "## Accuracy per group" not in text
 
 
 def test_a_folder_data_set_is_not_the_papers_either(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0], tags={"data_kind": "folder"})
-    assert "made-up is NOT a data set of the paper." in render_notice(build(store))
+    assert "made-up is NOT a data set of the paper." in render_notice(composed(store))
 
 
 def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
@@ -139,6 +157,7 @@ def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
     text = page(store)
     assert "bootstrap over 2 groups of clips and over seeds (one seed: over groups alone)" in text
     assert "| Group | Clips | baseline | spatial | temporal | both | control |" in text
+    assert "Accuracy in %, mean over seeds, on made-up; selected epoch: best validation." in text
     assert "| s2 | 1 | — | 0.0 | — | — | 100.0 |" in text
     assert "| s\\|1 | 2 | — | 100.0 | — | — | 50.0 |" in text
 
@@ -150,7 +169,7 @@ def test_clips_without_a_group_are_told(store: MemoryStore) -> None:
     alone = "1 group of clips (2 clips without one: each a group of its own) and over seeds."
     assert alone in text
     groups = text.partition("## Accuracy per group")[2].partition("##")[0].strip().splitlines()
-    assert groups[2:] == ["| s1 | 2 | — | — | — | — | 50.0 |"]
+    assert groups[4:] == ["| s1 | 2 | — | — | — | — | 50.0 |"]
 
 
 def test_the_last_epoch_has_its_differences(full_store: MemoryStore) -> None:
@@ -158,10 +177,10 @@ def test_the_last_epoch_has_its_differences(full_store: MemoryStore) -> None:
     full_store.trial("spatial", 3, [0] * 10, last=[1] * 10)
     text = page(full_store)
     section = text.partition("## Differences at the last epoch")[2].partition("##")[0]
-    head, _, *lines = section.strip().splitlines()
+    head, _, *lines = section.strip().splitlines()[2:]
     assert head == "| Arm | Last epoch | Δ to baseline \\[95 % CI\\] | Δ to control \\[95 % CI\\] |"
     spatial = next(line for line in lines if line.startswith("| spatial |"))
-    assert "| 75.0 ± 17.3 (4 seeds) | +26.7 " in spatial
+    assert "| **75.0 ± 17.3 (4 seeds)** | +26.7 " in spatial
     assert "| +30.0 " in spatial
     assert len(lines) == 5
 
@@ -190,7 +209,7 @@ def test_the_runs_behind_every_arm(store: MemoryStore) -> None:
     section = page(store).partition("## Runs")[2].partition("##")[0]
     assert "| spatial | 0/0 run-spat, 1/0 run-spat |" in section
     assert "| both | — |" in section
-    assert "| RGB teacher (by fold) | 0 run-teac |" in section
+    assert "| RGB teacher of the TSM half (by fold) | 0 run-teac |" in section
 
 
 def test_a_deterministic_arm_shows_no_spread(
@@ -199,13 +218,13 @@ def test_a_deterministic_arm_shows_no_spread(
     store.sweep = make_sweep("  motion_svm: {model: [motion_svm]}\n")
     for seed in (0, 1):
         store.trial("motion_svm", seed, [1, 0])
-    assert row(store, "motion_svm")[5] == "50.0 (deterministic)"
+    assert row(store, "motion\\_svm")[7] == "50.0 (deterministic)"
     store.trial("both", 2, [1, 0])
-    assert row(store, "motion_svm")[5] == "50.0 (deterministic, 2 of 3 seeds)"
+    assert row(store, "motion\\_svm")[7] == "**50.0 (deterministic, 2 of 3 seeds)**"
     for seed in (0, 1, 2):
         store.trial("motion_svm", seed, [1, 0], fold=1)
     store.trial("motion_svm", 2, [1, 0])
-    assert row(store, "motion_svm")[5] == "50.0 (deterministic × 2 folds)"
+    assert row(store, "motion\\_svm")[7] == "50.0 (deterministic × 2 folds)"
 
 
 def test_hostile_names_reach_no_format(store: MemoryStore) -> None:
@@ -214,8 +233,32 @@ def test_hostile_names_reach_no_format(store: MemoryStore) -> None:
     text = page(store, name)
     assert "<script>" not in text
     assert "\n# x" not in text
-    table = render_table(build(store, name))
+    table = render_grid(composed(store, name).grids[0])
     assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_half_a_table_says_how_to_get_the_other(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    full_store.sweep = make_sweep(
+        "  tdn_both: {student.backbone: [tiny_tdn]}\n"
+        "  tdn_spatial: {student.backbone: [tiny_tdn], method.lambda_2: [0.0]}\n"
+    )
+    text = page(full_store)
+    assert "- TDN half: no finished trial yet; run: cmkd sweep it --only 'tdn\\_\\*'." in text
+    assert "- Missing: nothing of what was begun." in text
+    assert row(full_store, "tdn\\_both")[7:] == ["— (0 seeds)"] * 2 + ["—", "—"]
+    full_store.trial("tdn_both", 0, [1, 0] * 5, tags={"teacher": "t"})
+    text = page(full_store)
+    assert "TDN half: no finished" not in text
+    assert "- Missing: tdn\\_spatial: seed 0; seed 1; seed 2. tdn\\_both: seed 1; seed 2." in text
+
+
+def test_arms_of_other_names_cannot_be_asked_for_alone(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    full_store.sweep = make_sweep("  mine: {student.backbone: [tiny_tdn]}\n")
+    assert "TDN half: no finished trial yet; run: cmkd sweep it." in page(full_store)
 
 
 def test_equal_stores_give_equal_pages(full_store: MemoryStore) -> None:

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from matplotlib.image import imread
 
+from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
 from cmkd.report.plots import render_figure
-from cmkd.report.published import load_published
+from cmkd.report.specs import TABLES
 from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
 
 
-def build(store: MemoryStore, data: str = "made-up") -> Table:
-    return build_table(load_published("table_4"), store.sweep, collect(store, store.sweep, data))
+def build(store: MemoryStore, data: str = "made-up", name: str = "4") -> Table:
+    return build_table(TABLES[name], collect(store, store.sweep, data))
 
 
 def test_svg_is_whole_and_repeats(full_store: MemoryStore) -> None:
@@ -53,3 +55,23 @@ def test_gaps_and_odd_names_are_drawn(store: MemoryStore) -> None:
     name = "$x^{$ <b> & \\frac"
     store.trial("control", 0, [1, 0], tags={"data": name})
     ElementTree.fromstring(render_figure(build(store, name), "svg"))
+
+
+def axes_of(svg: bytes) -> int:
+    groups = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}g")
+    return sum(one.get("id", "").startswith("axes_") for one in groups)
+
+
+def test_every_half_has_axes_of_its_own(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    assert axes_of(render_figure(build(full_store), "svg")) == 2
+    full_store.sweep = make_sweep("  tdn: {student.backbone: [tiny_tdn]}\n")
+    missing = render_figure(build(full_store), "svg")
+    assert axes_of(missing) == 4
+    full_store.trial("tdn", 0, [1] * 10, tags={"teacher": "t"})
+    assert render_figure(build(full_store), "svg") != missing
+
+
+def test_without_printed_values_there_is_one_panel(full_store: MemoryStore) -> None:
+    assert axes_of(render_figure(build(full_store, name="components"), "svg")) == 1

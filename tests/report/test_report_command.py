@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,21 +17,33 @@ from typer.testing import CliRunner
 from cmkd.cli.report import app
 from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
+from cmkd.config.trial import Setting
 from cmkd.errors import InputError
+from cmkd.report.arms import half_of
 from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.reader import open_reader
 from cmkd.tracking.records import RunIdentity
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 
+def right_answers(setting: Setting, seed: int) -> int:
+    """Of ten clips: 3 for the baseline, 1 more for the decoder, 1 and 2 more for either KD."""
+    method = setting.method
+    kinds = method.decoder + (method.lambda_1 > 0) + 2 * (method.lambda_2 > 0)
+    return 3 + kinds + seed
+
+
 def fill(place: str, folder: Path, *, seeds: int) -> None:
-    """Runs of every arm of the shipped sweep and of the teacher, as made from `folder`."""
+    """Runs of the TSM arms of the shipped sweep and of their teacher, as made from `folder`."""
     store = open_store(place)
     common = {"data": "synthetic", "data_id": "d1", "data_kind": "embedded", "fold": "0"}
-    for number, arm in enumerate(load_sweep("ablation").arms):
+    for arm in load_sweep("ablation").arms:
+        if half_of(arm.setting) != "TSM":
+            continue
         for seed in range(seeds):
-            right = 3 + number + seed
+            right = right_answers(arm.setting, seed)
             tags = common | {
                 "kind": "trial",
                 "arm": arm.name,
@@ -65,27 +82,102 @@ def run(*arguments: str) -> tuple[int, str, BaseException | None]:
 
 def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
     out = tmp_path / "made" / "here"
-    code, output, error = run("--tracking-uri", uri, "--out", str(out))
+    code, output, error = run("--table", "4", "--tracking-uri", uri, "--out", str(out))
     assert (code, error) == (0, None)
-    names = ["table_4_synthetic.md", "table_4_synthetic.png", "table_4_synthetic.svg"]
-    assert sorted(path.name for path in out.iterdir()) == names
-    assert output.splitlines()[-3:] == [str(out / name) for name in names]
+    kinds = ("md", "tex", "csv", "json", "png", "svg")
+    names = [*(f"table_4_synthetic.{kind}" for kind in kinds), "report_4_synthetic.html"]
+    assert output.splitlines()[-7:] == [str(out / name) for name in names]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert "NOT results on UCF-101" in output
     page = (out / names[0]).read_text()
-    # Right answers: baseline 3 and 4, control 4 and 5, spatial 5 and 6 of 10 clips.
-    row = next(line for line in page.splitlines() if "| spatial |" in line)
+    # Right answers of spatial KD: 5 and 6 of 10 clips; baseline 3 and 4, control 4 and 5.
+    row = next(line for line in page.splitlines() if "| TSM+ours | Yes | No |" in line)
     assert "| 55.0 ± 7.1 (2 seeds) ⚠ | 55.0 ± 7.1 (2 seeds) ⚠ |" in row
     assert "| +20.0 \\[+20.0, +20.0\\] (2 pairs) ⚠ | +10.0 \\[+10.0, +10.0\\]" in row
     assert "| 90.0 (one training per fold) | 91.0 (one training per fold) |" in page
-    assert (out / names[1]).read_bytes().startswith(b"\x89PNG")
+    assert "![Accuracy of every arm, seeds as points](table_4_synthetic.svg)" in page
+    assert (out / names[4]).read_bytes().startswith(b"\x89PNG")
+    assert "data:image/svg+xml;base64," in (out / names[6]).read_text()
+
+
+def test_every_table_with_runs_is_written(uri: str, tmp_path: Path) -> None:
+    # Tables 2 and 3 need no run of ours once a cost is known.
+    cost = {"model": "tsm_r50_16f", "gmacs_per_view": 65.4, "views": 1, "gmacs": 65.4}
+    (tmp_path / "cost.json").write_text(json.dumps([{**cost, "parameters": 24_000_000}]))
+    options = ("--format", "md,html", "--no-plots", "--tracking-uri", uri, "--out", str(tmp_path))
+    code, output, error = run(*options)
+    assert (code, error) == (0, None)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"table_2_synthetic.md", "table_3_synthetic.md", "table_4_synthetic.md"} <= names
+    assert "report_synthetic.html" in names
+    assert not [name for name in names if name.endswith((".png", ".svg", ".csv", ".tex"))]
+    assert "!\\[" not in (tmp_path / "table_4_synthetic.md").read_text()
+    assert "| 390 | 392.4 (65.4 × 6) | +0.6 | teacher " in output
+    # What is not there is said, with the command that makes it.
+    table_5 = load_sweep("hyperparameters")
+    shared = {arm.setting.id for arm in load_sweep("ablation").arms}
+    if not shared & {arm.setting.id for arm in table_5.arms}:
+        assert "left out: table 5: the store has no finished trial of sweep 'hyperparam" in output
+
+
+def test_literature_alone_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, output, error = run("--table", "1", "--format", "md")
+    assert (code, error) == (0, None)
+    assert "Nothing of ours was measured on synthetic." in output
+    page = Path("reports/generated/table_1_synthetic.md").read_text()
+    assert "| CoViAR \\[1\\] | ResNet-50 | CD | 2018 | 91.0 | 73.2 | — | — | — |" in page
+    assert "| TSM+ours | ResNet-50 | CD | - | 95.8 | 73.5 |" in page
+    assert "run: cmkd sweep comparison --data synthetic" in page
+    assert "printed 73.2; its own paper and repository give 59.1 to 59.2" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--table", "6"], "unknown table '6'; .*"),
+        (["--table", "component"], "did you mean 'components'"),
+        (["--format", "md,docx"], "unknown format 'docx'"),
+        (["--format", ""], "unknown format ''"),
+        (["--table", "5"], "no tracking store is there yet; run: cmkd sweep hyperparameters"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, _, error = run(*arguments)
+    assert isinstance(error, InputError) and error.exit_code == 2
+    assert re.search(what, str(error))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_file_of_costs_is_refused(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("[1]")
+    _, _, error = run("--tracking-uri", uri, "--costs", str(tmp_path / "mine.json"))
+    assert isinstance(error, InputError)
+    assert "mine.json: no list of costs at 0" in str(error)
+
+
+def test_an_empty_store_says_what_to_run(uri: str, tmp_path: Path) -> None:
+    shutil.copy(uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("DELETE FROM runs")
+    connection.close()
+    _, _, error = run("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    assert isinstance(error, InputError) and error.exit_code == 2
+    assert "no finished trial of sweep 'ablation' on data 'synthetic'; run: cmkd sw" in str(error)
 
 
 def test_the_same_store_gives_the_same_files(uri: str, tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
-        assert run("--tracking-uri", uri, "--out", str(tmp_path / name))[0] == 0
+        out = str(tmp_path / name)
+        assert run("--table", "4", "--tracking-uri", uri, "--out", out)[0] == 0
         contents.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
     assert contents[0] == contents[1]
+    assert len(contents[0]) == 7
 
 
 def test_no_runs_on_that_data(uri: str, tmp_path: Path) -> None:
@@ -112,27 +204,36 @@ def test_the_hint_repeats_the_spec_as_it_was_given(uri: str, tmp_path: Path) -> 
 
 def test_two_sweeps_on_one_data_set_have_files_of_their_own(uri: str, tmp_path: Path) -> None:
     path, out = own_spec(tmp_path, "mine"), tmp_path / "out"
-    for spec in ("ablation", str(path)):
-        assert run("--tracking-uri", uri, "--sweep", spec, "--out", str(out))[0] == 0
-    names = [f"{stem}.md" for stem in ("table_4_mine_synthetic", "table_4_synthetic")]
-    assert sorted(one.name for one in out.glob("*.md")) == names
+    options = ("--no-plots", "--tracking-uri", uri, "--out", str(out))
+    assert run(*options)[0] == 0
+    assert run(*options, "--sweep", str(path))[0] == 0
+    names = {f"{stem}.md" for stem in ("table_4_mine_synthetic", "table_4_synthetic")}
+    assert names <= {one.name for one in out.glob("*.md")}
+    books = {"report_mine_synthetic.html", "report_synthetic.html"}
+    assert books <= {one.name for one in out.glob("*.html")}
 
 
-def test_a_lost_artifact_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    place = f"sqlite:///{tmp_path}/mlflow.db"
-    fill(place, tmp_path, seeds=1)
-    arguments = ("--tracking-uri", place, "--out", str(tmp_path / "out"))
-    assert run(*arguments)[0] == 0
-    (tmp_path / "mlartifacts").rename(tmp_path / "moved")
+@pytest.fixture
+def bare_uri(uri: str) -> Iterator[str]:
+    """The same store while its folder of artifacts is elsewhere."""
+    folder = Path(uri.removeprefix("sqlite:///")).with_name("mlartifacts")
+    away = folder.rename(folder.with_name("moved"))
+    yield uri
+    away.rename(folder)
+
+
+def test_a_lost_artifact_is_an_input_error(bare_uri: str, tmp_path: Path) -> None:
+    arguments = ("--table", "4", "--tracking-uri", bare_uri, "--out", str(tmp_path / "out"))
     _, _, error = run(*arguments)
     assert isinstance(error, InputError)
     assert error.exit_code == 2
-    baseline = load_sweep("ablation").arms[0].setting.id
-    runs = open_store(place).find({"setting_id": baseline})
-    assert f"run {runs[0].run_id} has no readable predictions.csv" in str(error)
-    assert f"mlflow runs describe --run-id {runs[0].run_id}" in str(error)
-    assert f"sweep again: cmkd sweep ablation --data synthetic --tracking-uri {place}" in str(error)
+    first = next(a for a in load_sweep("ablation").arms if half_of(a.setting) == "TSM")
+    run_id = open_reader(bare_uri).find({"setting_id": first.setting.id})[0].run_id
+    assert f"run {run_id} has no readable predictions.csv" in str(error)
+    assert f"mlflow runs describe --run-id {run_id}" in str(error)
+    again = f"sweep again: cmkd sweep ablation --data synthetic --tracking-uri {bare_uri}"
+    assert again in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_store_at_all_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,109 @@
+"""Whole reports in memory, as bytes: what the commands write, and `verify` makes again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmkd.config.paths import slug
+from cmkd.errors import InputError
+from cmkd.report.book import FORMATS, Format, render_files
+from cmkd.report.claims import Claims
+from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.compose import build_page
+from cmkd.report.cost import read_costs
+from cmkd.report.fill import Request, fill_tables
+from cmkd.report.gathering import Gatherer
+from cmkd.report.judging import Judgement, judge
+from cmkd.report.markdown import render_page
+from cmkd.report.page import Page
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """Pages and files (name -> content) of tables; `left_out` says why others are not there."""
+
+    pages: tuple[Page, ...]
+    files: Mapping[str, bytes]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClaimReport:
+    """The verdicts, their page, and its files (name -> content)."""
+
+    judgement: Judgement
+    page: Page
+    files: Mapping[str, bytes]
+
+
+def table_report(
+    request: Request, formats: Sequence[Format], *, plots: bool, version: str
+) -> TableReport:
+    """The tables of `request`; errors as those of `fill_tables`."""
+    filled, left_out = fill_tables(request)
+    pages = tuple(build_page(one, version=version) for one in filled)
+    own = [slug(filled[0].sweep.spec.name)] if request.sweep else []
+    book = "_".join(["report", *request.tables, *own])
+    files = render_files(filled, pages, formats, plots=plots, book=book)
+    return TableReport(pages, files, left_out)
+
+
+def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimReport:
+    """The verdicts on `claims`; errors as those of `judge`."""
+    judgement = judge(claims, Gatherer(request), read_costs(request.costs))
+    page = build_claims_page(judgement, version=version)
+    first = judgement.evidence[0]
+    own = [slug(first.sweep.spec.name)] if request.sweep else []
+    stem = "_".join(["claims", *own, slug(first.data)])
+    texts = {
+        f"{stem}.md": render_page(page, figure=None),
+        f"{stem}.json": render_claims_json(judgement),
+    }
+    return ClaimReport(judgement, page, {name: text.encode() for name, text in texts.items()})
+
+
+def differences(
+    request: Request, claims: Claims, folder: Path, *, version: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the report's files in `folder`, and what is wrong with those that are wrong.
+
+    What the store gives in any format is compared where the folder has it.
+
+    Raises:
+        InputError: none of the files is in the folder, so that nothing would be verified.
+    """
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    plots = any(name.endswith((".png", ".svg")) for name in there)
+    files = dict(table_report(request, FORMATS, plots=plots, version=version).files)
+    if any(name.startswith("claims_") for name in there):
+        files |= claim_report(request, claims, version=version).files
+    compared = tuple(sorted(files.keys() & there))
+    if not compared:
+        raise InputError(
+            f"{folder}: has none of the files of this report ({', '.join(sorted(files))}); write "
+            f"them with: cmkd report tables --out {folder}"
+        )
+    wrong = [
+        f"{folder / name}: {fault}"
+        for name in compared
+        if (fault := _fault((folder / name).read_bytes(), files[name]))
+    ]
+    return compared, tuple(wrong)
+
+
+def _fault(kept: bytes, made: bytes) -> str | None:
+    if kept == made:
+        return None
+    try:
+        lines = kept.decode().splitlines(), made.decode().splitlines()
+    except UnicodeDecodeError:
+        return "is another picture than the store gives now"
+    longest = max(map(len, lines))
+    one, other = ([*side, *[""] * (longest - len(side))] for side in lines)
+    at = next((i for i in range(longest) if one[i] != other[i]), longest - 1)
+    same = len(os.path.commonprefix([one[at], other[at]]))
+    here, there = (repr(line[max(0, same - 20) : same + 40]) for line in (one[at], other[at]))
+    return f"line {at + 1}, column {same + 1}: {here}, but the store gives {there}"

@@ -1,0 +1,77 @@
+"""The files of a report: every table in every format, and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from cmkd.config.load import suggest
+from cmkd.config.paths import slug
+from cmkd.errors import InputError
+from cmkd.report.export import render_csv, render_json
+from cmkd.report.html import render_html
+from cmkd.report.latex import render_page as render_latex
+from cmkd.report.markdown import render_page as render_markdown
+from cmkd.report.page import Page
+from cmkd.report.tables import Table
+
+Format = Literal["md", "tex", "csv", "json", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def parse_formats(text: str) -> tuple[Format, ...]:
+    """The formats of a list with commas; InputError for one that is unknown."""
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"unknown format {name!r}{suggest(name, FORMATS)}")
+    return tuple(one for one in FORMATS if one in names)
+
+
+def render_files(
+    tables: Sequence[Table],
+    pages: Sequence[Page],
+    formats: Sequence[Format],
+    *,
+    plots: bool,
+    book: str = "report",
+) -> dict[str, bytes]:
+    """Name -> content. One HTML file, `book`_DATA, holds all tables; the others are one each."""
+    files: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
+    for table, page in zip(tables, pages, strict=True):
+        stem = _stem(table)
+        has_figure = plots and bool(table.spec.references and table.measured)
+        for kind in formats:
+            if kind != "html":
+                figure = f"{stem}.svg" if has_figure else None
+                files[f"{stem}.{kind}"] = _render(page, kind, figure).encode()
+        if has_figure:
+            from cmkd.report.plots import render_figure
+
+            files[f"{stem}.png"] = render_figure(table, "png")
+            files[f"{stem}.svg"] = pictures[page.name] = render_figure(table, "svg")
+    if "html" in formats:
+        data = tables[0].evidence.data
+        text = render_html(pages, pictures, title=f"cmkd: tables on {data}")
+        files[f"{book}_{slug(data)}.html"] = text.encode()
+    return files
+
+
+def _render(page: Page, kind: Literal["md", "tex", "csv", "json"], figure: str | None) -> str:
+    match kind:
+        case "md":
+            return render_markdown(page, figure=figure)
+        case "tex":
+            return render_latex(page)
+        case "csv":
+            return render_csv(page)
+        case "json":
+            return render_json(page)
+
+
+def _stem(table: Table) -> str:
+    name, own = table.spec.name, table.sweep.spec.name
+    kind = f"table_{name}" if name.isdigit() else name
+    others = [] if own == table.spec.sweep else [slug(own)]
+    return "_".join([kind, *others, slug(table.evidence.data)])

@@ -1,0 +1,146 @@
+"""Reading runs, fast where they lie in a SQLite file.
+
+MLflow takes seconds to start and tens of milliseconds per artifact, which is too long for a report
+on hundreds of runs. A SQLite store whose tables are as expected is therefore read as it is; every
+other store, and every surprise, is left to MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from cmkd.errors import InfrastructureError
+from cmkd.tracking.location import default_uri, sqlite_file
+from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.records import History, RunRecord
+
+BUSY_SECONDS = 60.0
+EXPECTED: Mapping[str, frozenset[str]] = {
+    "experiments": frozenset({"experiment_id", "lifecycle_stage"}),
+    "runs": frozenset(
+        {"run_uuid", "experiment_id", "status", "lifecycle_stage", "start_time", "artifact_uri"}
+    ),
+    "tags": frozenset({"run_uuid", "key", "value"}),
+    "latest_metrics": frozenset({"run_uuid", "key", "value", "is_nan"}),
+    "metrics": frozenset({"run_uuid", "key", "step", "timestamp", "value", "is_nan"}),
+}
+"""Tables and columns of MLflow that are read."""
+
+
+class RunReader(Protocol):
+    """The reading half of a `RunStore`."""
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        """All runs whose tags include `tags`, oldest first; parameters may be left out."""
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """The text of one artifact; InfrastructureError where it was lost."""
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        """All logged values of the metric `name`, by run; runs that have none are left out."""
+
+
+def open_reader(uri: str | None = None) -> RunReader:
+    """The runs at `uri`, at `default_uri` when None; errors as those of `open_store`."""
+    uri = uri or default_uri()
+    path = sqlite_file(uri)
+    reader = _open_file(path, uri) if path is not None and path.is_file() else None
+    return reader or open_store(uri)
+
+
+def _open_file(path: Path, uri: str) -> SqliteReader | None:
+    """None where the file is not what is expected, which MLflow explains better."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+    try:
+        for table, columns in EXPECTED.items():
+            known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            if not columns <= known:
+                connection.close()
+                return None
+    except sqlite3.Error:
+        connection.close()
+        return None
+    return SqliteReader(connection, uri)
+
+
+class SqliteReader:
+    """Runs of a SQLite store, never written to; made by `open_reader`."""
+
+    def __init__(self, connection: sqlite3.Connection, uri: str) -> None:
+        self._connection = connection
+        self._uri = uri
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        """All runs, of any experiment, whose tags include `tags`; without their parameters."""
+        having = "".join(
+            " AND r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
+            for _ in tags
+        )
+        chosen = (
+            "SELECT r.run_uuid FROM runs r JOIN experiments e USING (experiment_id) "
+            f"WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'{having}"
+        )
+        values = [part for pair in tags.items() for part in pair]
+        found = self._rows(
+            f"SELECT run_uuid, status FROM runs WHERE run_uuid IN ({chosen}) "
+            "ORDER BY start_time, run_uuid",
+            values,
+        )
+        tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, _ in found}
+        query = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({chosen})"
+        for run_id, key, value in self._rows(query, values):
+            tags_of[run_id][key] = value
+        metrics_of: dict[str, dict[str, float]] = {run_id: {} for run_id, _ in found}
+        query = (
+            f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({chosen})"
+        )
+        for run_id, key, number, is_nan in self._rows(query, values):
+            metrics_of[run_id][key] = math.nan if is_nan else number
+        return [
+            RunRecord(
+                run_id=run_id,
+                trial_id=tags_of[run_id].get("trial_id", ""),
+                status=status,
+                tags=tags_of[run_id],
+                params={},
+                metrics=metrics_of[run_id],
+            )
+            for run_id, status in found
+        ]
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """The text of one artifact; those in a folder are read there, others through MLflow."""
+        rows = self._rows("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id])
+        place = urlsplit(rows[0][0]) if rows else None
+        if place is None or place.scheme not in ("", "file"):
+            return open_store(self._uri).read_text(run_id, name)
+        path = Path(unquote(place.path), name)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise InfrastructureError(f"{path}: {reason}") from error
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        """All logged values of the metric `name`, by run; runs that have none are left out."""
+        # The ids as one value: as many as a report has would be too many parameters.
+        query = (
+            "SELECT run_uuid, step, value, is_nan FROM metrics "
+            "WHERE run_uuid IN (SELECT value FROM json_each(?)) AND key = ? ORDER BY step, timestamp"
+        )
+        found: dict[str, dict[int, float]] = {}
+        for run_id, step, value, is_nan in self._rows(query, [json.dumps(list(run_ids)), name]):
+            found.setdefault(run_id, {})[step] = math.nan if is_nan else value
+        return found
+
+    def _rows(self, query: str, values: Iterable[str]) -> list[Any]:
+        try:
+            return self._connection.execute(query, tuple(values)).fetchall()
+        except sqlite3.Error as error:
+            raise InfrastructureError(f"{sqlite_file(self._uri)}: {error}") from error

@@ -1,0 +1,242 @@
+"""The file of claims, and what a made-up store says about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmkd.config.sweep import load_sweep
+from cmkd.errors import ConfigError, InputError
+from cmkd.report.arms import find_arm
+from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim, load_claims, read_claims
+from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.cost import ModelCost
+from cmkd.report.evidence import NothingMeasured
+from cmkd.report.fill import Request
+from cmkd.report.gathering import Gatherer
+from cmkd.report.judging import Judgement, judge
+from cmkd.report.markdown import render_page
+from cmkd.report.published import Counterpart, Half, load_published
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+CLAIMS = """
+level: 0.05
+arms:
+  control: {}
+  spatial: {lambda_1: true}
+  temporal: {lambda_2: true}
+  both: {lambda_1: true, lambda_2: true}
+  logits: {lambda_1: 0.1, logits: true}
+claims:
+  helps:
+    {says: KD helps, source: here, kind: better, sweep: ablation, halves: [TSM],
+     pairs: [[both, control]]}
+  adds:
+    {says: temporal KD adds to spatial, source: here, kind: better, sweep: ablation, halves: [TSM],
+     pairs: [[both, spatial]]}
+  near:
+    {says: near the teacher, source: here, kind: near, margin: 2.0, sweep: ablation, halves: [TSM],
+     pairs: [[both, teacher]]}
+  no_arm:
+    {says: logits, source: here, kind: equal, margin: 2.0, sweep: ablation, halves: [TSM],
+     pairs: [[logits, spatial]]}
+  cheap:
+    {says: cheaper, source: here, kind: cheaper, half: TSM,
+     ours: {models: [student_tsm], views: 6}, than: {models: [tsm_r50_8f, tsm_r50_16f], views: 6}}
+"""
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Claims:
+    path = tmp_path / "claims.yaml"
+    path.write_text(CLAIMS)
+    return read_claims(path)
+
+
+@pytest.fixture
+def planted(store: MemoryStore) -> MemoryStore:
+    """Four seeds on 200 clips: both 30 points above the control, and 10 below the teacher."""
+    counts = {"control": 100, "spatial": 150, "temporal": 110, "both": 160}
+    for arm, count in counts.items():
+        for seed in range(4):
+            right = count + (seed * 3 + len(arm)) % 4
+            store.trial(arm, seed, [1] * right + [0] * (200 - right))
+    store.teacher(0, 90.0)
+    rows = [f"f0/{i:04d},,1,{int(i < 180)},{int(i < 180)}" for i in range(200)]
+    store.texts["run-teacher-0"] = "\n".join(["clip,group,label,selected,last", *rows])
+    return store
+
+
+def judged(claims: Claims, store: MemoryStore, **costs: float) -> Judgement:
+    request = Request((), "made-up", str(store.sweep.path))
+    models = {
+        name: ModelCost(model=name, gmacs_per_view=one, views=1, gmacs=one, parameters=1)
+        for name, one in costs.items()
+    }
+    return judge(claims, Gatherer(request, store), models)
+
+
+def verdicts(judgement: Judgement) -> dict[str, str]:
+    found = zip(judgement.cases, judgement.rulings, strict=True)
+    return {case.name: ruling.verdict for case, ruling in found} | {
+        one.name: one.verdict for one in judgement.costs
+    }
+
+
+def test_planted_effects_give_their_verdicts(claims: Claims, planted: MemoryStore) -> None:
+    judgement = judged(claims, planted, student_tsm=50.0, tsm_r50_8f=20.0, tsm_r50_16f=40.0)
+    assert verdicts(judgement) == {
+        "helps": "supported",
+        "adds": "supported",
+        "near": "contradicted",
+        "no_arm": "no runs",
+        "cheap": "supported",
+    }
+    reasons = {c.name: r.reason for c, r in zip(judgement.cases, judgement.rulings, strict=True)}
+    assert reasons["no_arm"] == "the sweep ablation has no arm 'logits' in the TSM half"
+    pair = judgement.cases[2].pairs[0]
+    assert (pair.over, pair.under) == ("both", TEACHER)
+    assert pair.contrast.trials == (*(f"trial-run-both-{n}-0" for n in range(4)), "teacher-0")
+
+
+def test_costs_that_were_not_counted_or_are_higher(claims: Claims, planted: MemoryStore) -> None:
+    assert verdicts(judged(claims, planted, student_tsm=50.0))["cheap"] == "no runs"
+    dear = judged(claims, planted, student_tsm=61.0, tsm_r50_8f=20.0, tsm_r50_16f=40.0)
+    assert verdicts(dear)["cheap"] == "contradicted"
+
+
+def test_a_loss_that_is_ignored_is_a_dead_claim(claims: Claims, planted: MemoryStore) -> None:
+    for seed in range(4):
+        planted.texts[f"run-both-{seed}-0"] = planted.texts[f"run-spatial-{seed}-0"]
+        place = next(i for i, r in enumerate(planted.runs) if r.run_id == f"run-both-{seed}-0")
+        spatial = next(r for r in planted.runs if r.run_id == f"run-spatial-{seed}-0")
+        planted.runs[place].metrics.update(spatial.metrics)  # type: ignore[attr-defined]
+    found = verdicts(judged(claims, planted))
+    assert (found["adds"], found["helps"]) == ("dead", "supported")
+
+
+def test_no_runs_name_the_command(claims: Claims, store: MemoryStore) -> None:
+    with pytest.raises(NothingMeasured, match="run: cmkd sweep .*made_up.yaml --data made-up"):
+        judged(claims, store)
+    store.trial("both", 0, [1, 0] * 10)
+    judgement = judged(claims, store)
+    assert set(verdicts(judgement).values()) == {"no runs"}
+    assert "run: cmkd sweep" in judgement.rulings[0].reason
+
+
+def test_a_teacher_tested_on_other_clips_is_refused(claims: Claims, planted: MemoryStore) -> None:
+    planted.texts["run-teacher-0"] = "clip,group,label,selected,last\nother,,1,1,1"
+    with pytest.raises(InputError, match="RGB teacher of the TSM half was tested on other clips"):
+        judged(claims, planted)
+
+
+def test_sweeps_on_different_versions_of_the_data_are_refused(
+    tmp_path: Path, planted: MemoryStore
+) -> None:
+    other = tmp_path / "other.yaml"
+    text = planted.sweep.path.read_text().replace("name: ablation", "name: other")
+    other.write_text(text.replace("data: made-up", "data: elsewhere"))
+    planted.trial("both", 0, [1, 0] * 10, tags={"data": "elsewhere", "data_id": "d2"})
+    path = tmp_path / "two.yaml"
+    two = CLAIMS.replace("sweep: ablation", f"sweep: {planted.sweep.path}")
+    path.write_text(two.replace(f"sweep: {planted.sweep.path}", f"sweep: {other}", 1))
+    with pytest.raises(InputError, match="different data: 'elsewhere' and 'made-up'"):
+        judge(read_claims(path), Gatherer(Request(), planted), {})
+
+
+def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
+    judgement = judged(claims, planted)
+    page = render_page(build_claims_page(judgement, version="cmkd test"), figure=None)
+    assert "NOT results on UCF-101" in page
+    row = next(line for line in page.splitlines() if line.startswith("| helps |"))
+    assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row
+    assert "| interaction | TSM | " in page
+    text = render_claims_json(judgement)
+    assert text == render_claims_json(judged(claims, planted))
+    whole = json.loads(text)
+    assert (whole["schema"], whole["data_id"], whole["level"]) == (1, "d1", 0.05)
+    near = next(one for one in whole["claims"] if one["claim"] == "near")
+    assert (near["verdict"], near["pairs"][0]["under"]) == ("contradicted", "teacher")
+    assert near["pairs"][0]["difference"] == pytest.approx(sum(near["pairs"][0]["per_seed"]) / 4)
+    assert [one["name"] for one in whole["factorial"]][2] == "interaction"
+    assert all("trials" in one for one in whole["control"] if one["p_holm"] is not None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[both, control]]", "[[both, contol]]", r"claims.yaml:12: no arm 'contol'; did you mean"),
+        ("[[both, control]]", "[[both, both]]", "does not compare a student with another arm"),
+        ("[[both, control]]", "[[teacher, both]]", "does not compare a student with another arm"),
+        ("margin: 2.0, sweep", "sweep", "kind 'near' takes a margin above 0"),
+        ("kind: better", "kind: beter", "claims.yaml:1[0-9]: .*beter"),
+        ("source: here, kind: cheaper", "sorce: here, kind: cheaper", "sorce"),
+        ("level: 0.05", "level: 5", "claims.yaml:2: level"),
+        ("  control: {}", "  teacher: {}", "'teacher' is the RGB teacher"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(CLAIMS.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        read_claims(path)
+
+
+def test_the_claims_of_the_paper_have_arms_and_networks_that_exist() -> None:
+    claims = load_claims()
+    costs = [row.cost for row in load_published("table_2").rows if row.cost is not None]
+    networks = {model for cost in costs for model in cost.models}
+    for claim in claims.claims.values():
+        if isinstance(claim, CostClaim):
+            assert {*claim.ours.models, *claim.than.models} <= networks
+            continue
+        sweep = load_sweep(claim.sweep)
+        for name in {name for pair in claim.pairs for name in pair} - {TEACHER}:
+            for half in claim.halves:
+                wanted = Counterpart(half=half, **claims.arms[name].model_dump())
+                # What waits for a selection has no setting yet.
+                assert find_arm(sweep, wanted) or sweep.waiting, (name, half)
+
+
+def test_the_printed_numbers_bear_out_every_claim() -> None:
+    claims, checked = load_claims(), 0
+    for claim in claims.claims.values():
+        if not isinstance(claim, AccuracyClaim):
+            continue
+        for half in claim.halves:
+            for one, other in claim.pairs:
+                for ours, theirs in printed(claims, claim.sweep, one, other, half):
+                    gap = ours - theirs
+                    bound = -claim.margin if claim.kind == "near" else 0.0
+                    held = abs(gap) <= claim.margin if claim.kind == "equal" else gap > bound
+                    assert held, (claim.says, half, gap)
+                    checked += 1
+    # Ten pairs of Table 4, six of Table 5 with three columns each, and the teachers.
+    assert checked == 3 * 10 + 3 * 6 + 2 * (2 + 2 + 2)
+
+
+def printed(
+    claims: Claims, sweep: str, one: str, other: str, half: Half
+) -> Iterator[tuple[float, float]]:
+    """Both arms' accuracies wherever one table of the sweep prints the two."""
+    numbers = (1, 2, 3) if other == TEACHER else (4,) if sweep == "ablation" else (5,)
+    for number in numbers:
+        rows = {row.ours: row.printed for row in load_published(f"table_{number}").rows if row.ours}
+        sides = [rows.get(_counterpart(claims, name, half)) for name in (one, other)]
+        ours, theirs = sides
+        for column in ours or ():
+            a, b = (ours or {})[column], (theirs or {}).get(column)
+            if a is not None and b is not None:
+                yield a, b
+
+
+def _counterpart(claims: Claims, name: str, half: Half) -> Counterpart:
+    if name == TEACHER:
+        return Counterpart(half=half, teacher=True)
+    return Counterpart(half=half, **claims.arms[name].model_dump())

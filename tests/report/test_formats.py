@@ -1,0 +1,217 @@
+"""One page in LaTeX, HTML, CSV and JSON: nothing lost, nothing that its format would execute."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmkd.report import latex
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import collect
+from cmkd.report.export import COLUMNS, render_csv, render_json
+from cmkd.report.html import render_html
+from cmkd.report.latex import escape
+from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.specs import TABLES
+from cmkd.report.tables import build_table
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+HOSTILE = 'a|b<script>alert("1")</script>&\\input{/etc/passwd}$x_1^2$~%#\n# x\u202e{'
+
+
+def hostile_page() -> Page:
+    cell = Cell(HOSTILE, "measured", 1.0, trials=(HOSTILE,), best=True)
+    grid = Grid("main", HOSTILE, HOSTILE, (HOSTILE, HOSTILE), (Line((cell, cell), HOSTILE),))
+    return Page("4", HOSTILE, HOSTILE, HOSTILE, (grid,), (HOSTILE,), (HOSTILE,))
+
+
+@pytest.fixture
+def page(full_store: MemoryStore) -> Page:
+    """Table 4 of the store that is full."""
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    return build_page(build_table(TABLES["4"], evidence), version="cmkd 1")
+
+
+def test_csv_has_every_cell_with_its_numbers_and_trials(page: Page) -> None:
+    head, *rows = csv.reader(io.StringIO(render_csv(page)))
+    assert tuple(head) == COLUMNS
+    assert len(rows) == sum(len(grid.columns) * len(grid.lines) for grid in page.grids)
+    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    both = [one for one in cells if (one["grid"], one["line"]) == ("main", "4")]
+    printed, selected, delta = both[3], both[7], both[10]
+    assert (printed["column"], printed["value"], printed["source"]) == (
+        "Paper: UCF-101",
+        "95.8",
+        "published",
+    )
+    assert (selected["column"], selected["n"], selected["best"]) == (
+        "made-up: selected epoch",
+        "3",
+        "1",
+    )
+    assert float(selected["value"]) == pytest.approx(250 / 3)
+    assert float(selected["sd"]) == pytest.approx((100 / 3) ** 0.5)
+    assert selected["trials"].split() == [f"trial-run-both-{seed}-0" for seed in range(3)]
+    assert (delta["text"], float(delta["value"])) == ("+30.0 [+5.2, +54.8]", pytest.approx(30))
+    assert float(delta["low"]) == pytest.approx(30 - 4.302653 * 10 / 3**0.5, abs=1e-4)
+    assert len(delta["trials"].split()) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-cmd", "'-cmd"),
+        ("+x", "'+x"),
+        ("+4.2 [+1, +2]", "+4.2 [+1, +2]"),
+        ("-", "-"),
+        ("−1.0", "−1.0"),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula(text: str, shown: str) -> None:
+    grid = Grid("main", "", "", ("c",), (Line((Cell(text),)),))
+    rows = list(csv.reader(io.StringIO(render_csv(Page("4", "", "", "", (grid,), (), ())))))
+    assert rows[1][COLUMNS.index("text")] == shown
+
+
+def test_json_is_the_page(page: Page) -> None:
+    whole = json.loads(render_json(page))
+    assert (whole["schema"], whole["name"], whole["heading"]) == (1, "4", "Table 4 on made-up")
+    assert [grid["name"] for grid in whole["grids"]] == ["main", "last", "arms", "runs"]
+    main = whole["grids"][0]
+    assert "selected epoch: best validation" in main["caption"]
+    line = main["lines"][4]
+    assert line["group"] == "TSM"
+    assert line["cells"][3] == {"text": "—", "source": "published"}
+    assert line["cells"][7]["value"] == pytest.approx(160 / 3)
+    assert json.loads(render_json(hostile_page()))["notes"] == [HOSTILE]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("50 % of a_b & c", r"50 \% of a\_b \& c"),
+        ("\\input{x}", r"\textbackslash{}input\{x\}"),
+        ("Δ −1.0 ± 2 [x]", r"$\Delta$ $-$1.0 $\pm$ 2 {[}x{]}"),
+        ("λ1 × 3 — ⚠ ‡", r"$\lambda$1 $\times$ 3 --- $\triangle$ $\ddagger$"),
+        ("two\nlines", "two lines"),
+        ("é \u4e2d \x1b", "é ? ?"),
+        ("<|>~^#$", r"\textless{}\textbar{}\textgreater{}\textasciitilde{}\textasciicircum{}\#\$"),
+    ],
+)
+def test_latex_escapes(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_latex_is_balanced_and_complete(page: Page) -> None:
+    text = latex.render_page(page)
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    for rule in (r"\toprule", r"\bottomrule"):
+        assert text.count(rule) == 2
+    # The halves are parted by a rule of their own; runs and arms are no part of a paper.
+    main = text.partition(r"\end{tabular}")[0]
+    assert main.count(r"\midrule") == 2
+    assert r"\textbf{83.3 $\pm$ 5.8 (3 seeds)}" in main
+    assert "c0ffee" in text and "run-both" not in text and r"setting\_id" not in text
+    lines = [line for line in main.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + len(page.grids[0].lines)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {10}
+    assert r"\caption{Performance comparison" in text and "selected epoch: best validation" in text
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+
+
+def test_latex_takes_no_command_from_a_name() -> None:
+    text = latex.render_page(hostile_page())
+    assert r"\input" not in text.partition("\n")[2]
+    assert text.count("\n# x") == 0
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex, of TeX Live")
+def test_latex_compiles(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "a.tex").write_text(latex.render_page(page), encoding="utf-8")
+    (tmp_path / "b.tex").write_text(latex.render_page(hostile_page()), encoding="utf-8")
+    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,rotating,textcomp}"
+    body = r"\begin{document}\input{a}\input{b}\end{document}"
+    (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}{body}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+class Outline(HTMLParser):
+    """The tags of a page in order, with their attributes, and whether all are closed."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_html_is_well_formed_and_accessible(page: Page) -> None:
+    outline = Outline(render_html([page], {"4": b"<svg/>"}, title="t"))
+    names = [tag for tag, _ in outline.tags]
+    assert names[0] == "html" and outline.tags[0][1] == {"lang": "en"}
+    assert names.count("h1") == 1 and names.count("table") == names.count("caption") == 4
+    heads = [attrs.get("scope") for tag, attrs in outline.tags if tag == "th"]
+    lines = sum(len(grid.lines) for grid in page.grids)
+    assert heads.count("row") == lines
+    assert heads.count("col") == sum(len(grid.columns) for grid in page.grids)
+    assert len(heads) == heads.count("row") + heads.count("col")
+    images = [attrs for tag, attrs in outline.tags if tag == "img"]
+    assert [one["src"] for one in images] == ["data:image/svg+xml;base64,PHN2Zy8+"]
+    assert all(one["alt"] for one in images)
+    anchors = {attrs["href"] for tag, attrs in outline.tags if tag == "a"}
+    assert anchors == {f"#{attrs['id']}" for tag, attrs in outline.tags if tag == "section"}
+    best = [attrs for tag, attrs in outline.tags if attrs.get("class") == "measured best"]
+    assert len(best) == 4 * 2 + 4
+    assert best[0]["data-trials"] == " ".join(f"trial-run-baseline-{seed}-0" for seed in range(3))
+
+
+def test_html_asks_the_network_for_nothing(page: Page) -> None:
+    text = render_html([page, hostile_page()], {}, title=HOSTILE)
+    outline = Outline(text)
+    assert not {tag for tag, _ in outline.tags} & {"script", "link", "iframe", "object", "base"}
+    policy = next(a["content"] for _, a in outline.tags if a.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert "url(" not in text and "@import" not in text
+    assert not [a for _, a in outline.tags if a.get("href", "#").partition("#")[0]]  # type: ignore[union-attr]
+    assert not [a for _, a in outline.tags if any(key.startswith("on") for key in a)]
+    assert HOSTILE in outline.text
+
+
+def test_html_follows_the_readers_colours(page: Page) -> None:
+    text = render_html([page], {}, title="t")
+    assert "color-scheme: light dark" in text and "prefers-color-scheme: dark" in text

@@ -1,0 +1,210 @@
+"""``cmkd report claims``, ``baseline``, ``check`` and ``verify`` on real SQLite stores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cmkd.cli.report import app
+from cmkd.config.sweep import load_sweep
+from cmkd.errors import CmkdError
+from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.records import RunIdentity
+
+# MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+SPEC = """
+name: small
+description: made up
+data: made-up
+seeds: 3
+base: {method.lambda_1: 0.1, method.lambda_2: 1.0}
+blocks:
+  baseline: {method.decoder: [false], method.lambda_1: [0.0], method.lambda_2: [0.0]}
+  control: {method.lambda_1: [0.0], method.lambda_2: [0.0]}
+  spatial: {method.lambda_2: [0.0]}
+  both: {method.lambda_1: [0.1]}
+"""
+CLIPS = 200
+RIGHT = {"baseline": 100, "control": 104, "spatial": 150, "both": 158}
+
+
+class Stores:
+    """Stores of made-up runs in `folder`, for the spec in `path`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "small.yaml"
+        self.path.write_text(SPEC)
+        # Setting up the tables of a new store takes seconds; copying them does not.
+        open_store(f"sqlite:///{folder}/empty.db").find({"kind": "trial"})
+
+    def make(self, name: str, first_seed: int = 0, trained: Mapping[str, str] | None = None) -> str:
+        """The address of a store with three seeds; `trained` maps an arm to what it really is."""
+        shutil.copy(self.folder / "empty.db", self.folder / f"{name}.db")
+        place = f"sqlite:///{self.folder}/{name}.db"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            store = open_store(place)
+        common = {
+            "data": "made-up",
+            "data_id": "d1",
+            "data_kind": "embedded",
+            "fold": "0",
+            "folds": "1",
+            "teacher": "t1",
+            "selection": "best validation",
+            "git_commit": name * 8,
+        }
+        for arm in load_sweep(str(self.path)).arms:
+            for seed in range(first_seed, first_seed + 3):
+                real = (trained or {}).get(arm.name, arm.name)
+                tags = common | {
+                    "kind": "trial",
+                    "arm": arm.name,
+                    "setting_id": arm.setting.id,
+                    "seed": str(seed),
+                }
+                order = np.random.default_rng([len(real), seed]).permutation(CLIPS)
+                self._run(store, f"{arm.name}-{seed}", tags, order < RIGHT[real] + seed % 4)
+        self._run(store, "t1", common | {"kind": "teacher"}, np.arange(CLIPS) < 180)
+        return place
+
+    def _run(self, store: object, name: str, tags: dict[str, str], right: np.ndarray) -> None:
+        run_id = store.open(RunIdentity(name, "small", name, tags, {}), {})  # type: ignore[attr-defined]
+        rows = [f"clip{i:03},,{i % 5},{i % 5 if hit else 9}" for i, hit in enumerate(right)]
+        path = self.folder / "predictions.csv"
+        lines = (f"{row},{row.rpartition(',')[2]}" for row in rows)
+        path.write_text("\n".join(["clip,group,label,selected,last", *lines]))
+        accuracy = 100 * float(right.mean())
+        summary = {"test_acc": accuracy, "test_acc_last": accuracy, "best_val_acc": accuracy}
+        store.close(run_id, "FINISHED", summary=summary, files=[path])  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    return Stores(tmp_path_factory.mktemp("stores"))
+
+
+@pytest.fixture(scope="module")
+def healthy(stores: Stores) -> str:
+    return stores.make("a")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit code as `cmkd` gives it, and everything that was said."""
+    result = CliRunner().invoke(app, arguments)
+    error = result.exception
+    if isinstance(error, CmkdError):
+        return error.exit_code, f"{result.output}{error}"
+    assert error is None or isinstance(error, SystemExit), result.output
+    return result.exit_code, result.output
+
+
+def test_claims_are_printed_and_written(stores: Stores, healthy: str, tmp_path: Path) -> None:
+    where = ("--sweep", str(stores.path), "--tracking-uri", healthy, "--out", str(tmp_path))
+    code, output = run("claims", *where)
+    assert code == 0, output
+    names = [tmp_path / f"claims_small_made-up.{kind}" for kind in ("json", "md")]
+    assert sorted(tmp_path.iterdir()) == names
+    helps = next(line for line in output.splitlines() if line.startswith("| spatial\\_helps"))
+    assert "| supported |" in helps
+    code, text = run("claims", *where, "--json")
+    assert (code, text) == (0, names[0].read_text())
+    found = {(one["claim"], one["half"]): one for one in json.loads(text)["claims"]}
+    assert found["both_helps", "TSM"]["verdict"] == "supported"
+    assert found["near_teacher", "TSM"]["verdict"] == "contradicted"
+    assert found["temporal_helps", "TSM"]["verdict"] == "no runs"
+    assert found["cheaper_tsm", "TSM"]["reason"] == "run: cmkd cost"
+
+
+def test_the_gate_from_end_to_end(stores: Stores, healthy: str, tmp_path: Path) -> None:
+    file = tmp_path / "kept" / "baseline.json"
+    where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
+    assert run("baseline", *where, "--out", str(file))[0] == 0
+    written = file.read_bytes()
+    assert run("baseline", *where, "--out", str(file))[0] == 0
+    assert file.read_bytes() == written
+    same = run("check", "--baseline", str(file), "--tracking-uri", healthy)
+    assert same[0] == 0, same[1]
+    assert same[1].count("ok ") == 5
+
+    others = stores.make("b", first_seed=5)
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", others)
+    assert code == 0, output
+
+    # lambda_2 is ignored, and the control is not what it was.
+    broken = stores.make("c", first_seed=5, trained={"both": "spatial", "control": "baseline"})
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", broken)
+    assert code == 1
+    assert "REGRESSION  arms spatial and both: dead toggle" in output
+    assert "REGRESSION  arms baseline and control: dead toggle" in output
+    assert "2 regressions on made-up since commit aaaaaaaa (now cccccccc)" in output
+    code, output = run(
+        "claims", "--sweep", str(stores.path), "--tracking-uri", broken, "--out", str(tmp_path)
+    )
+    assert code == 1
+    assert "both and spatial: the same predictions" in output
+
+
+def test_an_arm_that_fell_is_named(stores: Stores, healthy: str, tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
+    assert run("baseline", *where, "--out", str(file), "--drift", "1")[0] == 0
+    whole = json.loads(file.read_text())
+    whole["arms"]["spatial"]["mean"] += 20
+    file.write_text(json.dumps(whole))
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", healthy)
+    assert code == 1
+    line = next(line for line in output.splitlines() if "arm spatial" in line)
+    assert line.split()[:7] == ["REGRESSION", "arm", "spatial", "95.5", "->", "75.5", "-20.0"]
+
+
+def test_nothing_to_compare_is_bad_input(stores: Stores, healthy: str, tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", healthy)
+    assert code == 2
+    assert f"write it with: cmkd report baseline --out {file}" in output
+    nowhere = f"sqlite:///{tmp_path}/none.db"
+    where = ("--sweep", str(stores.path), "--out", str(file), "--tracking-uri")
+    assert run("baseline", *where, nowhere)[0] == 2
+    assert run("baseline", *where, healthy)[0] == 0
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", nowhere)
+    assert code == 2
+    assert "no tracking store is there yet; run: cmkd sweep" in output
+    code, output = run("check", "--baseline", str(file), "--tracking-uri", healthy, "--data", "x")
+    assert code == 2
+    assert run("claims", "--tracking-uri", nowhere, "--out", str(tmp_path))[0] == 2
+
+
+def test_a_report_that_was_touched_is_found(stores: Stores, healthy: str, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
+    assert run("tables", *where, "--out", str(made))[0] == 0
+    assert run("claims", *where, "--out", str(made))[0] == 0
+    code, output = run("verify", str(made), *where)
+    assert code == 0, output
+    assert output.startswith(f"{len(list(made.iterdir()))} files in {made} are what the store")
+
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    shutil.copy(made / "claims_small_made-up.json", partial)
+    assert run("verify", str(partial), *where)[0] == 0
+
+    page = next(made.glob("table_*.md"))
+    page.write_text(page.read_text().replace("75.", "76.", 1))
+    picture = next(made.glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:-1])
+    code, output = run("verify", str(made), *where)
+    assert code == 1
+    assert f"{page}: line " in output and "but the store gives" in output
+    assert f"{picture}: is another picture than the store gives now" in output
+    assert f"2 of {len(list(made.iterdir()))} files" in output
+    assert run("verify", str(tmp_path / "absent"), *where)[0] == 2

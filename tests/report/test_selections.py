@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmkd.config.sweep import Sweep
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import collect
+from cmkd.report.specs import TABLES
+from cmkd.report.tables import build_table
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+SEARCH = """
+  search: {method.lambda_1: [0.01, 0.1, 1.0], method.lambda_2: [0.0]}
+  later: {method.lambda_1: [$best], method.lambda_2: [5.0]}
+select:
+  best: {key: method.lambda_1, among: [search], rule: best_mean_val_acc}
+"""
+RIGHT = [1, 0]
+
+
+@pytest.fixture
+def searched(make_sweep: Callable[[str], Sweep], store: MemoryStore) -> MemoryStore:
+    """Two seeds of a search that 0.01 wins on validation, and a third that lacks a candidate."""
+    store.sweep = make_sweep(SEARCH)
+    wins = {"0.01": (90.0, 70.0, 0.0), "0.1": (80.0, 70.0, 100.0), "1.0": (70.0, 60.0)}
+    for value, accuracies in wins.items():
+        for seed, accuracy in enumerate(accuracies):
+            name = f"search[lambda_1={value}]"
+            store.trial(name, seed, RIGHT, metrics={"best_val_acc": accuracy})
+    return store
+
+
+def test_the_selection_is_made_from_the_seeds_that_all_candidates_have(
+    searched: MemoryStore,
+) -> None:
+    evidence = collect(searched, searched.sweep, "made-up")
+    (choice,) = evidence.choices
+    assert (choice.value, choice.trials) == (0.01, 2)
+    assert not evidence.sweep.waiting
+    (later,) = [arm for arm in evidence.sweep.arms if arm.name == "later"]
+    assert later.setting.method.lambda_1 == 0.01
+
+
+def test_runs_of_a_later_stage_are_found(searched: MemoryStore) -> None:
+    plain = searched.sweep
+    searched.sweep = plain.select("best", 0.01)
+    run_id = searched.trial("later", 0, RIGHT)
+    found = collect(searched, plain, "made-up").trials
+    assert run_id in {trial.run_id for trial in found}
+
+
+def test_the_page_says_what_was_selected_and_what_waits(searched: MemoryStore) -> None:
+    def circumstances() -> str:
+        evidence = collect(searched, searched.sweep, "made-up")
+        table = build_table(TABLES["5"], evidence, command="cmkd sweep it")
+        return "\n".join(build_page(table, version="v").circumstances)
+
+    assert "Selected: best = 0.01: best mean validation accuracy of method.lambda_1" in (
+        circumstances()
+    )
+    searched.runs = [run for run in searched.runs if run.tags["arm"] != "search[lambda_1=1.0]"]
+    text = circumstances()
+    assert "Selected" not in text
+    assert "Rows that wait for the selection of best: run: cmkd sweep it." in text
