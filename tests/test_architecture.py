@@ -37,12 +37,12 @@ LAYERS: dict[str, set[str]] = {
 }
 DOORS: dict[str, str] = {
     "av": r"cmkd/data/bitstream\.py",
-    "ray": r"cmkd/sweep/runner\.py",
+    "ray": r"cmkd/sweep/(runner|tuning|distributed)\.py",
     "mlflow": r"cmkd/tracking/mlflow_store\.py",
-    "matplotlib": r"cmkd/report/plots\.py",
+    "matplotlib": r"cmkd/report/(plots|clip_figure)\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
-    "scipy": r"cmkd/report/statistics\.py",
+    "scipy": r"cmkd/(report/statistics|sweep/adaptive)\.py",
     "torch": r"cmkd/(data|backbones|method|training|sweep)/\w+\.py",
 }
 HEAVY = ("torch", "ray", "mlflow", "pandas", "matplotlib", "av", "sklearn", "scipy")

@@ -98,6 +98,53 @@ def probe(path: Path | str) -> StreamInfo:
         )
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a whole decode finds in a video of any codec, good or bad."""
+
+    codec: str
+    width: int
+    height: int
+    pixel_format: str
+    frames_declared: int
+    """0 where the container does not count its frames."""
+    kinds: str
+    """Picture type of each decoded frame: ``I``, ``P``, ``B`` ..."""
+    corrupt: tuple[int, ...]
+    """Numbers of the frames that the decoder calls corrupt."""
+    error: str | None
+    """Where decoding broke off, in the decoder's words."""
+
+
+def survey(path: Path | str) -> Survey:
+    """Decode all of a file and collect what `decode_mpeg4` would refuse it for.
+
+    Raises:
+        DataError: no such file, or not a video.
+    """
+    with _video(path, _REPLACE) as (container, stream):
+        codec = stream.codec_context
+        codec.thread_count = 1
+        kinds, corrupt, error = [], [], None
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                kinds.append(PictureType(frame.pict_type).name)
+                if frame.is_corrupt:
+                    corrupt.append(number)
+        except av.FFmpegError as reason:
+            error = reason.strerror
+        return Survey(
+            codec=codec.name,
+            width=codec.width,
+            height=codec.height,
+            pixel_format=codec.pix_fmt or "unknown",
+            frames_declared=stream.frames,
+            kinds="".join(kinds),
+            corrupt=tuple(corrupt),
+            error=error,
+        )
+
+
 def encode(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     path: Path | str,

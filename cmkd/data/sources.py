@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,11 +22,13 @@ class Source:
         path: relative to the folder, with forward slashes.
         label: name of its class.
         group: recording, person or scene it belongs to; empty where unknown.
+        split: its part in each fold, as `ClipEntry.split`; empty where the split rule decides.
     """
 
     path: str
     label: str
     group: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,23 @@ class Refusal:
     path: str
     reason: str
     remedy: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is to be made of a folder.
+
+    Attributes:
+        sources: sorted by path.
+        left_out: what is not used.
+        classes: in the order of their labels.
+        mirrored: class of the horizontal mirror image where it is another class.
+    """
+
+    sources: tuple[Source, ...]
+    left_out: tuple[Refusal, ...]
+    classes: tuple[str, ...]
+    mirrored: Mapping[str, str]
 
 
 def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmkd.config.data import SplitConfig
+from cmkd.data.given import LARGEST_VALIDATION_SHARE, given_parts, number_given
 from cmkd.data.manifest import ClipEntry
 from cmkd.errors import DataError
 
 VALIDATION_SHARE_OF_GROUPS = 0.10
 VALIDATION_SHARE_OF_CLIPS = 0.15
-LARGEST_VALIDATION_SHARE = 0.25
 _Name = tuple[str, int]
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Clip numbers of one fold's parts, each ascending; together every clip exactly once."""
+    """Clip numbers of one fold's parts, each ascending; no clip twice.
+
+    Together they are every clip, except those that a given fold leaves unused.
+    """
 
     train: tuple[int, ...]
     val: tuple[int, ...]
@@ -32,7 +34,7 @@ class Split:
 def number_of_folds(clips: Sequence[ClipEntry], rule: SplitConfig) -> int:
     """How many folds the rule makes of these clips."""
     if rule.rule == "given":
-        return 1
+        return number_given(clips)
     return rule.folds if rule.rule == "folds" else len(_left_out_groups(clips, rule))
 
 
@@ -47,6 +49,8 @@ def split_clips(
     group is always missing from training, and passes over a group that would make it more than
     25 % while others do. Where no clip has a group it takes 15 % of each class.
 
+    ``given`` follows the manifest; see `cmkd.data.given`.
+
     Raises:
         DataError: too few groups, an empty part, a group in two parts, or a class that would
             have no clip to train on.
@@ -55,7 +59,9 @@ def split_clips(
     if not 0 <= fold < folds:
         raise DataError(f"fold {fold} does not exist; the data set has folds 0 to {folds - 1}")
     if rule.rule == "given":
-        return _given(clips, classes)
+        parts = given_parts(clips, rule.seed, fold)
+        _check_classes(clips, classes, parts["train"], fold)
+        return Split(*(tuple(parts[part]) for part in ("train", "val", "test")))
     test = _test_part(clips, rule, fold)
     if any(clip.group for clip in clips):
         val = _validation_groups(clips, rule, fold, test)
@@ -64,27 +70,6 @@ def split_clips(
     rest = set(range(len(clips))) - test - val
     _check_classes(clips, classes, rest, fold)
     return Split(tuple(sorted(rest)), tuple(sorted(val)), tuple(sorted(test)))
-
-
-def _given(clips: Sequence[ClipEntry], classes: Sequence[str]) -> Split:
-    wrong = [clip.path for clip in clips if clip.split not in PARTS]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} clips have no split (the first is {wrong[0]}); give each of them "
-            "train, val or test, or let folds decide"
-        )
-    parts = {
-        part: [index for index, clip in enumerate(clips) if clip.split == part] for part in PARTS
-    }
-    empty = [part for part in PARTS if not parts[part]]
-    if empty:
-        raise DataError(f"no clip has the split {' or '.join(empty)}; every part needs clips")
-    places = {(clip.group, clip.split) for clip in clips if clip.group}
-    torn = sorted(name for name, count in Counter(g for g, _ in places).items() if count > 1)
-    if torn:
-        raise DataError(f"groups in more than one part: {', '.join(torn)}; move each to one part")
-    _check_classes(clips, classes, parts["train"], 0)
-    return Split(*(tuple(parts[part]) for part in PARTS))
 
 
 def _group_names(clips: Sequence[ClipEntry]) -> list[_Name]:
@@ -129,11 +114,13 @@ def _test_part(clips: Sequence[ClipEntry], rule: SplitConfig, fold: int) -> set[
 def _stratified(
     labels: Sequence[int], names: Sequence[_Name], rule: SplitConfig
 ) -> list[list[int]]:
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     order = {name: number for number, name in enumerate(sorted(set(names)))}
-    groups = [order[name] for name in names]
-    splitter = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed)
+    groups = [order[name] for name in names] if len(order) < len(names) else None
+    # Where every clip is on its own, the search over groups would take minutes and gigabytes.
+    make = StratifiedGroupKFold if groups else StratifiedKFold
+    splitter = make(rule.folds, shuffle=True, random_state=rule.seed)
     with warnings.catch_warnings():
         # A class with fewer clips than folds is legitimate here: it is absent from some tests.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
@@ -144,9 +131,13 @@ def _validation_clips(
     clips: Sequence[ClipEntry], rule: SplitConfig, fold: int, test: Collection[int]
 ) -> set[int]:
     rng = np.random.default_rng([rule.seed, fold])
+    by_label: dict[int, list[int]] = {}
+    for index, clip in enumerate(clips):
+        mine = by_label.setdefault(clip.label, [])
+        if index not in test:
+            mine.append(index)
     chosen: set[int] = set()
-    for label in sorted({clip.label for clip in clips}):
-        mine = [i for i, clip in enumerate(clips) if clip.label == label and i not in test]
+    for _, mine in sorted(by_label.items()):
         count = max(1, round(VALIDATION_SHARE_OF_CLIPS * len(mine))) if len(mine) > 1 else 0
         chosen.update(rng.permutation(mine)[:count].tolist())
     return chosen

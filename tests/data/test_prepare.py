@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
-from cmkd.config.data import EncodingConfig, InputConfig, SplitConfig, ViewsConfig
+from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
 from cmkd.data.arrays import ensure_arrays
 from cmkd.data.bitstream import encode, probe
 from cmkd.data.clips import read_clip
@@ -117,18 +117,35 @@ def test_real_videos_with_bad_ones_among_them(
         info = probe(dataset.root / clip.path)
         found = (info.codec, info.width, info.height, info.frames_declared)
         assert found == ("mpeg4", 80, 64, 24)
-        compressed, raw = read_clip(dataset.root / clip.path, 8)
+        compressed, raw = read_clip(dataset.root / clip.path, Reading())
         assert raw.frames.shape == (8, 3, 64, 80) and len(compressed.iframes) == 2
 
 
 def test_what_is_prepared_can_be_read_into_arrays(folder: Path) -> None:
     views = ViewsConfig(count=2, shift=0.1)
     done = prepare(request(folder, views=views))
-    arrays = ensure_arrays(done.dataset, InputConfig(), folder.parent / "cache", workers=1)
+    arrays = ensure_arrays(done.dataset, Reading(), folder.parent / "cache", workers=1)
     trained = {n for fold in (0, 1) for n in done.dataset.split(fold).train}
     assert 0 < len(trained) < 8
     assert arrays.frames.shape == (8 + len(trained), 8, 3, 64, 80)
     assert arrays.iframes.shape[1] == 2, "20 frames are two GOPs of 12"
+
+
+def test_a_crop_is_a_view_and_encodes_nothing_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(*options: str) -> Result:
+        common = ("--name", "mine", "--width", "80", "--height", "64", "--folds", "2")
+        cache = folder.parent / "cache"
+        result = run(monkeypatch, cache, "prepare", str(folder), *common, *options)
+        assert result.exit_code == 0, result.output
+        return result
+
+    prepared()
+    again = prepared("--crop", "48", "--flip", "--views", "2")
+    assert "8 prepared (8 of them before)" in again.output
+    dataset = open_dataset("mine", folder.parent / "cache")
+    assert dataset.info.views == ViewsConfig(count=2, flip="horizontal", crop=48)
 
 
 def test_a_second_run_encodes_nothing(folder: Path) -> None:
@@ -205,6 +222,7 @@ def test_one_name_in_two_containers_is_two_clips(folder: Path) -> None:
         ({"split": SplitConfig(folds=2, train_only=("s9",))}, "s9: no clip has that group"),
         ({"name": "synthetic"}, "is an embedded data set"),
         ({"encoding": EncodingConfig(num_frames=8)}, "at least 9"),
+        ({"views": ViewsConfig(crop=80)}, "--crop 80: is more than a side of 80x64"),
     ],
 )
 def test_mistakes_are_found_before_encoding(
@@ -305,6 +323,7 @@ def test_indices_are_even_and_whole() -> None:
         (("--workers", "4096"), "CPUs"),
         (("--width", "81"), "multiple of 16"),
         (("--shift", "0.9"), "shift"),
+        (("--crop", "64", "--scale", "0.1"), "crop: 64 cuts views by a rule of its own"),
         (("--name", "../evil"), "letters, digits"),
     ],
 )

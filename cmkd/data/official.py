@@ -1,0 +1,212 @@
+"""UCF-101, HMDB-51, Kinetics-400 and Something-Something V2 from their official annotations."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmkd.data.annotation_files import Annotated, Annotations
+from cmkd.data.annotations import read_hmdb51, read_kinetics, read_ssv2, read_ucf101
+from cmkd.data.sources import VIDEO_SUFFIXES, Listing, Refusal, Source
+from cmkd.errors import DataError, InputError
+
+_FOLDS = ("all", "1", "2", "3")
+_PARTS = ("val", "test")
+_LEFT_AND_RIGHT = {
+    f"{act} something from {one} to {other}": f"{act} something from {other} to {one}"
+    for act in ("Pulling", "Pushing")
+    for one, other in (("left", "right"), ("right", "left"))
+} | {
+    f"Turning the camera {one} while filming something": (
+        f"Turning the camera {other} while filming something"
+    )
+    for one, other in (("left", "right"), ("right", "left"))
+}
+
+
+@dataclass(frozen=True)
+class OfficialSet:
+    """What is known of a published data set.
+
+    Attributes:
+        read: its annotation files, for one of `splits`.
+        splits: what may be chosen, the default first.
+        classes: how many there are.
+        sizes: (train, val, test) clips of each fold by split; absent where releases differ.
+        mirrored: class of the horizontal mirror image where it is another class.
+    """
+
+    read: Callable[[Path, str], Annotations]
+    splits: tuple[str, ...]
+    classes: int
+    sizes: Mapping[str, tuple[tuple[int, int, int], ...]]
+    mirrored: Mapping[str, str]
+
+
+def _each_and_all(*folds: tuple[int, int, int]) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    return {str(number): (fold,) for number, fold in enumerate(folds, 1)} | {"all": folds}
+
+
+OFFICIAL: dict[str, OfficialSet] = {
+    "ucf101": OfficialSet(
+        read_ucf101,
+        _FOLDS,
+        101,
+        _each_and_all((9537, 0, 3783), (9586, 0, 3734), (9624, 0, 3696)),
+        {},
+    ),
+    "hmdb51": OfficialSet(read_hmdb51, _FOLDS, 51, _each_and_all(*[(3570, 0, 1530)] * 3), {}),
+    "kinetics400": OfficialSet(read_kinetics, _PARTS, 400, {}, {}),
+    "ssv2": OfficialSet(
+        read_ssv2,
+        _PARTS,
+        174,
+        {"val": ((168_913, 0, 24_777),), "test": ((168_913, 24_777, 27_157),)},
+        _LEFT_AND_RIGHT,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class OfficialRequest:
+    """A published data set as the user has it.
+
+    Attributes:
+        name: key of `OFFICIAL`.
+        annotations: folder of its annotation files.
+        split: one of its splits.
+        subset: the user has a part of it: files and classes that are not there are left out.
+    """
+
+    name: str
+    annotations: Path
+    split: str
+    subset: bool = False
+
+
+class AnnotationProblems(DataError):
+    """Annotations and videos do not fit; `problems` has every one of them."""
+
+    def __init__(self, message: str, problems: tuple[Refusal, ...]) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+def find_official(root: Path, request: OfficialRequest) -> Listing:
+    """Match the annotated clips of a split with the videos anywhere below `root`, by file name.
+
+    Classes are in the official order. Videos that the split does not use are passed over.
+
+    Raises:
+        AnnotationProblems: files that cannot be read or understood, unknown labels, wrong numbers
+            of classes or clips, videos that are missing or there twice: all of them at once.
+        InputError: the data set has no such split.
+        DataError: a folder cannot be looked into.
+    """
+    official = OFFICIAL[request.name]
+    if request.split not in official.splits:
+        raise InputError(
+            f"--split {request.split}: {request.name} has {', '.join(official.splits)}; use one"
+        )
+    found = official.read(request.annotations, request.split)
+    known = set(found.classes)
+    for clip in found.clips:
+        if clip.label not in known:
+            found.refuse(clip.names[0], f"label {clip.label!r} is not among the classes")
+    if not request.subset:
+        _check_counts(found, official, request)
+    sources, missing = _matched(found, _videos(root))
+    problems = (*found.problems, *(() if request.subset else missing))
+    if problems:
+        raise AnnotationProblems(_summary(request, problems), problems)
+    present = {source.label for source in sources}
+    classes = tuple(name for name in found.classes if name in present)
+    if len(classes) < 2:
+        raise DataError(
+            f"{root}: holds videos of {len(classes)} classes of {request.name}; give the folder "
+            "with its videos"
+        )
+    left_out = tuple(missing) if request.subset else ()
+    return Listing(tuple(sources), left_out, classes, _mirrored(official, classes))
+
+
+def _check_counts(found: Annotations, official: OfficialSet, request: OfficialRequest) -> None:
+    remedy = "restore the official files, or give --subset if yours are a part of them"
+    if len(found.classes) != official.classes:
+        found.refuse(
+            request.annotations,
+            f"has {len(found.classes)} classes, {request.name} has {official.classes}",
+            remedy,
+        )
+    for fold, sizes in enumerate(official.sizes.get(request.split, ())):
+        words = Counter(clip.split.split()[fold] for clip in found.clips)
+        for part, size in zip(("train", "val", "test"), sizes, strict=True):
+            if words[part] != size:
+                found.refuse(
+                    request.annotations,
+                    f"fold {fold} has {words[part]} {part} clips, {request.name} has {size}",
+                    remedy,
+                )
+
+
+def _videos(root: Path) -> dict[str, list[str]]:
+    """Paths of the videos below a folder by their names without suffix."""
+
+    def stop(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror}); check the path and its "
+            "permissions"
+        ) from error
+
+    found: dict[str, list[str]] = {}
+    for folder, inner, files in os.walk(root, onerror=stop, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        below = Path(folder).relative_to(root).as_posix()
+        for file in sorted(files):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in VIDEO_SUFFIXES and not file.startswith("."):
+                found.setdefault(stem, []).append(file if below == "." else f"{below}/{file}")
+    return found
+
+
+def _matched(
+    found: Annotations, videos: Mapping[str, list[str]]
+) -> tuple[list[Source], list[Refusal]]:
+    """The clips that have one file each; those without one; the rest is added to the problems."""
+    sources: dict[str, Source] = {}
+    missing = []
+    for clip in found.clips:
+        paths = _files_of(clip, videos)
+        if not paths:
+            missing.append(Refusal(clip.names[0], "no such video", "download it, or give --subset"))
+        elif len(paths) > 1:
+            remedy = f"keep one of {', '.join(paths)}"
+            found.refuse(clip.names[0], "video is there more than once", remedy)
+        elif paths[0] in sources:
+            found.refuse(clip.names[0], "is annotated more than once")
+        else:
+            sources[paths[0]] = Source(paths[0], clip.label, clip.group, clip.split)
+    return [sources[path] for path in sorted(sources)], missing
+
+
+def _files_of(clip: Annotated, videos: Mapping[str, list[str]]) -> list[str]:
+    return next((videos[name] for name in clip.names if name in videos), [])
+
+
+def _summary(request: OfficialRequest, problems: Collection[Refusal]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.reason, []).append(problem.path)
+    parts = [
+        f"{reason}: {', '.join(places[:3])}"
+        + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+        for reason, places in kinds.items()
+    ]
+    return f"{request.annotations}: {len(problems)} problems: {'; '.join(parts)}"
+
+
+def _mirrored(official: OfficialSet, classes: Collection[str]) -> dict[str, str]:
+    return {one: other for one, other in official.mirrored.items() if one in classes}

@@ -1,0 +1,137 @@
+"""Damaged files, drawn by seed: no crash, no hang, and nothing damaged goes on unseen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
+from cmkd.data.bitstream import survey
+from cmkd.data.clips import read_clip
+from cmkd.data.datasets import read_folder
+from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
+from cmkd.data.pool import run_tasks
+from cmkd.data.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
+from cmkd.data.verify import verify
+from cmkd.errors import CmkdError, DataError
+
+SMALL = EncodingConfig(width=64, height=64, gop=12, qscale=5)
+SOURCES = ("mmaction2_part_0.mp4", "TrumanShow_wave_f_nm_np1_fr_med_26.avi")
+"""H.264 with B-frames in MP4, and MPEG-4 Part 2 with B-frames in AVI."""
+SECONDS = 60.0
+
+few_or_many = pytest.mark.parametrize(
+    "seeds", [range(20), pytest.param(range(20, 220), marks=pytest.mark.slow)], ids=["20", "200"]
+)
+Damage = Callable[[bytes, random.Random], bytes]
+
+
+def flip_bits(whole: bytes, draw: random.Random) -> bytes:
+    content = bytearray(whole)
+    for _ in range(draw.choice((1, 8, 64))):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(content)
+
+
+def cut_off(whole: bytes, draw: random.Random) -> bytes:
+    return whole[: draw.randrange(len(whole))]
+
+
+def zero_bytes(whole: bytes, draw: random.Random) -> bytes:
+    at, length = draw.randrange(len(whole)), draw.choice((1, 64, 4096))
+    zeroed = whole[:at] + bytes(length) + whole[at + length :]
+    return zeroed[: len(whole)]
+
+
+def lose_bytes(whole: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(whole))
+    return whole[:at] + whole[at + draw.choice((1, 32, 2048)) :]
+
+
+def another_head(whole: bytes, draw: random.Random) -> bytes:
+    """The start of a file of another kind before what is left of this one."""
+    heads = (b"\x1aE\xdf\xa3", b"RIFF\0\0\0\0AVI LIST", b"\0\0\0\x18ftypmp42", b"GIF89a", b"text\n")
+    return draw.choice(heads) + whole[draw.choice((0, 16, 512)) :]
+
+
+DAMAGES: tuple[Damage, ...] = (flip_bits, cut_off, zero_bytes, lose_bytes, another_head)
+
+
+def damaged(whole: bytes, seed: int) -> bytes:
+    draw = random.Random(seed)
+    return DAMAGES[seed % len(DAMAGES)](whole, draw)
+
+
+@few_or_many
+def test_damaged_videos_are_refused_or_make_whole_clips(
+    shared_video: Path, tmp_path: Path, seeds: range
+) -> None:
+    tasks = []
+    for seed in seeds:
+        real = shared_video / "clips" / SOURCES[seed // len(DAMAGES) % len(SOURCES)]
+        source = tmp_path / f"{seed:03}{real.suffix}"
+        source.write_bytes(damaged(real.read_bytes(), seed))
+        output = tmp_path / "out" / f"{source.name}.mp4"
+        tasks.append(EncodeTask(source, output, tmp_path / f"{seed}.json", SMALL))
+    made, refused = [], []
+    for number, result in run_tasks(reencode, tasks, workers=1, timeout=SECONDS):
+        task = tasks[number]
+        if isinstance(result, Encoded):
+            made.append((task.output, result))
+            found = survey(task.source)
+            assert not found.corrupt and found.error is None, "what the decoder sees, is refused"
+            assert result.frames == len(found.kinds) >= max(MIN_FRAMES, found.frames_declared - 1)
+        else:
+            refused.append(result)
+            assert not task.output.exists(), "nothing is left of a refused file"
+    for error in refused:
+        assert isinstance(error, DataError) and len(str(error)) > 20
+        assert "did not finish" not in str(error) and "crashed" not in str(error)
+    assert len(made) + len(refused) == len(tasks)
+    assert len(refused) > 0.6 * len(tasks)
+    # A flip may leave a valid bitstream, whose pictures nobody can tell from the intended ones.
+    assert made, "and some are drawn here"
+    clips = [ClipEntry(out.name, n % 2, "", "", done.sha256) for n, (out, done) in enumerate(made)]
+    assert not list(check(tmp_path / "out", clips))
+
+
+@few_or_many
+def test_damaged_clips_never_pass_for_whole_ones(
+    tmp_path: Path, panning: list, good: Path, seeds: range
+) -> None:
+    whole, sha256 = good.read_bytes(), file_sha256(good)
+    clips = []
+    for seed in seeds:
+        content = damaged(whole, seed)
+        if content != whole:
+            (tmp_path / f"{seed:03}.mp4").write_bytes(content)
+            clips.append(ClipEntry(f"{seed:03}.mp4", seed % 2, "", "", sha256))
+    assert len(clips) > 0.9 * len(seeds)
+    assert list(check(tmp_path, clips)) == [clip.path for clip in clips], "the hash tells"
+    results = list(
+        run_tasks(read, [tmp_path / clip.path for clip in clips], workers=1, timeout=SECONDS)
+    )
+    for number, result in results:
+        if isinstance(result, CmkdError):
+            assert isinstance(result, DataError) and clips[number].path in str(result)
+    assert len(results) == len(clips)
+    assert sum(isinstance(result, DataError) for _, result in results) > 0.6 * len(clips)
+
+
+def read(path: Path) -> None:
+    """Read a clip as a trial does."""
+    read_clip(path, Reading())
+
+
+def check(root: Path, clips: list[ClipEntry]) -> Iterator[str]:
+    """Paths that `cmkd data verify` complains of, when the manifest says what `clips` do."""
+    plan = DatasetPlan("mine", "folder", ("a", "b"), SMALL, ViewsConfig(), SplitConfig(), {})
+    write_dataset(root, plan.info(clips), clips)
+    for found in verify(read_folder(root), workers=1):
+        yield found.path
+        assert all(
+            "did not finish" not in text and "crashed" not in text for text in found.problems
+        )
