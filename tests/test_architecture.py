@@ -39,13 +39,14 @@ DOORS: dict[str, str] = {
     "av": r"cmkd/data/bitstream\.py",
     "ray": r"cmkd/sweep/(runner|tuning|distributed)\.py",
     "mlflow": r"cmkd/tracking/mlflow_store\.py",
-    "matplotlib": r"cmkd/report/(plots|clip_figure)\.py",
+    "matplotlib": r"cmkd/report/(plots|figures_\w+|clip_figure)\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
+    "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/(report/statistics|sweep/adaptive)\.py",
     "torch": r"cmkd/(data|backbones|method|training|sweep)/\w+\.py",
 }
-HEAVY = ("torch", "ray", "mlflow", "pandas", "matplotlib", "av", "sklearn", "scipy")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
 ASSUMPTIONS = {f"A{number}" for number in range(1, 19)}
 
 

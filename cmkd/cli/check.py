@@ -60,7 +60,7 @@ def inspect(
         columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
         rows=[
             (
-                f"frame {one.number} from {one.intra}\noff by {one.motion_error:.1f}, "
+                f"frame {one.number} from {one.intra}\nerror: moved {one.motion_error:.1f}, "
                 f"rebuilt {one.error:.1f}",
                 (one.frame, one.iframe, one.motion, one.residual, one.rebuilt),
             )
@@ -72,8 +72,8 @@ def inspect(
             f"full from {seen.full:.1f} pixels on.\n"
             "Residual: middle grey is none, a level is a level.\n"
             "Rebuilt: the I-frame moved by 4 x 4 cells of motion, plus 2 x 2 cells of residual.\n"
-            "Beside the rows: mean absolute error in grey levels of the moved I-frame, and of "
-            "the rebuilt frame."
+            "Error: mean absolute difference from the decoded frame in grey levels, of the moved "
+            "I-frame alone and of the rebuilt frame."
         ),
     )
     target = output or Path(f"{path.stem}.png")

@@ -59,6 +59,12 @@ def prepare(
     frames: Annotated[int | None, typer.Option(help="resample clips to this length")] = None,
     folds: Annotated[int | None, typer.Option(help="group-disjoint folds (default 5)")] = None,
     leave_one_group_out: Annotated[bool, typer.Option(help="one fold per group")] = False,
+    given: Annotated[
+        bool,
+        typer.Option(
+            "--given", help="folds are the words (train, val, test, -) of manifest.csv's split"
+        ),
+    ] = False,
     train_only: Annotated[list[str] | None, typer.Option(help="group that never tests")] = None,
     split_seed: Annotated[int, typer.Option(help="which folds are drawn")] = 0,
     views: Annotated[int, typer.Option(help="augmented views of a training clip")] = 1,
@@ -82,7 +88,7 @@ def prepare(
     A manifest.csv in ROOT may give path, label and group of each file. Files that cannot be used
     are listed in refused.csv with reason and remedy. The same command goes on after a kill.
     """
-    from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
+    from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
     from cmkd.data.prepare import PrepareRequest
     from cmkd.data.prepare import prepare as run
@@ -91,8 +97,7 @@ def prepare(
     if slug(name) != name:
         raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
     official = _official(published, annotations, split, subset)
-    if official and (folds is not None or leave_one_group_out or train_only):
-        raise InputError(f"--as {official.name}: has splits of its own; leave out the other rules")
+    splits = _split_rule(official, given, folds, leave_one_group_out, train_only or [], split_seed)
     request = PrepareRequest(
         root=root,
         output=output or usable_cache() / "data" / name,
@@ -113,11 +118,7 @@ def prepare(
                 "crop": crop,
             },
         ),
-        split=(
-            _config(SplitConfig, {"rule": "given", "seed": split_seed})
-            if official
-            else _split_rule(folds, leave_one_group_out, train_only or [], split_seed)
-        ),
+        split=splits,
         official=official,
         workers=usable_workers(workers),
     )
@@ -132,7 +133,7 @@ def prepare(
         f"{dataset.info.name}: {len(dataset.info.classes)} classes, {dataset.num_folds} folds, "
         f"id {dataset.id}, in {dataset.root}"
     )
-    for fold in range(dataset.num_folds if official else 0):
+    for fold in range(dataset.num_folds if dataset.info.split.rule == "given" else 0):
         parts = dataset.split(fold)
         typer.echo(
             f"fold {fold}: {len(parts.train)} train, {len(parts.val)} validate, "
@@ -188,16 +189,35 @@ def _official(
 
 
 def _split_rule(
-    folds: int | None, leave_one_group_out: bool, train_only: list[str], seed: int
+    official: OfficialRequest | None,
+    given: bool,
+    folds: int | None,
+    leave_one_group_out: bool,
+    train_only: list[str],
+    seed: int,
 ) -> SplitConfig:
     from cmkd.config.data import SplitConfig
     from cmkd.errors import InputError
 
-    if leave_one_group_out and folds is not None:
-        raise InputError("--folds and --leave-one-group-out: give one of them, not both")
-    rule = "leave_one_group_out" if leave_one_group_out else "folds"
-    values: dict[str, Any] = {"rule": rule, "train_only": tuple(train_only), "seed": seed}
-    return _config(SplitConfig, values | ({} if folds is None else {"folds": folds}))
+    asked = {
+        f"--as {official.name}" if official else "": official is not None,
+        "--given": given,
+        "--folds": folds is not None,
+        "--leave-one-group-out": leave_one_group_out,
+    }
+    rules = [option for option, is_asked in asked.items() if is_asked]
+    if len(rules) > 1:
+        raise InputError(f"{' and '.join(rules)}: give one of them, for each is a rule of its own")
+    if train_only and (official or given):
+        raise InputError(f"{rules[0]} and --train-only: the split says what trains; leave one out")
+    values: dict[str, Any] = {"train_only": tuple(train_only), "seed": seed}
+    if official or given:
+        values["rule"] = "given"
+    elif leave_one_group_out:
+        values["rule"] = "leave_one_group_out"
+    elif folds is not None:
+        values["folds"] = folds
+    return _config(SplitConfig, values)
 
 
 def _config(model: type[Model], values: dict[str, Any]) -> Model:

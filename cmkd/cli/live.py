@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmkd.sweep.forecast import duration
-from cmkd.sweep.progress import Board, SweepView, TrialProgress
+from cmkd.sweep.progress import Board, Status, SweepView, TrialProgress
 
 REFRESH_SECONDS = 0.25
 STAGE_SECONDS = 5.0
@@ -126,18 +126,23 @@ class LiveView(SweepView):
 
 
 def _over(board: Board) -> int:
-    return board.count("done") + board.count("failed")
+    return sum(board.count(status) for status in ("done", "pruned", "failed"))
 
 
 def _result(trial: TrialProgress) -> str:
     if trial.status == "failed":
         return f"{trial.name}: FAILED, {trial.cause}"
+    if trial.status == "pruned":
+        return f"{trial.name}: {trial.cause}"
     return f"{trial.name}: test {_percent(trial.test_acc)}, {trial.seconds:.1f} s of training"
 
 
 def _counts(board: Board) -> str:
     left = board.seconds_left()
-    parts = [f"{board.count(s)} {s}" for s in ("done", "running", "failed", "to go")]
+    shown: tuple[Status, ...] = ("done", "running", "failed", "to go")
+    if board.count("pruned"):
+        shown = ("done", "pruned", *shown[1:])
+    parts = [f"{board.count(s)} {s}" for s in shown]
     return ", ".join(parts) + (f", about {duration(left)} left" if left else "")
 
 

@@ -12,7 +12,7 @@ from cmkd.sweep.survey import SweepRequest
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
-STATES: tuple[TrialState, ...] = ("done", "failed", "interrupted", "new")
+STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "new")
 
 
 def plan_text(plan: Plan, expected: Forecast) -> str:

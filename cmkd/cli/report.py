@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Tables and figures from the tracking store.", no_args_is_help=True)
+from cmkd.cli import gate
+
+app = typer.Typer(
+    help="Tables, figures and verdicts from the tracking store.", no_args_is_help=True
+)
 
 
 @app.callback()
 def report() -> None:
-    """Tables and figures from the tracking store."""
+    """Tables, figures and verdicts from the tracking store."""
 
 
 @app.command()
@@ -81,3 +85,9 @@ def tables(
         typer.echo(f"left out: {line}")
     for path in paths:
         typer.echo(path)
+
+
+app.command()(gate.claims)
+app.command()(gate.verify)
+app.command()(gate.baseline)
+app.command()(gate.check)

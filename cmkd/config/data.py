@@ -65,7 +65,8 @@ class ViewsConfig(Config):
 class SplitConfig(Config):
     """Which clips train, select and test.
 
-    ``given`` follows the manifest's ``split`` column (one fold). ``folds`` are k group-disjoint,
+    ``given`` follows the manifest's ``split`` column, a word for each fold; where a fold marks no
+    clip for validation, `seed` draws groups of its training part. ``folds`` are k group-disjoint,
     label-stratified folds; ``leave_one_group_out`` makes one fold per group. Clips of the groups
     in `train_only` (recordings of mixed origin, say) never leave the training part.
     """

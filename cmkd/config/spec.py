@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmkd.config.base import Config
 
@@ -27,6 +27,40 @@ class Selection(Config):
     )
 
 
+class Limits(Config):
+    """Where a searched value may lie; it is searched by its logarithm."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low: {self.low} must be less than high: {self.high}")
+        return self
+
+
+class SearchSpec(Config):
+    """A search for the values of highest validation accuracy, instead of blocks.
+
+    Each trial is one setting, trained with seed 0 on fold 0.
+    """
+
+    ranges: dict[str, Limits] = Field(min_length=1, description="by dotted key of `Setting`")
+    epochs: int = Field(ge=1, description="budget: epochs of all trials together")
+    batch: int = Field(default=4, ge=1, description="settings proposed at once")
+    rungs: tuple[int, ...] = Field(
+        default=(), description="epochs after which a trial that lags behind is given up"
+    )
+    reduction: int = Field(default=2, ge=2, description="one in so many goes on at a rung")
+    seed: int = Field(default=0, ge=0, description="of the sampler")
+
+    @property
+    def lowest(self) -> dict[str, float]:
+        """The lower limits."""
+        return {key: one.low for key, one in self.ranges.items()}
+
+
 class SweepSpec(Config):
     """The file ``sweeps/NAME.yaml``.
 
@@ -41,4 +75,13 @@ class SweepSpec(Config):
     preset: str | None = Field(default=None, description="a name of `cmkd.config.presets`")
     base: dict[str, Any] = {}
     select: dict[BlockName, Selection] = {}
-    blocks: dict[BlockName, dict[str, list[Any]]] = Field(min_length=1)
+    search: SearchSpec | None = None
+    blocks: dict[BlockName, dict[str, list[Any]]] = Field(default={}, min_length=1)
+
+    @model_validator(mode="after")
+    def _blocks_or_search(self) -> Self:
+        if bool(self.blocks) == (self.search is not None):
+            raise ValueError("give either blocks or search, and not both")
+        if self.search is not None and self.seeds != 1:
+            raise ValueError("seeds: 1 is all that a search trains a setting with; write it")
+        return self

@@ -70,6 +70,10 @@ class Sweep:
         """The same sweep after the selection `name` was made: more arms, fewer that wait."""
         return _expand(self.spec, self.document, {**self.selected, name: value})
 
+    def with_values(self, values: Sequence[Mapping[str, float]]) -> Sweep:
+        """The same search with one arm per mapping of its keys to values."""
+        return replace(self, arms=tuple(_candidate(self.spec, self.document, v) for v in values))
+
     def only(self, patterns: Sequence[str]) -> Sweep:
         """The arms that match any of `patterns`; all of them where there is no pattern.
 
@@ -133,6 +137,9 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
         where = document.where("preset")
         raise ConfigError(f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, PRESETS)}")
     check_selections(document, spec)
+    if spec.search is not None:
+        for ends in zip(*((one.low, one.high) for one in spec.search.ranges.values()), strict=True):
+            _candidate(spec, document, dict(zip(spec.search.ranges, ends, strict=True)))
     count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
     if count > MOST_ARMS and not unlimited:
         raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
@@ -162,6 +169,12 @@ def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) 
             setting = _build(document, block, {**preset, **spec.base, **values})
             arms.append(Arm(name, setting))
     return Sweep(spec, document, tuple(arms), waiting, selected)
+
+
+def _candidate(spec: SweepSpec, document: Document, values: Mapping[str, float]) -> Arm:
+    label = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
+    preset = preset_settings(spec.preset) if spec.preset else {}
+    return Arm(f"search[{label}]", _build(document, "search", {**preset, **spec.base, **values}))
 
 
 def _points(
@@ -210,7 +223,7 @@ def _build(document: Document, block: str, dotted: Mapping[str, Any]) -> Setting
 def _place(document: Document, block: str, key: str) -> str:
     """``file:line`` of `key`, else of a key below it, else of the nearest one above it."""
     for below in (False, True):
-        for home in (("blocks", block), ("base",)):
+        for home in (("blocks", block), ("search", "ranges"), ("base",)):
             for path in document.lines:
                 name = path[-1]
                 if path[:-1] == home and (name.startswith(f"{key}.") if below else name == key):

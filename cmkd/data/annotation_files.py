@@ -63,15 +63,16 @@ def rows_of(
     found: Annotations, file: Path, columns: Set[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, cells of these columns) of each row of a CSV file; what is empty is ``""``."""
-    lines = [line for _, line in lines_of(found, file)]
-    reader = csv.DictReader(lines)
-    missing = columns - set(reader.fieldnames or ())
-    if lines and missing:
-        found.refuse(file, f"has no column {', '.join(sorted(missing))}", RESTORE)
-        return
+    before = len(found.problems)
+    lines = list(lines_of(found, file))
+    reader = csv.DictReader(text for _, text in lines)
     try:
-        for number, row in enumerate(reader, 2):
-            yield f"{file.name}:{number}", {key: row[key] or "" for key in columns}
+        missing = columns - set(reader.fieldnames or ())
+        if missing and len(found.problems) == before:
+            found.refuse(file, f"has no column {', '.join(sorted(missing))}", RESTORE)
+        for row in () if missing else reader:
+            where = lines[reader.line_num - 1][0]
+            yield where, {key: row[key] or "" for key in columns}
     except csv.Error as error:
         found.refuse(file, f"is no CSV ({error})", RESTORE)
 

@@ -30,7 +30,8 @@ class ClipEntry:
         path: relative to the data set's folder, with forward slashes.
         label: index into `DatasetInfo.classes`.
         group: what may not be torn between training and test; empty means on its own.
-        split: ``train``, ``val``, ``test``, or empty where the split rule decides.
+        split: ``train``, ``val``, ``test`` or ``-`` (unused) for each fold, apart by spaces; empty
+            where the split rule decides.
         sha256: of the file's bytes, hexadecimal.
     """
 

@@ -83,7 +83,7 @@ def _check_request(request: PrepareRequest) -> None:
 
 def _listing(request: PrepareRequest) -> Listing:
     if request.official is None:
-        sources, left_out = find_sources(request.root)
+        sources, left_out = find_sources(request.root, given=request.split.rule == "given")
         classes = tuple(sorted({source.label for source in sources}))
         return Listing(sources, left_out, classes, {})
     try:

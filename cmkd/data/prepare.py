@@ -61,6 +61,8 @@ def prepare(request: PrepareRequest, on_progress: OnProgress | None = None) -> P
     make_folder(request.output)
     with _locked(request.output):
         _check_output(request)
+        for left in request.output.rglob(".*.partial"):  # of a run that was killed
+            left.unlink()
         encoded, failed = _encode_all(request, listing.sources, on_progress)
         refused = tuple(sorted((*listing.left_out, *failed), key=lambda refusal: refusal.path))
         write_refusals(request.output / REFUSED_FILE, refused)

@@ -57,12 +57,17 @@ class Listing:
     mirrored: Mapping[str, str]
 
 
-def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
+def find_sources(
+    root: Path, *, given: bool = False
+) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
     """The videos of a labelled folder, sorted by path, and the files that are left out.
 
     With a ``manifest.csv`` its rows decide: column ``path``, and where they exist ``label``
     (else the first folder of the path) and ``group``; other columns are ignored. Without one,
     each folder is a class and clips have no group.
+
+    Args:
+        given: the manifest has a column ``split``, as that of `ClipEntry`.
 
     Raises:
         DataError: no such folder, no videos, fewer than two classes, empty class folders, or a
@@ -70,7 +75,7 @@ def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
             be looked into.
     """
     try:
-        return _find(root)
+        return _find(root, given)
     except OSError as error:
         raise DataError(
             f"{error.filename or root}: cannot be read ({error.strerror}); check its permissions "
@@ -78,13 +83,17 @@ def find_sources(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
         ) from error
 
 
-def _find(root: Path) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
+def _find(root: Path, given: bool) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the one that holds the classes")
     manifest = root / MANIFEST_FILE
     if manifest.is_file():
-        sources = _listed(root, manifest)
+        sources = _listed(root, manifest, given)
         left_out = _unlisted(root, {source.path for source in sources})
+    elif given:
+        raise DataError(
+            f"{manifest}: there is no such file; give it a column 'split', or use folds"
+        )
     else:
         sources, left_out = _scanned(root)
     classes = {source.label for source in sources}
@@ -122,7 +131,7 @@ def _scanned(root: Path) -> tuple[list[Source], list[Refusal]]:
     return sources, left_out
 
 
-def _listed(root: Path, manifest: Path) -> list[Source]:
+def _listed(root: Path, manifest: Path, given: bool) -> list[Source]:
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -130,22 +139,25 @@ def _listed(root: Path, manifest: Path) -> list[Source]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{manifest}: cannot be read ({error}); save it as CSV in UTF-8") from None
-    if "path" not in columns:
-        raise DataError(
-            f"{manifest}: has no column 'path' (found: {', '.join(columns) or 'none'}); add it"
-        )
-    sources = [_source(row) for row in rows]
+    for column in ("path", "split") if given else ("path",):
+        if column not in columns:
+            raise DataError(
+                f"{manifest}: has no column {column!r} (found: {', '.join(columns) or 'none'}); "
+                "add it"
+            )
+    sources = [_source(row, given) for row in rows]
     problems = _problems(root, sources)
     if problems:
         raise DataError(f"{manifest}: {'; '.join(problems)}; correct these rows")
     return sources
 
 
-def _source(row: dict[str, str]) -> Source:
+def _source(row: dict[str, str], given: bool) -> Source:
     path = (row["path"] or "").strip()
     parts = PurePosixPath(path).parts
     folder = parts[0] if len(parts) > 1 else ""
-    return Source(path, (row.get("label") or folder).strip(), (row.get("group") or "").strip())
+    label, group = (row.get("label") or folder).strip(), (row.get("group") or "").strip()
+    return Source(path, label, group, (row["split"] or "").strip() if given else "")
 
 
 def _problems(root: Path, sources: list[Source]) -> list[str]:

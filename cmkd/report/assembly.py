@@ -11,7 +11,8 @@ from cmkd.config.paths import slug
 from cmkd.errors import InputError
 from cmkd.report.book import FORMATS, Format, render_files
 from cmkd.report.claims import Claims
-from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.claims_json import render_claims_json
+from cmkd.report.claims_page import build_claims_page
 from cmkd.report.compose import build_page
 from cmkd.report.cost import read_costs
 from cmkd.report.fill import Request, fill_tables
@@ -59,7 +60,7 @@ def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimRepo
     own = [slug(first.sweep.spec.name)] if request.sweep else []
     stem = "_".join(["claims", *own, slug(first.data)])
     texts = {
-        f"{stem}.md": render_page(page, figure=None),
+        f"{stem}.md": render_page(page),
         f"{stem}.json": render_claims_json(judgement),
     }
     return ClaimReport(judgement, page, {name: text.encode() for name, text in texts.items()})

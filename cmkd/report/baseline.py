@@ -14,8 +14,8 @@ from cmkd.config.load import explain
 from cmkd.errors import InputError
 from cmkd.report.cells import TestSet, fold_weighted, outcomes, shared_test_set
 from cmkd.report.evidence import Evidence
-from cmkd.report.liveness import twins
 from cmkd.report.statistics import mean_sd
+from cmkd.report.twins import twins
 
 SCHEMA: Literal[1] = 1
 """Of the file; raised when a field changes its meaning or goes."""

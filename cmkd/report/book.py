@@ -1,8 +1,8 @@
-"""The files of a report: every table in every format, and its figure."""
+"""The files of a report: every table in every format, and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from cmkd.config.load import suggest
@@ -12,7 +12,8 @@ from cmkd.report.export import render_csv, render_json
 from cmkd.report.html import render_html
 from cmkd.report.latex import render_page as render_latex
 from cmkd.report.markdown import render_page as render_markdown
-from cmkd.report.page import Page
+from cmkd.report.page import Page, Picture
+from cmkd.report.pictures import draw_pictures
 from cmkd.report.tables import Table
 
 Format = Literal["md", "tex", "csv", "json", "html"]
@@ -38,30 +39,29 @@ def render_files(
 ) -> dict[str, bytes]:
     """Name -> content. One HTML file, `book`_DATA, holds all tables; the others are one each."""
     files: dict[str, bytes] = {}
-    pictures: dict[str, bytes] = {}
+    drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        has_figure = plots and bool(table.spec.references and table.measured)
+        pictures = drawn[page.name] = draw_pictures(table) if plots else ()
+        named = {"_".join(filter(None, (stem, one.name))): one for one in pictures}
         for kind in formats:
             if kind != "html":
-                figure = f"{stem}.svg" if has_figure else None
-                files[f"{stem}.{kind}"] = _render(page, kind, figure).encode()
-        if has_figure:
-            from cmkd.report.plots import render_figure
-
-            files[f"{stem}.png"] = render_figure(table, "png")
-            files[f"{stem}.svg"] = pictures[page.name] = render_figure(table, "svg")
+                files[f"{stem}.{kind}"] = _render(page, kind, named).encode()
+        for name, picture in named.items():
+            files |= {f"{name}.png": picture.png, f"{name}.svg": picture.svg}
     if "html" in formats:
         data = tables[0].evidence.data
-        text = render_html(pages, pictures, title=f"cmkd: tables on {data}")
+        text = render_html(pages, drawn, title=f"cmkd: tables on {data}")
         files[f"{book}_{slug(data)}.html"] = text.encode()
     return files
 
 
-def _render(page: Page, kind: Literal["md", "tex", "csv", "json"], figure: str | None) -> str:
+def _render(
+    page: Page, kind: Literal["md", "tex", "csv", "json"], pictures: Mapping[str, Picture]
+) -> str:
     match kind:
         case "md":
-            return render_markdown(page, figure=figure)
+            return render_markdown(page, {f"{name}.svg": one for name, one in pictures.items()})
         case "tex":
             return render_latex(page)
         case "csv":

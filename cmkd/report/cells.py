@@ -142,14 +142,15 @@ def difference(
     The interval is the paired t interval over seeds; where the test set has groups it is the
     bootstrap of the clips' differences over groups and seeds.
     """
-    shared = [seed for seed in arm.seeds if seed in reference.seeds]
-    if not shared:
+    at = {seed: number for number, seed in enumerate(reference.seeds)}
+    pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
+    if not pairs:
         return Difference(name, None, None, 0)
-    ours = arm.right(epoch)[[arm.seeds.index(seed) for seed in shared]]
-    theirs = reference.right(epoch)[[reference.seeds.index(seed) for seed in shared]]
+    ours = arm.right(epoch)[[own for own, _ in pairs]]
+    theirs = reference.right(epoch)[[other for _, other in pairs]]
     delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
     trials = tuple(dict.fromkeys(arm.trials + reference.trials))
-    return Difference(name, float(delta.mean()), _interval(delta, test), len(shared), trials)
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(pairs), trials)
 
 
 def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:

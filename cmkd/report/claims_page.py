@@ -1,20 +1,14 @@
-"""Verdicts as a page of text, and as JSON for programs."""
+"""Verdicts as a page of text."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from cmkd.report.claims import AccuracyClaim
 from cmkd.report.comparisons import LEAST_SEEDS, MINUS, Compared, Contrast
 from cmkd.report.judging import CostRuling, Judgement
 from cmkd.report.page import Cell, Grid, Line, Page
-from cmkd.report.verdicts import Case, Paired, Ruling, count_verdicts
+from cmkd.report.verdicts import Case, count_verdicts
 from cmkd.report.wording import DASH, FEW_MARK, plural, signed
-
-SCHEMA = 1
-"""Of the JSON; raised when a key changes its meaning or goes."""
 
 
 def build_claims_page(judgement: Judgement, *, version: str) -> Page:
@@ -52,27 +46,6 @@ def build_claims_page(judgement: Judgement, *, version: str) -> Page:
     )
 
 
-def render_claims_json(judgement: Judgement) -> str:
-    """Everything on the page with unrounded numbers; equal judgements give equal bytes."""
-    first = judgement.evidence[0]
-    cases = zip(judgement.cases, judgement.rulings, strict=True)
-    whole = {
-        "schema": SCHEMA,
-        "data": first.data,
-        "data_id": first.data_id,
-        "data_kind": first.data_kind,
-        "selection": first.selection,
-        "level": judgement.claims.level,
-        "claims": [
-            *(_case_json(case, ruling) for case, ruling in cases),
-            *(_cost_json(one) for one in judgement.costs),
-        ],
-        "factorial": [_compared_json(one) for one in judgement.factorial],
-        "control": [_compared_json(one) for one in judgement.control],
-    }
-    return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
 def _verdict_grid(judgement: Judgement) -> Grid:
     lines = [
         Line(
@@ -92,7 +65,7 @@ def _verdict_grid(judgement: Judgement) -> Grid:
     ]
     for one in judgement.costs:
         says = f"{one.claim.says} ({one.claim.source})"
-        cells = (one.name, one.claim.half, says, one.verdict, DASH, DASH, DASH, _cost_reason(one))
+        cells = (one.name, one.claim.half, says, one.verdict, DASH, DASH, DASH, cost_reason(one))
         lines.append(Line(tuple(map(Cell, cells)), one.claim.half))
     first = judgement.evidence[0]
     counts = count_verdicts(judgement.rulings)
@@ -182,7 +155,8 @@ def _trials(case: Case) -> tuple[str, ...]:
     return tuple(dict.fromkeys(t for pair in case.pairs for t in pair.contrast.trials))
 
 
-def _cost_reason(one: CostRuling) -> str:
+def cost_reason(one: CostRuling) -> str:
+    """What a verdict about computation rests on, or what is missing."""
     if one.ours is None or one.than is None:
         return "run: cmkd cost"
     saved = 100 * (one.ours.total / one.than.total - 1)
@@ -211,65 +185,3 @@ def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
             f"commit {', '.join(evidence.commits)}."
         )
     yield f"Report by {version}."
-
-
-def _case_json(case: Case, ruling: Ruling) -> dict[str, Any]:
-    claim: AccuracyClaim = case.claim
-    return {
-        "claim": case.name,
-        "half": case.half,
-        "kind": claim.kind,
-        "margin": claim.margin,
-        "says": claim.says,
-        "source": claim.source,
-        "verdict": ruling.verdict,
-        "reason": ruling.reason,
-        "p": ruling.p,
-        "p_holm": ruling.p_holm,
-        "detectable": ruling.detectable,
-        "more_seeds": ruling.more_seeds,
-        "pairs": [_pair_json(pair) for pair in case.pairs],
-    }
-
-
-def _pair_json(pair: Paired) -> dict[str, Any]:
-    return {
-        "over": pair.over,
-        "under": pair.under,
-        "identical": pair.is_dead,
-        **_contrast_json(pair.contrast),
-    }
-
-
-def _contrast_json(one: Contrast) -> dict[str, Any]:
-    interval = one.interval
-    return {
-        "difference": one.mean,
-        "sd": one.sd,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "effect_size": one.effect_size,
-        "n": one.seeds,
-        "per_seed": list(one.per_seed),
-        "p": one.p,
-        "trials": list(one.trials),
-    }
-
-
-def _compared_json(one: Compared) -> dict[str, Any]:
-    measured = _contrast_json(one.contrast) if one.contrast is not None else {}
-    return {"name": one.name, "half": one.half, **measured, "p_holm": one.p_holm}
-
-
-def _cost_json(one: CostRuling) -> dict[str, Any]:
-    return {
-        "claim": one.name,
-        "half": one.claim.half,
-        "kind": one.claim.kind,
-        "says": one.claim.says,
-        "source": one.claim.source,
-        "verdict": one.verdict,
-        "reason": _cost_reason(one),
-        "gmacs": one.ours.total if one.ours else None,
-        "gmacs_than": one.than.total if one.than else None,
-    }

@@ -108,12 +108,15 @@ def contrast(parts: Sequence[tuple[float, Outcomes]], test: TestSet) -> Contrast
     if not shared:
         return None
     values = np.zeros((len(shared), len(test.clips)))
+    trials: dict[str, None] = {}
     for weight, one in parts:
         rows = [one.seeds.index(seed) for seed in shared]
         values += 100.0 * weight * one.selected[rows]
+        folds = len(one.trials) // len(one.seeds)
+        for row in rows:
+            trials |= dict.fromkeys(one.trials[row * folds : (row + 1) * folds])
     units = test.units if test.grouped else np.arange(len(test.clips))
-    trials = tuple(dict.fromkeys(trial for _, one in parts for trial in one.trials))
-    return Contrast(values, units, trials)
+    return Contrast(values, units, tuple(trials))
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ class ClassView:
     """Arms of one reference, class by class.
 
     `classes` are those on which the arms differ most from the reference where there are more than
-    `LEGIBLE`, else all; `said` has an entry for the others together then. `clips` counts the test
-    clips of every class, and `left_out` the classes that are not shown.
+    `LEGIBLE`, else all; `said` ends with the others together where there are any. `clips` counts
+    the test clips of every class, and `left_out` the classes that are not shown.
     """
 
     reference: str
@@ -56,9 +56,12 @@ class ClassView:
 def class_views(table: Table, role: str) -> Iterator[ClassView]:
     """One view per reference of `role`, with the arms that are compared with it in the table.
 
-    References without a complete seed, and those without any arm to compare, have none.
+    References without a complete seed, and those without any arm to compare, have none; neither
+    has a test set of a single class.
     """
     labels = _labels(table.evidence)
+    if len(set(labels.tolist())) < 2:
+        return
     by_reference: dict[str, list[Measured]] = {}
     known = {one.arm.setting.id: one for one in table.measured if one.outcomes.seeds}
     for one in known.values():
@@ -73,18 +76,18 @@ def _view(
     table: Table, reference: Measured, arms: Sequence[Measured], labels: np.ndarray
 ) -> ClassView:
     classes = _shown(reference, arms, labels)
-    others = np.setdiff1d(labels, classes)
-    rest = (f"{len(others)} others",) if len(others) else ()
-    said = (*classes, *rest)
+    named = {name for trial in table.evidence.trials for name in trial.predictions.classes}
+    others = len(named - set(classes))
+    said = (*classes, f"{others} others") if others else classes
     return ClassView(
         reference=reference.arm.name,
         classes=classes,
         said=said,
         clips=tuple(int((labels == name).sum()) for name in classes),
-        left_out=len(others),
+        left_out=len(set(labels.tolist())) - len(classes),
         reference_seeds=len(reference.outcomes.seeds),
-        reference_shares=_shares(table, reference, classes, labels),
-        arms=tuple(_compare(table, one, reference, classes, labels) for one in arms),
+        reference_shares=_shares(table, reference, classes, labels)[:, : len(said)],
+        arms=tuple(_compare(table, one, reference, classes, labels, len(said)) for one in arms),
     )
 
 
@@ -94,9 +97,7 @@ def _labels(evidence: Evidence) -> np.ndarray:
     return np.array([label for fold in evidence.folds for label in first[fold]])
 
 
-def _shown(
-    reference: Measured, arms: Sequence[Measured], labels: np.ndarray
-) -> tuple[str, ...]:
+def _shown(reference: Measured, arms: Sequence[Measured], labels: np.ndarray) -> tuple[str, ...]:
     """The classes to show, those that the reference finds hardest first."""
     hits = {one.arm.name: one.outcomes.selected.mean(axis=0) for one in (reference, *arms)}
     own = hits.pop(reference.arm.name)
@@ -113,24 +114,23 @@ def _shown(
     return tuple(sorted(most, key=lambda name: (recall(name), name)))
 
 
-def _shares(
-    table: Table, one: Measured, classes: Sequence[str], labels: np.ndarray
-) -> np.ndarray:
+def _shares(table: Table, one: Measured, classes: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Float "C C+1"; the last column is that of all classes that are not among `classes`."""
     others = len(classes)
     index = {name: number for number, name in enumerate(classes)}
     counts = np.zeros((others + 1) * (others + 1), int)
     rows = np.array([index.get(name, others) for name in labels.tolist()])
     folds = np.array(table.test.folds)
+    setting_id, seeds = one.arm.setting.id, frozenset(one.outcomes.seeds)
     for trial in table.evidence.trials:
-        if trial.setting_id == one.arm.setting.id and trial.seed in one.outcomes.seeds:
+        if trial.setting_id == setting_id and trial.seed in seeds:
             predictions = trial.predictions
             columns = np.array([index.get(name, others) for name in predictions.classes])
             pairs = rows[folds == trial.fold] * (others + 1) + columns[predictions.said]
             counts += np.bincount(pairs, minlength=len(counts))
     matrix = counts.reshape(others + 1, others + 1)[:others]
-    shares = 100 * matrix / matrix.sum(axis=1, keepdims=True)
-    # Without other classes nothing can be taken for one.
-    return shares if others < len(set(labels.tolist())) else shares[:, :others]
+    shares: np.ndarray = 100 * matrix / matrix.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _compare(
@@ -139,6 +139,7 @@ def _compare(
     reference: Measured,
     classes: Sequence[str],
     labels: np.ndarray,
+    columns: int,
 ) -> Compared:
     gains, per_seed = [], []
     for name in classes:
@@ -151,7 +152,7 @@ def _compare(
     return Compared(
         arm=one.arm.name,
         seeds=len(one.outcomes.seeds),
-        shares=_shares(table, one, classes, labels),
+        shares=_shares(table, one, classes, labels)[:, :columns],
         gains=tuple(gains),
         per_seed=np.array(per_seed).T,
     )

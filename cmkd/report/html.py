@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 
-from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.page import Cell, Grid, Line, Page, Picture
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --soft: #f2f4f7;
@@ -30,14 +30,18 @@ tbody th { font-weight: 600; min-width: 12rem; }
 td.measured { white-space: nowrap; }
 td.published { opacity: .85; font-style: italic; }
 td.best { font-weight: 700; }
+figure { margin: 1.5rem 0; }
+figcaption { font-size: .82rem; max-width: 60rem; }
 img { background: #ffffff; max-width: 100%; height: auto; }
 ol, ul { max-width: 60rem; }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
 
 
-def render_html(pages: Sequence[Page], figures: Mapping[str, bytes], *, title: str) -> str:
-    """All `pages` in one file; `figures` maps names of pages to SVG pictures, set inside it.
+def render_html(
+    pages: Sequence[Page], pictures: Mapping[str, Sequence[Picture]], *, title: str
+) -> str:
+    """All `pages` in one file; `pictures` maps names of pages to theirs, set inside it.
 
     Pictures are data of ``img``, so that no script in one could run; the policy of the page
     refuses any other source.
@@ -48,7 +52,7 @@ def render_html(pages: Sequence[Page], figures: Mapping[str, bytes], *, title: s
     links = (f'<li><a href="#{_anchor(one)}">{escape(one.heading)}</a></li>' for one in pages)
     body.append(f'<nav aria-label="Tables"><ul>{"".join(links)}</ul></nav>')
     for page in pages:
-        body += _section(page, figures.get(page.name))
+        body += _section(page, pictures.get(page.name, ()))
     head = (
         '<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
@@ -71,22 +75,29 @@ def _anchor(page: Page) -> str:
     return f"table-{escape(page.name)}"
 
 
-def _section(page: Page, figure: bytes | None) -> Iterator[str]:
+def _section(page: Page, pictures: Sequence[Picture]) -> Iterator[str]:
     first, *others = page.grids
     yield f'<section id="{_anchor(page)}">\n<h2>{escape(page.heading)}</h2>'
     yield _notice(f"{escape(page.headline)} {escape(page.notice)}")
-    if figure is not None:
-        data = base64.b64encode(figure).decode("ascii")
-        alt = escape(f"{page.heading}: accuracy of every arm, seeds as points; values as below")
-        yield f'<p><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></p>'
+    yield from (_figure(one) for one in pictures if not one.name)
     yield _table(first)
     yield _list("ul", page.circumstances)
+    yield from (_figure(one) for one in pictures if one.name)
     for grid in others:
         title = escape(grid.title)
         yield f"<details>\n<summary>{title}</summary>\n{_table(grid)}\n</details>"
     if page.notes:
         yield f"<h3>About the paper's table</h3>\n{_list('ol', page.notes)}"
     yield "</section>"
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.svg).decode("ascii")
+    caption = f"<strong>{escape(picture.title)}.</strong> {escape(picture.caption)}"
+    return (
+        f'<figure>\n<img alt="{escape(picture.alt)}" src="data:image/svg+xml;base64,{data}">\n'
+        f"<figcaption>{caption}</figcaption>\n</figure>"
+    )
 
 
 def _list(kind: str, items: Sequence[str]) -> str:

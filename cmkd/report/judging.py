@@ -16,8 +16,8 @@ from cmkd.report.comparisons import Compared, against, contrast, factorial
 from cmkd.report.cost import CostCell, ModelCost, row_cost
 from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gathering import Gatherer
-from cmkd.report.liveness import twins
 from cmkd.report.published import Counterpart, Half, PublishedRow, RowCost
+from cmkd.report.twins import twins
 from cmkd.report.verdicts import Case, Paired, Ruling, Verdict, rule
 
 
@@ -114,13 +114,10 @@ class _Finder:
         """`claim` in `half` with all its pairs, or with what is lacking for them."""
         if self._evidence is None or self._test is None:
             return Case(name, half, claim, (), f"run: {self._command}")
-        pairs: list[Paired] = []
-        for one, other in claim.pairs:
-            found = self._pair(one, other, half, self._evidence, self._test)
-            if isinstance(found, str):
-                return Case(name, half, claim, (), found)
-            pairs.append(found)
-        return Case(name, half, claim, tuple(pairs))
+        found = [self._pair(*pair, half, self._evidence, self._test) for pair in claim.pairs]
+        pairs = tuple(one for one in found if isinstance(one, Paired))
+        gaps = dict.fromkeys(one for one in found if isinstance(one, str))
+        return Case(name, half, claim, pairs, "; ".join(gaps))
 
     def _pair(
         self, one: str, other: str, half: Half, evidence: Evidence, test: TestSet
@@ -158,8 +155,8 @@ class _Finder:
 def _as_outcomes(right: np.ndarray, like: Outcomes, evidence: Evidence, half: Half) -> Outcomes:
     """The teacher, which has no seed of its own, beside each seed of its students."""
     repeated = np.repeat(right[None], len(like.seeds), axis=0)
-    trials = tuple(dict.fromkeys(one.teacher_id for one in evidence.teachers[half].values()))
-    return replace(like, selected=repeated, last=repeated, trials=trials)
+    ids = tuple(evidence.teachers[half][fold].teacher_id for fold in evidence.folds)
+    return replace(like, selected=repeated, last=repeated, trials=ids * len(like.seeds))
 
 
 def _judge_cost(name: str, claim: CostClaim, costs: Mapping[str, ModelCost]) -> CostRuling:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from cmkd.report.page import Cell, Grid, Page
+from cmkd.report.page import Cell, Grid, Page, Picture
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+NO_PICTURES: Mapping[str, Picture] = MappingProxyType({})
 _BACKSLASHED = set("\\`*_[]|$~")
 
 
@@ -19,19 +21,27 @@ def escape(text: str) -> str:
     )
 
 
-def render_page(page: Page, *, figure: str | None) -> str:
-    """The whole report of one table; `figure` is the name of its picture's file."""
+def render_page(page: Page, pictures: Mapping[str, Picture] = NO_PICTURES) -> str:
+    """The whole report of one table; `pictures` by the names of their files."""
     first, *others = page.grids
     parts = [f"# {escape(page.heading)}", escape(first.caption), render_notice(page)]
-    if figure is not None:
-        parts.append(f"![Accuracy of every arm, seeds as points]({figure})")
+    shown = {picture.name: _figure(file, picture) for file, picture in pictures.items()}
+    parts += shown.pop("", [])
     parts += [render_grid(first), "\n".join(f"- {escape(line)}" for line in page.circumstances)]
+    parts += [part for figure in shown.values() for part in figure]
     for grid in others:
         parts += [f"## {escape(grid.title)}", escape(grid.caption), render_grid(grid)]
     if page.notes:
         numbered = (f"{index}. {escape(note)}" for index, note in enumerate(page.notes, 1))
         parts += ["## About the paper's table", "\n".join(numbered)]
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(file: str, picture: Picture) -> list[str]:
+    return [
+        f"![{escape(picture.alt)}]({file})",
+        f"*{escape(picture.title)}.* {escape(picture.caption)}",
+    ]
 
 
 def render_notice(page: Page) -> str:

@@ -50,6 +50,18 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure: `name` ends those of its files, `alt` says it to who cannot see it."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Page:
     """The whole report of one table; `grids` begins with the table itself."""
 

@@ -1,18 +1,16 @@
-"""The figure of a table of arms; the only module that imports matplotlib."""
+"""The figure of a table of arms."""
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
-from typing import Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cmkd.report.arms import HALVES
+from cmkd.report.figures_style import BLUE, GREEN, GREY, VERMILLION, plain, style
 from cmkd.report.published import Half
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.wording import (
@@ -25,18 +23,15 @@ from cmkd.report.wording import (
     seeds_text,
 )
 
-# Okabe and Ito's palette: told apart with any common colour vision, and by marker in grey print.
-IN_PAPER = "#0072B2"
-OUTSIDE = "#D55E00"
-TEACHER = "#009E73"
-GREY = "#666666"
+IN_PAPER, OUTSIDE, TEACHER = BLUE, VERMILLION, GREEN
+LETTERS = 9.3
+"""Points of the smallest letters: 7 where the figure is as wide as a page."""
 
 
-def render_figure(table: Table, kind: Literal["svg", "png"]) -> bytes:
+def draw_arms(table: Table) -> Figure:
     """Seeds, means and intervals of all arms, beside the printed values on an axis of their own.
 
-    The halves stand one below the other, each with its teacher. Equal tables give equal bytes with
-    one matplotlib version: neither date nor random ids.
+    The halves stand one below the other, each with its teacher.
     """
     halves = {half: [row for row in _students(table) if row.half == half] for half in HALVES}
     halves = {half: rows for half, rows in halves.items() if rows}
@@ -57,23 +52,23 @@ def render_figure(table: Table, kind: Literal["svg", "png"]) -> bytes:
         ours.set_title(_half_title(table, half), fontsize=10)
         for axes in paper:
             _draw_paper(axes, rows, columns[0])
-            axes.set_title(_plain(f"in the paper, {columns[0]}"), fontsize=10)
+            axes.set_title(plain(f"in the paper, {columns[0]}"), fontsize=10)
             axes.set_ylim(ours.get_ylim())
             axes.set_yticks(range(len(rows)), labels=[""] * len(rows))
     _name_axes(panels[-1], table)
     headline, text = notice_text(table)
-    title = _plain(f"{heading(table)}\n{headline}")
+    title = plain(f"{heading(table)}\n{headline}")
     figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.legend(
         handles=_legend(table),
         loc="outside lower center",
         ncols=3,
         frameon=False,
-        fontsize=8,
-        title=textwrap.fill(_plain(text), 125),
-        title_fontsize=8,
+        fontsize=LETTERS,
+        title=textwrap.fill(plain(text), 110),
+        title_fontsize=LETTERS,
     )
-    return _save(figure, kind)
+    return figure
 
 
 def _students(table: Table) -> list[Row]:
@@ -103,7 +98,7 @@ def _draw_ours(axes: Axes, rows: list[Row], teacher: float | None, table: Table)
         axes.axvline(teacher, color=TEACHER, linestyle="--", linewidth=1.5)
     axes.set_yticks(range(len(rows)), [_label(row, table) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    _style(axes)
+    style(axes, grid="x")
 
 
 def _name_axes(lowest: Sequence[Axes], table: Table) -> None:
@@ -112,10 +107,10 @@ def _name_axes(lowest: Sequence[Axes], table: Table) -> None:
         f"{len(table.test.clips)} test clips, {folds_text(table)}",
         seeds_text(table),
     ]
-    lowest[0].set_xlabel(_plain("\n".join(line for line in lines if line is not None)))
+    lowest[0].set_xlabel(plain("\n".join(line for line in lines if line is not None)))
     for axes in lowest[1:]:
         column = table.published.columns[0]
-        axes.set_xlabel(_plain(f"accuracy on {column} (%)\nother data, other scale"))
+        axes.set_xlabel(plain(f"accuracy on {column} (%)\nother data, other scale"))
 
 
 def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> None:
@@ -144,7 +139,7 @@ def _draw_paper(axes: Axes, rows: list[Row], column: str) -> None:
                 "not in the paper",
                 transform=place,
                 color=GREY,
-                fontsize=8,
+                fontsize=LETTERS,
                 ha="center",
                 va="center",
                 backgroundcolor="white",
@@ -157,7 +152,7 @@ def _draw_paper(axes: Axes, rows: list[Row], column: str) -> None:
         _write_value(axes, value, position, f"{value:.1f}")
     axes.margins(x=0.15)
     axes.tick_params(axis="y", length=0)
-    _style(axes)
+    style(axes, grid="x")
 
 
 def _write_value(axes: Axes, value: float, position: int, text: str) -> None:
@@ -167,15 +162,9 @@ def _write_value(axes: Axes, value: float, position: int, text: str) -> None:
         xytext=(0, 8),
         textcoords="offset points",
         ha="center",
-        fontsize=8,
+        fontsize=LETTERS,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
-
-
-def _style(axes: Axes) -> None:
-    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(row: Row, table: Table) -> str:
@@ -185,17 +174,17 @@ def _label(row: Row, table: Table) -> str:
         pairs = zip(table.published.labels, row.labels, strict=True)
         weights = ", ".join(f"{name} = {value}" for name, value in pairs)
         is_search = "λ1" in table.published.labels
-        return _plain(f"{row.method}\n{weights if is_search else kd_text(row)}")
+        return plain(f"{row.method}\n{weights if is_search else kd_text(row)}")
     # Names of arms, gates[gate=off], have no blank to be broken at.
     name = textwrap.fill(row.method.replace("[", "\n["), 28, replace_whitespace=False)
     student = setting.model == "student"
-    return _plain(f"{name}\n{setting.training.epochs} epochs" if student else name)
+    return plain(f"{name}\n{setting.training.epochs} epochs" if student else name)
 
 
 def _legend(table: Table) -> list[Line2D]:
     def marker(shape: str, colour: str, label: str, face: str | None = None) -> Line2D:
         face = face or colour
-        return Line2D([], [], ls="", marker=shape, color=colour, mfc=face, label=_plain(label))
+        return Line2D([], [], ls="", marker=shape, color=colour, mfc=face, label=plain(label))
 
     interval = textwrap.fill(f"95 % interval: {interval_text(table)}", 56)
     handles = [
@@ -209,16 +198,3 @@ def _legend(table: Table) -> list[Line2D]:
     if any(_teacher(table, half) is not None for half in HALVES):
         handles.append(Line2D([], [], color=TEACHER, ls="--", label="RGB teacher of the half"))
     return handles
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
-def _save(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "cmkd"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    return buffer.getvalue()

@@ -22,8 +22,8 @@ from cmkd.errors import InputError
 from cmkd.report.baseline import ArmRecord, Baseline, Measurements, measured, teacher_accuracies
 from cmkd.report.cells import shared_test_set
 from cmkd.report.evidence import Evidence
-from cmkd.report.liveness import twins
 from cmkd.report.statistics import mean_sd, spread_bound
+from cmkd.report.twins import twins
 
 FALSE_ALARM = 0.01
 """Probability that an unchanged rerun on other seeds fails, at most."""

@@ -32,7 +32,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Case:
-    """A claim in one half with what was measured about it; `gap` where that is not enough."""
+    """A claim in one half with the pairs that were measured, and what the others lack (`gap`)."""
 
     name: str
     half: Half

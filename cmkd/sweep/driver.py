@@ -60,6 +60,8 @@ class Driver:
         self._tried: list[tuple[str, Failure]] = []
         self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
         self._board = Board.of(plan)
+        self._best: dict[str, float] = {}
+        self._pruned: dict[str, str] = {}
 
     def train_teachers(self, engine: Engine, guard: SignalGuard) -> None:
         """Train or open the teachers that the trials to run need; each has a run of its own."""
@@ -101,7 +103,7 @@ class Driver:
                 configs[trial.id] = trial.config
         if configs:
             self._view.show(self._board)
-            events = Events(self._started, self._updated, guard.check)
+            events = Events(self._started, self._updated, guard.check, self._gives_up)
             name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
             engine.train_trials(configs, events, name)
 
@@ -113,6 +115,21 @@ class Driver:
         self._recorder.open(identity, {CONFIG: text})
         self._board.started(trial_id)
         self._view.show(self._board)
+
+    def _gives_up(self, update: Update) -> bool:
+        """In a search: whether the trial lags so far behind that it ends here."""
+        halving, key = self._plan.halving, update.trial_id
+        if halving is None or not update.epochs:
+            return False
+        if update.epochs[0].step == 1:
+            self._best.pop(key, None)
+        for epoch in update.epochs:
+            self._best[key] = max(self._best.get(key, 0.0), epoch.metrics["val_acc"])
+            halving.seen(key, epoch.step, self._best[key])
+        reason = "" if update.done else halving.gives_up(key, update.epochs[-1].step)
+        if reason:
+            self._pruned[key] = reason
+        return bool(reason)
 
     def _updated(self, update: Update) -> None:
         self._record(update)
@@ -132,7 +149,9 @@ class Driver:
         if update.failure is not None:
             self.failures.append((progress.name, update.failure))
             self._board.failed(update.trial_id, update.failure.cause)
-        if update.done:
+        if update.trial_id in self._pruned:
+            self._board.pruned(update.trial_id, self._pruned[update.trial_id])
+        if update.done or update.trial_id in self._pruned:
             self._view.ended(progress, self._board)
         else:
             self._view.show(self._board)
@@ -161,13 +180,27 @@ class Driver:
             # A teacher that was imported as it is has no epochs.
             last = update.epochs[-1].timestamp_ms if update.epochs else None
             notes = "\n".join(update.outcome.notes)[:MAX_TAG]
+            tags = {"notes": notes} if notes else {}
             self._recorder.close(
                 update.trial_id,
                 "FINISHED",
                 summary=update.outcome.summary,
                 timestamp_ms=last,
-                tags={"notes": notes} if notes else {},
+                tags={**tags, **self._rungs(update.trial_id)},
                 files=files,
             )
         if update.failure is not None:
             self._recorder.close(update.trial_id, "FAILED", tags=update.failure.tags())
+        if reason := self._pruned.get(update.trial_id):
+            tags = {
+                "pruned": reason,
+                "pruned_epoch": str(update.epochs[-1].step),
+                "pruned_score": str(self._best[update.trial_id]),
+            }
+            tags |= self._rungs(update.trial_id)
+            self._recorder.close(update.trial_id, "KILLED", tags=tags)
+
+    def _rungs(self, trial_id: str) -> dict[str, str]:
+        halving = self._plan.halving
+        reached = halving.of_trial(trial_id) if halving else {}
+        return {"rungs": json.dumps(reached)} if reached else {}

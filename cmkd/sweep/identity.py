@@ -53,7 +53,7 @@ def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
         "trial_id": trial.id,
         "setting_id": config.setting.id,
         **{f"selected_{name}": text for name, text in origin.choices.items()},
-        **({"added_for": trial.reason} if trial.reason else {}),
+        **({"added_for": trial.reason[:4000]} if trial.reason else {}),
     }
     params = flat(config.setting.as_json())
     return RunIdentity(trial.id, origin.experiment, trial.name, tags, params)

@@ -11,9 +11,10 @@ from cmkd.config.stages import Choice
 from cmkd.sweep.adaptive import Order
 from cmkd.sweep.expand import PlannedTrial
 from cmkd.sweep.failures import is_transient
+from cmkd.sweep.search import Halving
 from cmkd.tracking.records import RunRecord
 
-TrialState = Literal["done", "failed", "interrupted", "new"]
+TrialState = Literal["done", "pruned", "failed", "interrupted", "new"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Plan:
         replicates: trials of one arm, seeds x folds.
         unlisted: finished trials of this sweep on this data whose setting its spec lacks now.
         orders: what the seeds so far say, where seeds are added until it is decided.
+        halving: of a search, what its trials are judged by.
+        searched: of a search, how far it is.
     """
 
     trials: tuple[PlannedTrial, ...]
@@ -40,6 +43,8 @@ class Plan:
     replicates: int = 1
     unlisted: int = 0
     orders: tuple[Order, ...] = ()
+    halving: Halving | None = None
+    searched: str = ""
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -47,13 +52,14 @@ class Plan:
 
         What failed by itself would fail again, so it needs `retry_failed`.
         """
-        skipped = {"done"} if self.retry_failed else {"done", "failed"}
+        skipped = {"done", "pruned"} if self.retry_failed else {"done", "pruned", "failed"}
         return tuple(trial for trial in self.trials if self.states[trial.id] not in skipped)
 
     @property
     def complete(self) -> bool:
         """Whether every trial is done and no arm waits."""
-        return not self.waiting and self.count("done") == len(self.trials)
+        over = self.count("done") + self.count("pruned")
+        return not self.waiting and over == len(self.trials)
 
     @property
     def merged(self) -> int:
@@ -73,6 +79,8 @@ class Plan:
                 f"{len(self.other_code)} of them by other code (git commit "
                 f"{', '.join(sorted(short))})"
             )
+        if pruned := self.count("pruned"):
+            parts.append(f"{pruned} pruned")
         if failed := self.count("failed"):
             parts.append(f"{failed} failed before")
         if interrupted := self.count("interrupted"):
@@ -83,6 +91,7 @@ class Plan:
         """`describe`, and a line on each thing that is out of the ordinary."""
         lines = [f"selected {choice.describe()}" for choice in self.choices]
         lines += [order.describe() for order in self.orders]
+        lines += [self.searched] if self.searched else []
         lines.append(self.describe())
         if self.merged:
             lines.append(f"{self.merged} more are equal to one of these, which stands for them")
@@ -130,6 +139,8 @@ def make_plan(
 def _state(runs: Sequence[RunRecord]) -> TrialState:
     if any(run.status == "FINISHED" for run in runs):
         return "done"
+    if any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
+        return "pruned"
     failures = [run.tags.get("failure", "") for run in runs if run.status == "FAILED"]
     if failures and not all(map(is_transient, failures)):
         return "failed"

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from cmkd.sweep.expand import PlannedTrial, epochs_of
 from cmkd.sweep.plan import Plan
 
-Status = Literal["done", "running", "failed", "to go"]
+Status = Literal["done", "pruned", "running", "failed", "to go"]
 
 
 @dataclass
@@ -48,8 +48,10 @@ class Board:
         pending = {trial.id for trial in plan.to_run}
         for trial in plan.trials:
             if trial.id not in pending:
-                done = plan.states[trial.id] == "done"
-                board.trials[trial.id].status = "done" if done else "failed"
+                state = plan.states[trial.id]
+                board.trials[trial.id].status = (
+                    "pruned" if state == "pruned" else ("done" if state == "done" else "failed")
+                )
         return board
 
     def started(self, trial_id: str) -> None:
@@ -70,6 +72,11 @@ class Board:
         """The trial has its outcome."""
         trial = self.trials[trial_id]
         trial.status, trial.test_acc, trial.seconds = "done", test_acc, seconds
+
+    def pruned(self, trial_id: str, cause: str) -> None:
+        """The trial of a search was given up."""
+        trial = self.trials[trial_id]
+        trial.status, trial.cause = "pruned", cause
 
     def failed(self, trial_id: str, cause: str) -> None:
         """The trial ended without an outcome."""

@@ -8,13 +8,23 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.sweep.tuning import RETRIES, Events, engine_failure, first_line, kept, reporter, trainable
+from cmkd.sweep.pulse import Pulse
+from cmkd.sweep.tuning import (
+    RETRIES,
+    Events,
+    engine_failure,
+    first_line,
+    kept,
+    reporter,
+    stopper,
+    trainable,
+)
 from cmkd.sweep.worker import Update, train_teacher
 
 ENVIRONMENT = {
@@ -28,6 +38,9 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # When Ray's server is gone, calls that wait for it fail before Ray ends this process.
+    "RAY_gcs_server_request_timeout_seconds": "30",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
     # The tracking store and the trials' folders are the state; Ray's own snapshot is not used.
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
 }
@@ -51,7 +64,8 @@ class Engine:
     workers: int
     gpu_share: float
     cache: Path
-    processes: int = 1
+    processes: int
+    pulse: Pulse
 
     def train_teachers(
         self, configs: Mapping[str, TrialConfig], tick: Callable[[], None]
@@ -59,6 +73,9 @@ class Engine:
         """Train teachers, as many at once as there are CPUs for; yields news as it comes.
 
         `tick` is called several times a second and may raise to stop everything.
+
+        Raises:
+            InfrastructureError: a server of Ray has died.
         """
         import ray
 
@@ -72,6 +89,7 @@ class Engine:
         }
         while running:
             tick()
+            self.pulse.check()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
             stream: Any
             for stream in ready:
@@ -96,13 +114,20 @@ class Engine:
             name: of a folder for Ray, which no other running sweep uses.
 
         Raises:
-            InfrastructureError: Ray Tune stopped. What `events` raise passes as it is.
+            InfrastructureError: Ray Tune stopped, or a server of Ray has died. What `events`
+                raise passes as it is.
         """
+        import ray
         from ray import tune
 
         storage = self.cache / "ray"
         shutil.rmtree(storage / name, ignore_errors=True)
         raised: list[Exception] = []
+
+        def tick() -> None:
+            events.tick()
+            self.pulse.check()
+
         parameters = {
             "configs": dict(configs),
             "cache": self.cache,
@@ -123,7 +148,8 @@ class Engine:
                 name=name,
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[reporter(kept(events, raised))],
+                stop=stopper(events),
+                callbacks=[reporter(kept(replace(events, tick=tick), raised))],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -132,9 +158,9 @@ class Engine:
         )
         try:
             tuner.fit()
-        except tune.TuneError as error:
+        except (tune.TuneError, ray.exceptions.RayError) as error:
             if not raised:
-                raise InfrastructureError(f"Ray Tune stopped: {error}") from error
+                raise InfrastructureError(f"Ray Tune stopped: {first_line(error)}") from error
         finally:
             shutil.rmtree(storage / name, ignore_errors=True)
         if raised:
@@ -164,11 +190,21 @@ def start_engine(workers: int, cache: Path, processes: int = 1) -> Iterator[Engi
                 f"--processes {processes}: each needs a GPU of its own, but here are "
                 f"{resources['GPU']:g} for {workers} workers; use fewer --workers"
             )
-        yield Engine(workers, share, cache, processes)
+        yield Engine(workers, share, cache, processes, Pulse(_servers(address)))
     except ray.exceptions.RayError as error:
         raise InfrastructureError(f"Ray stopped: {error}") from error
     finally:
         ray.shutdown()
+
+
+def _servers(gcs: str) -> dict[str, tuple[str, int]]:
+    """(host, port) of the processes without which nothing goes on."""
+    import ray
+
+    host, _, port = gcs.rpartition(":")
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    raylet = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    return {"server (GCS)": (host, int(port)), "raylet": raylet}
 
 
 def _start_ray(workers: int, crews: int) -> None:

@@ -96,7 +96,8 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
                 runs = store.find({"data_id": dataset.id})
                 after = survey(request, dataset, runs, code_version())
                 outcome = outcome.followed_by(after, done)
-                if (after.choices, after.orders) == (plan.choices, plan.orders):
+                news = after.choices, after.orders, after.searched
+                if news == (plan.choices, plan.orders, plan.searched):
                     break
                 # What failed in this call is not tried once more in it.
                 plan = replace(after, retry_failed=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from cmkd.sweep.adaptive import (
     orders,
     wanted_seeds,
 )
-from cmkd.sweep.expand import PlannedTrial, expand
+from cmkd.sweep.expand import PlannedTrial, epochs_of, expand
 from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.search import Ended, Halving, Proposals, Values, propose
 from cmkd.tracking.records import RunRecord
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def survey(
         code: the code that runs now, see `code_version`.
     """
     trials = [run for run in runs if run.tags.get("kind") == "trial"]
+    if request.sweep.spec.search is not None:
+        return _survey_search(request, dataset, trials, code)
     finished = [run for run in trials if run.status == "FINISHED"]
     folds, seeds = dataset.num_folds, request.seeds
     scores = _scores(finished, "best_val_acc")
@@ -107,6 +111,59 @@ def survey(
         unlisted=_unlisted(sweep, finished),
         orders=found,
     )
+
+
+def _survey_search(
+    request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str
+) -> Plan:
+    search = request.sweep.spec.search
+    assert search is not None
+    if request.seeds != 1:
+        raise InputError(f"{request.sweep.path}: --seeds {request.seeds}: a search trains with one")
+
+    def planned(values: Sequence[Values]) -> tuple[PlannedTrial, ...]:
+        data = _address(request, dataset)
+        arms = request.sweep.with_values(values)
+        return expand(arms, data=data, data_id=dataset.id, folds=1, seeds=1)
+
+    by_trial: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_trial.setdefault(run.trial_id, []).append(run)
+    epochs = epochs_of(request.sweep.with_values([search.lowest]).arms[0].setting)
+
+    def ended(values: Values) -> Ended | None:
+        (trial,) = planned([values])
+        state = make_plan((trial,), by_trial.get(trial.id, ())).states[trial.id]
+        tags = {name: text for run in by_trial.get(trial.id, ()) for name, text in run.tags.items()}
+        if state == "done":
+            (score, *_) = (
+                run.metrics["best_val_acc"]
+                for run in by_trial[trial.id]
+                if run.status == "FINISHED"
+            )
+            return Ended(score, epochs, whole=True)
+        if state == "pruned":
+            return Ended(float(tags["pruned_score"]), int(tags["pruned_epoch"]), whole=False)
+        # What failed costs as much as if it had not, so that a search comes to its end.
+        return Ended(None, epochs, whole=False) if state == "failed" else None
+
+    found = propose(search, epochs, ended)
+    trials = planned(found.values)
+    halving = Halving(search.rungs, search.reduction)
+    for trial in trials:
+        for run in by_trial.get(trial.id, ()):
+            for epoch, score in json.loads(run.tags.get("rungs", "{}")).items():
+                halving.seen(trial.id, int(epoch), score)
+    plan = make_plan(trials, runs, code, retry_failed=request.retry_failed)
+    return replace(plan, halving=halving, searched=_searched(found, search.epochs))
+
+
+def _searched(found: Proposals, budget: int) -> str:
+    text = f"search: {found.spent} of {budget} epochs spent on {len(found.ended)} trials"
+    if found.best is None:
+        return text
+    best = ", ".join(f"{key} = {value}" for key, value in found.values[found.best].items())
+    return f"{text}; best validation accuracy {found.ended[found.best].score:.2f} % at {best}"
 
 
 def _scores(finished: Sequence[RunRecord], metric: str) -> dict[tuple[str, int, int], float]:

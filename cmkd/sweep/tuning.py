@@ -13,7 +13,7 @@ from cmkd.sweep.failures import Failure, failure_of
 from cmkd.sweep.worker import TrialWorker, Update
 
 if TYPE_CHECKING:
-    from ray.tune import Callback
+    from ray.tune import Callback, Stopper
     from ray.tune.experiment import Trial
 
 P = ParamSpec("P")
@@ -37,11 +37,13 @@ class Events:
         started: a worker takes this trial, again perhaps.
         updated: news of a trial.
         tick: called many times a second; may raise to stop everything.
+        gives_up: before `updated`, whether the trial is to end with this news.
     """
 
     started: Callable[[str], None]
     updated: Callable[[Update], None]
     tick: Callable[[], None]
+    gives_up: Callable[[Update], bool] = lambda _: False
 
 
 def trainable() -> type:
@@ -106,7 +108,35 @@ def kept(events: Events, raised: list[Exception]) -> Events:
 
         return call
 
-    return Events(keep(events.started), keep(events.updated), keep(events.tick))
+    return replace(
+        events,
+        started=keep(events.started),
+        updated=keep(events.updated),
+        tick=keep(events.tick),
+    )
+
+
+def stopper(events: Events) -> Stopper:
+    """What Tune asks whether a trial is to end before its time."""
+    from ray import tune
+
+    class GivesUp(tune.Stopper):
+        """Tune's question handed to the driver."""
+
+        def __init__(self, events: Events) -> None:
+            self.events = events
+
+        def __getstate__(self) -> dict[str, Any]:
+            # As of `Reporter`.
+            return {}
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return self.events.gives_up(result["update"])
+
+        def stop_all(self) -> bool:
+            return False
+
+    return GivesUp(events)
 
 
 def reporter(events: Events) -> Callback:

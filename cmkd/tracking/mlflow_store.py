@@ -154,6 +154,9 @@ class MlflowStore(RunStore):
 
         Args:
             timestamp_ms: time of the summary; now when None.
+
+        Raises:
+            InputError: also where one of `files` is not there.
         """
         now = _record(self._call(self._client.get_run, run_id))
         if status != "FINISHED" and now.status == "FINISHED":
@@ -161,6 +164,11 @@ class MlflowStore(RunStore):
         if status == "KILLED" and _is_held(now.tags):
             return
         for path in files:
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: gone before it was kept with run {run_id}; remove the folder "
+                    f"{path.parent} and what it is of is trained again"
+                )
             self._call(self._client.log_artifact, run_id, str(path))
         if summary:
             moment = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms

@@ -132,7 +132,8 @@ class SqliteReader:
         # The ids as one value: as many as a report has would be too many parameters.
         query = (
             "SELECT run_uuid, step, value, is_nan FROM metrics "
-            "WHERE run_uuid IN (SELECT value FROM json_each(?)) AND key = ? ORDER BY step, timestamp"
+            "WHERE run_uuid IN (SELECT value FROM json_each(?)) AND key = ? "
+            "ORDER BY step, timestamp"
         )
         found: dict[str, dict[int, float]] = {}
         for run_id, step, value, is_nan in self._rows(query, [json.dumps(list(run_ids)), name]):

@@ -18,6 +18,7 @@ from cmkd.config.stages import Choice
 from cmkd.config.sweep import load_sweep
 from cmkd.data.datasets import open_dataset
 from cmkd.errors import ConfigError, InputError
+from cmkd.sweep.adaptive import Order
 from cmkd.sweep.expand import expand
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.forecast import Range, class_of, forecast
@@ -75,6 +76,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         choices=(choice,),
         waiting={"late": ("other",)},
         unlisted=2,
+        orders=(Order("both", "control", 1.5, 2.0, 5, decided=False),),
     )
     cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
     expected = forecast(plan, {}, cost, {}, workers=1)
@@ -107,6 +109,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         ],
         "counts": {
             "done": 1,
+            "pruned": 0,
             "failed": 0,
             "interrupted": 0,
             "new": 1,
@@ -125,6 +128,16 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
                 ],
             }
         },
+        "orders": [
+            {
+                "arm": "both",
+                "other": "control",
+                "mean": 1.5,
+                "half": 2.0,
+                "seeds": 5,
+                "decided": False,
+            }
+        ],
         "waiting": {"late": ["other"]},
         "forecast": {
             "wall_seconds": expected.wall._asdict(),
@@ -168,12 +181,31 @@ def test_an_axis_that_changes_nothing_is_refused_before_anything_starts(here):
         ([], "give a spec or --table NUMBER, and not both"),
         (["smoke", "--table", "4"], "give a spec or --table NUMBER, and not both"),
         (["--table", "6"], "no table 6 that is swept; known: 1, 2, 3, 4, 5"),
+        (["ablation", "--until-decided", "5"], "--until-decided 5: it goes on from 5 seeds"),
+        (["smoke", "--until-decided", "9"], "give --seeds 3 or more"),
+        (["smoke", "--workers", "1", "--processes", "2"], "give a number from 1 to 1"),
+        (["smoke", "--processes", "0"], "--processes 0: they are taken from the"),
     ],
 )
 def test_what_cannot_be_swept_is_bad_input(here, options, says):
     done = CliRunner().invoke(app, ["sweep", *options])
     assert isinstance(done.exception, InputError)
     assert says in str(done.exception)
+
+
+# MLflow's own, against SQLAlchemy 2.1.
+@pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
+@pytest.mark.parametrize("options", [["--dry-run"], ["--workers", "1"]])
+def test_weights_that_were_not_imported_are_refused_before_anything_starts(here, options):
+    spec = here / "imported.yaml"
+    spec.write_text(
+        "name: imported\ndescription: d\ndata: synthetic-smoke\n"
+        "base: {student.p_weights: absent}\nblocks:\n  a: {}\n"
+    )
+    done = CliRunner().invoke(app, ["sweep", "imported.yaml", "--seeds", "1", *options])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith("weights 'absent': no such id; nothing has been imported")
+    assert "starting" not in done.output
 
 
 @pytest.mark.slow  # torch, in a process of its own

@@ -298,6 +298,22 @@ def test_annotations_that_cannot_be_used(
     assert {reason: len(places) for reason, places in found.items()} == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "has no column label, split, time_end, time_start, youtube_id"),
+        ("x" * 200_000, "is no CSV (field larger than field limit (131072))"),
+        ("label,youtube_id,time_start,time_end,split\n\nyoga,i,0,1\n",
+         "has no usable split, time_start or time_end"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_none(tmp_path: Path, text: str, problem: str) -> None:
+    folder = write(tmp_path / "a", val__csv=text)
+    found = read_kinetics(folder, "val").problems
+    assert [refusal.reason for refusal in found] == [problem]
+    assert "usable" not in problem or found[0].path == "val.csv:3"
+
+
 def test_latin_1_is_no_annotation(tmp_path: Path) -> None:
     folder = ucf(tmp_path / "a")
     (folder / "classInd.txt").write_bytes(b"1 \xe9\n")

@@ -148,6 +148,35 @@ def test_a_crop_is_a_view_and_encodes_nothing_anew(
     assert dataset.info.views == ViewsConfig(count=2, flip="horizontal", crop=48)
 
 
+def test_a_manifest_may_give_the_folds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"s1": "train test", "s2": "train train", "s3": "val train", "s4": "test -"}
+    rows = [f"{c}/{group}.mp4,{group},{split}" for c in "ab" for group, split in words.items()]
+    (folder / "manifest.csv").write_text("\n".join(["path,group,split", *rows]) + "\n")
+    options = ("prepare", str(folder), "--name", "mine", "--width", "80", "--height", "64")
+    cache = folder.parent / "cache"
+    by_folds = run(monkeypatch, cache, *options, "--folds", "2")
+    assert by_folds.exit_code == 0, by_folds.output
+    assert {clip.split for clip in open_dataset("mine", cache).clips} == {""}
+    result = run(monkeypatch, cache, *options, "--given")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-2:] == [
+        "fold 0: 4 train, 2 validate, 2 test",
+        "fold 1: 2 train, 2 validate, 2 test",
+    ]
+    assert "(8 of them before)" in result.stdout
+    (folder / "manifest.csv").unlink()
+    missing = run(monkeypatch, cache, *options, "--given")
+    assert isinstance(missing.exception, DataError) and "column 'split'" in str(missing.exception)
+
+
+def test_what_a_killed_run_left_half_written_goes(folder: Path) -> None:
+    done = prepare(request(folder))
+    left = done.dataset.root / "a" / ".s1.mp4.4711.partial"
+    left.write_bytes(b"half a file")
+    prepare(request(folder))
+    assert not left.exists() and (done.dataset.root / "a" / "s1.mp4").exists()
+
+
 def test_a_second_run_encodes_nothing(folder: Path) -> None:
     first = prepare(request(folder))
     times = {path: path.stat().st_mtime_ns for path in first.dataset.root.rglob("*.mp4")}

@@ -238,10 +238,11 @@ def test_half_a_pair_cannot_be_mirrored(
         (["--as", "ucf11"], "--as ucf11: is not one of .* did you mean 'ucf101'"),
         (["--as", "ucf101"], "needs --annotations"),
         (["--split", "1"], "are for --as SET"),
+        (["--given", "--leave-one-group-out"], "--given and --leave-one-group-out: give one"),
         (["--subset"], "are for --as SET"),
         (["--as", "ssv2", "--annotations", ".", "--split", "1"], "--split 1: ssv2 has val, test"),
-        (["--as", "ssv2", "--annotations", ".", "--folds", "3"], "has splits of its own"),
-        (["--as", "ssv2", "--annotations", ".", "--train-only", "x"], "has splits of its own"),
+        (["--as", "ssv2", "--annotations", ".", "--folds", "3"], "--as ssv2 and --folds: give one"),
+        (["--as", "ssv2", "--annotations", ".", "--train-only", "x"], "--as ssv2 and --train-only"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def measured(*arguments: Path) -> tuple[int, float, float]:
 
 
 @pytest.fixture(scope="module")
-def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Empty files under the names of Kinetics, and their annotations."""
     root = tmp_path_factory.mktemp("large")
     rows: dict[str, list[str]] = {"train": [], "val": []}
@@ -54,7 +56,8 @@ def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, lines in rows.items():
         head = "label,youtube_id,time_start,time_end,split"
         (root / f"{part}.csv").write_text("\n".join([head, *lines]) + "\n")
-    return root
+    yield root
+    shutil.rmtree(root)  # pytest would keep the files of its last runs
 
 
 @pytest.mark.slow

@@ -40,6 +40,17 @@ def test_a_manifest_decides(tmp_path: Path) -> None:
     assert [(r.path, r.reason) for r in left_out] == [("b/4.mp4", "not listed in manifest.csv")]
 
 
+def test_a_split_is_read_when_it_is_to_be_given(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    manifest(tmp_path, "path,split", "a/1.mp4, train test ", "b/2.mp4,")
+    given, _ = find_sources(tmp_path, given=True)
+    assert given == (Source("a/1.mp4", "a", "", "train test"), Source("b/2.mp4", "b", "", ""))
+    assert {source.split for source in find_sources(tmp_path)[0]} == {""}
+    manifest(tmp_path, "path,part", "a/1.mp4,train", "b/2.mp4,test")
+    with pytest.raises(DataError, match="has no column 'split' .found: path, part.; add it"):
+        find_sources(tmp_path, given=True)
+
+
 def test_all_empty_classes_are_listed(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/2.mp4", "c/readme.txt")
     (tmp_path / "d").mkdir()

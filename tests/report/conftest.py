@@ -9,7 +9,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.records import EpochRecord, History, RunIdentity, RunRecord, RunStatus
 
 SPEC = """
 name: ablation
@@ -33,6 +33,7 @@ class MemoryStore:
         self.sweep = sweep
         self.runs: list[RunRecord] = []
         self.texts: dict[str, str] = {}
+        self.logged: dict[str, dict[str, History]] = {}
         self.down_when_asked_for: str | None = None
 
     def trial(
@@ -115,6 +116,10 @@ class MemoryStore:
         if run_id not in self.texts:
             raise InfrastructureError("tracking store: no such artifact")
         return self.texts[run_id]
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        logged = self.logged.get(name, {})
+        return {run_id: logged[run_id] for run_id in run_ids if run_id in logged}
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
         raise AssertionError("a report never writes to the store")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import find_arm
 from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim, load_claims, read_claims
-from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.claims_json import render_claims_json
+from cmkd.report.claims_page import build_claims_page
 from cmkd.report.cost import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.fill import Request
@@ -112,11 +114,12 @@ def test_costs_that_were_not_counted_or_are_higher(claims: Claims, planted: Memo
 
 
 def test_a_loss_that_is_ignored_is_a_dead_claim(claims: Claims, planted: MemoryStore) -> None:
-    for seed in range(4):
-        planted.texts[f"run-both-{seed}-0"] = planted.texts[f"run-spatial-{seed}-0"]
-        place = next(i for i, r in enumerate(planted.runs) if r.run_id == f"run-both-{seed}-0")
-        spatial = next(r for r in planted.runs if r.run_id == f"run-spatial-{seed}-0")
-        planted.runs[place].metrics.update(spatial.metrics)  # type: ignore[attr-defined]
+    spatial = {run.tags["seed"]: run for run in planted.runs if run.tags.get("arm") == "spatial"}
+    for i, run in enumerate(planted.runs):
+        if run.tags.get("arm") == "both":
+            twin = spatial[run.tags["seed"]]
+            planted.texts[run.run_id] = planted.texts[twin.run_id]
+            planted.runs[i] = replace(run, metrics=twin.metrics)
     found = verdicts(judged(claims, planted))
     assert (found["adds"], found["helps"]) == ("dead", "supported")
 
@@ -152,7 +155,7 @@ def test_sweeps_on_different_versions_of_the_data_are_refused(
 
 def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
     judgement = judged(claims, planted)
-    page = render_page(build_claims_page(judgement, version="cmkd test"), figure=None)
+    page = render_page(build_claims_page(judgement, version="cmkd test"))
     assert "NOT results on UCF-101" in page
     row = next(line for line in page.splitlines() if line.startswith("| helps |"))
     assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row

@@ -96,6 +96,9 @@ def test_seeds_that_not_all_arms_have_are_left_out(store: MemoryStore) -> None:
     delta = contrast([(1.0, both), (-1.0, control)], shared_test_set(evidence))
     assert delta is not None
     assert delta.seeds == 3
+    assert delta.trials == tuple(
+        f"trial-run-{name}-{seed}-0" for name in ("both", "control") for seed in range(3)
+    )
 
 
 def test_sessions_are_drawn_whole(store: MemoryStore) -> None:

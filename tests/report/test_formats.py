@@ -20,7 +20,7 @@ from cmkd.report.evidence import collect
 from cmkd.report.export import COLUMNS, render_csv, render_json
 from cmkd.report.html import render_html
 from cmkd.report.latex import escape
-from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.page import Cell, Grid, Line, Page, Picture
 from cmkd.report.specs import TABLES
 from cmkd.report.tables import build_table
 
@@ -181,7 +181,11 @@ class Outline(HTMLParser):
 
 
 def test_html_is_well_formed_and_accessible(page: Page) -> None:
-    outline = Outline(render_html([page], {"4": b"<svg/>"}, title="t"))
+    pictures = [
+        Picture("more", "More", HOSTILE, HOSTILE, b"<svg/>", b""),
+        Picture("", "Arms", "all arms", "n = 3", b"<svg/>", b""),
+    ]
+    outline = Outline(render_html([page], {"4": pictures}, title="t"))
     names = [tag for tag, _ in outline.tags]
     assert names[0] == "html" and outline.tags[0][1] == {"lang": "en"}
     assert names.count("h1") == 1 and names.count("table") == names.count("caption") == 4
@@ -191,8 +195,15 @@ def test_html_is_well_formed_and_accessible(page: Page) -> None:
     assert heads.count("col") == sum(len(grid.columns) for grid in page.grids)
     assert len(heads) == heads.count("row") + heads.count("col")
     images = [attrs for tag, attrs in outline.tags if tag == "img"]
-    assert [one["src"] for one in images] == ["data:image/svg+xml;base64,PHN2Zy8+"]
-    assert all(one["alt"] for one in images)
+    assert [one["src"] for one in images] == ["data:image/svg+xml;base64,PHN2Zy8+"] * 2
+    # The figure without a name is the table's own, and stands above it.
+    assert [one["alt"] for one in images] == ["all arms", HOSTILE]
+    assert names.count("figcaption") == 2 and f" {HOSTILE}" in outline.text
+    assert (
+        names.index("figure")
+        < names.index("table")
+        < names.index("figcaption", names.index("table"))
+    )
     anchors = {attrs["href"] for tag, attrs in outline.tags if tag == "a"}
     assert anchors == {f"#{attrs['id']}" for tag, attrs in outline.tags if tag == "section"}
     best = [attrs for tag, attrs in outline.tags if attrs.get("class") == "measured best"]

@@ -9,13 +9,15 @@ from cmkd.config.sweep import Sweep
 from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.markdown import escape, render_grid, render_notice, render_page
-from cmkd.report.page import Page
+from cmkd.report.page import Page, Picture
 from cmkd.report.specs import TABLES
 from cmkd.report.tables import Table, build_table
 from cmkd.report.wording import missing_text, signed
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
+
+PICTURE = Picture("", "Arms", "a|b", "n = 3", b"<svg/>", b"")
 
 
 def build(store: MemoryStore, data: str = "made-up") -> Table:
@@ -28,7 +30,7 @@ def composed(store: MemoryStore, data: str = "made-up") -> Page:
 
 
 def page(store: MemoryStore, data: str = "made-up") -> str:
-    return render_page(composed(store, data), figure="x.svg")
+    return render_page(composed(store, data), {"x.svg": PICTURE})
 
 
 def row(store: MemoryStore, arm: str) -> list[str]:

@@ -9,7 +9,8 @@ from matplotlib.image import imread
 
 from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
-from cmkd.report.plots import render_figure
+from cmkd.report.figures_style import save
+from cmkd.report.plots import draw_arms
 from cmkd.report.specs import TABLES
 from cmkd.report.tables import Table, build_table
 
@@ -23,30 +24,30 @@ def build(store: MemoryStore, data: str = "made-up", name: str = "4") -> Table:
 
 def test_svg_is_whole_and_repeats(full_store: MemoryStore) -> None:
     table = build(full_store)
-    svg = render_figure(table, "svg")
+    svg = save(draw_arms(table), "svg")
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg")
     assert b"dc:date" not in svg
-    assert render_figure(table, "svg") == svg
+    assert save(draw_arms(table), "svg") == svg
 
 
 def test_png_has_the_stated_resolution(full_store: MemoryStore) -> None:
-    png = render_figure(build(full_store), "png")
+    png = save(draw_arms(build(full_store)), "png")
     height, width, _ = imread(io.BytesIO(png), format="png").shape
     assert width == 9.5 * 150
     assert height > 500
 
 
 def test_every_seed_changes_the_picture(full_store: MemoryStore) -> None:
-    before = render_figure(build(full_store), "svg")
+    before = save(draw_arms(build(full_store)), "svg")
     full_store.trial("both", 3, [1] * 10)
-    assert render_figure(build(full_store), "svg") != before
+    assert save(draw_arms(build(full_store)), "svg") != before
 
 
 def test_a_long_legend_stays_inside(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0, 1, 1], groups=["s1", "s1", "", ""], tags={"folds": "12"})
     store.teacher(0, 90.0)
-    png = imread(io.BytesIO(render_figure(build(store), "png")), format="png")
+    png = imread(io.BytesIO(save(draw_arms(build(store)), "png")), format="png")
     for edge in (png[:, :4], png[:, -4:]):
         assert (edge[..., :3] == 1).all()
 
@@ -54,7 +55,7 @@ def test_a_long_legend_stays_inside(store: MemoryStore) -> None:
 def test_gaps_and_odd_names_are_drawn(store: MemoryStore) -> None:
     name = "$x^{$ <b> & \\frac"
     store.trial("control", 0, [1, 0], tags={"data": name})
-    ElementTree.fromstring(render_figure(build(store, name), "svg"))
+    ElementTree.fromstring(save(draw_arms(build(store, name)), "svg"))
 
 
 def axes_of(svg: bytes) -> int:
@@ -65,13 +66,13 @@ def axes_of(svg: bytes) -> int:
 def test_every_half_has_axes_of_its_own(
     full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
 ) -> None:
-    assert axes_of(render_figure(build(full_store), "svg")) == 2
+    assert axes_of(save(draw_arms(build(full_store)), "svg")) == 2
     full_store.sweep = make_sweep("  tdn: {student.backbone: [tiny_tdn]}\n")
-    missing = render_figure(build(full_store), "svg")
+    missing = save(draw_arms(build(full_store)), "svg")
     assert axes_of(missing) == 4
     full_store.trial("tdn", 0, [1] * 10, tags={"teacher": "t"})
-    assert render_figure(build(full_store), "svg") != missing
+    assert save(draw_arms(build(full_store)), "svg") != missing
 
 
 def test_without_printed_values_there_is_one_panel(full_store: MemoryStore) -> None:
-    assert axes_of(render_figure(build(full_store, name="components"), "svg")) == 1
+    assert axes_of(save(draw_arms(build(full_store, name="components")), "svg")) == 1

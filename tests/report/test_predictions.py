@@ -16,6 +16,7 @@ def test_rows_are_sorted_and_judged() -> None:
     assert found.labels == ("10", "2")
     assert found.selected.tolist() == [False, True]
     assert found.last.tolist() == [True, False]
+    assert [found.classes[one] for one in found.said] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

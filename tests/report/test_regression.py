@@ -22,9 +22,9 @@ from cmkd.report.baseline import (
     render_baseline,
 )
 from cmkd.report.evidence import Evidence, collect
-from cmkd.report.liveness import twins
 from cmkd.report.regression import FALSE_ALARM, Finding, compare, pooled
 from cmkd.report.statistics import mean_sd
+from cmkd.report.twins import twins
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

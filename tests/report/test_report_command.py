@@ -22,7 +22,7 @@ from cmkd.errors import InputError
 from cmkd.report.arms import half_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.records import RunIdentity
+from cmkd.tracking.records import EpochRecord, RunIdentity
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -58,6 +58,8 @@ def fill(place: str, folder: Path, *, seeds: int) -> None:
             rows = [f"clip{i},,1,{int(i < right)},{int(i < right)}" for i in range(10)]
             path = folder / "predictions.csv"
             path.write_text("\n".join(["clip,group,label,selected,last", *rows]))
+            epochs = [EpochRecord(i, i, {"val_acc": 9.0 * i, "loss_ce": 1 / i}) for i in (1, 2)]
+            store.log(run_id, epochs)
             accuracies = {"test_acc": 10.0 * right, "test_acc_last": 10.0 * right}
             store.close(run_id, "FINISHED", summary=accuracies, files=[path])
     tags = common | {"kind": "teacher", "teacher": "t1"}
@@ -85,8 +87,10 @@ def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
     code, output, error = run("--table", "4", "--tracking-uri", uri, "--out", str(out))
     assert (code, error) == (0, None)
     kinds = ("md", "tex", "csv", "json", "png", "svg")
-    names = [*(f"table_4_synthetic.{kind}" for kind in kinds), "report_4_synthetic.html"]
-    assert output.splitlines()[-7:] == [str(out / name) for name in names]
+    training = [f"table_4_synthetic_training.{kind}" for kind in ("png", "svg")]
+    files = [f"table_4_synthetic.{kind}" for kind in kinds]
+    names = [*files, *training, "report_4_synthetic.html"]
+    assert output.splitlines()[-9:] == [str(out / name) for name in names]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert "NOT results on UCF-101" in output
     page = (out / names[0]).read_text()
@@ -95,9 +99,10 @@ def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
     assert "| 55.0 ± 7.1 (2 seeds) ⚠ | 55.0 ± 7.1 (2 seeds) ⚠ |" in row
     assert "| +20.0 \\[+20.0, +20.0\\] (2 pairs) ⚠ | +10.0 \\[+10.0, +10.0\\]" in row
     assert "| 90.0 (one training per fold) | 91.0 (one training per fold) |" in page
-    assert "![Accuracy of every arm, seeds as points](table_4_synthetic.svg)" in page
+    assert "accuracy of every arm, seeds as points; the values are those of the table](t" in page
+    assert "](table_4_synthetic\\_training.svg)" not in page and "_training.svg)" in page
     assert (out / names[4]).read_bytes().startswith(b"\x89PNG")
-    assert "data:image/svg+xml;base64," in (out / names[6]).read_text()
+    assert (out / names[-1]).read_text().count("data:image/svg+xml;base64,") == 2
 
 
 def test_every_table_with_runs_is_written(uri: str, tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_the_same_store_gives_the_same_files(uri: str, tmp_path: Path) -> None:
         assert run("--table", "4", "--tracking-uri", uri, "--out", out)[0] == 0
         contents.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 7
+    assert len(contents[0]) == 9
 
 
 def test_no_runs_on_that_data(uri: str, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,6 @@ def test_equal_differences_decide_nothing() -> None:
     assert not order.decided, "a coarse accuracy, and no sign of certainty"
 
 
-@pytest.mark.slow
 def test_few_sweeps_of_equal_arms_decide_anything_falsely() -> None:
     """The error over four orders that share a control, and seven looks, is LEVEL at most.
 
@@ -174,3 +174,29 @@ def uncorrected(differences: np.ndarray) -> bool:
     n = differences.shape[1]
     t = differences.mean(axis=1) / (differences.std(axis=1, ddof=1) / math.sqrt(n))
     return bool((np.abs(t) > stdtrit(n - 1, 1 - LEVEL / 2)).any())
+
+
+@pytest.mark.slow
+def test_the_command_adds_seeds_says_why_and_goes_on_from_there(
+    new_workspace: Callable[..., Any],
+) -> None:
+    space = new_workspace(1)
+    command = ("sweep", "tiny.yaml", "--seeds", "3", "--until-decided")
+    code, output = space.run(*command, "4")
+    assert code == 0, output
+    # Networks that have not learnt yet are equally good, or nearly so.
+    assert re.search(r"both vs control: .*, open after 3 seeds", output)
+    assert re.search(r"both vs control: .*, open after 4 seeds", output)
+    assert output.splitlines()[-1].startswith("8 of 8 done, 8 of them now")
+    assert space.repeats() == []
+    why = space.query(
+        "select r.name, t.value from tags t join runs r using (run_uuid) "
+        "where t.key = 'added_for' order by 1"
+    )
+    assert [name for name, _ in why] == ["both fold 0 seed 3", "control fold 0 seed 3"]
+    assert all("both vs control: " in str(text) and "after 3 seeds" in str(text) for _, text in why)
+
+    before = space.metrics()
+    code, output = space.run(*command, "4")
+    assert (code, output.splitlines()[-1]) == (0, "nothing to train: 8 of 8 done")
+    assert space.metrics() == before

@@ -77,3 +77,8 @@ def test_the_version_of_the_code_names_no_remote():
     version = code_version()
     assert version
     assert "/" not in version and "@" not in version
+
+
+def test_a_further_seed_says_what_it_is_for():
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both",), "both vs control: open")
+    assert trial_identity(trial, ORIGIN).tags["added_for"] == "both vs control: open"

@@ -51,6 +51,34 @@ with runner.start_engine(2, Path(sys.argv[1])) as engine:
 """
 
 
+GIVEN_UP = """
+import sys, time
+from pathlib import Path
+from cmkd.sweep import runner, tuning
+from cmkd.sweep.worker import Outcome, Update
+
+class Counts:
+    def __init__(self, configs, cache):
+        self.epochs = configs
+    def start(self, trial_id):
+        self.trial_id, self.epoch = trial_id, 0
+    def step(self):
+        self.epoch += 1
+        over = self.epoch == self.epochs[self.trial_id]
+        return Update(self.trial_id, (self.epoch,), 1, Outcome({}, ()) if over else None)
+
+tuning.TrialWorker = Counts
+events = runner.Events(
+    lambda trial_id: print("started", trial_id),
+    lambda update: print(update.trial_id, *update.epochs, update.done),
+    lambda: None,
+    lambda update: update.trial_id == "slow" and update.epochs[0] == 2,
+)
+with runner.start_engine(1, Path(sys.argv[1])) as engine:
+    engine.train_trials({"slow": 9, "next": 1}, events, "name")
+"""
+
+
 def output_of(script: str, folder: Path, **environment: str) -> list[str]:
     """Lines that a script prints in a process of its own."""
     done = subprocess.run(
@@ -84,3 +112,14 @@ def test_causes_survive_the_engine(tmp_path):
     assert died.startswith("WorkerDied: its process was killed")
     assert died.endswith(")")
     assert ours == "ZeroDivisionError('ours')"
+
+
+@pytest.mark.slow  # a real Ray, and its worker
+def test_a_trial_that_is_given_up_ends_and_the_next_one_starts(tmp_path):
+    assert output_of(GIVEN_UP, tmp_path) == [
+        "started slow",
+        "slow 1 False",
+        "slow 2 False",
+        "started next",
+        "next 1 True",
+    ]

@@ -304,3 +304,13 @@ def test_three_processes_may_open_a_new_store_at_once(tmp_path):
         for _ in range(3)
     ]
     assert [process.communicate() for process in started] == [("0\n", "")] * 3
+
+
+def test_a_file_that_is_gone_is_named_and_not_tried_for_ever(store, tmp_path):
+    run_id = store.open(identity(), {})
+    gone = tmp_path / "trials" / "t1" / "predictions.csv"
+    with pytest.raises(
+        InputError, match=rf"^{gone}: gone before .* remove the folder {gone.parent}"
+    ):
+        store.close(run_id, "FINISHED", files=[gone])
+    assert store.find({"trial_id": "t1"})[0].status == "RUNNING"

@@ -12,7 +12,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import MlflowStore, open_store
 from cmkd.tracking.reader import SqliteReader, open_reader
-from cmkd.tracking.records import RunIdentity
+from cmkd.tracking.records import EpochRecord, RunIdentity
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -31,6 +31,13 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
             tags = {"kind": "teacher" if number == 4 else "trial", "odd": "a'b\"%;--", "n": "x"}
             identity = RunIdentity(name, f"e{number % 2}", name, tags, {"p": "1"})
             run_id = store.open(identity, {"text.csv": f"ä{number}\r\n"})
+            if number:
+                # Out of order, as after a resumed run.
+                steps = (3, 1, 2)
+                records = [
+                    EpochRecord(i, i, {"val_acc": number + i / 10, "lr": 0.1}) for i in steps
+                ]
+                store.log(run_id, [*records, EpochRecord(4, 4, {"val_acc": math.nan})])
             if number < 3:
                 store.close(run_id, "FINISHED", summary={"acc": 10.0 * number, "nan": math.nan})
         deleted = store.open(RunIdentity("gone", "e0", "gone", {"kind": "trial"}, {}), {})
@@ -76,6 +83,22 @@ def test_the_same_texts_are_read(uri: str) -> None:
         text = reader.read_text(run.run_id, "text.csv")
         assert text == store.read_text(run.run_id, "text.csv")
         assert text.startswith("ä")
+
+
+def test_the_same_histories_are_read(uri: str) -> None:
+    reader, store = open_reader(uri), open_store(uri)
+    runs = {run.trial_id: run.run_id for run in reader.find({"n": "x"})}
+    asked = [runs["trial-0"], runs["trial-1"], runs["trial-2"]]
+    found = reader.histories(asked, "val_acc")
+    # The first logged nothing, and the other two were not asked for.
+    assert set(found) == set(asked[1:])
+    assert list(found[asked[1]].items())[:3] == [(1, 1.1), (2, 1.2), (3, 1.3)]
+    assert math.isnan(found[asked[1]][4])
+    expected = store.histories(asked, "val_acc")
+    assert {run_id: repr(one) for run_id, one in found.items()} == {
+        run_id: repr(one) for run_id, one in expected.items()
+    }
+    assert reader.histories(asked, "none") == store.histories(asked, "none") == {}
 
 
 def test_a_lost_text_and_an_unknown_run(uri: str) -> None:

@@ -149,6 +149,21 @@ def test_non_finite_loss_fails_and_names_epoch_and_step(
             trial.train_epoch()
 
 
+def test_a_teacher_tells_of_its_damaged_checkpoint(own_cache: Path, make_trial: MakeTrial) -> None:
+    config = make_trial()
+
+    def stop(record: EpochRecord, epochs: int) -> None:
+        if record.step == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_teacher(config, own_cache, device="cpu", on_epoch=stop)
+    os.truncate(own_cache / "teachers" / config.teacher_id / CURRENT, 100)
+    (note,) = ensure_teacher(config, own_cache, device="cpu").notes
+    assert note.startswith("epoch 1: ")
+    assert open_teacher(config, own_cache).notes == (note,)
+
+
 def test_teacher_is_trained_once_and_its_features_match_it(
     own_cache: Path, make_trial: MakeTrial
 ) -> None:

@@ -1,0 +1,201 @@
+"""Figures: the values behind them by hand, and what is true of every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
+
+from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.report.confusions import LEGIBLE, class_views
+from cmkd.report.cost import ModelCost
+from cmkd.report.evidence import collect, no_evidence
+from cmkd.report.figures_cost import draw_cost
+from cmkd.report.histories import training_curves
+from cmkd.report.pictures import _all, draw_pictures
+from cmkd.report.searches import searches
+from cmkd.report.specs import TABLES
+from cmkd.report.tables import Table, build_table
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+
+def build(store: MemoryStore, name: str = "4") -> Table:
+    table = build_table(TABLES[name], collect(store, store.sweep, "made-up"))
+    run_ids = [run.run_id for run in store.runs]
+    return replace(table, read_history=lambda metric: store.histories(run_ids, metric))
+
+
+def classified(
+    store: MemoryStore, arm: str, seed: int, labels: Sequence[str], said: Sequence[str]
+) -> None:
+    """A trial that took the clips of `labels` for `said`."""
+    right = [int(a == b) for a, b in zip(labels, said, strict=True)]
+    run_id = store.trial(arm, seed, right)
+    rows = [f"{i:03d},,{a},{b},{b}" for i, (a, b) in enumerate(zip(labels, said, strict=True))]
+    store.texts[run_id] = "\n".join(["clip,group,label,selected,last", *rows])
+
+
+def test_confusions_and_gains_by_hand(store: MemoryStore) -> None:
+    labels = "aabbbb"
+    classified(store, "control", 0, labels, "abaabb")
+    classified(store, "control", 1, labels, "abaabc")
+    classified(store, "spatial", 0, labels, "aaabbb")
+    classified(store, "spatial", 1, labels, "aaabbb")
+    classified(store, "spatial", 2, labels, "bbbbbb")
+    (view,) = class_views(build(store), "control")
+    assert (view.reference, view.classes, view.clips, view.left_out) == (
+        "control",
+        ("b", "a"),
+        (4, 2),
+        0,
+    )
+    # No clip is of class c, but one was taken for it.
+    assert view.said == ("b", "a", "1 others")
+    assert view.reference_shares.tolist() == [[37.5, 50.0, 12.5], [50.0, 50.0, 0.0]]
+    (spatial,) = view.arms
+    assert spatial.shares[1].tolist() == pytest.approx([100 / 3, 200 / 3, 0])
+    # Seed 2 has no partner.
+    assert spatial.per_seed.tolist() == [[25.0, 50.0], [50.0, 50.0]]
+    gain = spatial.gains[0]
+    assert (gain.mean, gain.pairs) == (37.5, 2)
+    assert gain.interval is not None
+    assert gain.interval.high - 37.5 == pytest.approx(12.706205 * 12.5, rel=1e-5)
+
+
+def test_of_many_classes_those_that_change_are_shown(store: MemoryStore) -> None:
+    labels = [f"c{i:02d}" for i in range(LEGIBLE + 3)] * 2
+    classified(store, "control", 0, labels, ["c00"] * len(labels))
+    better = [name if name > "c02" else "c00" for name in labels]
+    classified(store, "both", 0, labels, better)
+    (view,) = class_views(build(store), "control")
+    assert view.classes == tuple(sorted(set(labels) - {"c00", "c01", "c02"}))
+    assert (view.left_out, view.said[-1]) == (3, "3 others")
+    shares = view.arms[0].shares
+    assert shares.shape == (LEGIBLE, LEGIBLE + 1)
+    assert view.reference_shares[:, -1].tolist() == [100.0] * LEGIBLE
+    assert np.trace(shares) == 100.0 * LEGIBLE
+
+
+def test_curves_are_means_over_folds_of_complete_seeds(store: MemoryStore) -> None:
+    for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
+        run_id = store.trial("control", seed, [1, 0], fold=fold)
+        values = {1: 10.0 * seed + fold, 2: 50.0, 3: 60.0}
+        if (seed, fold) == (1, 1):
+            del values[3]
+        store.logged.setdefault("val_acc", {})[run_id] = values
+    curves = training_curves(build(store))
+    assert curves["loss_ce"] == {}
+    assert list(curves["val_acc"]) == ["control"]
+    curve = curves["val_acc"]["control"]
+    assert curve.epochs == (1, 2)
+    assert curve.per_seed.tolist() == [[0.5, 50.0], [10.5, 50.0]]
+
+
+@pytest.fixture
+def searched(store: MemoryStore, make_sweep: Callable[[str], Sweep]) -> MemoryStore:
+    """A search of λ1 at λ2 = 0, and of λ2 at λ1 = 0.1."""
+    more = (
+        "  first: {method.lambda_1: [0.01, 1.0], method.lambda_2: [0.0]}\n"
+        "  second: {method.lambda_1: [0.1], method.lambda_2: [5.0]}\n"
+        "  logits: {method.lambda_1: [0.1], method.lambda_2: [0.0], method.logits: [mse]}\n"
+    )
+    store.sweep = make_sweep(more)
+    right = {"baseline": 2, "control": 3, "spatial": 6, "temporal": 4, "both": 8, "logits": 9}
+    right |= {"first[lambda_1=0.01]": 4, "first[lambda_1=1.0]": 5, "second": 7}
+    for arm, count in right.items():
+        for seed in range(2):
+            labels = ["x_$y", "b"] * 5
+            wrong = ["b", "x_$y"] * 5
+            classified(store, arm, seed, labels, labels[: count + seed] + wrong[count + seed :])
+    return store
+
+
+def test_searches_hold_the_other_weight(searched: MemoryStore) -> None:
+    found = searches(build(searched, "5"))
+    ours = {
+        symbol: (search.held, [(weight, score.mean) for weight, score in search.points])
+        for symbol, search in found.ours.items()
+    }
+    assert ours == {
+        "λ1": (0.0, [(0.0, 35.0), (0.01, 45.0), (0.1, 65.0), (1.0, 55.0)]),
+        "λ2": (0.1, [(0.0, 65.0), (1.0, 85.0), (5.0, 75.0)]),
+    }
+    assert found.plain is not None and found.plain.mean == 25.0
+    printed = found.printed["UCF-101"]
+    assert printed["λ1"].points == ((0.01, 93.7), (0.1, 94.5), (1.0, 93.6))
+    assert printed["λ2"].points == ((0.0, 94.5), (0.1, 94.9), (1.0, 95.8), (5.0, 95.3))
+    assert (printed["λ2"].held, found.printed_plain["UCF-101"]) == (0.1, 92.2)
+
+
+@pytest.fixture
+def pictured(searched: MemoryStore) -> MemoryStore:
+    """The same store with curves."""
+    for number, run in enumerate(searched.runs):
+        for metric in ("val_acc", "loss_ce"):
+            searched.logged.setdefault(metric, {})[run.run_id] = {1: 1.0 * number, 2: 2.0}
+    return searched
+
+
+def test_every_picture_says_what_it_shows(pictured: MemoryStore) -> None:
+    for name, wanted in (
+        ("4", ["", "training", "confusions_control", "gains_control"]),
+        ("5", ["", "search"]),
+        ("components", [""]),
+    ):
+        pictures = draw_pictures(build(pictured, name))
+        assert [one.name for one in pictures] == wanted
+        for one in pictures:
+            assert ElementTree.fromstring(one.svg).tag.endswith("svg")
+            assert one.png.startswith(b"\x89PNG")
+            assert "made-up" in one.title and one.alt.startswith(one.title)
+            assert "2 seeds" in one.caption
+            rule = "no epoch is selected" if one.name == "training" else "best validation"
+            assert rule in one.caption
+    assert draw_pictures(build(pictured, "5")) == draw_pictures(build(pictured, "5"))
+
+
+def test_letters_are_large_enough_for_print(pictured: MemoryStore) -> None:
+    for name in ("2", "3", "4", "5"):
+        for title, *_, figure in _all(build(pictured, name)):
+            inches = figure.get_figwidth()
+            sizes = [one.get_fontsize() for one in figure.findobj(Text) if one.get_text()]
+            # Of a page that is 7.2 inches wide.
+            assert min(sizes) * min(1, 7.2 / inches) > 6.99, title
+
+
+def test_what_was_not_run_is_not_drawn(store: MemoryStore) -> None:
+    store.trial("both", 0, [1, 0])
+    assert [one.name for one in draw_pictures(build(store))] == [""]
+    store.trial("baseline", 0, [1, 0])
+    assert [one.name for one in draw_pictures(build(store, "5"))] == [""]
+
+
+@pytest.mark.parametrize("name", ["2", "3"])
+def test_names_in_the_plane_of_computation_cover_nothing(name: str) -> None:
+    spec = TABLES[name]
+    cost = ModelCost(model="tsm_r50_16f", gmacs_per_view=1, views=6, gmacs=6, parameters=1)
+    evidence = no_evidence(load_sweep(spec.sweep), "made-up")
+    table = build_table(spec, evidence, {"tsm_r50_16f": cost})
+    figure = draw_cost(table)
+    FigureCanvasAgg(figure).draw()
+    plane, strip = figure.axes
+    points = [one for one in plane.get_lines() if isinstance(one, Line2D)]
+    assert len(points) == sum(row.gflops is not None for row in table.rows)
+    boxes = [one.get_window_extent() for one in plane.texts if isinstance(one, Annotation)]
+    boxes += [one.get_window_extent() for one in points]
+    for number, box in enumerate(boxes):
+        assert plane.bbox.x0 <= box.x0 and box.x1 <= plane.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:number])
+    # Of ours there is one figure of computation, and no accuracy.
+    assert [one.get_text() for one in strip.get_yticklabels()] == ["TSM [17], RD"]
+    (measured,) = (one for one in strip.get_lines() if one.get_marker() == "^")
+    assert measured.get_xdata() == [6.0 if name == "2" else 30.0]

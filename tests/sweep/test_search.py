@@ -1,0 +1,307 @@
+"""A search: what it proposes, what it gives up, its budget, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmkd.config.spec import Limits, SearchSpec
+from cmkd.config.sweep import load_sweep
+from cmkd.errors import ConfigError, InputError
+from cmkd.sweep.axes import flat
+from cmkd.sweep.driver import Driver
+from cmkd.sweep.identity import Origin
+from cmkd.sweep.plan import Plan
+from cmkd.sweep.search import Ended, Halving, propose
+from cmkd.sweep.signals import SignalGuard
+from cmkd.sweep.survey import SweepRequest, survey
+from cmkd.sweep.worker import Outcome, Update
+from cmkd.tracking.records import EpochRecord, RunRecord
+
+FIRST, SECOND = "method.lambda_1", "method.lambda_2"
+RANGES = {FIRST: Limits(low=0.001, high=10.0), SECOND: Limits(low=0.01, high=10.0)}
+SEARCH = SearchSpec(ranges=RANGES, epochs=360, rungs=(3, 6))
+SPEC = """
+name: s
+description: d
+data: gestures
+seeds: 1
+base: {training.epochs: 4}
+search:
+  ranges:
+    method.lambda_1: {low: 0.001, high: 10.0}
+    method.lambda_2: {low: 0.01, high: 10.0}
+  epochs: 40
+  batch: 3
+  rungs: [1, 2]
+"""
+
+
+class OneFold:
+    """What of a data set a plan depends on."""
+
+    id, num_folds, root = "id", 2, Path("somewhere")
+
+    class info:  # noqa: N801
+        kind, name, id = "folder", "gestures", "id"
+
+
+DATASET: Any = OneFold()
+
+
+def quality(values: Mapping[str, float]) -> float:
+    """Percent; best at (0.1, 1)."""
+    return 90.0 - 10 * abs(math.log10(values[FIRST]) + 1) - 5 * abs(math.log10(values[SECOND]))
+
+
+def test_proposals_depend_on_results_alone_and_a_kill_changes_nothing() -> None:
+    def whole(values: Mapping[str, float]) -> Ended:
+        return Ended(quality(values), 12, whole=True)
+
+    full = propose(SEARCH, 12, whole)
+    assert (len(full.values), full.spent) == (30, 360), "the budget, and not an epoch more"
+    assert len({json.dumps(dict(one)) for one in full.values}) == 30
+    assert propose(SEARCH, 12, whole) == full
+    for known in (0, 2, 4, 17):
+        done = full.values[:known]
+        begun = propose(
+            SEARCH, 12, lambda values, done=done: whole(values) if values in done else None
+        )
+        batches = known // SEARCH.batch + 1
+        assert begun.values == full.values[: batches * SEARCH.batch]
+        assert begun.spent == 12 * known
+    assert full.best is not None
+    assert quality(full.values[full.best]) == max(map(quality, full.values))
+
+
+def test_it_learns_from_what_it_tried() -> None:
+    gains = []
+    for seed in range(5):
+        search = SEARCH.model_copy(update={"seed": seed})
+        found = propose(search, 12, lambda values: Ended(quality(values), 12, whole=True))
+        scores = [quality(values) for values in found.values]
+        gains.append(sum(scores[15:]) / 15 - sum(scores[:10]) / 10)
+    assert sum(gains) / len(gains) > 3.0
+    assert len(set(gains)) == 5, "another seed is another search"
+
+
+def test_what_is_pruned_leaves_its_epochs_to_others_and_is_never_the_best() -> None:
+    def pruned(values: Mapping[str, float]) -> Ended:
+        good = quality(values) > 70
+        return Ended(99.0 - quality(values) * (not good), 12 if good else 3, whole=good)
+
+    found = propose(SEARCH, 12, pruned)
+    assert len(found.values) > 30
+    assert 360 - 12 < found.spent <= 360
+    assert found.best is not None and quality(found.values[found.best]) > 70
+
+
+def test_failed_trials_bring_a_search_to_its_end() -> None:
+    found = propose(SEARCH, 12, lambda _: Ended(None, 12, whole=False))
+    assert (len(found.values), found.spent, found.best) == (30, 360, None)
+
+
+def test_at_a_rung_the_better_half_goes_on() -> None:
+    halving = Halving((3, 6), 2)
+    halving.seen("a", 3, 50.0)
+    assert halving.gives_up("a", 3) == "", "nobody to compare with"
+    halving.seen("b", 3, 40.0)
+    assert halving.gives_up("b", 3) == (
+        "pruned after epoch 3: 1 of 1 others were better than its 40.00 %, and one in 2 goes on"
+    )
+    halving.seen("c", 3, 60.0)
+    halving.seen("d", 3, 55.0)
+    assert [halving.gives_up(one, 3) != "" for one in "abcd"] == [True, True, False, False]
+    halving.seen("b", 4, 10.0)
+    assert halving.gives_up("b", 4) == "", "no rung"
+    halving.seen("c", 6, 60.0)
+    halving.seen("e", 6, 60.0)
+    assert halving.gives_up("e", 6) == "", "as good as the best"
+    assert halving.of_trial("c") == {3: 60.0, 6: 60.0}
+
+
+def test_the_search_has_the_budget_of_the_staged_grid() -> None:
+    spec, grid = load_sweep("search").spec, load_sweep("hyperparameters")
+    assert spec.search is not None
+    candidates = sum(
+        len(grid.spec.blocks[block][selection.key])
+        for selection in grid.spec.select.values()
+        for block in selection.among
+    )
+    assert candidates == 6
+    epochs = grid.arms[0].setting.training.epochs
+    assert spec.search.epochs == candidates * grid.spec.seeds * epochs
+    assert spec.base == grid.spec.base
+    assert set(spec.search.ranges) == {one.key for one in grid.spec.select.values()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("method.lambda_1: {low", "method.lamda_1: {low", 9, "unknown key method.'lamda_1'; did"),
+        ("method.lambda_1: {low: 0.001", "method.tg: {low: 0.001", 9, "method.tg"),
+        ("{low: 0.01, high: 10.0}", "{low: 0.01, high: 0.001}", 10, "must be less than high"),
+        ("batch: 3", "bach: 3", 12, "did you mean 'batch'?"),
+        ("seeds: 1", "seeds: 5", 0, "seeds: 1 is all that a search trains a setting with"),
+        ("search:", "blocks: {a: {}}\nsearch:", 0, "either blocks or search, and not both"),
+    ],
+)
+def test_mistakes_in_a_search_are_found_at_the_start(
+    tmp_path: Path, old: str, new: str, line: int, says: str
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(str(path))
+    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert says in str(caught.value)
+
+
+class Store:
+    """Recorder, view and engine: trains by `quality`, in turns, and keeps the runs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.runs: list[RunRecord] = []
+        self.trials = {trial.id: trial for trial in plan.trials}
+
+    def close(self, trial_id: str, status: Any, **rest: Any) -> None:
+        config = self.trials[trial_id].config
+        tags = {
+            "kind": "trial",
+            "setting_id": config.setting.id,
+            "fold": str(config.fold),
+            "seed": str(config.seed),
+            **rest["tags"],
+        }
+        metrics = dict(rest.get("summary") or {})
+        params = flat(config.setting.as_json())
+        self.runs.append(RunRecord("r", trial_id, status, tags, params, metrics))
+
+    def train_trials(self, configs: Mapping[str, Any], events: Any, name: str) -> None:
+        for key, config in configs.items():
+            events.started(key)
+            params = flat(config.setting.as_json())
+            last = quality({FIRST: float(params[FIRST]), SECOND: float(params[SECOND])})
+            epochs = config.setting.training.epochs
+            for step in range(1, epochs + 1):
+                record = EpochRecord(step, step, {"val_acc": last - epochs + step})
+                done = Outcome({"test_acc": 1.0, "best_val_acc": last}, ())
+                update = Update(key, (record,), 1, done if step == epochs else None)
+                stops = events.gives_up(update)
+                events.updated(update)
+                if stops:
+                    break
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def request_for(path: Path) -> SweepRequest:
+    return SweepRequest(load_sweep(str(path)), "gestures", 1, 1, Path("cache"))
+
+
+def train(plan: Plan) -> list[RunRecord]:
+    store: Any = Store(plan)
+    Driver(plan, Origin("s", DATASET.info, 1, ""), store, store, ()).train_trials(
+        store, SignalGuard()
+    )
+    return list(store.runs)
+
+
+def test_a_search_runs_to_its_budget_and_prunes_with_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    request, runs, rounds = request_for(path), [], 0
+    plan = survey(request, DATASET, runs)
+    while plan.to_run:
+        rounds += 1
+        assert 1 <= len(plan.to_run) <= 3
+        runs = runs + train(plan)
+        plan = survey(request, DATASET, runs)
+    assert rounds > 4, "pruned epochs are spent on further trials"
+    assert plan.complete
+    assert plan.count("pruned") == sum(run.status == "KILLED" for run in runs) > 3
+    assert plan.count("done") + plan.count("pruned") == len(plan.trials) > 10
+    assert {(t.config.fold, t.config.seed) for t in plan.trials} == {(0, 0)}
+    for run in runs:
+        rungs = json.loads(run.tags["rungs"])
+        if run.status == "KILLED":
+            assert run.tags["pruned"].startswith(f"pruned after epoch {run.tags['pruned_epoch']}: ")
+            assert rungs[run.tags["pruned_epoch"]] == float(run.tags["pruned_score"])
+        else:
+            assert list(rungs) == ["1", "2"]
+    spent = sum(int(run.tags.get("pruned_epoch", 4)) for run in runs)
+    best = max(run.metrics["best_val_acc"] for run in runs if run.status == "FINISHED")
+    assert 36 < spent <= 40
+    assert plan.searched.startswith(
+        f"search: {spent} of 40 epochs spent on {len(runs)} trials; "
+        f"best validation accuracy {best:.2f} % at method.lambda_1 = "
+    )
+    assert plan.searched in plan.lines()
+
+
+def test_a_search_that_was_cut_off_goes_on_with_the_same_trials(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    request = request_for(path)
+    first = survey(request, DATASET, ())
+    runs = train(first)
+    second = survey(request, DATASET, runs)
+    cut = survey(request, DATASET, runs[:1])
+    assert [t.id for t in cut.trials] == [t.id for t in first.trials]
+    assert [t.id for t in cut.to_run] == [t.id for t in first.trials[1:]]
+    assert cut.halving is not None and second.halving is not None
+    assert cut.halving.reached[1].keys() == {runs[0].trial_id}
+    assert second.halving.reached[1].keys() == {run.trial_id for run in runs}
+    assert [t.id for t in second.trials[:3]] == [t.id for t in first.trials]
+    assert len(second.trials) == 6
+
+
+def test_a_search_has_one_seed(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    request = SweepRequest(load_sweep(str(path)), "gestures", 2, 1, Path("cache"))
+    with pytest.raises(InputError, match="--seeds 2: a search trains with one"):
+        survey(request, DATASET, ())
+
+
+REAL = """
+name: real
+description: a test
+data: synthetic-smoke
+seeds: 1
+base: {training.epochs: 5, training.batch_size: 4, method.lambda_1: 0.0, method.lambda_2: 0.0}
+search:
+  ranges: {training.lr: {low: 1.0e-6, high: 0.01}}
+  epochs: 14
+  batch: 3
+  rungs: [1]
+"""
+
+
+@pytest.mark.slow
+def test_the_command_searches_and_records_what_it_prunes(new_workspace: Callable[..., Any]) -> None:
+    space = new_workspace()
+    (space.folder / "real.yaml").write_text(REAL)
+    code, output = space.run("sweep", "real.yaml", "--workers", "1")
+    assert code == 0, output
+    reasons = dict(
+        space.query(
+            "select r.name, t.value from tags t join runs r using (run_uuid) "
+            "where t.key = 'pruned' and r.status = 'KILLED'"
+        )
+    )
+    assert reasons
+    assert all(f"{name}: {reason}" in output for name, reason in reasons.items())
+    assert "best validation accuracy" in output
+    assert set(space.query("select distinct status from runs")) == {("FINISHED",), ("KILLED",)}
+    assert space.query("select count(*) from tags where key = 'pruned'") == [(len(reasons),)]
+
+    code, output = space.run("sweep", "real.yaml")
+    assert code == 0, output
+    assert output.splitlines()[-1].startswith("nothing to train")
