@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_package_and_every_data_file(wheel: Path) -> None:
         f"cmkd/_files/{path.relative_to(ROOT).as_posix()}"
         for folder in ("sweeps", "reports/published")
         for path in (ROOT / folder).rglob("*.yaml")
-    }
+    } | {"cmkd/_files/reports/claims.yaml"}
     assert "cmkd/_files/sweeps/ablation.yaml" in data
     assert any(name.startswith("cmkd/_files/reports/published/") for name in data)
     meta = f"cmkd-{cmkd.__version__}.dist-info"
@@ -75,7 +75,8 @@ def test_the_shipped_spec_works_in_an_empty_folder(installed: Path, tmp_path: Pa
     origin, spec, *arms = load_ablation(installed, tmp_path)
     assert Path(origin).is_relative_to(installed)
     assert Path(spec) == installed / "cmkd" / "_files" / "sweeps" / "ablation.yaml"
-    assert arms == ["baseline", "control", "spatial", "temporal", "both"]
+    kinds = ("baseline", "control", "spatial", "temporal", "both")
+    assert arms == [f"{half}_{kind}" for half in ("tsm", "tdn") for kind in kinds]
 
 
 def test_a_spec_of_the_working_directory_wins(installed: Path, tmp_path: Path) -> None:

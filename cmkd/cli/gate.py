@@ -52,7 +52,7 @@ def claims(
     from cmkd.report.assembly import claim_report
     from cmkd.report.claims import load_claims, read_claims
     from cmkd.report.files import write_files
-    from cmkd.report.fill import Request
+    from cmkd.report.gathering import Request
     from cmkd.report.markdown import render_grid, render_notice
 
     wanted = read_claims(file) if file else load_claims()
@@ -87,8 +87,7 @@ def baseline(
     from cmkd import __version__
     from cmkd.report.baseline import make_baseline, render_baseline
     from cmkd.report.files import write_files
-    from cmkd.report.fill import Request
-    from cmkd.report.gathering import Gatherer
+    from cmkd.report.gathering import Gatherer, Request
 
     evidence = Gatherer(Request((), data, None, tracking_uri)).evidence(sweep)
     made = make_baseline(
@@ -114,8 +113,7 @@ def check(
     """
     from cmkd.errors import TrialFailed
     from cmkd.report.baseline import read_baseline
-    from cmkd.report.fill import Request
-    from cmkd.report.gathering import Gatherer
+    from cmkd.report.gathering import Gatherer, Request
     from cmkd.report.regression import compare
 
     then = read_baseline(baseline)
@@ -159,7 +157,7 @@ def verify(
     from cmkd.errors import TrialFailed
     from cmkd.report.assembly import differences
     from cmkd.report.claims import load_claims
-    from cmkd.report.fill import Request
+    from cmkd.report.gathering import Request
 
     request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json")
     compared, wrong = differences(request, load_claims(), folder, version=f"cmkd {__version__}")

@@ -62,26 +62,20 @@ def tables(
 ) -> None:
     """Write the tables of the paper with our rows for one data set."""
     from cmkd import __version__
-    from cmkd.config.paths import slug
-    from cmkd.report.book import parse_formats, render_files
-    from cmkd.report.compose import build_page
+    from cmkd.report.assembly import table_report
+    from cmkd.report.book import parse_formats
     from cmkd.report.files import write_files
-    from cmkd.report.fill import Request, fill_tables
+    from cmkd.report.gathering import Request
     from cmkd.report.markdown import render_grid, render_notice
 
-    kinds = parse_formats(formats)
     request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json")
-    filled, left_out = fill_tables(request)
-    pages = [build_page(one, version=f"cmkd {__version__}") for one in filled]
-    own = [slug(filled[0].sweep.spec.name)] if sweep else []
-    book = "_".join(["report", *(table or ()), *own])
-    files = render_files(filled, pages, kinds, plots=plots, book=book)
-    paths = write_files(out, files)
-    for notice in dict.fromkeys(render_notice(page) for page in pages):
+    made = table_report(request, parse_formats(formats), plots=plots, version=f"cmkd {__version__}")
+    paths = write_files(out, made.files)
+    for notice in dict.fromkeys(render_notice(page) for page in made.pages):
         typer.echo(f"{notice}\n")
-    for page in pages:
+    for page in made.pages:
         typer.echo(f"{page.heading}\n\n{render_grid(page.grids[0])}\n")
-    for line in left_out:
+    for line in made.left_out:
         typer.echo(f"left out: {line}")
     for path in paths:
         typer.echo(path)

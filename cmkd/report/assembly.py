@@ -15,8 +15,8 @@ from cmkd.report.claims_json import render_claims_json
 from cmkd.report.claims_page import build_claims_page
 from cmkd.report.compose import build_page
 from cmkd.report.cost import read_costs
-from cmkd.report.fill import Request, fill_tables
-from cmkd.report.gathering import Gatherer
+from cmkd.report.fill import fill_tables
+from cmkd.report.gathering import Gatherer, Request
 from cmkd.report.judging import Judgement, judge
 from cmkd.report.markdown import render_page
 from cmkd.report.page import Page

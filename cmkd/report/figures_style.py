@@ -7,7 +7,7 @@ from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 
 # Okabe and Ito's palette: told apart with any common colour vision, and by marker in grey print.
 BLUE = "#0072B2"

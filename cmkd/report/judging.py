@@ -105,7 +105,7 @@ class _Finder:
     ) -> None:
         self._claims = claims
         self._gatherer = gatherer
-        self._command = gatherer.sweep(sweep)[2]
+        self._command = gatherer.command(sweep)
         self._evidence = found if isinstance(found, Evidence) else None
         self._twins = set(twins(found)) if isinstance(found, Evidence) else set()
         self._test = shared_test_set(found) if isinstance(found, Evidence) else None

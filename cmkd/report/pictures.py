@@ -16,7 +16,7 @@ from cmkd.report.tables import Table
 from cmkd.report.wording import folds_text, heading, interval_text, plural
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from cmkd.report.figures_style import Figure
 
 ROLE = "control"
 """What arms are compared with epoch by epoch and class by class: the decoder alone, without KD."""

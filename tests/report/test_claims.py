@@ -18,8 +18,7 @@ from cmkd.report.claims_json import render_claims_json
 from cmkd.report.claims_page import build_claims_page
 from cmkd.report.cost import ModelCost
 from cmkd.report.evidence import NothingMeasured
-from cmkd.report.fill import Request
-from cmkd.report.gathering import Gatherer
+from cmkd.report.gathering import Gatherer, Request
 from cmkd.report.judging import Judgement, judge
 from cmkd.report.markdown import render_page
 from cmkd.report.published import Counterpart, Half, load_published
