@@ -35,16 +35,20 @@ LAYERS: dict[str, set[str]] = {
     "cli": {"errors", "config", "data", "tracking", "training", "sweep", "report"},
     "__main__": {"cli"},
 }
+# The parts of `report`, in the same way: each may import those before it. Modules beside the parts
+# may import all of them, but for the two that nothing is above.
+PARTS = ("paper", "store", "values", "judging", "pages", "figures")
+BASE = ("statistics", "files")
 DOORS: dict[str, str] = {
     "av": r"cmkd/data/bitstream\.py",
     "ray": r"cmkd/sweep/(runner|tuning|distributed)\.py",
     "mlflow": r"cmkd/tracking/mlflow_store\.py",
-    "matplotlib": r"cmkd/report/(plots|figures_\w+|clip_figure)\.py",
+    "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/(report/statistics|sweep/adaptive)\.py",
-    "torch": r"cmkd/(data|backbones|method|training|sweep)/\w+\.py",
+    "torch": r"cmkd/(data|backbones|method|training|sweep)/(\w+/)?\w+\.py",
 }
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
 ASSUMPTIONS = {f"A{number}" for number in range(1, 19)}
@@ -84,6 +88,17 @@ def test_imports_follow_the_layers(path: str) -> None:
         other = layer(name)
         one_module = ".".join(name.split(".")[1:3])
         assert {other, one_module} & {own, "__init__", *LAYERS[own]}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path.startswith("cmkd/report/")])
+def test_parts_of_the_report_are_in_order(path: str) -> None:
+    own = path.split("/")[2]
+    for name in imported(TREES[path]):
+        if not name.startswith("cmkd.report.") or own.removesuffix(".py") in (*BASE, "__init__"):
+            assert not name.startswith("cmkd.report."), f"{path} imports {name}"
+        elif own in PARTS:
+            other = name.split(".")[2]
+            assert other in (*PARTS[: PARTS.index(own) + 1], *BASE), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", TREES)

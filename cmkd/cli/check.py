@@ -51,7 +51,7 @@ def inspect(
     """
     from cmkd.data.files import write_atomic
     from cmkd.data.inspect_clip import inspect_clip, wheel
-    from cmkd.report.clip_figure import render_pictures
+    from cmkd.report.figures.clip import render_pictures
 
     path = _clip(clip)
     seen = inspect_clip(path, frames)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cmkd.report.baseline import Baseline
-    from cmkd.report.regression import Finding
+    from cmkd.report.judging.baseline import Baseline
+    from cmkd.report.judging.regression import Finding
 
 Data = Annotated[
     str | None,
@@ -50,10 +50,10 @@ def claims(
     from cmkd import __version__
     from cmkd.errors import TrialFailed
     from cmkd.report.assembly import claim_report
-    from cmkd.report.claims import load_claims, read_claims
     from cmkd.report.files import write_files
-    from cmkd.report.gathering import Request
-    from cmkd.report.markdown import render_grid, render_notice
+    from cmkd.report.pages.markdown import render_grid, render_notice
+    from cmkd.report.paper.claims import load_claims, read_claims
+    from cmkd.report.values.gathering import Request
 
     wanted = read_claims(file) if file else load_claims()
     request = Request((), data, sweep, tracking_uri, costs or out / "cost.json")
@@ -85,9 +85,9 @@ def baseline(
 ) -> None:
     """Write down what the arms of a sweep reach, for `check` to hold later results against."""
     from cmkd import __version__
-    from cmkd.report.baseline import make_baseline, render_baseline
     from cmkd.report.files import write_files
-    from cmkd.report.gathering import Gatherer, Request
+    from cmkd.report.judging.baseline import make_baseline, render_baseline
+    from cmkd.report.values.gathering import Gatherer, Request
 
     evidence = Gatherer(Request((), data, None, tracking_uri)).evidence(sweep)
     made = make_baseline(
@@ -112,9 +112,9 @@ def check(
     Exit codes: 0 nothing moved; 1 a regression; 2 bad input, or nothing to compare.
     """
     from cmkd.errors import TrialFailed
-    from cmkd.report.baseline import read_baseline
-    from cmkd.report.gathering import Gatherer, Request
-    from cmkd.report.regression import compare
+    from cmkd.report.judging.baseline import read_baseline
+    from cmkd.report.judging.regression import compare
+    from cmkd.report.values.gathering import Gatherer, Request
 
     then = read_baseline(baseline)
     request = Request((), data or then.data, None, tracking_uri)
@@ -156,8 +156,8 @@ def verify(
     from cmkd import __version__
     from cmkd.errors import TrialFailed
     from cmkd.report.assembly import differences
-    from cmkd.report.claims import load_claims
-    from cmkd.report.gathering import Request
+    from cmkd.report.paper.claims import load_claims
+    from cmkd.report.values.gathering import Request
 
     request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json")
     compared, wrong = differences(request, load_claims(), folder, version=f"cmkd {__version__}")

@@ -65,8 +65,8 @@ def tables(
     from cmkd.report.assembly import table_report
     from cmkd.report.book import parse_formats
     from cmkd.report.files import write_files
-    from cmkd.report.gathering import Request
-    from cmkd.report.markdown import render_grid, render_notice
+    from cmkd.report.pages.markdown import render_grid, render_notice
+    from cmkd.report.values.gathering import Request
 
     request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json")
     made = table_report(request, parse_formats(formats), plots=plots, version=f"cmkd {__version__}")

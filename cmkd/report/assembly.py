@@ -10,16 +10,16 @@ from pathlib import Path
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
 from cmkd.report.book import FORMATS, Format, render_files
-from cmkd.report.claims import Claims
-from cmkd.report.claims_json import render_claims_json
-from cmkd.report.claims_page import build_claims_page
-from cmkd.report.compose import build_page
-from cmkd.report.cost import read_costs
-from cmkd.report.fill import fill_tables
-from cmkd.report.gathering import Gatherer, Request
-from cmkd.report.judging import Judgement, judge
-from cmkd.report.markdown import render_page
-from cmkd.report.page import Page
+from cmkd.report.judging.judge import Judgement, judge
+from cmkd.report.pages.claims_json import render_claims_json
+from cmkd.report.pages.claims_page import build_claims_page
+from cmkd.report.pages.compose import build_page
+from cmkd.report.pages.markdown import render_page
+from cmkd.report.pages.page import Page
+from cmkd.report.paper.claims import Claims
+from cmkd.report.paper.cost import read_costs
+from cmkd.report.values.fill import fill_tables
+from cmkd.report.values.gathering import Gatherer, Request
 
 
 @dataclass(frozen=True)

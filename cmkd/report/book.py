@@ -8,13 +8,13 @@ from typing import Literal, get_args
 from cmkd.config.load import suggest
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
-from cmkd.report.export import render_csv, render_json
-from cmkd.report.html import render_html
-from cmkd.report.latex import render_page as render_latex
-from cmkd.report.markdown import render_page as render_markdown
-from cmkd.report.page import Page, Picture
-from cmkd.report.pictures import draw_pictures
-from cmkd.report.tables import Table
+from cmkd.report.figures.pictures import draw_pictures
+from cmkd.report.pages.export import render_csv, render_json
+from cmkd.report.pages.html import render_html
+from cmkd.report.pages.latex import render_page as render_latex
+from cmkd.report.pages.markdown import render_page as render_markdown
+from cmkd.report.pages.page import Page, Picture
+from cmkd.report.values.tables import Table
 
 Format = Literal["md", "tex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)

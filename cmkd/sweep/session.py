@@ -147,7 +147,7 @@ def _require_weights(plan: Plan, cache: Path) -> None:
     }
     if not named:
         return
-    from cmkd.training.pretrained import find_weights
+    from cmkd.training.weights.pretrained import find_weights
 
     for weights in sorted(named):
         find_weights(weights, cache)

@@ -76,7 +76,7 @@ class Speed:
 
 
 def subjects() -> Mapping[str, Subject]:
-    """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.cost`."""
+    """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.paper.cost`."""
     tsm, tdn = PRESETS["tsm-ssv2"], PRESETS["tdn-ssv2"]
     half = _with_frames(tdn, 8, num_gops=2)
     return {

@@ -12,7 +12,7 @@ from cmkd.config.trial import Setting
 from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL
 from cmkd.method.branch import Branch, Resizing, Side
 from cmkd.method.student import Branches, Student
-from cmkd.training.pretrained import load_into_backbone
+from cmkd.training.weights.pretrained import load_into_backbone
 
 FREE_STRIDE = 16
 """Picture size / map size of the families that leave it open, for teacher and student."""

@@ -35,8 +35,8 @@ from cmkd.training.evaluate import (
 from cmkd.training.frozen import WEIGHTS_FILE, build_teacher, teacher_folder
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.multiview import clip_scores
-from cmkd.training.pretrained import load_into_teacher
 from cmkd.training.runtime import autocast, pick_device, place
+from cmkd.training.weights.pretrained import load_into_teacher
 
 OnEpoch = Callable[[EpochRecord, int], None]
 """Called with the epoch's record and the number of epochs in all."""

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cmkd.report.cells import (
+from cmkd.report.store.evidence import Evidence, collect
+from cmkd.report.values.cells import (
     Outcomes,
     difference,
     fold_weighted,
@@ -14,7 +15,6 @@ from cmkd.report.cells import (
     score,
     shared_test_set,
 )
-from cmkd.report.evidence import Evidence, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

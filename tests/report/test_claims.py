@@ -12,16 +12,23 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
-from cmkd.report.arms import find_arm
-from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim, load_claims, read_claims
-from cmkd.report.claims_json import render_claims_json
-from cmkd.report.claims_page import build_claims_page
-from cmkd.report.cost import ModelCost
-from cmkd.report.evidence import NothingMeasured
-from cmkd.report.gathering import Gatherer, Request
-from cmkd.report.judging import Judgement, judge
-from cmkd.report.markdown import render_page
-from cmkd.report.published import Counterpart, Half, load_published
+from cmkd.report.judging.judge import Judgement, judge
+from cmkd.report.pages.claims_json import render_claims_json
+from cmkd.report.pages.claims_page import build_claims_page
+from cmkd.report.pages.markdown import render_page
+from cmkd.report.paper.arms import find_arm
+from cmkd.report.paper.claims import (
+    TEACHER,
+    AccuracyClaim,
+    Claims,
+    CostClaim,
+    load_claims,
+    read_claims,
+)
+from cmkd.report.paper.cost import ModelCost
+from cmkd.report.paper.published import Counterpart, Half, load_published
+from cmkd.report.store.evidence import NothingMeasured
+from cmkd.report.values.gathering import Gatherer, Request
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.report import latex
-from cmkd.report.compose import build_page
-from cmkd.report.evidence import collect
-from cmkd.report.export import COLUMNS, render_csv, render_json
-from cmkd.report.html import render_html
-from cmkd.report.latex import escape
-from cmkd.report.page import Cell, Grid, Line, Page, Picture
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import build_table
+from cmkd.report.pages.compose import build_page
+from cmkd.report.pages.export import COLUMNS, render_csv, render_json
+from cmkd.report.pages.html import render_html
+from cmkd.report.pages.latex import escape
+from cmkd.report.pages.page import Cell, Grid, Line, Page, Picture
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.tables import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.compose import build_page
-from cmkd.report.evidence import collect
-from cmkd.report.markdown import escape, render_grid, render_notice, render_page
-from cmkd.report.page import Page, Picture
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import Table, build_table
-from cmkd.report.wording import missing_text, signed
+from cmkd.report.pages.compose import build_page
+from cmkd.report.pages.markdown import escape, render_grid, render_notice, render_page
+from cmkd.report.pages.page import Page, Picture
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.tables import Table, build_table
+from cmkd.report.values.wording import missing_text, signed
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

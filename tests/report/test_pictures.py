@@ -14,15 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 
 from cmkd.config.sweep import Sweep, load_sweep
-from cmkd.report.confusions import LEGIBLE, class_views
-from cmkd.report.cost import ModelCost
-from cmkd.report.evidence import collect, no_evidence
-from cmkd.report.figures_cost import draw_cost
-from cmkd.report.histories import training_curves
-from cmkd.report.pictures import _all, draw_pictures
-from cmkd.report.searches import searches
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import Table, build_table
+from cmkd.report.figures.cost import draw_cost
+from cmkd.report.figures.pictures import _all, draw_pictures
+from cmkd.report.paper.cost import ModelCost
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect, no_evidence
+from cmkd.report.values.confusions import LEGIBLE, class_views
+from cmkd.report.values.histories import training_curves
+from cmkd.report.values.searches import searches
+from cmkd.report.values.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

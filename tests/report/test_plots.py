@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 from matplotlib.image import imread
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.evidence import collect
-from cmkd.report.figures_style import save
-from cmkd.report.plots import draw_arms
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import Table, build_table
+from cmkd.report.figures.scores import draw_arms
+from cmkd.report.figures.style import save
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.predictions import parse_predictions
+from cmkd.report.store.predictions import parse_predictions
 
 HEADER = "clip,group,label,selected,last\n"
 

@@ -14,17 +14,17 @@ from scipy import stats
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InputError
-from cmkd.report.baseline import (
+from cmkd.report.judging.baseline import (
     ArmRecord,
     Baseline,
     make_baseline,
     read_baseline,
     render_baseline,
 )
-from cmkd.report.evidence import Evidence, collect
-from cmkd.report.regression import FALSE_ALARM, Finding, compare, pooled
+from cmkd.report.judging.regression import FALSE_ALARM, Finding, compare, pooled
+from cmkd.report.judging.twins import twins
 from cmkd.report.statistics import mean_sd
-from cmkd.report.twins import twins
+from cmkd.report.store.evidence import Evidence, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -19,7 +19,7 @@ from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
-from cmkd.report.arms import half_of
+from cmkd.report.paper.arms import half_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
 from cmkd.tracking.records import EpochRecord, RunIdentity

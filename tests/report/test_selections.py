@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.compose import build_page
-from cmkd.report.evidence import collect
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import build_table
+from cmkd.report.pages.compose import build_page
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.tables import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -8,9 +8,9 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.evidence import collect
-from cmkd.report.specs import TABLES
-from cmkd.report.tables import Measured, Row, Table, TeacherScore, build_table
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.tables import Measured, Row, Table, TeacherScore, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

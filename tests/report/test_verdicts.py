@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from cmkd.report import statistics
-from cmkd.report.claims import AccuracyClaim
-from cmkd.report.comparisons import Contrast
+from cmkd.report.judging.comparisons import Contrast
+from cmkd.report.judging.verdicts import Case, Paired, Ruling, rule
+from cmkd.report.paper.claims import AccuracyClaim
 from cmkd.report.statistics import detectable
-from cmkd.report.verdicts import Case, Paired, Ruling, rule
 
 CLIPS = 200
 

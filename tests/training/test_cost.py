@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.report.cost import read_costs
+from cmkd.report.paper.cost import read_costs
 from cmkd.training.cost import Cost, count, measure, subjects
 
 COUNTED: dict[str, Cost] = {}

@@ -30,9 +30,9 @@ from cmkd.training.features import (
     ensure_features,
 )
 from cmkd.training.frozen import WEIGHTS_FILE, teacher_folder
-from cmkd.training.pretrained import import_file
 from cmkd.training.run import TrialRun
 from cmkd.training.teacher import ensure_teacher
+from cmkd.training.weights.pretrained import import_file
 
 MakeTrial = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

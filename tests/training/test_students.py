@@ -16,8 +16,8 @@ from cmkd.config.trial import Setting
 from cmkd.method.branch import Branch
 from cmkd.method.student import Student
 from cmkd.training.checkpoint import write_tensors
-from cmkd.training.pretrained import import_file
 from cmkd.training.students import build_student
+from cmkd.training.weights.pretrained import import_file
 
 CLIPS, SIDE = 1, 64
 """Side of the pictures: 2 x 2 maps of ResNets, 4 x 4 of the tiny families."""

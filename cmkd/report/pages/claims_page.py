@@ -1,0 +1,187 @@
+"""Verdicts as a page of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cmkd.report.judging.comparisons import LEAST_SEEDS, MINUS, Compared, Contrast
+from cmkd.report.judging.judge import CostRuling, Judgement
+from cmkd.report.judging.verdicts import Case, count_verdicts
+from cmkd.report.pages.page import Cell, Grid, Line, Page
+from cmkd.report.values.wording import DASH, FEW_MARK, plural, signed
+
+
+def build_claims_page(judgement: Judgement, *, version: str) -> Page:
+    """Verdicts, the pairs behind them, factorial effects and differences to the control."""
+    first = judgement.evidence[0]
+    embedded = first.data_kind == "embedded"
+    grids = [_verdict_grid(judgement), _pair_grid(judgement)]
+    if judgement.factorial:
+        caption = (
+            "The four arms with a decoder as a 2 x 2 design, in points; the interaction is what "
+            "one kind of KD gains by the presence of the other. Holm: over the three of a half."
+        )
+        grids.append(_compared_grid("factorial", "Factorial view", caption, judgement.factorial))
+    if judgement.control:
+        caption = (
+            "Every arm minus the control of its half that was trained equally long, in points. "
+            "Holm: over the arms of a half."
+        )
+        grids.append(_compared_grid("control", "Against the control", caption, judgement.control))
+    return Page(
+        name="claims",
+        heading=f"Claims on {first.data}",
+        headline=(
+            "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2."
+            if embedded
+            else f"{first.data} is NOT a data set of the paper."
+        ),
+        notice=(
+            "A verdict says what holds for these networks on this data; it neither confirms nor "
+            "refutes the paper's numbers."
+        ),
+        grids=tuple(grids),
+        circumstances=tuple(_circumstances(judgement, version)),
+        notes=(),
+    )
+
+
+def _verdict_grid(judgement: Judgement) -> Grid:
+    lines = [
+        Line(
+            (
+                Cell(case.name),
+                Cell(case.half),
+                Cell(f"{case.claim.says} ({case.claim.source})"),
+                Cell(ruling.verdict),
+                Cell(_p_text(ruling.p_holm), "measured", ruling.p_holm, trials=_trials(case)),
+                Cell(_seeds(case)),
+                Cell(_detectable_text(ruling.detectable)),
+                Cell(ruling.reason or DASH),
+            ),
+            case.half,
+        )
+        for case, ruling in zip(judgement.cases, judgement.rulings, strict=True)
+    ]
+    for one in judgement.costs:
+        says = f"{one.claim.says} ({one.claim.source})"
+        cells = (one.name, one.claim.half, says, one.verdict, DASH, DASH, DASH, cost_reason(one))
+        lines.append(Line(tuple(map(Cell, cells)), one.claim.half))
+    first = judgement.evidence[0]
+    counts = count_verdicts(judgement.rulings)
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    caption = (
+        f"Claims about accuracy on {first.data} ({first.data_kind}, data_id {first.data_id}): "
+        f"{listed}. Selected epoch: {first.selection}."
+    )
+    columns = ("Claim", "Half", "Sentence", "Verdict", "p (Holm)", "n", "Detectable", "Reason")
+    return Grid("claims", "Claims", caption, columns, tuple(lines))
+
+
+def _pair_grid(judgement: Judgement) -> Grid:
+    lines = [
+        Line(
+            (
+                Cell(case.name),
+                Cell(f"{pair.over} {MINUS} {pair.under}"),
+                *_contrast_cells(pair.contrast),
+            ),
+            case.half,
+        )
+        for case in judgement.cases
+        for pair in case.pairs
+    ]
+    caption = (
+        "What the verdicts rest on, in points of accuracy. d: mean over SD of the seeds. p: of no "
+        "difference, two-sided; claims with a margin are tested at their margin."
+    )
+    columns = ("Claim", "Pair", *_CONTRAST_HEADS)
+    return Grid("pairs", "Pairs", caption, columns, tuple(lines))
+
+
+def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]) -> Grid:
+    lines = tuple(
+        Line((Cell(one.name), Cell(one.half), *_contrast_cells(one.contrast, one.p_holm)), one.half)
+        for one in rows
+    )
+    return Grid(name, title, caption, ("What", "Half", *_CONTRAST_HEADS, "p (Holm)"), lines)
+
+
+_CONTRAST_HEADS = ("Difference [95 %]", "SD", "d", "n", "p")
+
+
+def _contrast_cells(one: Contrast | None, *adjusted: float | None) -> Iterator[Cell]:
+    if one is None:
+        yield from (Cell(DASH) for _ in (*_CONTRAST_HEADS, *adjusted))
+        return
+    interval = one.interval
+    text = signed(one.mean)
+    if interval is not None:
+        text += f" [{signed(interval.low)}, {signed(interval.high)}]"
+    few = one.seeds < LEAST_SEEDS
+    yield Cell(
+        text + (f" {FEW_MARK}" if few else ""),
+        "measured",
+        one.mean,
+        one.sd,
+        interval.low if interval else None,
+        interval.high if interval else None,
+        one.seeds,
+        one.trials,
+    )
+    yield Cell(f"{one.sd:.1f}" if one.sd is not None else DASH)
+    yield Cell(signed(one.effect_size) if one.effect_size is not None else DASH)
+    yield Cell(str(one.seeds))
+    for p in (one.p, *adjusted):
+        yield Cell(DASH if few else _p_text(p), "measured", p)
+
+
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return DASH
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _detectable_text(points: float | None) -> str:
+    return f"{points:.1f}" if points is not None else DASH
+
+
+def _seeds(case: Case) -> str:
+    counts = [one.contrast.seeds for one in case.pairs]
+    return str(min(counts)) if counts else DASH
+
+
+def _trials(case: Case) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(t for pair in case.pairs for t in pair.contrast.trials))
+
+
+def cost_reason(one: CostRuling) -> str:
+    """What a verdict about computation rests on, or what is missing."""
+    if one.ours is None or one.than is None:
+        return "run: cmkd cost"
+    saved = 100 * (one.ours.total / one.than.total - 1)
+    reading = "; one reading of what the paper left open" if one.ours.is_open else ""
+    return f"{one.ours.total:.1f} against {one.than.total:.1f} GMACs: {signed(saved)} %{reading}"
+
+
+def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
+    level = f"{100 * judgement.claims.level:g} %"
+    yield (
+        f"Verdicts: by Holm's adjustment over all tested claims, the probability of any false one "
+        f"is at most {level}. {FEW_MARK}: fewer than {LEAST_SEEDS} seeds, no verdict."
+    )
+    yield (
+        "p: the larger of a paired t test over seeds and a paired bootstrap over clips (sessions, "
+        "where clips share them); intervals are the hull of both."
+    )
+    yield (
+        "Detectable: points beyond the bound of the claim that its seeds find with a power of "
+        "80 %, at the level that Holm's first step asks for."
+    )
+    for evidence in judgement.evidence:
+        folds = plural(len(evidence.folds), "fold")
+        yield (
+            f"Sweep {evidence.sweep.spec.name}: {plural(len(evidence.trials), 'trial')}, {folds}, "
+            f"commit {', '.join(evidence.commits)}."
+        )
+    yield f"Report by {version}."

@@ -1,0 +1,94 @@
+"""The further grids of a page: last epoch, groups of clips, arms, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cmkd.report.pages.grids import difference_cells, difference_heads, score_cell
+from cmkd.report.pages.page import Cell, Grid, Line
+from cmkd.report.paper.arms import NOT_OURS, half_of
+from cmkd.report.values.tables import Table
+from cmkd.report.values.wording import DASH
+
+
+def last_grid(table: Table) -> Grid:
+    """Accuracies and differences at the last epoch."""
+    lines = [
+        _line(
+            [
+                Cell(one.arm.name),
+                score_cell(one, "last", table),
+                *difference_cells(one, "last", table),
+            ],
+            half_of(one.arm.setting),
+        )
+        for one in table.measured
+    ]
+    columns = ("Arm", "Last epoch", *difference_heads(table))
+    caption = f"Accuracy in % on {table.evidence.data} after the last epoch; nothing is selected."
+    return Grid("last", "Differences at the last epoch", caption, columns, tuple(lines))
+
+
+def group_grid(table: Table) -> Grid:
+    """Accuracy of every arm on each group of clips."""
+    lines = []
+    for group in table.test.group_names:
+        count = table.test.groups.count(group)
+        cells = [Cell(group), Cell(str(count), value=count)]
+        for one in table.measured:
+            value = one.by_group[group]
+            shown = f"{value:.1f}" if value is not None else DASH
+            cells.append(Cell(shown, "measured", value, trials=one.outcomes.trials))
+        lines.append(_line(cells))
+    columns = ("Group", "Clips", *(one.arm.name for one in table.measured))
+    selection = table.evidence.selection
+    caption = (
+        f"Accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: {selection}."
+    )
+    return Grid("groups", "Accuracy per group", caption, columns, tuple(lines))
+
+
+def arm_grid(table: Table) -> Grid:
+    """What the arms are."""
+    lines = []
+    for arm in (one.arm for one in table.measured):
+        setting, method = arm.setting, arm.setting.method
+        details = [
+            setting.student.backbone,
+            setting.teacher.backbone,
+            str(setting.training.epochs),
+            "yes" if method.decoder else "no",
+            f"{method.lambda_1:g}",
+            f"{method.lambda_2:g}",
+            method.logits,
+        ]
+        if setting.model != "student":
+            details = [NOT_OURS] * len(details)
+        texts = [arm.name, setting.id, setting.model, *details]
+        lines.append(_line([Cell(text) for text in texts], half_of(setting)))
+    columns = ("Arm", "setting_id", "Model", "Student", "Teacher", "Epochs", "Decoder")
+    caption = f"What each arm of the sweep {table.sweep.spec.name} is."
+    return Grid("arms", "Arms", caption, (*columns, "λ1", "λ2", "Logits KD"), tuple(lines))
+
+
+def run_grid(table: Table) -> Grid:
+    """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
+    evidence, lines = table.evidence, []
+    for arm in (one.arm for one in table.measured):
+        setting_id = arm.setting.id
+        trials = [one for one in evidence.trials if one.setting_id == setting_id]
+        runs = [f"{one.seed}/{one.fold} {one.run_id[:8]}" for one in trials]
+        ids = tuple(one.trial_id for one in trials)
+        text = Cell(", ".join(runs) or DASH, trials=ids)
+        lines.append(_line([Cell(arm.name), text], half_of(arm.setting)))
+    for half, by_fold in evidence.teachers.items():
+        known = [f"{fold} {one.run_id[:8]}" for fold, one in by_fold.items() if one.run_id]
+        if known:
+            name = f"RGB teacher of the {half} half (by fold)"
+            lines.append(_line([Cell(name), Cell(", ".join(known))], half))
+    columns = ("Arm", "Runs (seed/fold, start of the run id)")
+    return Grid("runs", "Runs", f"Finished runs on {evidence.data}.", columns, tuple(lines))
+
+
+def _line(cells: Sequence[Cell], group: str = "") -> Line:
+    return Line(tuple(cells), group)

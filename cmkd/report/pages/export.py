@@ -1,0 +1,73 @@
+"""A page for programs: CSV with one line per cell, and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from cmkd.report.pages.page import Cell, Page
+
+SCHEMA = 1
+"""Of the JSON; raised when a key changes its meaning or goes."""
+
+COLUMNS = (
+    "table",
+    "grid",
+    "line",
+    "group",
+    "row",
+    "column",
+    "text",
+    "source",
+    "value",
+    "sd",
+    "low",
+    "high",
+    "n",
+    "best",
+    "trials",
+)
+
+
+def render_csv(page: Page) -> str:
+    """Every cell of every grid with its numbers unrounded; trial ids are parted by spaces."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for grid in page.grids:
+        for number, line in enumerate(grid.lines, 1):
+            place = (page.name, grid.name, number, line.group, line.cells[0].text)
+            for column, cell in zip(grid.columns, line.cells, strict=True):
+                values = (cell.value, cell.sd, cell.low, cell.high, cell.n)
+                shown = (*place, column, cell.text, cell.source, *values)
+                end = (int(cell.best), " ".join(cell.trials))
+                writer.writerow([_harmless(one) for one in (*shown, *end)])
+    return buffer.getvalue()
+
+
+def render_json(page: Page) -> str:
+    """The page as it is; keys of numbers that a cell does not have are left out."""
+    whole = asdict(page)
+    for grid, of_page in zip(whole["grids"], page.grids, strict=True):
+        for line, of_grid in zip(grid["lines"], of_page.lines, strict=True):
+            line["cells"] = [_cell(cell) for cell in of_grid.cells]
+    return json.dumps({"schema": SCHEMA, **whole}, ensure_ascii=False, indent=1) + "\n"
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    optional = ("value", "sd", "low", "high", "n")
+    numbers = {key: getattr(cell, key) for key in optional if getattr(cell, key) is not None}
+    rest = {"trials": list(cell.trials)} if cell.trials else {}
+    best = {"best": True} if cell.best else {}
+    return {"text": cell.text, "source": cell.source, **numbers, **rest, **best}
+
+
+def _harmless(value: object) -> object:
+    """Text that no spreadsheet takes for a formula; numbers with a sign are left alone."""
+    if isinstance(value, str) and re.match(r"[=@\t\r]|[+\-](?!\d)(?!$)", value):
+        return f"'{value}"
+    return value

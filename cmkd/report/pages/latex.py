@@ -1,0 +1,109 @@
+"""A page as LaTeX tables for ``\\input``; they need T1 fonts, booktabs, graphicx and rotating."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from cmkd.report.pages.page import Cell, Grid, Line, Page
+
+PROVENANCE = frozenset({"arms", "runs"})
+"""Grids that a paper has no room for; the other formats have them."""
+
+UPRIGHT = 8
+"""Columns that a page holds upright; a wider table lies on its side."""
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",
+    "]": "{]}",
+    "-": "{-}",
+    "\N{EM DASH}": "---",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{GREEK CAPITAL LETTER DELTA}": r"$\Delta$",
+    "\N{GREEK SMALL LETTER LAMDA}": r"$\lambda$",
+    "\N{WARNING SIGN}": r"$\triangle$",
+    "\N{DOUBLE DAGGER}": r"$\ddagger$",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+}
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as itself; what T1 fonts lack is set as a question mark."""
+    one_line = " ".join(text.split())
+    return "".join(_SPECIAL.get(char) or _letter(char) for char in one_line)
+
+
+def render_page(page: Page) -> str:
+    """One float per grid; the notes stand under the first."""
+    floats = [grid for grid in page.grids if grid.name not in PROVENANCE]
+    lines = [r"% \usepackage[T1]{fontenc} \usepackage{booktabs,graphicx,rotating,textcomp}"]
+    for grid in floats:
+        first = grid is page.grids[0]
+        under = (f"{page.headline} {page.notice}", *page.circumstances, *page.notes)
+        lines += _float(page.name, grid, under if first else ())
+    return "\n".join(lines) + "\n"
+
+
+def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
+    numeric = [any(line.cells[i].value is not None for line in grid.lines) for i in _columns(grid)]
+    layout = "".join("r" if is_number else "l" for is_number in numeric)
+    label = name if grid.name == "main" else f"{name}-{grid.name}"
+    groups = [
+        " \\\\\n".join(_row(line) for line in lines) + r" \\"
+        for _, lines in groupby(grid.lines, key=lambda line: line.group)
+    ]
+    kind = "table" if len(grid.columns) <= UPRIGHT else "sidewaystable"
+    notes = [rf"\par {escape(text)}" for text in under]
+    return [
+        "",
+        rf"\begin{{{kind}}}[htbp]",
+        r"\centering",
+        rf"\caption{{{escape(grid.caption)}}}",
+        rf"\label{{tab:cmkd-{label}}}",
+        r"\footnotesize",
+        # Never wider than the text, and never enlarged to its width.
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        " & ".join(escape(column) for column in grid.columns) + r" \\",
+        r"\midrule",
+        "\n\\midrule\n".join(groups),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\par\smallskip\parbox{\textwidth}{\scriptsize", *notes, "}"] if notes else []),
+        rf"\end{{{kind}}}",
+    ]
+
+
+def _columns(grid: Grid) -> range:
+    return range(len(grid.columns))
+
+
+def _row(line: Line) -> str:
+    return " & ".join(_cell(cell) for cell in line.cells)
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return rf"\textbf{{{text}}}" if cell.best else text
+
+
+def _letter(char: str) -> str:
+    is_plain = char.isascii() and char.isprintable()
+    return char if is_plain or "\N{LATIN CAPITAL LETTER A WITH GRAVE}" <= char <= "ÿ" else "?"

@@ -1,0 +1,208 @@
+"""The values of a table's cells, computed from the trials; rendering them is another module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from cmkd.report.statistics import Interval, group_interval, mean_sd, t_interval
+from cmkd.report.store.evidence import Evidence, Trial
+
+Epoch = Literal["selected", "last"]
+EPOCHS: tuple[Epoch, ...] = ("selected", "last")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The N clips that trials are measured on: those of all folds, one after the other."""
+
+    clips: tuple[str, ...]
+    groups: tuple[str, ...]
+    folds: tuple[int, ...]
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Int "N": equal for clips of one group, and unique to every clip that has none."""
+        keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether clips share groups (sessions), so that they are not independent."""
+        return 1 < len(set(self.units.tolist())) < len(self.groups)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups by name, without the clips that have none."""
+        return tuple(sorted(set(self.groups) - {""}))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one arm got right: Bool "S N" for S complete seeds and the N clips of a `TestSet`.
+
+    `partial` maps a seed that lacks folds to the folds it lacks; it counts nowhere else.
+    `trials` are the ids of the trials behind the complete seeds.
+    """
+
+    seeds: tuple[int, ...]
+    selected: np.ndarray
+    last: np.ndarray
+    partial: Mapping[int, tuple[int, ...]]
+    trials: tuple[str, ...]
+
+    def right(self, epoch: Epoch) -> np.ndarray:
+        """Bool "S N" at `epoch`."""
+        return self.selected if epoch == "selected" else self.last
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one arm in [0, 100]: mean, SD over seeds, one value per complete seed.
+
+    `sd` is None for one seed, `mean` for none, `interval` where no interval can be formed.
+    `deterministic`: the seed decides nothing, so that equal values are no measured spread of 0.
+    """
+
+    mean: float | None
+    sd: float | None
+    interval: Interval | None
+    per_seed: tuple[float, ...]
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of an arm minus that of the arm `reference`, in points, over shared seeds."""
+
+    reference: str
+    mean: float | None
+    interval: Interval | None
+    pairs: int
+    trials: tuple[str, ...] = ()
+
+
+def shared_test_set(evidence: Evidence) -> TestSet:
+    """The test clips of the folds of `evidence`, which all its trials agree on."""
+    first = {trial.fold: trial.predictions for trial in reversed(evidence.trials)}
+    parts = [(fold, first[fold]) for fold in evidence.folds]
+    return TestSet(
+        tuple(clip for _, part in parts for clip in part.clips),
+        tuple(group for _, part in parts for group in part.groups),
+        tuple(fold for fold, part in parts for _ in part.clips),
+    )
+
+
+def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
+    """Pool the folds of every seed of one setting: a seed with all folds is one measurement."""
+    found: dict[int, dict[int, Trial]] = {}
+    for trial in evidence.trials:
+        if trial.setting_id == setting_id:
+            found.setdefault(trial.seed, {})[trial.fold] = trial
+    lacking = {
+        seed: tuple(fold for fold in evidence.folds if fold not in found[seed])
+        for seed in sorted(found)
+    }
+    seeds = tuple(seed for seed, folds in lacking.items() if not folds)
+    pooled = [[found[seed][fold] for fold in evidence.folds] for seed in seeds]
+    return Outcomes(
+        seeds=seeds,
+        selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
+        last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
+        partial={seed: folds for seed, folds in lacking.items() if folds},
+        trials=tuple(trial.trial_id for folds in pooled for trial in folds),
+    )
+
+
+def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
+    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold.
+
+    An arm that is `seedless` (its method draws nothing) and indeed got the same clips right with
+    two or more seeds is `deterministic`: it has no SD, and an interval over groups alone.
+    """
+    if not len(right):
+        return Score(None, None, None, ())
+    per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
+    mean, sd = mean_sd(per_seed)
+    if seedless and len(right) > 1 and bool((right == right[0]).all()):
+        return Score(mean, None, _interval(100.0 * right[:1], test), per_seed, True)
+    return Score(mean, sd, _interval(100.0 * right, test), per_seed)
+
+
+def difference(
+    arm: Outcomes, reference: Outcomes, name: str, test: TestSet, epoch: Epoch = "selected"
+) -> Difference:
+    """Accuracy of `arm` at `epoch` minus that of `reference`, called `name`, by seed.
+
+    The interval is the paired t interval over seeds; where the test set has groups it is the
+    bootstrap of the clips' differences over groups and seeds.
+    """
+    at = {seed: number for number, seed in enumerate(reference.seeds)}
+    pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
+    if not pairs:
+        return Difference(name, None, None, 0)
+    ours = arm.right(epoch)[[own for own, _ in pairs]]
+    theirs = reference.right(epoch)[[other for _, other in pairs]]
+    delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
+    trials = tuple(dict.fromkeys(arm.trials + reference.trials))
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(pairs), trials)
+
+
+def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
+    """The arm of the highest mean, and those not established to lie below it.
+
+    An arm lies below where the 95 % interval of the paired difference to the best is above 0; a
+    digit less proves nothing, and neither does a difference without an interval. Empty for fewer
+    than two arms with a complete seed: there is nothing to be better than.
+    """
+    scored = {name: one for name, one in arms.items() if one.seeds}
+    if len(scored) < 2:
+        return frozenset()
+    best = max(scored, key=lambda name: float(scored[name].right(epoch).mean()))
+    gaps = {
+        name: difference(scored[best], one, name, test, epoch).interval
+        for name, one in scored.items()
+        if name != best
+    }
+    level = {name for name, gap in gaps.items() if gap is None or gap.low <= 0}
+    return frozenset(level | {best})
+
+
+def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
+    """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds.
+
+    Clips without a group are in none of them.
+    """
+    names = np.array(test.groups)
+    return {
+        group: 100 * float(arm.selected[:, names == group].mean()) if arm.seeds else None
+        for group in test.group_names
+    }
+
+
+def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | None:
+    """Mean of one value per fold, weighted by its test clips; None where a fold has none."""
+    total = 0.0
+    for fold in test.folds:
+        value = values.get(fold)
+        if value is None:
+            return None
+        total += value
+    return total / len(test.folds)
+
+
+def _interval(values: np.ndarray, test: TestSet) -> Interval | None:
+    if test.grouped:
+        return group_interval(values, test.units)
+    return t_interval([float(value) for value in values.mean(axis=1)])
+
+
+def _stack(pooled: list[list[np.ndarray]]) -> np.ndarray:
+    if not pooled:
+        return np.zeros((0, 0), bool)
+    return np.stack([np.concatenate(folds) for folds in pooled])

@@ -1,0 +1,151 @@
+"""The store opened once, and what it has for each sweep, collected once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.errors import InputError
+from cmkd.report.paper.published import Half
+from cmkd.report.store.evidence import Evidence, NothingMeasured, Trial, collect
+from cmkd.report.store.predictions import parse_predictions
+from cmkd.report.values.cells import TestSet
+from cmkd.tracking.location import default_uri, redact, store_exists
+from cmkd.tracking.reader import RunReader, open_reader
+from cmkd.tracking.records import History, RunRecord
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to report on.
+
+    Attributes:
+        tables: keys of `TABLES`; every one that can be filled where there is none.
+        data: name or id of the data set; None: the sweep's own.
+        sweep: spec whose arms are the rows; None: that of each table.
+        costs: the file of measured costs, which need not be there.
+    """
+
+    tables: tuple[str, ...] = ()
+    data: str | None = None
+    sweep: str | None = None
+    tracking_uri: str | None = None
+    costs: Path = Path("cost.json")
+
+    def command(self, sweep: str, data: str) -> str:
+        """What trains the arms of `sweep` on `data`, writing to the store that is read."""
+        uri = self.tracking_uri
+        where = ["--tracking-uri", redact(uri)] if uri else []
+        return shlex.join(["cmkd", "sweep", sweep, "--data", data, *where])
+
+
+class _Snapshot(RunReader):
+    """A store as it was when first asked, so that all tables of a report see the same runs."""
+
+    def __init__(self, store: RunReader) -> None:
+        self._store = store
+        self._found: dict[frozenset[tuple[str, str]], Sequence[RunRecord]] = {}
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        key = frozenset(tags.items())
+        if key not in self._found:
+            self._found[key] = self._store.find(tags)
+        return self._found[key]
+
+    def read_text(self, run_id: str, name: str) -> str:
+        return self._store.read_text(run_id, name)
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        return self._store.histories(run_ids, name)
+
+
+class Gatherer:
+    """Evidence by the name of a sweep; `request` may put another sweep in place of all.
+
+    A `store` that is not given is opened when it is first needed.
+    """
+
+    def __init__(self, request: Request, store: RunReader | None = None) -> None:
+        self._request = request
+        self._store = store
+        self._found: dict[str, Evidence | NothingMeasured] = {}
+        self._trials: dict[str, Trial] = {}
+
+    def sweep(self, name: str) -> tuple[Sweep, str, str]:
+        """The sweep that stands for `name`, what it was asked for by, and the data set."""
+        name = self._request.sweep or name
+        sweep = load_sweep(name)
+        return sweep, name, self._request.data or sweep.spec.data
+
+    def command(self, name: str) -> str:
+        """What trains the sweep that stands for `name`, into the store that is read."""
+        _, name, data = self.sweep(name)
+        return self._request.command(name, data)
+
+    def evidence(self, name: str) -> Evidence:
+        """What the store has for the sweep `name`.
+
+        Raises:
+            NothingMeasured: no finished run; the message says which command makes some.
+            InputError: what `collect` refuses.
+        """
+        command = self.command(name)
+        sweep, _, data = self.sweep(name)
+        key = sweep.spec.name
+        if key not in self._found:
+            try:
+                self._found[key] = collect(self._open(command), sweep, data, command, self._trials)
+            except NothingMeasured as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, NothingMeasured):
+            raise found
+        return found
+
+    def history(self, evidence: Evidence, name: str) -> Mapping[str, History]:
+        """What the trials of `evidence` logged as the metric `name`, by run id."""
+        run_ids = [trial.run_id for trial in evidence.trials]
+        return self._store.histories(run_ids, name) if self._store is not None else {}
+
+    def teacher(self, evidence: Evidence, half: Half, test: TestSet) -> np.ndarray | None:
+        """What the RGB teachers of `half` got right at the selected epoch: Bool "N" over `test`.
+
+        None where the run of a fold's teacher, or its predictions, are not in the store.
+
+        Raises:
+            InputError: a teacher was tested on other clips than its students.
+        """
+        teachers = evidence.teachers.get(half, {})
+        clips: list[str] = []
+        right: list[np.ndarray] = []
+        for fold in evidence.folds:
+            run_id = teachers[fold].run_id if fold in teachers else None
+            if run_id is None or self._store is None:
+                return None
+            predictions = parse_predictions(
+                self._store.read_text(run_id, "predictions.csv"), run_id
+            )
+            clips += predictions.clips
+            right.append(predictions.selected)
+        if tuple(clips) != test.clips:
+            raise InputError(
+                f"the RGB teacher of the {half} half was tested on other clips than its students; "
+                "delete the runs that are wrong and sweep again"
+            )
+        return np.concatenate(right)
+
+    def _open(self, command: str) -> RunReader:
+        uri = self._request.tracking_uri
+        if self._store is None:
+            if not store_exists(uri):
+                raise NothingMeasured(
+                    f"{redact(uri or default_uri())}: no tracking store is there yet; "
+                    f"run: {command}"
+                )
+            self._store = _Snapshot(open_reader(uri))
+        return self._store

@@ -1,0 +1,185 @@
+"""Values and circumstances of a table in words, shared by its text and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cmkd.config.training import is_tiny
+from cmkd.report.paper.arms import HALVES, half_of
+from cmkd.report.paper.cost import CostCell
+from cmkd.report.values.cells import Difference, Outcomes, Score
+from cmkd.report.values.tables import FEW_SEEDS, Measured, Row, Table
+
+FEW_MARK = "\N{WARNING SIGN}"
+OPEN_MARK = "\N{DOUBLE DAGGER}"
+DASH = "\N{EM DASH}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def heading(table: Table) -> str:
+    """``Table 4 on synthetic``; a table outside the paper says so in its title."""
+    name = table.spec.name
+    return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}"
+
+
+def score_text(score: Score, table: Table) -> str:
+    """``60.0 ± 1.7 (5 seeds)``; ``(3 of 5 seeds)`` when some are missing; a mark below three.
+
+    ``55.0 (deterministic)`` where the seed decides nothing, so that few seeds are no weakness.
+    """
+    if score.mean is None:
+        return f"{DASH} (0 seeds)"
+    done, planned = len(score.per_seed), len(table.evidence.seeds)
+    spread = f" ± {score.sd:.1f}" if score.sd is not None else ""
+    seeds = f"{done} of {planned} seeds" if done < planned else plural(done, "seed")
+    folds = len(table.evidence.folds)
+    times = f" {_TIMES} {folds} folds" if folds > 1 else ""
+    if score.deterministic:
+        lacking = f", {seeds}" if done < planned else ""
+        return f"{score.mean:.1f} (deterministic{lacking}{times})"
+    mark = f" {FEW_MARK}" if done < FEW_SEEDS else ""
+    return f"{score.mean:.1f}{spread} ({seeds}{times}){mark}"
+
+
+def difference_text(difference: Difference | None, arm: str, standard: str | None) -> str:
+    """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`, and few pairs."""
+    if difference is None:
+        return DASH
+    if difference.reference == arm:
+        return "reference"
+    if difference.mean is None:
+        return f"{DASH} (0 pairs)"
+    text = signed(difference.mean)
+    if difference.interval is not None:
+        text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
+    if difference.reference != standard:
+        text += f" to {difference.reference}"
+    if difference.pairs < FEW_SEEDS:
+        text += f" ({plural(difference.pairs, 'pair')}) {FEW_MARK}"
+    return text
+
+
+def cost_text(cost: CostCell) -> str:
+    """``392.4 (65.4 × 6)``, marked where the paper does not say what it counted."""
+    mark = f" {OPEN_MARK}" if cost.is_open else ""
+    return f"{cost.total:.1f} ({cost.per_view:.1f} {_TIMES} {cost.views}){mark}"
+
+
+def signed(value: float) -> str:
+    """One decimal with its sign; what rounds to zero is ``0.0``."""
+    text = f"{abs(value):.1f}"
+    if text == "0.0":
+        return text
+    return f"{'+' if value > 0 else _MINUS}{text}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def folds_text(table: Table) -> str:
+    """Which folds the trials cover, and plainly so when they are not all."""
+    folds, count = table.evidence.folds, table.evidence.fold_count
+    listed = ", ".join(map(str, folds))
+    if count is None:
+        return f"{plural(len(folds), 'fold')} ({listed})"
+    if len(folds) < count:
+        return f"ONLY {len(folds)} OF {count} FOLDS ({listed})"
+    return "one fold" if count == 1 else f"all {count} folds"
+
+
+def interval_text(table: Table) -> str:
+    """How the 95 % intervals were formed."""
+    if table.test.grouped:
+        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
+        alone = table.test.groups.count("")
+        if alone:
+            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
+        lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
+        once = " (one seed: over groups alone)" if lonely else ""
+        return f"bootstrap over {groups} and over seeds{once}"
+    return "Student's t over seeds"
+
+
+def seeds_text(table: Table) -> str | None:
+    """That fewer seeds were run than the sweep asks for; None where it got them all."""
+    run, wanted = len(table.evidence.seeds), table.sweep.spec.seeds
+    if run >= wanted:
+        return None
+    return f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
+
+
+def commits_text(table: Table) -> str:
+    """``trials of commit a``, and the teachers' commits where they are others."""
+    evidence = table.evidence
+    teachers = [one for by_fold in evidence.teachers.values() for one in by_fold.values()]
+    commits = sorted({one.commit for one in teachers if one.commit is not None})
+    text = f"trials of commit {', '.join(evidence.commits)}"
+    if commits and tuple(commits) != evidence.commits:
+        text += f"; teachers of commit {', '.join(commits)}"
+    return text
+
+
+def notice_text(table: Table) -> tuple[str, str]:
+    """Headline and explanation of what the numbers are not."""
+    evidence = table.evidence
+    if not evidence.trials:
+        return (
+            f"Nothing of ours was measured on {evidence.data}.",
+            "The accuracies are those that the paper prints, of its own and of other work.",
+        )
+    networks = sorted({arm.setting.student.backbone for arm in table.sweep.arms})
+    small = all(is_tiny(name) for name in networks)
+    kind = "small networks" if small else "networks of other sizes"
+    ours = f"The students are {kind} ({', '.join(networks)})" + (", not ResNet-50" if small else "")
+    beside = "Paper and ours stand side by side to name the rows; do not compare their values."
+    about = f"{ours}. {beside}" if table.published.columns else f"{ours}."
+    if evidence.data_kind == "embedded":
+        return (
+            "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2.",
+            f"{evidence.data} is the embedded synthetic set. {about}",
+        )
+    return (
+        f"{evidence.data} is NOT a data set of the paper.",
+        f"It is a folder of the user's own clips. {about}",
+    )
+
+
+def absent_halves(table: Table) -> list[str]:
+    """Halves of which the sweep has arms and the store no finished trial."""
+    has_arms = {half_of(arm.setting) for arm in table.sweep.arms}
+    run = {half_of(one.arm.setting) for one in table.measured if _has_any(one.outcomes)}
+    return [half for half in HALVES if half in has_arms - run]
+
+
+def _has_any(outcomes: Outcomes) -> bool:
+    return bool(outcomes.seeds or outcomes.partial)
+
+
+def missing_text(table: Table) -> Iterable[str]:
+    """One line per arm that lacks seeds or folds which other runs of the table have."""
+    absent = absent_halves(table)
+    for one in table.measured:
+        if half_of(one.arm.setting) in absent:
+            continue
+        have = one.outcomes
+        gone = [s for s in table.evidence.seeds if s not in have.seeds and s not in have.partial]
+        parts = [f"seed {seed}" for seed in gone]
+        parts += [
+            f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
+        ]
+        if parts:
+            yield f"{one.arm.name}: {'; '.join(parts)}"
+
+
+def kd_text(row: Row) -> str:
+    """Which knowledge the student of a row distils."""
+    if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
+        return ""
+    method = row.measured.arm.setting.method
+    weights = {"spatial": method.lambda_1, "temporal": method.lambda_2}
+    kinds = [name for name, weight in weights.items() if weight > 0]
+    kinds += ["logits"] if method.logits != "off" else []
+    return " + ".join(kinds) + " KD" if kinds else "no KD"
