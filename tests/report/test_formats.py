@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cmkd.report import latex
+from cmkd.report.pages import latex
 from cmkd.report.pages.compose import build_page
 from cmkd.report.pages.export import COLUMNS, render_csv, render_json
 from cmkd.report.pages.html import render_html
