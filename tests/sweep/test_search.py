@@ -278,7 +278,7 @@ seeds: 1
 base: {training.epochs: 5, training.batch_size: 4, method.lambda_1: 0.0, method.lambda_2: 0.0}
 search:
   ranges: {training.lr: {low: 1.0e-6, high: 0.01}}
-  epochs: 14
+  epochs: 18
   batch: 3
   rungs: [1]
 """
