@@ -50,8 +50,8 @@ def _options(
 def main() -> None:
     """Run the command line: a deliberate error is one line, anything else keeps its traceback.
 
-    Exit codes: 0 all good; 1 a trial failed; 2 bad input; 3 infrastructure failed, resumable;
-    129, 130 and 143 interrupted.
+    Exit codes: 0 all good; 1 a trial failed, a regression, or a report that the store does not
+    give; 2 bad input; 3 infrastructure failed, resumable; 129, 130 and 143 interrupted.
     """
     try:
         app()
