@@ -21,7 +21,8 @@ from cmkd.data.datasets import open_dataset
 from cmkd.method.losses import total_loss
 from cmkd.training.clips import view_rows
 from cmkd.training.frozen import load_teacher, teacher_folder
-from cmkd.training.run import StudentLearner, TrialRun
+from cmkd.training.learner import StudentLearner
+from cmkd.training.run import TrialRun
 from cmkd.training.runtime import configure
 from cmkd.training.teacher import ensure_teacher
 

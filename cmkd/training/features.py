@@ -118,13 +118,12 @@ def ensure_features(
     folder = teacher_folder(config, cache)
     num_classes = len(dataset.info.classes)
     clips = dataset.split(config.fold).train
-    online = config.setting.teacher.features == "online"
+    if config.setting.teacher.features == "online":
+        return online_features(config, cache, dataset, reader)
     with FileLock(folder / "features.lock"):
-        if online or not (folder / "features").is_dir():
+        if not (folder / "features").is_dir():
             teacher = open_frozen(config, folder, num_classes, reader.device)
             standard = _standard(teacher, reader, first_rows(reader.arrays, clips), folder)
-            if online:
-                return OnlineFeatures(teacher, reader, standard.on(reader.device))
             _compute(teacher, reader, all_rows(reader.arrays, clips), standard, folder)
     folder = folder / "features"
     return CachedFeatures(
@@ -134,6 +133,18 @@ def ensure_features(
         batch=eval_batch(config.setting.teacher.backbone),
         device=reader.device,
     )
+
+
+def online_features(
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+) -> OnlineFeatures:
+    """The trial's teacher itself, for any rows of the arrays."""
+    folder = teacher_folder(config, cache)
+    teacher = open_frozen(config, folder, len(dataset.info.classes), reader.device)
+    plain = first_rows(reader.arrays, dataset.split(config.fold).train)
+    with FileLock(folder / "features.lock"):
+        standard = _standard(teacher, reader, plain, folder)
+    return OnlineFeatures(teacher, reader, standard.on(reader.device))
 
 
 def _compute(

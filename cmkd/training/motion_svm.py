@@ -64,9 +64,16 @@ class MotionSvm:
         return record
 
     def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of clips by the first of their rows (N, M), twice: its one epoch is selected."""
-        classes = self._classes(rows[:, 0])
+        """Classes of clips (N, M), twice: its one epoch is selected.
+
+        The motion of a clip's M views is averaged, as a network's scores are.
+        """
+        features = np.stack([self._features(view) for view in rows.T]).mean(0)
+        classes = np.asarray(self.model.predict(features), dtype=np.int64)
         return classes, classes
+
+    def inside(self, rows: Rows) -> None:
+        """It has neither gate nor graphs."""
 
     def figures(self) -> Mapping[str, float]:
         """Number of support vectors."""

@@ -4,51 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import Any
 
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import open_planned
-from cmkd.method.attention_gate import entropy
-from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.tracking.records import EpochRecord
-from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
-from cmkd.training.clips import (
-    ClipReader,
-    CompressedBatch,
-    first_rows,
-    in_order,
-    num_batches,
-    shuffled,
-    view_rows,
-)
+from cmkd.training.checkpoint import drop_checkpoints, write_json
+from cmkd.training.clips import ClipReader, first_rows
 from cmkd.training.edges import mean_edges
-from cmkd.training.evaluate import (
-    Validation,
-    accuracy,
-    eval_batch,
-    validation,
-    write_predictions,
-)
-from cmkd.training.features import TeacherFeatures, ensure_features
+from cmkd.training.evaluate import accuracy, write_predictions
+from cmkd.training.features import ensure_features, online_features
 from cmkd.training.frozen import teacher_folder
-from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
+from cmkd.training.inside import FILE as INSIDE_FILE
+from cmkd.training.inside import chosen_clips, graphs_of, motion_lengths, write_inside
+from cmkd.training.learner import Learner, StudentLearner
 from cmkd.training.motion_svm import MotionSvm
-from cmkd.training.multiview import clip_scores
 from cmkd.training.parallel import ALONE, Peers
-from cmkd.training.runtime import autocast, pick_device, place
-from cmkd.training.students import build_student
-
-Rows = NDArray[np.int64]
+from cmkd.training.runtime import pick_device
 
 
 @dataclass(frozen=True)
@@ -61,31 +38,6 @@ class TrialOutcome:
     summary: Mapping[str, float]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-
-
-class Learner(Protocol):
-    """What a trial trains: the student network, or the reference on motion vectors."""
-
-    history: tuple[EpochRecord, ...]
-    best_epoch: int
-    best: Validation
-    notes: tuple[str, ...]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done."""
-
-    def train_epoch(self) -> EpochRecord:
-        """Train, validate and checkpoint one epoch."""
-
-    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of clips, given by their rows (N, M), at the selected and at the last epoch."""
-
-    def figures(self) -> Mapping[str, float]:
-        """Further summary figures."""
-
-    def save(self, folder: Path) -> None:
-        """Keep the selected weights."""
 
 
 class TrialRun:
@@ -137,7 +89,17 @@ class TrialRun:
                 features = ensure_features(config, cache, self.dataset, self.reader)
                 record = teacher_folder(config, cache) / "mean_edges.json"
                 edges = mean_edges(features, plain, method, record)
-            self.learner = StudentLearner(self, features, edges)
+            self.learner = StudentLearner(
+                config,
+                self.reader,
+                self.split,
+                len(self.dataset.info.classes),
+                self.folder,
+                cache,
+                features=features,
+                edges=edges,
+                peers=self.peers,
+            )
         self._open_seconds = time.perf_counter() - started
 
     @property
@@ -169,8 +131,10 @@ class TrialRun:
             self.peers.wait()
             self._stored = self._read_outcome()
         assert self._stored is not None
-        files = (self.folder / "config.json", self.folder / "predictions.csv")
-        return TrialOutcome(self._stored["summary"], files, self.notes)
+        files = [self.folder / "config.json", self.folder / "predictions.csv"]
+        if (inside := self.folder / INSIDE_FILE).is_file():
+            files.append(inside)
+        return TrialOutcome(self._stored["summary"], tuple(files), self.notes)
 
     def _read_outcome(self) -> dict[str, Any] | None:
         path = self.folder / "outcome.json"
@@ -191,6 +155,7 @@ class TrialRun:
         write_json(
             self.folder / "config.json", {"trial_id": self.config.id, **self.config.as_json()}
         )
+        self._look_inside()
         self.learner.save(self.folder)
         steps = [record.metrics.get("step_seconds", 0.0) for record in self.history]
         summary = {
@@ -209,105 +174,16 @@ class TrialRun:
         # Only now: a kill before this line must leave something to go on from.
         drop_checkpoints(self.folder)
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step of the student takes."""
-
-    inputs: CompressedBatch
-    labels: Tensor
-    targets: TeacherTargets | None
-
-
-class StudentLearner(EpochLoop[Batch]):
-    """The student of one trial, distilled from a frozen teacher."""
-
-    def __init__(
-        self, trial: TrialRun, features: TeacherFeatures | None, edges: Mapping[GraphIndex, float]
-    ) -> None:
-        config = trial.config
-        self.method = config.setting.method
-        self.reader = trial.reader
-        self.split = trial.split
-        self.features = features
-        self.edges = edges
-        self.eval_batch = eval_batch(config.setting.student.backbone)
-        torch.manual_seed(epoch_seed(config.seed, -1))
-        self.num_classes = len(trial.dataset.info.classes)
-        student = build_student(
-            config.setting, trial.reader.picture, self.num_classes, cache=trial.cache
-        )
-        self.student = place(student, trial.reader.device)
-        super().__init__(
-            self.student,
-            config.setting.training,
-            trial.folder,
-            seed=config.seed,
-            steps_per_epoch=num_batches(len(self.split.train), config.setting.training.batch_size),
-            batches=self._batches,
-            load=self._load,
-            step=self._step,
-            validate=self._validate,
-            peers=trial.peers,
-        )
-
-    def _batches(self, epoch: int) -> Iterable[Rows]:
-        rows = view_rows(self.reader.arrays, self.split.train, epoch)
-        return shuffled(rows, self.config.batch_size, epoch_seed(self.seed, epoch))
-
-    def _load(self, rows: Rows) -> Batch:
-        targets = None
-        if self.features is not None:
-            targets = self.features.targets(rows, self.edges)
-        return Batch(self.reader.compressed(rows), self.reader.labels(rows), targets)
-
-    def _step(self, batch: Batch) -> StepResult:
-        labels = batch.labels
-        with autocast(self.config.precision, self.reader.device):
-            output = self.student(*batch.inputs.inputs)
-        losses = total_loss(output, labels, batch.targets, self.method)
-        figures = {
-            "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),
-            "loss_ce": losses.ce,
-        }
-        terms = {"spatial": losses.spatial, "temporal": losses.temporal, "logits": losses.logits}
-        figures |= {f"loss_{name}": term for name, term in terms.items() if term is not None}
-        if self.student.gate is not None:
-            figures["alpha_entropy"] = entropy(output.alpha.detach())
-        return StepResult(losses.total, figures, len(labels))
-
-    def _validate(self) -> Validation:
-        rows = first_rows(self.reader.arrays, self.split.val)
-        return validation(self._scores(rows), self.reader.arrays.labels[rows])
-
-    def _scores(self, rows: Rows) -> Tensor:
-        """Logits (R, K) of single rows; each process computes its share."""
-        self.student.eval()
-        scores = torch.zeros(len(rows), self.num_classes, device=self.device)
-        own = np.array_split(np.arange(len(rows)), self.peers.size)[self.peers.rank]
-        with torch.inference_mode(), autocast(self.config.precision, self.device):
-            for part in in_order(own, self.eval_batch):
-                output = self.student(*self.reader.compressed(rows[part]).inputs)
-                scores[part] = output.logits.float()
-        return self.peers.sum(scores).cpu()
-
-    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of clips, given by their rows (N, M), at the selected and at the last epoch."""
-        last = clip_scores(self._scores, rows).argmax(1).numpy()
-        weights = {name: value.clone() for name, value in self.student.state_dict().items()}
-        self.student.load_state_dict(self.best_weights)
-        selected = clip_scores(self._scores, rows).argmax(1).numpy()
-        self.student.load_state_dict(weights)
-        return selected, last
-
-    def figures(self) -> Mapping[str, float]:
-        """Number of parameters."""
-        return {"parameters": float(sum(p.numel() for p in self.student.parameters()))}
-
-    def save(self, folder: Path) -> None:
-        """Keep the selected weights, with the scales their inputs are divided by."""
-        scales = {
-            "motion_scale": repr(self.reader.motion_scale),
-            "residual_scale": repr(self.reader.residual_scale),
-        }
-        write_tensors(folder / "student.safetensors", self.best_weights, scales)
+    def _look_inside(self) -> None:
+        clips = chosen_clips(self.dataset, self.split.test)
+        rows = self.reader.arrays.test_index[clips, 0]
+        inside = self.learner.inside(rows)
+        if inside is None:
+            return
+        method = self.config.setting.method
+        if method.needs_teacher:
+            teacher = online_features(self.config, self.cache, self.dataset, self.reader)
+            h = teacher.targets(rows, {}).h
+            inside = replace(inside, teacher=graphs_of(h, method))
+        motion = motion_lengths(self.reader.arrays.motion[rows])
+        write_inside(self.folder / INSIDE_FILE, self.dataset, clips, motion, inside)

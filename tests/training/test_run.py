@@ -21,7 +21,8 @@ from cmkd.training import run as run_module
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.clips import ClipReader, all_rows, first_rows, shuffled, view_rows
 from cmkd.training.frozen import load_teacher
-from cmkd.training.run import StudentLearner, TrialRun
+from cmkd.training.learner import StudentLearner
+from cmkd.training.run import TrialRun
 from cmkd.training.runtime import pick_device
 from cmkd.training.teacher import ensure_teacher, open_teacher
 
@@ -285,6 +286,12 @@ def test_motion_svm_is_a_trial_like_any_other(own_cache: Path, make_trial: MakeT
     fitted, _ = trial.learner.predict(rows[:, None])
     # Motion tells the four profiles apart but no colour: well above 1 / 12 and far from perfect.
     assert 25 < 100 * np.mean(fitted == trial.reader.arrays.labels[rows]) < 90
+    # Several views of a clip count alike, whichever stands first.
+    views = np.stack([rows, np.roll(rows, 1)], axis=1)
+    forward, _ = trial.learner.predict(views)
+    backward, _ = trial.learner.predict(views[:, ::-1])
+    assert np.array_equal(forward, backward)
+    assert not np.array_equal(forward, fitted)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
