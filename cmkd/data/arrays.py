@@ -22,7 +22,7 @@ from cmkd.config.data import EncodingConfig, Reading
 from cmkd.data.bitstream import probe
 from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
 from cmkd.data.datasets import Dataset
-from cmkd.data.files import make_folder, require_space
+from cmkd.data.files import load_array, make_folder, require_space
 from cmkd.data.manifest import MANIFEST_FILE, file_sha256
 from cmkd.data.pool import OnProgress, run_tasks
 from cmkd.data.rows import plan_rows
@@ -112,14 +112,15 @@ def open_arrays(dataset: Dataset, reading: Reading, cache: Path) -> ClipArrays:
 
     Raises:
         DataError: they were not built.
+        InfrastructureError: a file of them is damaged.
     """
     folder = _folder(dataset, reading, cache)
     if not (folder / _READY).exists():
         raise DataError(
             f"{folder}: the clips of {dataset.info.name} are not decoded yet; run again"
         )
-    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _MAPPED}
-    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
+    mapped = {name: load_array(folder / f"{name}.npy", mapped=True) for name in _MAPPED}
+    small = {name: load_array(folder / f"{name}.npy") for name in _SMALL}
     return ClipArrays(**mapped, **small)
 
 
@@ -153,7 +154,9 @@ def _build(
         path = dataset.root / clip.path
         tasks.append(_ReadTask(path, clip.sha256, remedy, encoding, views, row, reading, draft))
         row += len(views)
-    results = run_tasks(_read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP)
+    results = run_tasks(
+        _read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP, name=lambda task: task.path
+    )
     for done, (number, error) in enumerate(results, 1):
         if isinstance(error, InfrastructureError):
             raise error

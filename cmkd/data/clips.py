@@ -5,32 +5,30 @@ frame by frame into the channels as MCG-NJU/TDN has them (those of frame 1, then
 the sampled frame is the middle one). All maps of a clip share one geometry: a
 motion cell covers 4 x 4 pixels, a residual cell 2 x 2, both starting at pixel (0, 0).
 
-The residual is that of CoViAR (Wu et al., CVPR 2018): R_t = F_t - W_t, the decoded frame minus the
-I-frame warped by the accumulated motion. W_t is the decoder's own half-pel warp (a second decode
-that skips the residuals). Intra blocks of P-frames have no residual to skip, so F_t - W_t is 0
-there and wherever motion carries their content later; in those cells W_t is replaced by the
-I-frame moved by the accumulated vectors D_t, which restart at 0 in the block.
+Only GOPs with a frame that is used are decoded, each up to its last such frame. Pictures stay
+planes in the decoder's own memory, and colour is computed of what is handed out alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, Int8, Int16, Shaped, UInt8
+from jaxtyping import Float16, Int8, Shaped, UInt8
 
 from cmkd.config.data import Reading
-from cmkd.data.bitstream import Picture, decode_mpeg4
-from cmkd.data.colour import difference_to_rgb, planes_to_rgb
-from cmkd.data.motion import accumulate, motion_field, taint, warp
-from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
+from cmkd.data.bitstream import Frame, Mpeg4Clip, Planes, open_mpeg4
+from cmkd.data.colour import planes_to_rgb
+from cmkd.data.sampling import clip_windows, gop_windows, sample_clip
+from cmkd.data.tracing import MOTION_CELL as MOTION_CELL
+from cmkd.data.tracing import RESIDUAL_CELL as RESIDUAL_CELL
+from cmkd.data.tracing import Trace, follow, pool_motion, pool_residual, residual
 from cmkd.errors import DataError
 
-MOTION_CELL = 4
-RESIDUAL_CELL = 2
+_ROOM = 31 << 20
+"""Bytes; just below the most that glibc's threshold grows to."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +52,6 @@ class RawClip:
     frames: UInt8[np.ndarray, "T 3*S H W"]
 
 
-class Trace(NamedTuple):
-    """The motion of one frame of a clip; all zero for an I-frame."""
-
-    field: Int16[np.ndarray, "H W 2"]
-    """Half-pels to the previous frame."""
-    displacement: Int16[np.ndarray, "H W 2"]
-    """Half-pels to the I-frame, accumulated."""
-    tainted: Bool[np.ndarray, "H/2 W/2"]
-    """Cells with content of an intra block, which does not come from the I-frame."""
-
-
-class Difference(NamedTuple):
-    """A frame minus its prediction, as planes."""
-
-    y: Int16[np.ndarray, "H W"]
-    u: Int16[np.ndarray, "H/2 W/2"]
-    v: Int16[np.ndarray, "H/2 W/2"]
-
-
 def read_clip(
     path: Path | str, reading: Reading, *, phase: float = 0.0
 ) -> tuple[CompressedClip, RawClip]:
@@ -89,28 +68,101 @@ def read_clip(
         DataError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
             are no multiples of 4.
     """
-    full = decode_mpeg4(path, motion=True)
-    skipped = decode_mpeg4(path, skip_residual=True)
+    compressed, shown = _read(path, reading, phase, with_raw=True)
+    return compressed, RawClip(shown)
+
+
+def read_compressed(path: Path | str, reading: Reading, *, phase: float = 0.0) -> CompressedClip:
+    """`read_clip` of the student's part alone, as at inference."""
+    return _read(path, reading, phase, with_raw=False)[0]
+
+
+def _read(
+    path: Path | str, reading: Reading, phase: float, *, with_raw: bool
+) -> tuple[CompressedClip, UInt8[np.ndarray, "T 3*S H W"]]:
     inputs = reading.inputs
-    _require_usable(path, full, inputs.num_frames)
-    kinds = [picture.kind for picture in full]
-    sample = sample_clip(kinds, inputs.num_frames, inputs.num_gops, phase)
-    changed = gop_windows(kinds, sample.positions, reading.compressed_segment)
-    shown = clip_windows(kinds, sample.positions, reading.raw_segment)
-    intra, read = intra_of(kinds), _distinct(changed)
-    traces = trace(full, set(read))
-    differences = [residual(full[at], skipped[at], full[intra[at]], traces[at]) for at in read]
-    fields = [
-        traces[at].displacement if inputs.motion == "accumulated" else traces[at].field
-        for at in read
-    ]
+    _keep_freed_memory()
+    with open_mpeg4(path) as video:
+        _require_usable(path, video, inputs.num_frames)
+        sample = sample_clip(video.kinds, inputs.num_frames, inputs.num_gops, phase)
+        changed = gop_windows(video.kinds, sample.positions, reading.compressed_segment)
+        raw_positions = sample.positions if with_raw else ()
+        shown = clip_windows(video.kinds, raw_positions, reading.raw_segment)
+        maps = _Maps(video, _distinct(changed), _distinct(shown), sample.intra)
+        maps.read(accumulated=inputs.motion == "accumulated")
+    slots = np.searchsorted(maps.intra, sample.intra)
     compressed = CompressedClip(
-        iframes=_rgb([full[at] for at in sample.intra]),
+        iframes=maps.iframes if len(slots) == len(maps.intra) else maps.iframes[slots],
         gop=np.array(sample.slot, np.int8),
-        motion=_fold(_pool_motion(np.stack(fields)), changed),
-        residual=_fold(_pool_residual(differences), changed),
+        motion=_fold(maps.motion, changed),
+        residual=_fold(maps.residual, changed),
     )
-    return compressed, RawClip(_fold(_rgb([full[at] for at in _distinct(shown)]), shown))
+    return compressed, _fold(maps.frames, shown)
+
+
+def _keep_freed_memory() -> None:
+    """Have the next maps lie where the last ones were.
+
+    Maps of a frame are large enough for glibc to return them to the system at once and to fetch
+    fresh pages for the next, which cost more than the arithmetic on them. It stops doing so for
+    blocks up to the size of the largest one freed so far (mallopt(3), M_MMAP_THRESHOLD), and this
+    one, never written to, costs nothing. Elsewhere it does nothing.
+    """
+    np.empty(_ROOM, np.uint8)
+
+
+class _Maps:
+    """Arrays that are filled frame by frame, so that one frame is held at a time."""
+
+    def __init__(
+        self,
+        video: Mpeg4Clip,
+        changed: Sequence[int],
+        shown: Sequence[int],
+        intra: Collection[int],
+    ) -> None:
+        self.video, self.changed, self.shown = video, changed, shown
+        self.intra = sorted(set(intra))
+        height, width = video.height, video.width
+        self.iframes = np.empty((len(self.intra), 3, height, width), np.uint8)
+        self.frames = np.empty((len(shown), 3, height, width), np.uint8)
+        self.motion = np.empty(
+            (len(changed), 2, height // MOTION_CELL, width // MOTION_CELL), np.float16
+        )
+        self.residual = np.empty(
+            (len(changed), 3, height // RESIDUAL_CELL, width // RESIDUAL_CELL), np.float16
+        )
+
+    def read(self, *, accumulated: bool) -> None:
+        places = {at: place for place, at in enumerate(self.changed)}
+        rgb = {at: self.frames[place] for place, at in enumerate(self.shown)}
+        intra_rgb = {at: self.iframes[place] for place, at in enumerate(self.intra)}
+        intra: Planes | None = None
+        trace: Trace | None = None
+        for frame in self.video.frames({*self.intra, *self.shown}, self.changed):
+            if frame.kind == "I":
+                intra, trace = frame.picture, None
+            elif frame.vectors is not None:
+                trace = follow(frame.vectors, self.video.height, self.video.width, trace)
+            if frame.index in places:
+                assert trace is not None and intra is not None
+                self._change(places[frame.index], frame, intra, trace, accumulated)
+            for targets in (rgb, intra_rgb):
+                if frame.index in targets:
+                    assert frame.picture is not None
+                    targets[frame.index][...] = _rgb(frame.picture)
+
+    def _change(
+        self, place: int, frame: Frame, intra: Planes, trace: Trace, accumulated: bool
+    ) -> None:
+        assert frame.picture is not None and frame.warped is not None
+        field = (
+            trace.displacement
+            if accumulated
+            else trace.motion.field(self.video.height, self.video.width)
+        )
+        self.motion[place] = pool_motion(field)
+        self.residual[place] = pool_residual(residual(frame.picture, frame.warped, intra, trace))
 
 
 def _distinct(windows: Sequence[Sequence[int]]) -> list[int]:
@@ -121,101 +173,29 @@ def _fold(
     maps: Shaped[np.ndarray, "N C h w"], windows: Sequence[Sequence[int]]
 ) -> Shaped[np.ndarray, "T S*C h w"]:
     """The maps of each window side by side; `maps` holds those of `_distinct(windows)`."""
-    of_windows = maps[np.searchsorted(_distinct(windows), np.array(windows))]
-    return of_windows.reshape(len(windows), -1, *maps.shape[2:])
+    if not windows:
+        return maps
+    places = np.searchsorted(_distinct(windows), np.array(windows))
+    if np.array_equal(places.reshape(-1), np.arange(len(maps))):
+        return maps.reshape(len(windows), -1, *maps.shape[2:])
+    return maps[places].reshape(len(windows), -1, *maps.shape[2:])
 
 
-def _require_usable(path: Path | str, pictures: Sequence[Picture], num_frames: int) -> None:
-    height, width = pictures[0].y.shape
-    if len(pictures) < num_frames:
+def _require_usable(path: Path | str, video: Mpeg4Clip, num_frames: int) -> None:
+    if len(video.kinds) < num_frames:
         raise DataError(
-            f"{path}: has {len(pictures)} frames, {num_frames} are to be sampled; lower "
+            f"{path}: has {len(video.kinds)} frames, {num_frames} are to be sampled; lower "
             "num_frames or prepare the data set with more frames a clip"
         )
-    if all(picture.kind == "I" for picture in pictures):
+    if "P" not in video.kinds:
         raise DataError(f"{path}: has no P-frame; re-encode it with: cmkd data prepare")
-    if height % MOTION_CELL or width % MOTION_CELL:
+    if video.height % MOTION_CELL or video.width % MOTION_CELL:
         raise DataError(
-            f"{path}: sides of {width}x{height} are no multiples of {MOTION_CELL}; re-encode it "
-            "with: cmkd data prepare"
+            f"{path}: sides of {video.width}x{video.height} are no multiples of {MOTION_CELL}; "
+            "re-encode it with: cmkd data prepare"
         )
 
 
-def trace(pictures: Sequence[Picture], wanted: set[int]) -> dict[int, Trace]:
-    """Follow the motion through every GOP; the traces of the `wanted` frames.
-
-    Args:
-        pictures: decoded with their vectors, from the first frame on.
-    """
-    height, width = pictures[0].y.shape
-    start = Trace(
-        np.zeros((height, width, 2), np.int16),
-        np.zeros((height, width, 2), np.int16),
-        np.zeros((height // 2, width // 2), np.bool_),
-    )
-    traces, latest = {}, start
-    for index, picture in enumerate(pictures[: max(wanted) + 1]):
-        latest = start if picture.kind == "I" else _follow(picture, latest)
-        if index in wanted:
-            traces[index] = latest
-    return traces
-
-
-def _follow(picture: Picture, previous: Trace) -> Trace:
-    field, covered = motion_field(picture.vectors, *picture.y.shape)
-    return Trace(
-        field,
-        accumulate(field, covered, previous.displacement),
-        taint(field, covered, previous.tainted),
-    )
-
-
-def residual(picture: Picture, warped: Picture, intra: Picture, at: Trace) -> Difference:
-    """R_t: `picture` minus what motion alone makes of the I-frame.
-
-    Args:
-        warped: the same frame decoded without residuals.
-        intra: the I-frame of its GOP.
-    """
-    predicted = [warped.y, warped.u, warped.v]
-    if at.tainted.any():
-        moved = move(intra, at.displacement)
-        masks = (at.tainted.repeat(2, axis=0).repeat(2, axis=1), at.tainted, at.tainted)
-        predicted = [np.where(*three) for three in zip(masks, moved, predicted, strict=True)]
-    actual = (picture.y, picture.u, picture.v)
-    return Difference(*(a.astype(np.int16) - p for a, p in zip(actual, predicted, strict=True)))
-
-
-def move(
-    intra: Picture, displacement: Int16[np.ndarray, "H W 2"]
-) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H/2 W/2"], UInt8[np.ndarray, "H/2 W/2"]]:
-    """The I-frame's planes warped by whole pixels to where `displacement` says they went."""
-    chroma = displacement[::2, ::2]
-    return (
-        warp(intra.y, displacement),
-        warp(intra.u, chroma, steps_per_pixel=4),
-        warp(intra.v, chroma, steps_per_pixel=4),
-    )
-
-
-def _rgb(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "N 3 H W"]:
-    y, u, v = (np.stack(p) for p in zip(*((p.y, p.u, p.v) for p in pictures), strict=True))
-    return planes_to_rgb(y, u, v)
-
-
-def _pool_motion(fields: Int16[np.ndarray, "T H W 2"]) -> Float16[np.ndarray, "T 2 H/4 W/4"]:
-    sums = _sum_2x2(_sum_2x2(fields.transpose(0, 3, 1, 2).astype(np.int32)))
-    half_pels = sums / np.float32(MOTION_CELL**2)
-    return (half_pels / 2).astype(np.float16)
-
-
-def _pool_residual(differences: Sequence[Difference]) -> Float16[np.ndarray, "T 3 h w"]:
-    y, u, v = (np.stack(planes) for planes in zip(*differences, strict=True))
-    luma = _sum_2x2(y) / np.float32(RESIDUAL_CELL**2)
-    return difference_to_rgb(luma, u.astype(np.float32), v.astype(np.float32)).astype(np.float16)
-
-
-def _sum_2x2(maps: Int[np.ndarray, "*N H W"]) -> Int[np.ndarray, "*N H/2 W/2"]:
-    rows = maps[..., 0::2, :] + maps[..., 1::2, :]
-    cells: Int[np.ndarray, "*N H/2 W/2"] = rows[..., 0::2] + rows[..., 1::2]
-    return cells
+def _rgb(picture: Planes) -> UInt8[np.ndarray, "3 H W"]:
+    frame: UInt8[np.ndarray, "3 H W"] = planes_to_rgb(*(plane[None] for plane in picture))[0]
+    return frame

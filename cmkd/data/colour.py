@@ -6,10 +6,14 @@ those of ITU-R BT.601 for 8 bits (luma 16..235, chroma 16..240 around 128).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 _BITS = 16
+_STRIP = 32
+"""Rows converted at a time, so that what lies between stays in the processor's cache."""
 _FROM_RGB = np.array(
     [[16829, 33039, 6416], [-9714, -19071, 28785], [28784, -24103, -4681]], dtype=np.int32
 )
@@ -22,20 +26,39 @@ def rgb_to_planes(
     frame: UInt8[np.ndarray, "H W 3"],
 ) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H/2 W/2"], UInt8[np.ndarray, "H/2 W/2"]]:
     """Y, U and V planes of an RGB frame with even sides; chroma is the mean of 2 x 2 pixels."""
-    rgb = frame.astype(np.int32)
-    cells = rgb[0::2, 0::2] + rgb[0::2, 1::2] + rgb[1::2, 0::2] + rgb[1::2, 1::2]
-    y = _weigh(rgb, _FROM_RGB[0], _BITS, 16)
+    strips = [
+        _strip_to_planes(frame[top : top + _STRIP]) for top in range(0, frame.shape[0], _STRIP)
+    ]
+    y, u, v = (np.concatenate(parts) for parts in zip(*strips, strict=True))
+    return y, u, v
+
+
+def _strip_to_planes(
+    frame: UInt8[np.ndarray, "H W 3"],
+) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H/2 W/2"], UInt8[np.ndarray, "H/2 W/2"]]:
+    # A plane at a time: numpy is several times faster on numbers that lie side by side.
+    planes = [frame[..., channel].astype(np.int32) for channel in range(3)]
+    rows = [plane[0::2] + plane[1::2] for plane in planes]
+    cells = [row[:, 0::2] + row[:, 1::2] for row in rows]
+    y = _weigh(planes, _FROM_RGB[0], _BITS, 16)
     u = _weigh(cells, _FROM_RGB[1], _BITS + 2, 128)
     v = _weigh(cells, _FROM_RGB[2], _BITS + 2, 128)
     return y, u, v
 
 
 def _weigh(
-    rgb: Int32[np.ndarray, "H W 3"], weights: Int32[np.ndarray, " 3"], bits: int, offset: int
+    rgb: Sequence[Int32[np.ndarray, "H W"]],
+    weights: Int32[np.ndarray, " 3"],
+    bits: int,
+    offset: int,
 ) -> UInt8[np.ndarray, "H W"]:
-    total = rgb[..., 0] * weights[0] + rgb[..., 1] * weights[1] + rgb[..., 2] * weights[2]
-    total += offset << bits
-    samples: UInt8[np.ndarray, "H W"] = ((total + (1 << (bits - 1))) >> bits).astype(np.uint8)
+    red, green, blue = rgb
+    total = red * weights[0]
+    total += green * weights[1]
+    total += blue * weights[2]
+    total += (offset << bits) + (1 << (bits - 1))
+    total >>= bits
+    samples: UInt8[np.ndarray, "H W"] = total.astype(np.uint8)
     return samples
 
 

@@ -4,61 +4,89 @@ Axes: H x W luma pixels; the last axis of a displacement is (x, y). Displacement
 of half-pels and point from a pixel to where its content comes from (source minus destination).
 Between whole pixels the nearest is taken, a half going towards zero, so that a mirrored video
 gives a mirrored map.
+
+A frame's own motion is constant in blocks of 8 x 8 pixels, so what can be computed per block is,
+and only what follows the motion is computed per pixel.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Bool, Int, Int16, Shaped
+from jaxtyping import Bool, Int, Int16, Int64, Shaped
+
+BLOCK = 8
+"""Pixels; also four cells of 2 x 2 pixels."""
 
 
-def motion_field(
-    vectors: np.ndarray, height: int, width: int
-) -> tuple[Int16[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    """Spread block vectors over their pixels.
+class BlockMotion(NamedTuple):
+    """Motion of a frame's 8 x 8 blocks, of which the last may stick out of the picture."""
+
+    steps: Int16[np.ndarray, "h8 w8 2"]
+    """Half-pels to the previous frame, 0 where there is no vector."""
+    covered: Bool[np.ndarray, "h8 w8"]
+    """Blocks with a vector; the others are intra. Skipped blocks have a vector of zero."""
+
+    def field(self, height: int, width: int) -> Int16[np.ndarray, "H W 2"]:
+        """`steps` of every pixel."""
+        return _spread(self.steps, height, width)
+
+    def intra(self, height: int, width: int) -> Bool[np.ndarray, "H W"]:
+        """The pixels without a vector."""
+        return _spread(~self.covered, height, width)
+
+
+def block_motion(vectors: np.ndarray, height: int, width: int) -> BlockMotion:
+    """Lay block vectors out as a map.
 
     Args:
         vectors: one frame's structured array (`cmkd.data.bitstream.VECTORS`), half-pel units,
             square blocks of 16 or 8 pixels.
-
-    Returns:
-        The displacement to the previous frame, 0 where there is none, and the pixels that have
-        one. A pixel without a vector is in an intra block; skipped blocks have a vector of zero.
     """
     # Macroblocks may stick out of the picture: the maps have whole ones.
-    rows, columns = -(-height // 16) * 16, -(-width // 16) * 16
-    field = np.zeros((rows, columns, 2), np.int16)
-    covered = np.zeros((rows, columns), np.bool_)
+    rows, columns = -(-height // 16), -(-width // 16)
+    steps = np.zeros((2 * rows, 2 * columns, 2), np.int16)
+    covered = np.zeros((2 * rows, 2 * columns), np.bool_)
+    sizes = vectors["w"]
     for size in (16, 8):
-        blocks = vectors[vectors["w"] == size]
-        row = (blocks["dst_y"] - size // 2) // size
-        column = (blocks["dst_x"] - size // 2) // size
+        blocks = vectors[sizes == size]
+        if not len(blocks):
+            continue
+        per_block = size // BLOCK
+        # Centres are odd multiples of half a block.
+        row, column = blocks["dst_y"] // size, blocks["dst_x"] // size
         motion = np.stack([blocks["motion_x"], blocks["motion_y"]], axis=-1)
-        tiles = (rows // size, size, columns // size, size)
-        field.reshape(*tiles, 2)[row, :, column] = motion[:, None, None]
+        tiles = (len(steps) // per_block, per_block, steps.shape[1] // per_block, per_block)
+        steps.reshape(*tiles, 2)[row, :, column] = motion[:, None, None]
         covered.reshape(tiles)[row, :, column] = True
-    return field[:height, :width], covered[:height, :width]
+    shown = np.s_[: -(-height // BLOCK), : -(-width // BLOCK)]
+    return BlockMotion(steps[shown], covered[shown])
 
 
 def accumulate(
-    field: Int16[np.ndarray, "H W 2"],
-    covered: Bool[np.ndarray, "H W"],
-    previous: Int16[np.ndarray, "H W 2"],
+    motion: BlockMotion, previous: Int16[np.ndarray, "H W 2"]
 ) -> Int16[np.ndarray, "H W 2"]:
     """Chain a frame's motion with its reference's: D_t(x) = m_t(x) + D_{t-1}(x + m_t(x)).
 
     Sums are exact in half-pels; only the place where D_{t-1} is read is rounded to a pixel. Intra
     blocks, which have no source, restart at 0. After an I-frame `previous` is 0.
     """
-    total: Int16[np.ndarray, "H W 2"] = field + warp(previous, field)
-    total[~covered] = 0
+    height, width = previous.shape[:2]
+    whole = _whole_pixels(motion.steps, steps_per_pixel=2)
+    # Both coordinates travel as one word.
+    pairs = np.ascontiguousarray(previous).view(np.int32).reshape(-1)
+    fetched = pairs.take(_sources(whole, height, width, BLOCK), mode="clip")
+    total = fetched.view(np.int16).reshape(-1, BLOCK, width, 2)
+    total += motion.steps.repeat(BLOCK, axis=1)[:, None, :width]
+    total = total.reshape(-1, width, 2)[:height]
+    if not motion.covered.all():
+        total[motion.intra(height, width)] = 0
     return total
 
 
 def taint(
-    field: Int16[np.ndarray, "H W 2"],
-    covered: Bool[np.ndarray, "H W"],
-    previous: Bool[np.ndarray, "H/2 W/2"],
+    motion: BlockMotion, previous: Bool[np.ndarray, "H/2 W/2"]
 ) -> Bool[np.ndarray, "H/2 W/2"]:
     """Cells of 2 x 2 pixels whose motion chain meets an intra block after the I-frame.
 
@@ -67,49 +95,84 @@ def taint(
     by their mean, which this does not follow; `encode` writes none.) After an I-frame `previous`
     is False.
     """
-    intra = ~covered[::2, ::2]
+    height, width = previous.shape
+    intra = _spread(~motion.covered, height, width, BLOCK // 2)
     if not previous.any():
         return intra
-    steps = field[::2, ::2].astype(np.int32)
-    low, high = steps >> 2, -(-steps >> 2)
-    reached = intra
-    for x in (low[..., 0], high[..., 0]):
-        for y in (low[..., 1], high[..., 1]):
-            reached = reached | _gather(previous, y, x)
-    return reached
+    # A step of part of a cell reads two cells: four maps, of the cell itself, with its right
+    # neighbour, with that below, with all. One line more at the top and left: the cell beyond.
+    padded = np.empty((4, height + 1, width + 1), np.bool_)
+    alone, right, below, both = padded
+    alone[1:, 1:] = previous
+    alone[0, 1:], alone[:, 0] = previous[0], alone[:, 1]
+    right[...] = alone
+    right[:, :-1] |= alone[:, 1:]
+    for source, target in ((alone, below), (right, both)):
+        target[...] = source
+        target[:-1] |= source[1:]
+    across, down = (motion.steps & 3 != 0).transpose(2, 0, 1)
+    which = across + 2 * down
+    places = _sources(motion.steps.astype(np.int64) >> 2, height, width, BLOCK // 2, before=1)
+    maps = which.repeat(BLOCK // 2, axis=1)[:, None, :width] * alone.size
+    reached = padded.reshape(-1).take(places + maps.reshape(-1, 1, width), mode="clip")
+    cells: Bool[np.ndarray, "H/2 W/2"] = reached.reshape(-1, width)[:height] | intra
+    return cells
 
 
-def warp(
-    picture: Shaped[np.ndarray, "H W *C"],
-    displacement: Int16[np.ndarray, "H W 2"],
+def fetch(
+    plane: Shaped[np.ndarray, "H W"],
+    rows: Int64[np.ndarray, " N"],
+    columns: Int64[np.ndarray, " N"],
+    displacement: Int16[np.ndarray, "N 2"],
     *,
     steps_per_pixel: int = 2,
-) -> Shaped[np.ndarray, "H W *C"]:
-    """Fetch each pixel from where its displacement points: out(x) = picture(x + d(x)).
+) -> Shaped[np.ndarray, " N"]:
+    """Some pixels from where their displacements point; beyond an edge, the pixel at the edge.
 
     Args:
-        displacement: in steps; beyond the picture's edge the edge pixel is taken.
+        displacement: in steps.
         steps_per_pixel: 2 for luma in half-pels, 4 for a chroma plane moved by luma half-pels.
     """
+    height, width = plane.shape
+    whole = _whole_pixels(displacement, steps_per_pixel)
+    down = _clamped(rows + whole[:, 1], height)
+    fetched: Shaped[np.ndarray, " N"] = plane[down, _clamped(columns + whole[:, 0], width)]
+    return fetched
+
+
+def _whole_pixels(
+    steps: Int16[np.ndarray, "*N 2"], steps_per_pixel: int
+) -> Int64[np.ndarray, "*N 2"]:
     half, bits = steps_per_pixel // 2, steps_per_pixel.bit_length() - 1
-    whole = (displacement + (half - 1) + (displacement < 0)) >> bits
-    return _gather(picture, whole[..., 1], whole[..., 0])
+    return (steps.astype(np.int64) + (half - 1) + (steps < 0)) >> bits
 
 
-def _gather(
-    picture: Shaped[np.ndarray, "H W *C"],
-    down: Int[np.ndarray, "H W"],
-    right: Int[np.ndarray, "H W"],
-) -> Shaped[np.ndarray, "H W *C"]:
-    height, width = picture.shape[:2]
-    rows = _clamped(np.arange(height)[:, None] + down, height)
-    rows *= width
-    rows += _clamped(np.arange(width) + right, width)
-    return picture.reshape(height * width, *picture.shape[2:]).take(rows, axis=0)
+def _sources(
+    whole: Int64[np.ndarray, "h8 w8 2"], height: int, width: int, block: int, before: int = 0
+) -> Int64[np.ndarray, "h8 block W"]:
+    """Flat index of each pixel's source, kept inside of a picture with `before` lines more."""
+    stride = width + before
+    x, y = whole.repeat(block, axis=1)[:, :width].transpose(2, 0, 1)
+    columns = _clamped(x + np.arange(before, stride), stride)
+    lines = np.arange(before, before + len(whole) * block).reshape(-1, block, 1)
+    index: Int64[np.ndarray, "h8 block W"] = lines * stride + (y * stride + columns)[:, None]
+    # Few blocks reach over the top or bottom: only their lines are looked at one by one.
+    first, last = lines[:, 0, 0] + whole[..., 1].min(1), lines[:, -1, 0] + whole[..., 1].max(1)
+    over = np.flatnonzero((first < 0) | (last >= height + before))
+    if len(over):
+        inside = _clamped(lines[over] + y[over, None], height + before)
+        index[over] = inside * stride + columns[over, None]
+    return index
 
 
-def _clamped(index: Int[np.ndarray, "H W"], size: int) -> Int[np.ndarray, "H W"]:
+def _clamped(index: Int[np.ndarray, "*N"], size: int) -> Int[np.ndarray, "*N"]:
     # np.clip spends more on checking its bounds than on a small picture.
     np.maximum(index, 0, out=index)
     np.minimum(index, size - 1, out=index)
     return index
+
+
+def _spread(
+    blocks: Shaped[np.ndarray, "h8 w8 *C"], height: int, width: int, size: int = BLOCK
+) -> Shaped[np.ndarray, "H W *C"]:
+    return blocks.repeat(size, axis=1)[:, :width].repeat(size, axis=0)[:height]

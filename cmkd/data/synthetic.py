@@ -125,7 +125,10 @@ def _generate(
         for index in range(size)
     ]
     clips: dict[int, ClipEntry] = {}
-    for number, clip in run_tasks(_make_clip, tasks, workers=workers):
+    made = run_tasks(
+        _make_clip, tasks, workers=workers, name=lambda task: f"{root}, {task.part} {task.index}"
+    )
+    for number, clip in made:
         if isinstance(clip, CmkdError):
             raise clip
         clips[number] = clip

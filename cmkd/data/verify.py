@@ -45,7 +45,9 @@ def verify(
     encoding, clips = dataset.info.encoding, dataset.clips
     tasks = (_Task(dataset.root / clip.path, clip.sha256, encoding) for clip in clips)
     damaged: dict[int, Damage] = {}
-    results = run_tasks(_problems, tasks, workers=workers, timeout=timeout)
+    results = run_tasks(
+        _problems, tasks, workers=workers, timeout=timeout, name=lambda task: task.path
+    )
     for done, (number, result) in enumerate(results, 1):
         if isinstance(result, InfrastructureError):
             raise result

@@ -7,27 +7,38 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.bitstream import VECTORS, decode_mpeg4, decode_rgb, encode, probe
-from cmkd.errors import InfrastructureError
+from cmkd.data.bitstream import VECTORS, decode_rgb, encode, open_mpeg4, probe
+from cmkd.errors import DataError, InfrastructureError
 
 SIZE = 64
 ENCODING = EncodingConfig(width=SIZE, height=SIZE, gop=12, qscale=2)
+
+
+def kinds_of(path):
+    with open_mpeg4(path) as video:
+        return "".join(video.kinds)
+
+
+def read_frames(path):
+    """All that can be read of every frame."""
+    with open_mpeg4(path) as video:
+        p_frames = [index for index, kind in enumerate(video.kinds) if kind == "P"]
+        return list(video.frames(range(len(video.kinds)), p_frames))
 
 
 # Writing
 
 
 def test_gop_is_as_configured_without_b_frames(good):
-    kinds = "".join(picture.kind for picture in decode_mpeg4(good))
-    assert kinds == ("I" + "P" * 11) * 2
+    assert kinds_of(good) == "".join(frame.kind for frame in read_frames(good))
+    assert kinds_of(good) == ("I" + "P" * 11) * 2
 
 
 def test_a_scene_cut_makes_no_extra_i_frame(tmp_path, panning):
     path = tmp_path / "cut.mp4"
     encode(panning[:6] + [255 - f for f in panning[:6]], path, ENCODING)
-    pictures = decode_mpeg4(path, motion=True)
-    assert "".join(p.kind for p in pictures) == "I" + "P" * 11
-    assert len(pictures[6].vectors) < 12, "the cut must be coded with intra macroblocks"
+    assert kinds_of(path) == "I" + "P" * 11
+    assert len(read_frames(path)[6].vectors) < 12, "the cut must be coded with intra macroblocks"
 
 
 def test_decoded_frames_are_the_encoded_ones(good, panning):
@@ -100,19 +111,20 @@ def test_planes_are_those_of_pyav(tmp_path, panning):
     encode(frames, path, EncodingConfig(width=48, height=48, gop=12, qscale=2))
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray() for frame in container.decode(video=0)]
-    for picture, whole in zip(decode_mpeg4(path), expected, strict=True):
-        assert (picture.y == whole[:48]).all()
-        assert (picture.u == whole[48:60].reshape(24, 24)).all()
-        assert (picture.v == whole[60:].reshape(24, 24)).all()
+    for frame, whole in zip(read_frames(path), expected, strict=True):
+        y, u, v = frame.picture
+        assert (y == whole[:48]).all()
+        assert (u == whole[48:60].reshape(24, 24)).all()
+        assert (v == whole[60:].reshape(24, 24)).all()
 
 
 def test_vectors_point_from_a_block_to_its_source_in_half_pels(good):
     """Content moves by (-4, +2), so its source lies at (+4, -2): 8 and -4 half-pels."""
-    pictures = decode_mpeg4(good, motion=True)
-    assert pictures[0].vectors.dtype == pictures[1].vectors.dtype == VECTORS
-    for picture in pictures:
-        assert len(picture.vectors) == (0 if picture.kind == "I" else 16)
-    inner = pictures[3].vectors[(pictures[3].vectors["dst_x"] < 48)]
+    frames = read_frames(good)
+    for frame in frames:
+        assert frame.vectors is None if frame.kind == "I" else len(frame.vectors) == 16
+    assert frames[3].vectors.dtype == VECTORS
+    inner = frames[3].vectors[(frames[3].vectors["dst_x"] < 48)]
     inner = inner[inner["dst_y"] > 16]
     centres = [(x, y) for y in (24, 40, 56) for x in (8, 24, 40)]
     assert list(zip(inner["dst_x"].tolist(), inner["dst_y"].tolist(), strict=True)) == centres
@@ -127,7 +139,7 @@ def test_skipped_macroblocks_have_a_vector_of_zero(tmp_path, texture):
     encode([texture[:SIZE, :SIZE]] * 6, path, ENCODING)
     sizes = _packet_sizes(path)
     assert max(sizes[1:]) < 20, "16 macroblocks in so few bytes are all skipped"
-    for picture in decode_mpeg4(path, motion=True)[1:]:
+    for picture in read_frames(path)[1:]:
         assert len(picture.vectors) == 16
         assert not picture.vectors["motion_x"].any() and not picture.vectors["motion_y"].any()
 
@@ -137,25 +149,55 @@ def _packet_sizes(path):
         return [packet.size for packet in container.demux(video=0) if packet.size]
 
 
-def test_vectors_only_when_asked_for(good):
-    assert not any(len(picture.vectors) for picture in decode_mpeg4(good))
+def test_planes_and_vectors_of_what_is_asked_for(good):
+    """GOPs at 0 and 12; frames 14 and 16 with their planes, 15 with its residual."""
+    with open_mpeg4(good) as video:
+        frames = list(video.frames([14, 16], [15]))
+        again = list(video.frames([3]))
+    assert [frame.index for frame in frames] == [12, 13, 14, 15, 16]
+    assert [frame.index for frame in frames if frame.picture is not None] == [12, 14, 15, 16]
+    assert [frame.index for frame in frames if frame.warped is not None] == [15]
+    assert [frame.index for frame in frames if frame.vectors is not None] == [13, 14, 15]
+    assert [frame.index for frame in again] == [0, 1, 2, 3]
+    assert all(frame.vectors is None and frame.warped is None for frame in again)
+    whole = read_frames(good)
+    for frame in (*frames, *again):
+        for name in ("picture", "warped"):
+            planes = getattr(frame, name)
+            if planes is not None:
+                for one, other in zip(planes, getattr(whole[frame.index], name), strict=True):
+                    assert np.array_equal(one, other)
 
 
-def test_without_residuals_i_frames_are_the_same_and_p_frames_are_not(good):
-    full = decode_mpeg4(good)
-    skipped = decode_mpeg4(good, skip_residual=True)
-    for one, other in zip(full, skipped, strict=True):
-        assert one.kind == other.kind
-        same = all(
-            np.array_equal(a, b) for a, b in [(one.y, other.y), (one.u, other.u), (one.v, other.v)]
-        )
-        assert same == (one.kind == "I")
+def test_planes_outlive_the_file_and_cannot_be_written_to(good):
+    with open_mpeg4(good) as video:
+        kept = [frame.picture for frame in video.frames(range(24))]
+    for planes, wanted in zip(kept, read_frames(good), strict=True):
+        assert np.array_equal(planes.y, wanted.picture.y)
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0].y[0, 0] = 0
 
 
-def test_an_extra_i_frame_is_seen_by_its_type(tmp_path, write_with_av):
-    path = write_with_av(tmp_path / "extra.mp4", intra=(5,))
-    kinds = [picture.kind for picture in decode_mpeg4(path)]
-    assert [index for index, kind in enumerate(kinds) if kind == "I"] == [0, 5, 17]
+def test_without_residuals_p_frames_are_others(good):
+    for frame in read_frames(good):
+        if frame.kind == "P":
+            pairs = zip(frame.picture, frame.warped, strict=True)
+            assert not all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_damage_is_seen_in_gops_that_are_read(good, tmp_path):
+    """Sixty bytes in the middle of the second GOP's I-frame."""
+    with av.open(str(good)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        start = packets[12].pos + packets[12].size // 2
+    data = bytearray(good.read_bytes())
+    data[start : start + 60] = bytes(byte ^ 0x55 for byte in data[start : start + 60])
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    with open_mpeg4(path) as video:
+        assert len(list(video.frames([11]))) == 12
+    with pytest.raises(DataError, match="frame 12 is corrupt"), open_mpeg4(path) as video:
+        list(video.frames([13]))
 
 
 EXTRACT = """
@@ -184,8 +226,8 @@ def test_vectors_equal_those_of_motion_vector_extractor(shared_video, tmp_path):
     fields = "source w h src_x src_y dst_x dst_y motion_x motion_y motion_scale".split()
     ours = [
         (index, *(int(vector[field]) for field in fields))
-        for index, picture in enumerate(decode_mpeg4(path, motion=True))
-        for vector in picture.vectors
+        for index, frame in enumerate(read_frames(path))
+        for vector in (frame.vectors if frame.vectors is not None else ())
     ]
     theirs = np.load(saved)
     assert len(theirs) > 10_000
@@ -247,7 +289,7 @@ def test_metadata_that_is_not_utf8_is_no_obstacle(tmp_path, write_with_av):
     data = (tmp_path / "t.mp4").read_bytes()
     assert data.count(b"QQQQQQ") == 1
     path.write_bytes(data.replace(b"QQQQQQ", b"\xff\xfe\xe9\xe9\xff\x80"))
-    assert len(list(decode_rgb(path))) == len(decode_mpeg4(path)) == 24
+    assert len(list(decode_rgb(path))) == len(kinds_of(path)) == 24
 
 
 def test_real_clip_with_such_metadata(shared_video):

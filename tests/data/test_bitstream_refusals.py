@@ -4,9 +4,13 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.data import bitstream
-from cmkd.data.bitstream import decode_mpeg4, decode_rgb
+from cmkd.data.bitstream import container, decode_rgb, open_mpeg4
 from cmkd.errors import DataError
+
+
+def decode_all(path):
+    with open_mpeg4(path) as video:
+        return list(video.frames(range(len(video.kinds)), range(1, len(video.kinds))))
 
 
 def cut(path, share):
@@ -78,7 +82,7 @@ def test_refused_with_file_reason_and_remedy(case, good, tmp_path, write_with_av
     make, reason = REFUSED[case]
     path = make(good, tmp_path / "clip.mp4", write_with_av)
     with pytest.raises(DataError, match=reason) as caught:
-        decode_mpeg4(path, motion=True)
+        decode_all(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     remedies = ("re-encode it with: cmkd data prepare", "check the path", "replace the file")
@@ -99,15 +103,15 @@ def test_fewer_frames_than_declared_although_ffmpeg_is_content(tmp_path, write_w
         sizes = [packet.size for packet in container.demux(video=0) if packet.size]
     path.write_bytes(path.read_bytes()[: -sum(sizes[-3:])])
     with pytest.raises(DataError, match="declares 24 frames, 21 can be decoded; re-encode"):
-        decode_mpeg4(path)
+        decode_all(path)
     with pytest.raises(DataError, match="declares 24 frames, 21 can be decoded; replace"):
         list(decode_rgb(path))
 
 
 def test_a_huge_declared_size_is_refused_before_decoding(good, monkeypatch):
-    monkeypatch.setattr(bitstream, "LARGEST_SIDE", 63)
+    monkeypatch.setattr(container, "LARGEST_SIDE", 63)
     with pytest.raises(DataError, match="size 64x64 is outside 1..63"):
-        decode_mpeg4(good)
+        decode_all(good)
 
 
 def test_real_corrupt_clip(shared_video):

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -7,9 +6,10 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, Reading
-from cmkd.data.bitstream import decode_mpeg4, decode_rgb, encode
-from cmkd.data.clips import move, read_clip, residual, trace
-from cmkd.data.motion import motion_field
+from cmkd.data.bitstream import Mpeg4Clip, decode_rgb, encode, open_mpeg4
+from cmkd.data.clips import read_clip, read_compressed
+from cmkd.data.motion import fetch
+from cmkd.data.tracing import follow, residual
 from cmkd.errors import DataError
 
 SIZE = 64
@@ -57,8 +57,32 @@ def reading(num_frames, *, raw=1, compressed=1, **inputs):
     return Reading(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
 
 
-def planes(picture):
-    return picture.y, picture.u, picture.v
+def read_frames(path):
+    """All that can be read of every frame."""
+    with open_mpeg4(path) as video:
+        p_frames = [index for index, kind in enumerate(video.kinds) if kind == "P"]
+        return list(video.frames(range(len(video.kinds)), p_frames))
+
+
+def traces_of(frames):
+    """The traces of the P-frames by their index."""
+    height, width = frames[0].picture.y.shape
+    found, latest = {}, None
+    for frame in frames:
+        latest = None if frame.kind == "I" else follow(frame.vectors, height, width, latest)
+        found |= {frame.index: latest} if latest else {}
+    return found
+
+
+def move(intra, displacement):
+    """The I-frame's planes warped by whole pixels to where `displacement` says they went."""
+    moved = []
+    for plane, step in zip(intra, (1, 2, 2), strict=True):
+        rows, columns = (at.ravel() for at in np.indices(plane.shape))
+        there = displacement[::step, ::step].reshape(-1, 2)
+        pixels = fetch(plane, rows, columns, there, steps_per_pixel=2 * step)
+        moved.append(pixels.reshape(plane.shape))
+    return moved
 
 
 class Found(NamedTuple):
@@ -89,22 +113,22 @@ def reconstruct(intra, displacement, difference):
 
 
 def errors(path):
-    full = decode_mpeg4(path, motion=True)
-    skipped = decode_mpeg4(path, skip_residual=True)
-    traces = trace(full, set(range(len(full))))
+    frames = read_frames(path)
+    traces = traces_of(frames)
     found = []
-    for picture, warped, at in zip(full, skipped, traces.values(), strict=True):
-        if picture.kind == "I":
-            intra = picture
+    for frame in frames:
+        if frame.kind == "I":
+            intra = frame.picture
             continue
-        added = residual(picture, warped, intra, at)
-        native = [a.astype(int) + d for a, d in zip(planes(warped), added, strict=True)]
+        at = traces[frame.index]
+        added = residual(frame.picture, frame.warped, intra, at)
+        native = [a.astype(int) + d for a, d in zip(frame.warped, added, strict=True)]
         found.append(
             Found(
                 (up(at.tainted), at.tainted, at.tainted),
-                difference(reconstruct(intra, at.displacement, added), planes(picture)),
-                difference(native, planes(picture)),
-                difference(reconstruct(intra, 0 * at.displacement, added), planes(picture)),
+                difference(reconstruct(intra, at.displacement, added), frame.picture),
+                difference(native, frame.picture),
+                difference(reconstruct(intra, 0 * at.displacement, added), frame.picture),
             )
         )
     return found
@@ -163,19 +187,18 @@ def test_reconstruction_of_a_real_clip(shared_video, tmp_path):
 
 def test_whole_pixel_motion_reconstructs_exactly(plain):
     """All vectors are even, so map and decoder do the same: luma is exact in every pixel."""
-    pictures = decode_mpeg4(plain, motion=True)
-    assert not any((p.vectors["motion_x"] % 2 + p.vectors["motion_y"] % 2).any() for p in pictures)
+    vectors = [frame.vectors for frame in read_frames(plain)[1:]]
+    assert not any((one["motion_x"] % 2 + one["motion_y"] % 2).any() for one in vectors)
     assert all(not one.rebuilt[0].any() for one in errors(plain))
 
 
 def test_the_residual_is_not_blind_in_intra_blocks(appearing):
     """Without the patch the appearing disc would be 0 in the residual: it must be there, red."""
-    full = decode_mpeg4(appearing, motion=True)
-    skipped = decode_mpeg4(appearing, skip_residual=True)
-    _, covered = motion_field(full[5].vectors, SIZE, SIZE)
-    intra = ~covered
+    frames = read_frames(appearing)
+    intra = traces_of(frames)[5].motion.intra(SIZE, SIZE)
     assert intra.sum() >= 2 * 256
-    assert (full[5].y == skipped[5].y)[intra].all(), "stock decoding is blind there"
+    same = frames[5].picture.y == frames[5].warped.y
+    assert same[intra].all(), "stock decoding is blind there"
     compressed, raw = read_clip(appearing, reading(15))
     # All 15 P-frames: frame 5 is sample 4; of 8 segments it is sample 2.
     assert np.array_equal(raw.frames[4], read_clip(appearing, reading(8))[1].frames[2])
@@ -203,18 +226,19 @@ def test_shapes_types_and_alignment(appearing):
 
 
 def test_maps_are_the_means_of_their_cells(appearing):
-    full = decode_mpeg4(appearing, motion=True)
-    skipped = decode_mpeg4(appearing, skip_residual=True)
+    frames = read_frames(appearing)
     compressed, _ = read_clip(appearing, reading(8))
     per_frame, _ = read_clip(appearing, reading(8, motion="per_frame"))
-    traces = trace(full, {7, 11})
+    traces = traces_of(frames)
     for sample, index in [(3, 7), (5, 11)]:
         cells = traces[index].displacement.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
         assert np.allclose(compressed.motion[sample], cells.transpose(2, 0, 1), atol=1e-2)
-        field, _ = motion_field(full[index].vectors, SIZE, SIZE)
+        field = traces[index].motion.field(SIZE, SIZE)
         cells = field.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
         assert np.array_equal(per_frame.motion[sample], cells.transpose(2, 0, 1))
-        y, u, v = residual(full[index], skipped[index], full[0], traces[index])
+        y, u, v = residual(
+            frames[index].picture, frames[index].warped, frames[0].picture, traces[index]
+        )
         luma = 1.164383 * y.reshape(32, 2, 32, 2).mean(axis=(1, 3))
         red = luma + 1.596027 * v
         blue = luma + 2.017232 * u
@@ -256,8 +280,7 @@ def test_extra_i_frames_count_by_their_type(tmp_path):
             frame.pts, frame.pict_type = index, 1 if index == 5 else 0
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    pictures = decode_mpeg4(path, motion=True)
-    assert [i for i, p in enumerate(pictures) if p.kind == "I"] == [0, 5, 17]
+    assert [frame.index for frame in read_frames(path) if frame.kind == "I"] == [0, 5, 17]
     compressed, raw = read_clip(path, reading(12))
     # Samples are 1, 3, ..., 23; 5 and 17 are I-frames and give way to 6 and 18.
     assert compressed.gop.tolist() == [0] * 2 + [1] * 6 + [2] * 4
@@ -282,16 +305,14 @@ def test_still_video_has_neither_motion_nor_residual_at_fine_quality(tmp_path):
 
 
 def test_moving_the_i_frame_nowhere_gives_the_i_frame(plain):
-    intra = decode_mpeg4(plain)[0]
+    intra = read_frames(plain)[0].picture
     moved = move(intra, np.zeros((SIZE, SIZE, 2), np.int16))
-    assert all(np.array_equal(a, b) for a, b in zip(moved, planes(intra), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(moved, intra, strict=True))
 
 
-def test_chroma_moves_by_half_of_what_luma_does(plain):
+def test_chroma_moves_by_half_of_what_luma_does():
     ramp = np.broadcast_to(np.arange(SIZE, dtype=np.uint8), (SIZE, SIZE))
-    intra = dataclasses.replace(
-        decode_mpeg4(plain)[0], y=ramp, u=ramp[:32, :32], v=ramp[:32, :32].T.copy()
-    )
+    intra = (ramp, ramp[:32, :32], ramp[:32, :32].T)
     y, u, v = move(intra, np.full((SIZE, SIZE, 2), (8, -16), np.int16))
     assert (y[0, 8], u[16, 8], v[16, 8]) == (8 + 4, 8 + 2, 16 - 4)
 
@@ -351,16 +372,33 @@ def test_segments_are_folded_frame_by_frame_around_the_sampled_one(gops):
         assert np.array_equal(raw.frames[sample], np.concatenate(shown))
 
 
-def test_segments_are_read_with_one_decode_more_for_the_residual(gops, monkeypatch):
-    calls = []
+def test_only_what_is_used_is_decoded(gops, monkeypatch):
+    """24 frames in GOPs of 6, of which the second is sampled at 8 and 10."""
+    decoded, real = [], Mpeg4Clip.frames
 
-    def counted(*arguments, **options):
-        calls.append(options)
-        return decode_mpeg4(*arguments, **options)
+    def noted(self, *wanted):
+        for frame in real(self, *wanted):
+            decoded.append((frame.index, frame.picture is not None, frame.warped is not None))
+            yield frame
 
-    monkeypatch.setattr("cmkd.data.clips.decode_mpeg4", counted)
-    read_clip(gops[0], reading(8, raw=5, compressed=5))
-    assert calls == [{"motion": True}, {"skip_residual": True}]
+    monkeypatch.setattr(Mpeg4Clip, "frames", noted)
+    read_clip(gops[0], reading(2, num_gops=1), phase=0.6)
+    nothing, both = (False, False), (True, True)
+    assert decoded == [(6, True, False), (7, *nothing), (8, *both), (9, *nothing), (10, *both)]
+    decoded.clear()
+    read_compressed(gops[0], reading(2, num_gops=1, raw=5), phase=0.6)
+    assert [index for index, *_ in decoded] == [6, 7, 8, 9, 10]
+    decoded.clear()
+    read_clip(gops[0], reading(2, num_gops=1, raw=5), phase=0.6)
+    assert [index for index, *_ in decoded] == [6, 7, 8, 9, 10, 11, 12]
+
+
+def test_the_students_part_alone_is_the_same(gops):
+    for one in (reading(8), reading(4, num_gops=2, raw=5, compressed=5)):
+        compressed, _ = read_clip(gops[0], one)
+        alone = read_compressed(gops[0], one)
+        for name in ("iframes", "gop", "motion", "residual"):
+            assert np.array_equal(getattr(alone, name), getattr(compressed, name)), name
 
 
 @pytest.mark.parametrize(

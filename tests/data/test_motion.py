@@ -2,8 +2,25 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.bitstream import VECTORS, decode_mpeg4, encode
-from cmkd.data.motion import accumulate, motion_field, taint, warp
+from cmkd.data.bitstream import VECTORS, encode, open_mpeg4
+from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, taint
+
+
+def read_frames(path):
+    with open_mpeg4(path) as video:
+        return list(video.frames(range(len(video.kinds)), range(1, len(video.kinds))))
+
+
+def motion_field(vectors, height, width):
+    motion = block_motion(vectors, height, width)
+    return motion.field(height, width), ~motion.intra(height, width)
+
+
+def warp(picture, displacement, *, steps_per_pixel=2):
+    rows, columns = (at.ravel() for at in np.indices(picture.shape))
+    there = displacement.reshape(-1, 2)
+    moved = fetch(picture, rows, columns, there, steps_per_pixel=steps_per_pixel)
+    return moved.reshape(picture.shape)
 
 
 def vectors(*blocks):
@@ -61,50 +78,60 @@ def test_nearest_pixel_is_taken_and_halves_go_towards_zero(steps_per_pixel, pixe
 
 
 def test_accumulated_motion_by_hand():
-    previous = np.zeros((2, 4, 2), np.int16)
-    previous[0, 3] = (10, -4)
-    field = np.zeros((2, 4, 2), np.int16)
-    field[0, 1] = (4, 0)
-    field[0, 2] = (3, 0)
-    covered = np.ones((2, 4), bool)
-    covered[1, 3] = False
-    total = accumulate(field, covered, previous)
-    assert total[0, 1].tolist() == [14, -4]
-    # 1.5 pixels to the right is read at 1, and still counts as 3 half-pels.
-    assert total[0, 2].tolist() == [13, -4]
-    assert total[0, 3].tolist() == [10, -4]
-    assert total[1].tolist() == [[0, 0]] * 4
+    previous = np.zeros((8, 32, 2), np.int16)
+    previous[0, 10] = (10, -4)
+    motion = BlockMotion(
+        np.array([[(0, 0), (4, 0), (-11, 0), (0, 0)]], np.int16),
+        np.array([[True, True, True, False]]),
+    )
+    total = accumulate(motion, previous)
+    assert total[0, 8].tolist() == [14, -4]
+    # 5.5 pixels to the left is read at 5, and still counts as 11 half-pels.
+    assert total[0, 16].tolist() == [-11, 0] and total[0, 15].tolist() == [4, 0]
+    assert total[0, 10].tolist() == [4, 0]
+    previous[0, 11] = (1, 1)
+    assert accumulate(motion, previous)[0, 16].tolist() == [-10, 1]
+    assert not total[:, 24:].any() and not total[1:, :8].any()
+
+
+def test_beyond_an_edge_the_pixel_at_the_edge_is_read():
+    previous = np.zeros((20, 12, 2), np.int16)
+    previous[..., 0] = np.arange(12)
+    previous[..., 1] = np.arange(20)[:, None]
+    for x, y in [(-30, 0), (30, 0), (0, -60), (0, 60), (-5, 9), (90, -90)]:
+        motion = BlockMotion(np.full((3, 2, 2), (x, y), np.int16), np.ones((3, 2), bool))
+        total = accumulate(motion, previous) - np.array([x, y])
+        across, down = int(x / 2), int(y / 2)
+        assert (total[..., 0] == np.clip(np.arange(12) + across, 0, 11)).all(), (x, y)
+        assert (total[..., 1] == np.clip(np.arange(20) + down, 0, 19)[:, None]).all(), (x, y)
 
 
 def test_intra_blocks_restart_at_zero():
     previous = np.full((16, 32, 2), 8, np.int16)
-    field, covered = motion_field(vectors((16, 8, 8, 2, 0)), 16, 32)
-    total = accumulate(field, covered, previous)
+    total = accumulate(block_motion(vectors((16, 8, 8, 2, 0)), 16, 32), previous)
     assert (total[:, :16] == (10, 8)).all() and not total[:, 16:].any()
 
 
 def test_a_mirrored_video_gives_a_mirrored_map():
     rng = np.random.default_rng(0)
-    field, previous = rng.integers(-9, 10, (2, 16, 16, 2)).astype(np.int16)
-    covered = np.ones((16, 16), bool)
+    steps = rng.integers(-9, 10, (2, 2, 2)).astype(np.int16)
+    previous = rng.integers(-9, 10, (16, 16, 2)).astype(np.int16)
+    covered = np.ones((2, 2), bool)
 
     def mirrored(one):
         return one[:, ::-1] * np.array([-1, 1], np.int16)
 
-    total = accumulate(field, covered, previous)
-    again = accumulate(mirrored(field), covered, mirrored(previous))
+    total = accumulate(BlockMotion(steps, covered), previous)
+    again = accumulate(BlockMotion(mirrored(steps), covered), mirrored(previous))
     assert (again == mirrored(total)).all()
 
 
 def test_taint_starts_in_intra_blocks_and_travels_along_the_vectors():
-    still, covered = motion_field(vectors((16, 8, 8, 0, 0)), 16, 32)
-    first = taint(still, covered, np.zeros((8, 16), bool))
+    first = taint(block_motion(vectors((16, 8, 8, 0, 0)), 16, 32), np.zeros((8, 16), bool))
     assert not first[:, :8].any() and first[:, 8:].all()
     for motion, column in [(0, 8), (8, 6), (2, 7), (1, 7), (-4, 8)]:
-        field, covered = motion_field(
-            vectors((16, 8, 8, motion, 0), (16, 24, 8, motion, 0)), 16, 32
-        )
-        reached = taint(field, covered, first)
+        blocks = vectors((16, 8, 8, motion, 0), (16, 24, 8, motion, 0))
+        reached = taint(block_motion(blocks, 16, 32), first)
         assert reached[0, :8].tolist() == [index >= column for index in range(8)], motion
 
 
@@ -121,8 +148,8 @@ def pan(tmp_path_factory):
 
 def test_real_motion_accumulates_to_the_distance_travelled(pan):
     total = np.zeros((64, 64, 2), np.int16)
-    for step, picture in enumerate(decode_mpeg4(pan, motion=True)[1:], start=1):
-        total = accumulate(*motion_field(picture.vectors, 64, 64), total)
+    for step, frame in enumerate(read_frames(pan)[1:], start=1):
+        total = accumulate(block_motion(frame.vectors, 64, 64), total)
         # New content enters at the left and at the bottom; the opposite corner is pure motion.
         if step <= 6:
             assert (total[:32, 32:] == (-6 * step, 4 * step)).all(), step
@@ -135,16 +162,16 @@ def test_the_decoders_own_half_pel_prediction_is_reproduced_exactly(tmp_path):
     frames = [_at(world, 30 + 1.5 * t, 40 - 2.5 * t) for t in range(10)]
     path = tmp_path / "half.mp4"
     encode(frames, path, EncodingConfig(width=64, height=64, gop=10, qscale=3))
-    full = decode_mpeg4(path, motion=True)
-    warped = decode_mpeg4(path, skip_residual=True)
+    frames = read_frames(path)
     odd = 0
     for index in range(1, 10):
-        field, covered = motion_field(full[index].vectors, 64, 64)
+        field, covered = motion_field(frames[index].vectors, 64, 64)
         odd += int((field % 2 != 0).any(axis=-1).sum())
-        reference = warped[index - 1].y.astype(int)
+        before = frames[index - 1]
+        reference = (before.warped or before.picture).y.astype(int)
         predictions = [_half_pel(reference, field, control) for control in (0, 1)]
         assert covered.mean() > 0.9
-        assert any((p == warped[index].y)[covered].all() for p in predictions), index
+        assert any((p == frames[index].warped.y)[covered].all() for p in predictions), index
     assert odd > 3000, "the clip must exercise half-pel vectors"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
-from cmkd.data.bitstream import survey
+from cmkd.data.bitstream import container_fault, survey
 from cmkd.data.clips import read_clip
 from cmkd.data.datasets import read_folder
 from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
@@ -96,6 +96,28 @@ def test_damaged_videos_are_refused_or_make_whole_clips(
     assert made, "and some are drawn here"
     clips = [ClipEntry(out.name, n % 2, "", "", done.sha256) for n, (out, done) in enumerate(made)]
     assert not list(check(tmp_path / "out", clips))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_what_counts_no_frames_is_refused_when_it_was_cut_off(
+    shared_video: Path, tmp_path: Path, share: float
+) -> None:
+    """Matroska declares no number of frames, and FFmpeg decodes what is left without an error."""
+    real = shared_video / "clips" / "flipping_a_pancake.mkv"
+    whole = real.read_bytes()
+    source = tmp_path / "cut.mkv"
+    source.write_bytes(whole[: round(share * len(whole))])
+    assert survey(source).error is None and survey(real).frames_declared == 0
+    with pytest.raises(DataError, match="container is damaged .File ended prematurely"):
+        reencode(EncodeTask(source, tmp_path / "out.mp4", tmp_path / "record", SMALL))
+
+
+def test_no_intact_file_is_called_damaged(shared_video: Path) -> None:
+    clips = shared_video / "clips"
+    real = [*clips.glob("*.[am]*"), *clips.glob("edge_cases/*.mov"), *clips.glob("*.mkv")]
+    videos = [file for file in real if file.name != "manifest.csv"]
+    assert len(videos) > 20
+    assert {file.name: fault for file in videos if (fault := container_fault(file))} == {}
 
 
 @few_or_many
