@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from cmkd.config.data import SplitConfig
     from cmkd.data.official import OfficialRequest
+    from cmkd.data.planning import PrepareRequest
+    from cmkd.data.pool import RunFiles
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,6 +54,10 @@ def prepare(
     subset: Annotated[
         bool, typer.Option("--subset", help="with --as: leave out what is not in ROOT")
     ] = False,
+    checksums: Annotated[
+        Path | None,
+        typer.Option(help="list of md5sum, sha1sum, sha256sum or sha512sum; refuse what differs"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="default: data/NAME in the cache")] = None,
     width: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 320,
     height: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 256,
@@ -82,6 +89,10 @@ def prepare(
         int | None, typer.Option(help="cut squares of this side, as TSM does (say 224)")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a Ray cluster that does it, on storage it shares"),
+    ] = None,
 ) -> None:
     """Re-encode a labelled folder, or a published data set, to MPEG-4 Part 2 and split it.
 
@@ -90,7 +101,7 @@ def prepare(
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.prepare import PrepareRequest
+    from cmkd.data.planning import PrepareRequest
     from cmkd.data.prepare import prepare as run
     from cmkd.errors import InputError
 
@@ -99,8 +110,8 @@ def prepare(
     official = _official(published, annotations, split, subset)
     splits = _split_rule(official, given, folds, leave_one_group_out, train_only or [], split_seed)
     request = PrepareRequest(
-        root=root,
-        output=output or usable_cache() / "data" / name,
+        root=root.absolute() if address else root,
+        output=(output or usable_cache() / "data" / name).absolute(),
         name=name,
         encoding=_config(
             EncodingConfig,
@@ -120,10 +131,11 @@ def prepare(
         ),
         split=splits,
         official=official,
+        checksums=checksums,
         workers=usable_workers(workers),
     )
-    with progress("re-encoding") as on_progress:
-        report = run(request, on_progress)
+    with _place(address, request, workers) as run_files, progress("re-encoding") as on_progress:
+        report = run(request, on_progress, run_files)
     dataset, kept = report.dataset, len(report.dataset.clips)
     typer.echo(
         f"{kept} prepared ({report.reused} of them before), {len(report.refused)} refused"
@@ -133,12 +145,29 @@ def prepare(
         f"{dataset.info.name}: {len(dataset.info.classes)} classes, {dataset.num_folds} folds, "
         f"id {dataset.id}, in {dataset.root}"
     )
+    if dataset.info.official is not None:
+        typer.echo(dataset.info.official.words)
     for fold in range(dataset.num_folds if dataset.info.split.rule == "given" else 0):
         parts = dataset.split(fold)
         typer.echo(
             f"fold {fold}: {len(parts.train)} train, {len(parts.val)} validate, "
             f"{len(parts.test)} test"
         )
+
+
+def _place(
+    address: str | None, request: PrepareRequest, workers: int | None
+) -> AbstractContextManager[RunFiles | None]:
+    """Where the files are run: on a cluster, or on this machine where there is None."""
+    from cmkd.errors import InputError
+
+    if address is None:
+        return nullcontext()
+    if workers is not None:
+        raise InputError("--address and --workers: a cluster runs a file per CPU; leave out one")
+    from cmkd.sweep.preparing import on_cluster
+
+    return on_cluster(address, request.root, request.output)
 
 
 @app.command("list")

@@ -77,11 +77,47 @@ class SplitConfig(Config):
     seed: int = Field(default=0, ge=0)
 
 
+class OfficialPart(Config):
+    """What of a published data set is there, matched with its official annotation files."""
+
+    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
+    split: str = Field(
+        pattern="^(all|[123]|val|test)$",
+        description="``all``: three official splits as three folds; ``val``, ``test``: what tests",
+    )
+    clips: int = Field(ge=1, description="that are there")
+    annotated: int = Field(ge=1, description="that the annotation files list for this split")
+    complete: bool = Field(
+        description="the files list the whole published set, and every clip of it is there"
+    )
+
+    @model_validator(mode="after")
+    def _nothing_lacks(self) -> Self:
+        if self.clips > self.annotated or (self.complete and self.clips < self.annotated):
+            raise ValueError(
+                f"complete: {self.complete} does not go with {self.clips} of {self.annotated} clips"
+            )
+        return self
+
+    @property
+    def words(self) -> str:
+        """``UCF-101, official splits 1, 2 and 3, complete (13,320 clips)``."""
+        which = {
+            "all": "official splits 1, 2 and 3",
+            "val": "official validation part as test",
+            "test": "official test part",
+        }.get(self.split, f"official split {self.split}")
+        if self.complete:
+            return f"{self.name}, {which}, complete ({self.clips:,} clips)"
+        of = f"{self.clips:,} of the {self.annotated:,} clips of these annotation files"
+        return f"{self.name}, {which}, a SUBSET ({of})"
+
+
 class DatasetInfo(Config):
     """The identity card of a data set on disk (``dataset.json``)."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    kind: Literal["embedded", "folder"]
+    kind: Literal["embedded", "folder", "official"]
     classes: tuple[str, ...] = Field(min_length=2)
     encoding: EncodingConfig
     views: ViewsConfig
@@ -91,6 +127,15 @@ class DatasetInfo(Config):
         description="axis ('horizontal' or 'vertical') -> {class: class of its mirror image}",
     )
     digest: str = Field(description="SHA-256 over the manifest: paths, labels, groups, content")
+    official: OfficialPart | None = Field(
+        default=None, description="of kind ``official``, and only there"
+    )
+
+    @model_validator(mode="after")
+    def _kind_says_whose(self) -> Self:
+        if (self.kind == "official") != (self.official is not None):
+            raise ValueError(f"official: does not go with kind {self.kind!r}")
+        return self
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -121,8 +166,12 @@ class DatasetInfo(Config):
 
     @property
     def id(self) -> str:
-        """Content id: changes with any clip, label, group, view or split rule."""
-        return content_id("dataset", self)
+        """Content id: changes with any clip, label, group, view or split rule.
+
+        A set that is no official one is named by the fields that it had before there were any.
+        """
+        absent = {"official"} if self.official is None else set()
+        return content_id("dataset", self.model_dump(mode="json", exclude=absent))
 
 
 class InputConfig(Config):

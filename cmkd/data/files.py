@@ -10,6 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cmkd.errors import InfrastructureError, InputError
 
@@ -28,15 +32,24 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InfrastructureError(
-            f"{path}: cannot be written ({reason}); free some space or check its folder, and "
-            "run it again"
+            f"{path}: cannot be written ({reason}; {free_space(path)}); free some space or check "
+            "its folder, and run it again"
         ) from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def free_space(path: Path) -> str:
+    """``12 MB free``, on the disk of `path` or of the nearest folder above it that exists."""
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())
+    return f"{shutil.disk_usage(place).free / 1e6:.0f} MB free"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place.
 
     What was under that name stays until the new content is on the disk. Missing folders are made.
+
+    Args:
+        durable: wait for the disk. Without it a power cut may leave an empty file.
 
     Raises:
         InfrastructureError: the disk is full, or the folder cannot be made or written.
@@ -46,20 +59,50 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(draft)
-            with draft.open("rb") as stream:
-                os.fsync(stream.fileno())
+            if durable:
+                with draft.open("rb") as stream:
+                    os.fsync(stream.fileno())
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """`write_atomic` of text in UTF-8, its line ends as they are.
 
     Raises:
         InfrastructureError: as `write_atomic`.
     """
-    write_atomic(path, lambda draft: draft.write_text(text, encoding="utf-8", newline=""))
+    write_atomic(
+        path,
+        lambda draft: draft.write_text(text, encoding="utf-8", newline=""),
+        durable=durable,
+    )
+
+
+def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """An array of a folder that can be made again.
+
+    Raises:
+        InfrastructureError: the file is damaged.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
+        return found
+    except (OSError, EOFError, ValueError) as error:
+        raise damaged(path, error, f"the folder {path.parent}") from error
+
+
+def damaged(path: Path, error: Exception, remedy: str) -> InfrastructureError:
+    """What to raise for a file of the cache that cannot be read any more.
+
+    Args:
+        remedy: what of it to remove.
+    """
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return InfrastructureError(
+        f"{path}: is damaged ({reason}); remove {remedy} to have it made again"
+    )
 
 
 def make_folder(folder: Path) -> None:
@@ -76,7 +119,8 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in _DISK_FAILS:
             raise InfrastructureError(
-                f"{folder}: cannot be written ({error.strerror}); free some space and run it again"
+                f"{folder}: cannot be written ({error.strerror}; {free_space(folder)}); free some "
+                "space and run it again"
             ) from error
         raise InputError(
             f"{folder}: is no folder that can be written ({error.strerror}); choose another one"

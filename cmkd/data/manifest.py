@@ -12,7 +12,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.config.data import (
+    DatasetInfo,
+    EncodingConfig,
+    OfficialPart,
+    SplitConfig,
+    ViewsConfig,
+)
 from cmkd.config.load import explain
 from cmkd.data.files import write_text
 from cmkd.errors import DataError
@@ -47,12 +53,13 @@ class DatasetPlan:
     """What the maker of a data set decides before any clip is encoded."""
 
     name: str
-    kind: Literal["embedded", "folder"]
+    kind: Literal["embedded", "folder", "official"]
     classes: tuple[str, ...]
     encoding: EncodingConfig
     views: ViewsConfig
     split: SplitConfig
     flip_labels: dict[str, dict[str, str]]
+    official: OfficialPart | None = None
 
     def info(self, clips: Sequence[ClipEntry]) -> DatasetInfo:
         """The identity card once the clips are known."""
@@ -65,6 +72,7 @@ class DatasetPlan:
             split=self.split,
             flip_labels=self.flip_labels,
             digest=digest(clips, self.classes),
+            official=self.official,
         )
 
 

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from cmkd.config.data import OfficialPart
 from cmkd.data.annotation_files import Annotated, Annotations
 from cmkd.data.annotations import read_hmdb51, read_kinetics, read_ssv2, read_ucf101
 from cmkd.data.sources import VIDEO_SUFFIXES, Listing, Refusal, Source
@@ -32,18 +34,22 @@ class OfficialSet:
     """What is known of a published data set.
 
     Attributes:
+        name: as the paper writes it.
         read: its annotation files, for one of `splits`.
         splits: what may be chosen, the default first.
         classes: how many there are.
         sizes: (train, val, test) clips of each fold by split; absent where releases differ.
         mirrored: class of the horizontal mirror image where it is another class.
+        least: training clips that every class of every release has, where releases differ.
     """
 
+    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
     read: Callable[[Path, str], Annotations]
     splits: tuple[str, ...]
     classes: int
     sizes: Mapping[str, tuple[tuple[int, int, int], ...]]
     mirrored: Mapping[str, str]
+    least: int = 0
 
 
 def _each_and_all(*folds: tuple[int, int, int]) -> dict[str, tuple[tuple[int, int, int], ...]]:
@@ -52,15 +58,28 @@ def _each_and_all(*folds: tuple[int, int, int]) -> dict[str, tuple[tuple[int, in
 
 OFFICIAL: dict[str, OfficialSet] = {
     "ucf101": OfficialSet(
+        "UCF-101",
         read_ucf101,
         _FOLDS,
         101,
         _each_and_all((9537, 0, 3783), (9586, 0, 3734), (9624, 0, 3696)),
         {},
     ),
-    "hmdb51": OfficialSet(read_hmdb51, _FOLDS, 51, _each_and_all(*[(3570, 0, 1530)] * 3), {}),
-    "kinetics400": OfficialSet(read_kinetics, _PARTS, 400, {}, {}),
+    "hmdb51": OfficialSet(
+        "HMDB-51", read_hmdb51, _FOLDS, 51, _each_and_all(*[(3570, 0, 1530)] * 3), {}
+    ),
+    "kinetics400": OfficialSet(
+        # Kay et al. 2017, Sec. 2: 250 to 1000 training clips in a class.
+        "Kinetics-400",
+        read_kinetics,
+        _PARTS,
+        400,
+        {},
+        {},
+        least=250,
+    ),
     "ssv2": OfficialSet(
+        "SSV2",
         read_ssv2,
         _PARTS,
         174,
@@ -116,8 +135,9 @@ def find_official(root: Path, request: OfficialRequest) -> Listing:
     for clip in found.clips:
         if clip.label not in known:
             found.refuse(clip.names[0], f"label {clip.label!r} is not among the classes")
+    wrong = _wrong_counts(found, official, request)
     if not request.subset:
-        _check_counts(found, official, request)
+        found.problems += wrong
     sources, missing = _matched(found, _videos(root))
     problems = (*found.problems, *(() if request.subset else missing))
     if problems:
@@ -129,27 +149,44 @@ def find_official(root: Path, request: OfficialRequest) -> Listing:
             f"{root}: holds videos of {len(classes)} classes of {request.name}; give the folder "
             "with its videos"
         )
+    part = OfficialPart(
+        name=official.name,
+        split=request.split,
+        clips=len(sources),
+        annotated=len(found.clips),
+        complete=not wrong and not missing and not _too_few(found, official),
+    )
     left_out = tuple(missing) if request.subset else ()
-    return Listing(tuple(sources), left_out, classes, _mirrored(official, classes))
+    return Listing(tuple(sources), left_out, classes, _mirrored(official, classes), part)
 
 
-def _check_counts(found: Annotations, official: OfficialSet, request: OfficialRequest) -> None:
+def _wrong_counts(
+    found: Annotations, official: OfficialSet, request: OfficialRequest
+) -> list[Refusal]:
+    """Numbers of classes and clips that are not the published ones."""
     remedy = "restore the official files, or give --subset if yours are a part of them"
+    place, wrong = str(request.annotations), []
     if len(found.classes) != official.classes:
-        found.refuse(
-            request.annotations,
-            f"has {len(found.classes)} classes, {request.name} has {official.classes}",
-            remedy,
-        )
+        reason = f"has {len(found.classes)} classes, {request.name} has {official.classes}"
+        wrong.append(Refusal(place, reason, remedy))
     for fold, sizes in enumerate(official.sizes.get(request.split, ())):
         words = Counter(clip.split.split()[fold] for clip in found.clips)
         for part, size in zip(("train", "val", "test"), sizes, strict=True):
             if words[part] != size:
-                found.refuse(
-                    request.annotations,
-                    f"fold {fold} has {words[part]} {part} clips, {request.name} has {size}",
-                    remedy,
-                )
+                reason = f"fold {fold} has {words[part]} {part} clips, {request.name} has {size}"
+                wrong.append(Refusal(place, reason, remedy))
+    return wrong
+
+
+def _too_few(found: Annotations, official: OfficialSet) -> bool:
+    """Whether a class lacks training clips that every release has, or has none to test."""
+    if not official.least:
+        return False
+    counts = Counter((clip.label, clip.split) for clip in found.clips)
+    return any(
+        counts[label, "train"] < official.least or not counts[label, "test"]
+        for label in found.classes
+    )
 
 
 def _videos(root: Path) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.data.checksums import with_checksums
 from cmkd.data.files import make_folder, write_text
 from cmkd.data.manifest import ClipEntry
 from cmkd.data.official import AnnotationProblems, OfficialRequest, find_official
@@ -31,6 +32,7 @@ class PrepareRequest:
         output: where the data set is written; may not touch `root`.
         official: the published data set that it is, with its annotation files; None for a folder
             of classes or with a manifest. Its `split` is ``given``.
+        checksums: a list of the files' digests; None to take the files as they are.
         workers: processes.
         timeout: seconds after which a file counts as undecodable.
     """
@@ -42,6 +44,7 @@ class PrepareRequest:
     views: ViewsConfig
     split: SplitConfig
     official: OfficialRequest | None = None
+    checksums: Path | None = None
     workers: int = 1
     timeout: float = 900.0
 
@@ -54,6 +57,8 @@ def plan_clips(request: PrepareRequest) -> Listing:
     """
     _check_request(request)
     listing = _listing(request)
+    if request.checksums is not None:
+        listing = with_checksums(listing, request.checksums)
     _check_names(request.root, listing.sources)
     _check_mirrors(request, listing)
     entries = entries_of(listing, dict.fromkeys((source.path for source in listing.sources), ""))

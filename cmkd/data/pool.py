@@ -1,19 +1,21 @@
-"""Work on files in spawned processes: a crash or a hang costs one file, not the run."""
+"""Work on files in spawned processes: a crash or a hang costs one file, a kill not even that."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from cmkd.errors import CmkdError, DataError, InfrastructureError
 
@@ -23,8 +25,20 @@ Result = TypeVar("Result")
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
 """What a decoder dies of on a bad file; other signals come from outside."""
 
+ATTEMPTS = 3
+"""How often a task is given to a process before so many kills are no accident."""
+
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
+
+
+class RunFiles(Protocol):
+    """`run_tasks` wherever it runs: here, or on other machines."""
+
+    def __call__(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], *, timeout: float
+    ) -> Iterator[tuple[int, Result | CmkdError]]:
+        """Yield (task number, result or deliberate error) as tasks finish."""
 
 
 def usable_cpus() -> int:
@@ -40,21 +54,25 @@ def run_tasks(
     *,
     workers: int,
     timeout: float | None = None,
+    name: Callable[[Task], object] = repr,
 ) -> Iterator[tuple[int, Result | CmkdError]]:
     """Yield (task number, result or the deliberate error it ended with) as tasks finish.
 
     Without a `timeout` and with one worker everything runs in this process. Otherwise each
     worker is a spawned process with one CPU's worth of work, killed when its task takes longer
     than `timeout` seconds; the task then counts as a `DataError`, as it does when the process
-    crashes. Workers end by themselves when this process is gone.
+    crashes. A task whose process is killed from outside is tried again, and a line is logged.
+    Workers end by themselves when this process is gone.
 
     Args:
         function: importable by name; task and result must pickle.
         workers: processes, at least 1.
+        name: what a task is called in messages: its file.
 
     Raises:
         RuntimeError: `function` raised something that is not a `CmkdError`; has its traceback.
-        InfrastructureError: a worker process could not start, or was killed from outside.
+        InfrastructureError: a worker process could not start, or several were killed from outside
+            at one task.
     """
     if timeout is None and workers <= 1:
         for number, task in enumerate(tasks):
@@ -62,6 +80,7 @@ def run_tasks(
         return
     waiting = iter(enumerate(tasks))
     pool: list[_Worker[Task, Result]] = []
+    kills: Counter[int] = Counter()
     try:
         for number, task in itertools.islice(waiting, workers):
             pool.append(_Worker.started(function, number, task))
@@ -69,6 +88,12 @@ def run_tasks(
             worker = _next_ready(pool, timeout)
             reply = worker.reply(timeout)
             finished = worker.number
+            if isinstance(reply, _Killed):
+                kills[finished] += 1
+                _report(reply, f"{name(worker.task)}", kills[finished])
+                worker.stop()
+                pool[pool.index(worker)] = _Worker.started(function, finished, worker.task)
+                continue
             following = next(waiting, None)
             if following is None or not worker.process.is_alive():
                 worker.stop()
@@ -116,11 +141,39 @@ def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
             return
 
 
+@dataclass(frozen=True)
+class _Killed:
+    """The end of a process that says nothing of its file."""
+
+    process_id: int
+    signal: int
+
+
+def _report(killed: _Killed, name: str, times: int) -> None:
+    """Log that the task `name` is tried again, or raise where that was done too often."""
+    worker = f"worker process {killed.process_id}"
+    if times < ATTEMPTS:
+        logging.getLogger(__name__).warning(
+            f"{name}: {worker} was ended from outside (signal {killed.signal}); it is tried again"
+        )
+    elif killed.signal == signal.SIGKILL:
+        raise InfrastructureError(
+            f"{name}: {worker} was killed at it, the third one, probably for want of memory; "
+            "use fewer --workers"
+        )
+    else:
+        raise InfrastructureError(
+            f"{name}: {worker} was ended from outside (signal {killed.signal}), the third one "
+            "at it; run it again"
+        )
+
+
 @dataclass
 class _Worker(Generic[Task, Result]):
     process: SpawnProcess
     connection: Connection
     number: int
+    task: Task
     since: float
 
     @classmethod
@@ -137,17 +190,17 @@ class _Worker(Generic[Task, Result]):
                 f"a worker process cannot be started ({error.strerror}); use fewer --workers"
             ) from error
         theirs.close()
-        worker = cls(process, ours, number, 0.0)
+        worker = cls(process, ours, number, task, 0.0)
         worker.give(number, task)
         return worker
 
     def give(self, number: int, task: Task) -> None:
-        self.number, self.since = number, time.monotonic()
+        self.number, self.task, self.since = number, task, time.monotonic()
         # To a process that is gone already: `reply` finds out what became of it.
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
 
-    def reply(self, timeout: float | None) -> Result | CmkdError:
+    def reply(self, timeout: float | None) -> Result | CmkdError | _Killed:
         """The answer that lies ready, or what became of a worker that will give none."""
         if not self.connection.poll():
             self.process.kill()
@@ -157,7 +210,7 @@ class _Worker(Generic[Task, Result]):
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return _crash(self.process.exitcode or 0)
+            return _end(self.process)
         if isinstance(answer, _Bug):
             raise RuntimeError(f"in a worker process:\n{answer.trace}")
         return cast("Result | CmkdError", answer)
@@ -169,21 +222,16 @@ class _Worker(Generic[Task, Result]):
         self.process.join()
 
 
-def _crash(code: int) -> DataError:
-    """What the end of a process with exit code `code` says of its file."""
+def _end(process: SpawnProcess) -> DataError | _Killed:
+    """What the end of a process says of its file."""
+    code = process.exitcode or 0
     if code >= 0:
         raise InfrastructureError(
             f"a worker process ended with exit code {code} before its work; its messages "
             "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
         ) from None
-    if -code == signal.SIGKILL:
-        raise InfrastructureError(
-            "a worker process was killed, probably for want of memory; use fewer --workers"
-        ) from None
     if -code not in _CRASHES:
-        raise InfrastructureError(
-            f"a worker process was ended from outside (signal {-code}); run it again"
-        ) from None
+        return _Killed(process.pid or 0, -code)
     return DataError(f"the decoder crashed ({signal.Signals(-code).name})")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cmkd.config.data import OfficialPart
 from cmkd.data.datasets import Dataset, read_folder
 from cmkd.data.files import make_folder
 from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, read_dataset, write_dataset
@@ -22,7 +24,7 @@ from cmkd.data.planning import (
     plan_clips,
     write_refusals,
 )
-from cmkd.data.pool import OnProgress, run_tasks
+from cmkd.data.pool import OnProgress, RunFiles, run_tasks
 from cmkd.data.reencode import Encoded, EncodeTask, reencode
 from cmkd.data.sources import Refusal, Source
 from cmkd.errors import DataError, InfrastructureError, InputError
@@ -44,11 +46,18 @@ class PrepareReport:
     refused_file: Path
 
 
-def prepare(request: PrepareRequest, on_progress: OnProgress | None = None) -> PrepareReport:
+def prepare(
+    request: PrepareRequest,
+    on_progress: OnProgress | None = None,
+    run_files: RunFiles | None = None,
+) -> PrepareReport:
     """Re-encode the videos of a labelled folder or of a published data set, and write the data set.
 
     A refused file is listed with reason and remedy in ``refused.csv`` and the rest goes on. A run
     that was killed goes on where it was; other views or splits re-encode nothing.
+
+    Args:
+        run_files: runs the files; by default `request.workers` processes of this machine.
 
     Raises:
         DataError: the folder, its manifest or the official annotations are wrong (all problems of
@@ -63,20 +72,22 @@ def prepare(request: PrepareRequest, on_progress: OnProgress | None = None) -> P
         _check_output(request)
         for left in request.output.rglob(".*.partial"):  # of a run that was killed
             left.unlink()
-        encoded, failed = _encode_all(request, listing.sources, on_progress)
+        encoded, failed = _encode_all(request, listing.sources, on_progress, run_files)
         refused = tuple(sorted((*listing.left_out, *failed), key=lambda refusal: refusal.path))
         write_refusals(request.output / REFUSED_FILE, refused)
         clips = entries_of(listing, {path: done.sha256 for path, done in encoded.items()})
         _check_classes(request, clips, listing.classes)
         check_splits(clips, listing.classes, request.split)
+        official = _kept(listing.official, len(clips))
         plan = DatasetPlan(
             name=request.name,
-            kind="folder",
+            kind="folder" if official is None else "official",
             classes=listing.classes,
             encoding=request.encoding,
             views=request.views,
             split=request.split,
             flip_labels=flip_labels(listing),
+            official=official,
         )
         write_dataset(request.output, plan.info(clips), clips)
         (request.output / PROBLEMS_FILE).unlink(missing_ok=True)
@@ -119,7 +130,10 @@ def _check_output(request: PrepareRequest) -> None:
 
 
 def _encode_all(
-    request: PrepareRequest, sources: Sequence[Source], on_progress: OnProgress | None
+    request: PrepareRequest,
+    sources: Sequence[Source],
+    on_progress: OnProgress | None,
+    run_files: RunFiles | None,
 ) -> tuple[dict[str, Encoded], list[Refusal]]:
     tasks = (
         EncodeTask(
@@ -127,12 +141,14 @@ def _encode_all(
             request.output / output_path(source),
             request.output / _RECORDS / f"{source.path}.json",
             request.encoding,
+            source.checksum,
         )
         for source in sources
     )
     encoded: dict[str, Encoded] = {}
     failed: list[Refusal] = []
-    results = run_tasks(reencode, tasks, workers=request.workers, timeout=request.timeout)
+    here: RunFiles = partial(run_tasks, workers=request.workers, name=lambda task: task.source)
+    results = (run_files or here)(reencode, tasks, timeout=request.timeout)
     for done, (number, result) in enumerate(results, 1):
         path = sources[number].path
         if isinstance(result, InfrastructureError):
@@ -144,6 +160,13 @@ def _encode_all(
         if on_progress:
             on_progress(done, len(sources))
     return encoded, failed
+
+
+def _kept(planned: OfficialPart | None, clips: int) -> OfficialPart | None:
+    """What is left of a published data set whose refused files are gone."""
+    if planned is None or planned.clips == clips:
+        return planned
+    return planned.model_copy(update={"clips": clips, "complete": False})
 
 
 def _refusal(path: str, message: str, root: Path) -> Refusal:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
-from cmkd.data.bitstream import decode_rgb, encode, probe
+from cmkd.data.bitstream import container_fault, decode_rgb, encode, probe
+from cmkd.data.checksums import changed
 from cmkd.data.files import write_text, writing
 from cmkd.data.manifest import file_sha256
 from cmkd.errors import DataError
@@ -30,12 +31,16 @@ _Frame = UInt8[np.ndarray, "H W 3"]
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """One file to make: `output` and its `record` are written, `source` is read."""
+    """One file to make: `output` and its `record` are written, `source` is read.
+
+    `checksum` is what a digest of the source must be, empty where none is known.
+    """
 
     source: Path
     output: Path
     record: Path
     encoding: EncodingConfig
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,45 @@ def reencode(task: EncodeTask) -> Encoded:
     to the configured size and length.
 
     Raises:
-        DataError: unreadable, corrupt, or fewer than 9 frames.
+        DataError: unreadable, corrupt, not of its checksum, or fewer than 9 frames.
         InfrastructureError: the output cannot be written.
     """
-    try:
-        source_sha256 = file_sha256(task.source)
-    except OSError as error:
-        raise DataError(
-            f"{task.source}: cannot be read ({error.strerror}); check its permissions"
-        ) from None
+    source_sha256 = _checked_sha256(task)
     conversion = content_id("reencode", CONVERTER, task.encoding)
     known = _read_record(task)
     if known and (known.source_sha256, known.conversion) == (source_sha256, conversion):
         return Encoded(known.sha256, known.frames, reused=True)
-    fps = probe(task.source).fps
-    usable_fps = fps if 1 <= fps <= 240 else _FALLBACK_FPS
-    frames = _converted(task.source, task.encoding)
+    header = probe(task.source)
+    usable_fps = header.fps if 1 <= header.fps <= 240 else _FALLBACK_FPS
+    frames = _converted(task.source, header.frames_declared, task.encoding)
     with writing(task.output):
         task.output.parent.mkdir(parents=True, exist_ok=True)
         count = encode(frames, task.output, task.encoding, usable_fps)
         record = _Record(source_sha256, conversion, file_sha256(task.output), count)
-    write_text(task.record, json.dumps(asdict(record)))
+    # It is checked when it is read, so nothing is lost but time if the disk loses it.
+    write_text(task.record, json.dumps(asdict(record)), durable=False)
     return Encoded(record.sha256, count, reused=False)
+
+
+def _checked_sha256(task: EncodeTask) -> str:
+    """SHA-256 of the source, whether or not it was converted before.
+
+    Raises:
+        DataError: it cannot be read, differs from its checksum, or its container is damaged.
+    """
+    try:
+        sha256 = file_sha256(task.source)
+        difference = changed(task.source, task.checksum, sha256) if task.checksum else None
+    except OSError as error:
+        raise DataError(
+            f"{task.source}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    if difference is not None:
+        raise DataError(f"{task.source}: {difference}; get an intact copy of the file")
+    fault = container_fault(task.source)
+    if fault is not None:
+        raise DataError(f"{task.source}: {fault}; get an intact copy of the file")
+    return sha256
 
 
 def uniform_indices(available: int, wanted: int) -> list[int]:
@@ -104,15 +126,15 @@ def _read_record(task: EncodeTask) -> _Record | None:
         return None
 
 
-def _converted(path: Path, encoding: EncodingConfig) -> Iterable[_Frame]:
+def _converted(path: Path, declared: int, encoding: EncodingConfig) -> Iterable[_Frame]:
     if encoding.num_frames is None:
         return (_resized(frame, encoding) for frame in _long_enough(path))
-    return _resampled(path, encoding, encoding.num_frames)
+    return _resampled(path, declared, encoding, encoding.num_frames)
 
 
-def _resampled(path: Path, encoding: EncodingConfig, wanted: int) -> list[_Frame]:
+def _resampled(path: Path, declared: int, encoding: EncodingConfig, wanted: int) -> list[_Frame]:
     """Keep only the frames of the even grid; containers often miscount, so verify the length."""
-    expected = probe(path).frames_declared
+    expected = declared
     while True:
         indices = uniform_indices(expected, wanted) if expected else []
         chosen = set(indices)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cmkd.config.data import OfficialPart
 from cmkd.data.manifest import MANIFEST_FILE
 from cmkd.errors import DataError
 
@@ -23,12 +24,14 @@ class Source:
         label: name of its class.
         group: recording, person or scene it belongs to; empty where unknown.
         split: its part in each fold, as `ClipEntry.split`; empty where the split rule decides.
+        checksum: what a digest of its bytes must be, hexadecimal; empty where none is given.
     """
 
     path: str
     label: str
     group: str
     split: str = ""
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Listing:
         left_out: what is not used.
         classes: in the order of their labels.
         mirrored: class of the horizontal mirror image where it is another class.
+        official: the published data set that it is a part of, before any file was refused.
     """
 
     sources: tuple[Source, ...]
     left_out: tuple[Refusal, ...]
     classes: tuple[str, ...]
     mirrored: Mapping[str, str]
+    official: OfficialPart | None = None
 
 
 def find_sources(

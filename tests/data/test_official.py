@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,49 @@ def test_hmdb51_matches_its_videos(shared_video: Path, tmp_path: Path) -> None:
     root = videos(tmp_path / "v", *(f"any/{name}.avi" for name in named))
     listing = find_official(root, OfficialRequest("hmdb51", annotations, "2"))
     assert len(listing.sources) == 5100 and len(listing.classes) == 51 and not listing.left_out
+
+
+def test_who_has_every_clip_has_the_whole_set(shared_video: Path, tmp_path: Path) -> None:
+    annotations = shared_video / "annotations" / "ucf101" / "ucfTrainTestlist"
+    named = [clip.names[0] for clip in read_ucf101(annotations, "all").clips]
+    root = videos(tmp_path / "v", *(f"any/{name}.avi" for name in named))
+    part = find_official(root, OfficialRequest("ucf101", annotations, "2")).official
+    assert part is not None
+    assert part.words == "UCF-101, official split 2, complete (13,320 clips)"
+    part = find_official(root, subset("ucf101", annotations)).official
+    assert part is not None and part.complete, "nothing was left out, whatever was allowed"
+    assert part.words == "UCF-101, official splits 1, 2 and 3, complete (13,320 clips)"
+    (root / "any" / f"{named[0]}.avi").unlink()
+    part = find_official(root, subset("ucf101", annotations)).official
+    assert part is not None and not part.complete
+    assert part.words.endswith("a SUBSET (13,319 of the 13,320 clips of these annotation files)")
+
+
+def test_shortened_annotations_make_no_whole_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinetics has no counts that every release shares, but no class is as small as these."""
+    root = videos(tmp_path / "v", "-abc.mp4", "_d e.mp4", "xyz.mp4")
+    part = find_official(root, subset("kinetics400", kinetics(tmp_path / "a"))).official
+    assert part is not None and (part.clips, part.annotated) == (3, 3) and not part.complete
+    head = "label,youtube_id,time_start,time_end,split\n"
+    classes = [f"class {number:03}" for number in range(400)]
+
+    def whole(train: int) -> bool:
+        rows = [f"{c},{c}-{n},0,9,train\n" for c in classes for n in range(train)]
+        tests = [f"{c},{c}-v,0,9,val\n" for c in classes]
+        files = write(
+            tmp_path / str(train), train__csv=head + "".join(rows), val__csv=head + "".join(tests)
+        )
+        names = [row.split(",")[1] for row in rows + tests]
+        listing = find_official(
+            videos(tmp_path / f"v{train}", *(f"{name}.mp4" for name in names)),
+            OfficialRequest("kinetics400", files, "val"),
+        )
+        return listing.official is not None and listing.official.complete
+
+    monkeypatch.setitem(OFFICIAL, "kinetics400", replace(OFFICIAL["kinetics400"], least=3))
+    assert not whole(2) and whole(3)
 
 
 def test_kinetics_rows_of_the_official_format(shared_video: Path) -> None:

@@ -6,6 +6,7 @@ The tasks are functions of the standard library, which a spawned process can imp
 from __future__ import annotations
 
 import math
+import multiprocessing
 import operator
 import os
 import resource
@@ -52,13 +53,40 @@ def test_a_crash_costs_one_task(crash: str) -> None:
 @pytest.mark.parametrize(
     ("ended_by", "message"),
     [
-        (signal.SIGKILL, "was killed, probably for want of memory; use fewer --workers"),
-        (signal.SIGTERM, r"ended from outside \(signal 15\)"),
+        (signal.SIGKILL, "was killed at it, the third one, .* want of memory; use fewer --workers"),
+        (signal.SIGTERM, r"ended from outside \(signal 15\), the third one at it"),
     ],
 )
-def test_who_is_killed_from_outside_blames_no_file(ended_by: signal.Signals, message: str) -> None:
-    with pytest.raises(InfrastructureError, match=message):
-        list(run_tasks(signal.raise_signal, [int(ended_by)], workers=1, timeout=60))
+def test_who_is_killed_again_and_again_blames_no_file(
+    ended_by: signal.Signals, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InfrastructureError, match=f"^task {int(ended_by)}: .*{message}"):
+        list(
+            run_tasks(
+                signal.raise_signal,
+                [int(ended_by)],
+                workers=1,
+                timeout=60,
+                name=lambda task: f"task {task}",
+            )
+        )
+    assert len(caplog.messages) == 2
+    assert all("; it is tried again" in line for line in caplog.messages)
+
+
+def test_row_02_a_killed_process_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    answers = run_tasks(
+        time.sleep, [0.0, 2.0, 0.0, 0.0], workers=1, timeout=60, name=lambda task: f"nap of {task}"
+    )
+    assert next(answers)[0] == 0
+    (victim,) = multiprocessing.active_children()
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    assert [number for number, _ in answers] == [1, 2, 3]
+    assert caplog.messages == [
+        f"nap of 2.0: worker process {victim.pid} was ended from outside (signal 9); "
+        "it is tried again"
+    ]
 
 
 def test_too_few_resources_for_a_worker_is_said() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cmkd.cli.data import app
 from cmkd.config.data import Reading
 from cmkd.data.arrays import ensure_arrays
 from cmkd.data.datasets import Dataset, open_dataset
+from cmkd.data.official import OFFICIAL
 from cmkd.errors import DataError, InputError
 
 SMALL = ("--width", "80", "--height", "64", "--gop", "12", "--frames", "24", "--qscale", "5")
@@ -147,6 +149,10 @@ def test_a_miniature_is_prepared_verified_and_read(
     cache = tmp_path / "cache"
     dataset = open_dataset("mini", cache)
     assert dataset.info.classes == classes and dataset.info.split.rule == "given"
+    part, total = dataset.info.official, len(dataset.clips)
+    assert dataset.info.kind == "official" and part is not None and not part.complete
+    assert (part.clips, part.annotated) == (total, total)
+    assert f"{part.words}\n" in result.stdout and f"a SUBSET ({total} of the {total}" in part.words
     splits = [dataset.split(fold) for fold in range(folds)]
     for split in splits:
         groups = [
@@ -156,7 +162,6 @@ def test_a_miniature_is_prepared_verified_and_read(
         assert not groups[0] & groups[1] and not (groups[0] | groups[1]) & groups[2]
         assert {dataset.clips[at].label for at in split.val} == {0, 1}
     verified = CliRunner().invoke(app, ["verify", "mini", "--workers", "2"])
-    total = len(dataset.clips)
     assert verified.stdout.splitlines()[-1] == f"mini: {total} of {total} clips are intact"
     arrays = ensure_arrays(dataset, Reading(), cache, workers=2)
     row = arrays.row(splits[0].train[0], 1)
@@ -183,6 +188,20 @@ def test_the_split_is_part_of_the_identity_and_encodes_nothing_anew(
     assert len(set(ids.values())) == 3
     assert {row["split"] for row in manifest(dataset)} == {"train", "test"}
     assert not any("/E_" in row["path"] for row in manifest(dataset)), "flag 0 is unused"
+
+
+def test_a_refused_file_leaves_a_subset(
+    root: Callable[[dict[str, str]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ssv2(root, tmp_path / "a")
+    small = replace(OFFICIAL["ssv2"], classes=2, sizes={"val": ((8, 0, 2),)})
+    monkeypatch.setitem(OFFICIAL, "ssv2", small)
+    whole = prepare(folder, tmp_path / "a", "ssv2")
+    told = "SSV2, official validation part as test, "
+    assert f"{told}complete (10 clips)\n" in whole.stdout
+    (folder / "0.mp4").unlink()
+    (folder / "0.mp4").write_bytes(b"no video")
+    assert f"{told}a SUBSET (9 of the 10 " in prepare(folder, tmp_path / "a", "ssv2").stdout
 
 
 def test_nothing_starts_before_every_problem_is_listed(
