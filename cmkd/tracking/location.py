@@ -14,6 +14,9 @@ SECRET = re.compile(
 )
 """A secret of a query string, also of an ODBC string inside one."""
 
+LOGIN = re.compile(r"((?:postgresql|mysql|mssql)(?:\+\w+)?)://\S+@|://[^/\s]+@")
+"""User and password; those of a database may hold a slash, which ends a server's."""
+
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 
 
@@ -24,7 +27,7 @@ def default_uri() -> str:
 
 def redact(text: str) -> str:
     """`text` with the user and password of every URL in it hidden, and secrets in its query."""
-    return SECRET.sub(r"\1***", re.sub(r"://[^/\s]+@", "://***@", text))
+    return SECRET.sub(r"\1***", LOGIN.sub(r"\1://***@", text))
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -40,7 +43,7 @@ def store_exists(uri: str | None = None) -> bool:
 
 
 def checked_uri(uri: str) -> str:
-    """`uri` with the file of a SQLite store made absolute.
+    """`uri` with the file of a SQLite store made absolute, and the driver of PostgreSQL named.
 
     Raises:
         InputError: not a kind of store that is supported, or a folder that cannot be written.
@@ -50,10 +53,12 @@ def checked_uri(uri: str) -> str:
     if scheme not in SCHEMES or (scheme == "sqlite" and path is None):
         raise InputError(
             f"tracking URI {redact(uri)!r} is not supported; give sqlite:///FILE, "
-            "a database URL or http(s)://HOST:PORT of an MLflow server"
+            "postgresql://USER@HOST/DATABASE or another database URL, or http(s)://HOST:PORT of "
+            "an MLflow server"
         )
     if path is None:
-        return uri
+        # Which driver a bare one means depends on the version of SQLAlchemy.
+        return re.sub("^postgresql://", "postgresql+psycopg://", uri)
     if not path.parent.is_dir():
         raise InputError(
             f"{path.parent}: no such folder for the tracking store {path.name}; create it"
@@ -64,8 +69,33 @@ def checked_uri(uri: str) -> str:
 
 
 def owner() -> str:
-    """This process, as the ``owner`` tag of the runs that it writes: ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, as the ``owner`` tag of the runs that it writes: ``host:pid-start``."""
+    return f"{socket.gethostname()}:{os.getpid()}{_start(os.getpid())}"
+
+
+def _start(pid: int) -> str:
+    """``-TICKS`` from the start of the machine to that of the process, where Linux tells it.
+
+    The number of a process is given to another one some day, in containers soon.
+    """
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = line.rpartition(")")[2].split()
+    # A killed process whose parent has not asked for it is still listed.
+    return "-ended" if fields[0] in "ZX" else f"-{fields[19]}"
+
+
+def is_here(tag: str) -> bool:
+    """Whether the process of an ``owner`` tag is, or was, one of this host."""
+    return tag.rpartition(":")[0] == socket.gethostname()
+
+
+def named(tag: str) -> str:
+    """``process 12 on host here``."""
+    host, _, process = tag.rpartition(":")
+    return f"process {process.partition('-')[0]} on host {host}"
 
 
 def owner_is_gone(tag: str) -> bool:
@@ -73,8 +103,8 @@ def owner_is_gone(tag: str) -> bool:
 
     To be asked before this process opens runs: its own number then is that of a dead one.
     """
-    host, _, pid = tag.rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
+    pid, _, start = tag.rpartition(":")[2].partition("-")
+    if not is_here(tag) or not pid.isdecimal():
         return False
     if int(pid) == os.getpid():
         return True
@@ -83,5 +113,5 @@ def owner_is_gone(tag: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
-    return False
+        pass
+    return bool(start) and _start(int(pid)) not in ("", f"-{start}")

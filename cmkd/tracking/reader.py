@@ -88,15 +88,15 @@ class SqliteReader:
         )
         values = [part for pair in tags.items() for part in pair]
         found = self._rows(
-            f"SELECT run_uuid, status FROM runs WHERE run_uuid IN ({chosen}) "
+            f"SELECT run_uuid, status, experiment_id FROM runs WHERE run_uuid IN ({chosen}) "
             "ORDER BY start_time, run_uuid",
             values,
         )
-        tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, _ in found}
+        tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, *_ in found}
         query = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({chosen})"
         for run_id, key, value in self._rows(query, values):
             tags_of[run_id][key] = value
-        metrics_of: dict[str, dict[str, float]] = {run_id: {} for run_id, _ in found}
+        metrics_of: dict[str, dict[str, float]] = {run_id: {} for run_id, *_ in found}
         query = (
             f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({chosen})"
         )
@@ -110,8 +110,9 @@ class SqliteReader:
                 tags=tags_of[run_id],
                 params={},
                 metrics=metrics_of[run_id],
+                experiment_id=str(experiment_id),
             )
-            for run_id, status in found
+            for run_id, status, experiment_id in found
         ]
 
     def read_text(self, run_id: str, name: str) -> str:

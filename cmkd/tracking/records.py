@@ -43,6 +43,7 @@ class RunRecord:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    experiment_id: str = ""
 
 
 class RunStore(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from cmkd.errors import InputError
 from cmkd.tracking.location import (
     checked_uri,
     default_uri,
+    named,
     owner,
     owner_is_gone,
     redact,
@@ -34,6 +36,12 @@ def test_a_relative_sqlite_file_becomes_absolute(tmp_path, monkeypatch):
     assert checked_uri("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
     assert sqlite_file("sqlite:///a.db") == tmp_path / "a.db"
     assert sqlite_file("http://host") is None
+
+
+def test_the_driver_of_postgresql_is_named_where_the_user_has_named_none():
+    assert checked_uri("postgresql://me@h/db") == "postgresql+psycopg://me@h/db"
+    for uri in ("postgresql+psycopg://me@h/db", "postgresql+pg8000://h/db", "http://h:5000"):
+        assert checked_uri(uri) == uri
 
 
 def test_only_a_missing_sqlite_file_does_not_exist(tmp_path):
@@ -69,6 +77,7 @@ def test_a_read_only_folder_is_named(tmp_path):
     ("text", "shown"),
     [
         ("postgresql://me:se@cret@host/db", "postgresql://***@host/db"),
+        ("'postgresql+psycopg://me:a/b?c@h/db' is", "'postgresql+psycopg://***@h/db' is"),
         ("mysql://h/db?user=me&password=a:b&x=1", "mysql://h/db?user=me&password=***&x=1"),
         ("pg://h/db?sslpassword=a&Token=b&x=1", "pg://h/db?sslpassword=***&Token=***&x=1"),
         ("h?passwd=a&client_secret=b 'pwd=c'", "h?passwd=***&client_secret=*** 'pwd=***'"),
@@ -87,9 +96,11 @@ def test_owners(tmp_path: Path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     host = socket.gethostname()
-    assert owner() == f"{host}:{os.getpid()}"
+    assert re.fullmatch(rf"{re.escape(host)}:{os.getpid()}(-\d+)?", owner())
+    assert named(owner()) == f"process {os.getpid()} on host {host}"
     assert owner_is_gone(f"{host}:{ended.pid}")
     assert owner_is_gone(owner()), "asked before this process owns anything"
     assert not owner_is_gone(f"{host}:{os.getppid()}")
+    assert owner_is_gone(f"{host}:{os.getppid()}-1"), "another process got its number"
     assert not owner_is_gone(f"elsewhere:{ended.pid}")
     assert not owner_is_gone("")
