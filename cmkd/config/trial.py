@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.base import Config, content_id
+from cmkd.config.base import Config, ContentIds, content_id
 from cmkd.config.data import InputConfig, Reading
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import (
@@ -108,6 +109,12 @@ class TrialConfig(Config):
         return content_id(
             "trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold, self.seed
         )
+
+    def by_seed(self, seeds: Iterable[int]) -> Iterator[tuple[str, TrialConfig]]:
+        """The same trial with other seeds, each with its id."""
+        ids = ContentIds("trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold)
+        for seed in seeds:
+            yield ids(seed), self.model_copy(update={"seed": seed})
 
 
 # The trials of a sweep, of which there may be 100,000, share a few teachers.

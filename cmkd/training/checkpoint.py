@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,39 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cmkd.data.files import write_atomic, write_text
-from cmkd.errors import InfrastructureError
+from cmkd.data.files import damaged, write_atomic, write_text
+from cmkd.errors import InfrastructureError, InputError
 
-CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-_DAMAGE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+CURRENT, PREVIOUS, NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
+_DAMAGE = (RuntimeError, EOFError, ValueError)
 
 
 def write_json(path: Path, data: object) -> None:
     """Write `data` as indented JSON, atomically."""
     write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path, *, remedy: str) -> Any:
+    """What `write_json` wrote.
+
+    Args:
+        remedy: what to remove where it is damaged.
+
+    Raises:
+        InfrastructureError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(path, error, remedy) from error
+
+
+def read_tensors(path: Path, *, remedy: str) -> dict[str, Tensor]:
+    """What `write_tensors` wrote, on the CPU; arguments and errors as of `read_json`."""
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise damaged(path, error, remedy) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
@@ -41,10 +65,12 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         InfrastructureError: the disk is full or the folder cannot be written.
     """
-    current = folder / CURRENT
+    current, fresh = folder / CURRENT, folder / NEXT
+    # Whole on the disk before an older one goes: the current one may be damaged.
+    write_atomic(fresh, lambda draft: _save(state, draft))
     if current.exists():
         current.replace(folder / PREVIOUS)
-    write_atomic(current, lambda draft: _save(state, draft))
+    fresh.replace(current)
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -74,24 +100,32 @@ def load_checkpoint(folder: Path) -> Restored:
     Raises:
         InfrastructureError: the disk does not give a file that is there. Training anew would
             throw away what may be whole.
+        InputError: a whole file wants code to be run, which no checkpoint of ours does.
     """
-    damage: list[str] = []
+    losses: list[str] = []
     for name in (CURRENT, PREVIOUS):
         data = _content(folder / name)
         if data is None:
             continue
         try:
             state = _parse(data)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            wanted = found.group(1) if found else "something that is no tensor"
+            raise InputError(
+                f"{folder / name}: is no checkpoint of cmkd: it asks for {wanted}, which was not "
+                "run; find out who wrote the file, and remove it to go on without it"
+            ) from None
         except _DAMAGE as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            damage.append(f"{folder / name} is damaged ({reason})")
+            losses.append(f"{folder / name} is damaged ({reason})")
             continue
-        return Restored(state, _note(damage, "training went on from the checkpoint before it"))
-    return Restored(None, _note(damage, "training began anew"))
+        return Restored(state, _note(losses, f"training went on from {name}, the one before it"))
+    return Restored(None, _note(losses, "training began anew"))
 
 
-def _note(damage: Sequence[str], remedy: str) -> str:
-    return "; ".join([*damage, remedy]) if damage else ""
+def _note(losses: Sequence[str], remedy: str) -> str:
+    return "; ".join([*losses, remedy]) if losses else ""
 
 
 def _content(path: Path) -> bytes | None:
@@ -107,15 +141,25 @@ def _content(path: Path) -> bytes | None:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    # A truncated file has lost the directory at its end; a bare pickle never had one.
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise ValueError("cut short, or no checkpoint")
+    _require_whole(data)
     # To the CPU first: a full GPU must not look like a damaged file.
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return cast("dict[str, Any]", state)
 
 
+def _require_whole(data: bytes) -> None:
+    """Torch looks at no checksum, and a file that was cut short has lost its directory."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            changed = archive.testzip()
+    except Exception as error:
+        # Flipped bits make it raise what no documentation lists: zlib.error, IndexError ...
+        raise ValueError(f"cut short, or no checkpoint: {error}") from error
+    if changed:
+        raise ValueError(f"the checksum of {changed} is wrong")
+
+
 def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished training."""
-    for name in (CURRENT, PREVIOUS):
+    for name in (CURRENT, PREVIOUS, NEXT):
         (folder / name).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.method.temporal_graph import adjacency, describe, vertices
-from cmkd.training.checkpoint import write_json
+from cmkd.training.checkpoint import read_json, write_json
 from cmkd.training.clips import in_order
 from cmkd.training.features import TeacherFeatures
 
@@ -57,7 +56,9 @@ def mean_edges(
     """
     key = f"{config.tg_features}/{config.tg_kernel}"
     with FileLock(f"{cache_file}.lock"):
-        known: dict[str, Any] = json.loads(cache_file.read_text()) if cache_file.is_file() else {}
+        known: dict[str, Any] = {}
+        if cache_file.is_file():
+            known = read_json(cache_file, remedy=str(cache_file))
         if key not in known:
             measured = measure_edges(features, plain_rows, config)
             known[key] = {str(graph): asdict(measured[graph]) for graph in GRAPHS}

@@ -14,15 +14,14 @@ import torch
 from filelock import FileLock
 from jaxtyping import Float
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.datasets import Dataset
-from cmkd.data.files import require_space
+from cmkd.data.files import load_array, require_space
 from cmkd.method.losses import TeacherTargets
-from cmkd.training.checkpoint import write_tensors
+from cmkd.training.checkpoint import read_tensors, write_tensors
 from cmkd.training.clips import ClipReader, all_rows, first_rows, in_order
 from cmkd.training.evaluate import eval_batch
 from cmkd.training.frozen import FrozenTeacher, open_frozen, teacher_folder
@@ -127,9 +126,9 @@ def ensure_features(
             _compute(teacher, reader, all_rows(reader.arrays, clips), standard, folder)
     folder = folder / "features"
     return CachedFeatures(
-        rows=np.load(folder / "rows.npy"),
-        h=np.load(folder / "h.npy", mmap_mode="r"),
-        logits=np.load(folder / "logits.npy", mmap_mode="r"),
+        rows=load_array(folder / "rows.npy"),
+        h=load_array(folder / "h.npy", mapped=True),
+        logits=load_array(folder / "logits.npy", mapped=True),
         batch=eval_batch(config.setting.teacher.backbone),
         device=reader.device,
     )
@@ -189,7 +188,7 @@ def _standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows, folder: Pa
     if not path.is_file():
         measured = measure_standard(teacher, reader, rows)
         write_tensors(path, {"mean": measured.mean, "spread": measured.spread}, {})
-    return Standard(**load_file(path))
+    return Standard(**read_tensors(path, remedy=str(path)))
 
 
 def measure_standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> Standard:

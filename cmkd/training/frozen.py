@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cmkd.backbones.registry import FAMILIES, Size
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.method.teacher import Teacher
+from cmkd.training.checkpoint import read_tensors
 from cmkd.training.evaluate import eval_batch
 from cmkd.training.runtime import autocast, place
 from cmkd.training.students import stride_of
@@ -32,7 +32,8 @@ def build_teacher(setting: Setting, num_classes: int) -> Teacher:
 def load_teacher(config: TrialConfig, folder: Path, num_classes: int) -> Teacher:
     """The network of the finished teacher in `folder`, in evaluation mode."""
     teacher = build_teacher(config.setting, num_classes)
-    teacher.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    weights = read_tensors(folder / WEIGHTS_FILE, remedy=f"the folder {folder}")
+    teacher.load_state_dict(weights)
     return teacher.eval().requires_grad_(False)
 
 

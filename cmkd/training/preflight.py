@@ -14,6 +14,7 @@ from cmkd.config.base import content_id
 from cmkd.config.training import BackboneName, TrainingConfig, is_tiny
 from cmkd.config.trial import Setting
 from cmkd.method.losses import TeacherTargets, total_loss
+from cmkd.training.footprint import footprint
 from cmkd.training.frozen import build_teacher
 from cmkd.training.noise import Noise, noise_compressed, noise_frames
 from cmkd.training.optimisation import make_optimizer, prepare
@@ -47,11 +48,13 @@ class Probe:
     Attributes:
         fingerprint: equal for steps with the same parameters, loss and gradients.
         seconds: of a step, per clip.
+        memory: bytes that training takes on its device, beside what every process takes.
         failure: why there was none, on one line.
     """
 
     fingerprint: str = ""
     seconds: float = 0.0
+    memory: int = 0
     failure: str = ""
 
 
@@ -127,20 +130,23 @@ def _steps(
     for module in frozen:
         module.eval()
     torch.manual_seed(0)
-    value = _step(model, optimizer, loss)
-    fingerprint = content_id("step", f"{float(value):.6g}", *_gradients(model))
+    measured, value = footprint(model, loss, clips)
+    _descend(value, optimizer)
+    fingerprint = content_id("step", f"{float(value.detach()):.6g}", *_gradients(model))
     started = time.perf_counter()
     # Reading the loss waits for a GPU.
-    float(_step(model, optimizer, loss))
-    return Probe(fingerprint, (time.perf_counter() - started) / clips)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
     value = loss()
+    _descend(value, optimizer)
+    float(value.detach())
+    seconds = (time.perf_counter() - started) / clips
+    together = -(-config.batch_size // config.accumulate)
+    return Probe(fingerprint, seconds, measured.bytes(together))
+
+
+def _descend(value: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
     value.backward()
     optimizer.step()
-    return value.detach()
 
 
 def _gradients(model: nn.Module) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.arrays import open_arrays
 from cmkd.data.datasets import open_planned
 from cmkd.tracking.records import EpochRecord
-from cmkd.training.checkpoint import drop_checkpoints, write_json
+from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json
 from cmkd.training.clips import ClipReader, first_rows
 from cmkd.training.edges import mean_edges
 from cmkd.training.evaluate import accuracy, write_predictions
@@ -140,7 +139,7 @@ class TrialRun:
         path = self.folder / "outcome.json"
         if not path.is_file():
             return None
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = read_json(path, remedy=f"the folder {self.folder}")
         return stored
 
     def _write_outcome(self) -> None:

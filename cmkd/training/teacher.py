@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from cmkd.data.datasets import Dataset, open_planned
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.tracking.records import EpochRecord
-from cmkd.training.checkpoint import drop_checkpoints, write_json, write_tensors
+from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json, write_tensors
 from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.evaluate import (
     Validation,
@@ -87,7 +86,7 @@ def ensure_teacher(
 def open_teacher(config: TrialConfig, cache: Path) -> TeacherBundle:
     """The finished teacher of this trial; FileNotFoundError when it was never trained."""
     folder = teacher_folder(config, cache)
-    stored = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    stored = read_json(folder / "summary.json", remedy=f"the folder {folder}")
     return TeacherBundle(
         folder=folder,
         history=tuple(EpochRecord(**record) for record in stored["history"]),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import re
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
 from cmkd.data.files import write_atomic
-from cmkd.errors import InfrastructureError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.training.checkpoint import (
     CURRENT,
     PREVIOUS,
@@ -43,7 +45,10 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep:
     restored = load_checkpoint(tmp_path)
     assert restored.state is not None
     assert restored.state["epoch"] == 1
-    note = r".*/checkpoint\.pt is damaged \(.+\); training went on from the checkpoint before it"
+    note = (
+        r".*/checkpoint\.pt is damaged \(.+\); "
+        r"training went on from checkpoint\.previous\.pt, the one before it"
+    )
     assert re.fullmatch(note, restored.note)
     os.truncate(tmp_path / PREVIOUS, keep)
     restored = load_checkpoint(tmp_path)
@@ -80,9 +85,44 @@ class _Malicious:
 def test_checkpoint_never_runs_code(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     torch.save({"epoch": _Malicious(canary)}, tmp_path / CURRENT)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: .* asks for posix\.system"):
+        load_checkpoint(tmp_path)
+    (tmp_path / CURRENT).unlink()
     (tmp_path / PREVIOUS).write_bytes(pickle.dumps(_Malicious(canary)))
     assert load_checkpoint(tmp_path).state is None
     assert not canary.exists()
+
+
+def test_no_flipped_bit_reaches_the_training(tmp_path: Path) -> None:
+    state = {"weights": torch.randn(40), "history": [{"step": 1, "metrics": {"val_acc": 50.0}}]}
+    save_checkpoint(tmp_path, state)
+    whole = (tmp_path / CURRENT).read_bytes()
+    damaged = 0
+    for bit in random.Random(0).sample(range(8 * len(whole)), 400):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / CURRENT).write_bytes(flipped)
+        found = load_checkpoint(tmp_path).state
+        damaged += found is None
+        assert found is None or (
+            torch.equal(found["weights"], state["weights"]) and found["history"] == state["history"]
+        )
+    assert damaged > 100, "the others hit padding"
+
+
+def test_the_checkpoint_that_was_used_outlives_a_full_disk(
+    tmp_path: Path,
+) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, {"epoch": epoch})
+    os.truncate(tmp_path / CURRENT, 100)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(InfrastructureError, match=r"\.pt: cannot be written .* MB free\)"):
+            save_checkpoint(tmp_path, {"epoch": 2, "weights": torch.zeros(4096)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert load_checkpoint(tmp_path).state == {"epoch": 1}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_damaged_checkpoint_is_told_and_stays_told(tmp_path: Path) -> None:
     assert len(again.history) == 1
     (note,) = again.notes
     assert note.startswith("epoch 1: ")
-    assert note.endswith("training went on from the checkpoint before it")
+    assert note.endswith("training went on from checkpoint.previous.pt, the one before it")
     again.train_epoch()
     assert make_loop(tmp_path).notes == (note,)
     for name in (CURRENT, PREVIOUS):
