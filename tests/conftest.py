@@ -1,14 +1,41 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, above all a tiny sweep that is run by the real command."""
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 # Before torch is imported: its threads, waiting for one another on a busy machine, slow tests down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+DATA = "synthetic-smoke"
+SPEC = """
+name: tiny
+description: a test
+data: synthetic-smoke
+seeds: 1
+base:
+  training.epochs: {epochs}
+  student.width: 4
+  teacher.width: 4
+  teacher.training.epochs: 1
+  method.heads: 1
+  method.hidden: 4
+blocks:
+  control: {{method.lambda_1: [0.0], method.lambda_2: [0.0]}}
+  again: {{method.lambda_1: [0.0], method.lambda_2: [0.0]}}
+  both: {{}}
+"""
+BROKEN = "  broken: {method.lambda_1: [0.0], method.lambda_2: [0.0], training.lr: [1.0e+12]}\n"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +53,161 @@ def _own_cache_and_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """No test reads or fills the user's cache, nor writes to the user's tracking server."""
     monkeypatch.setenv("CMKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A working directory with the spec ``tiny.yaml``, and a cache of its own.
+
+    Attributes:
+        environment: of the commands, beside that of the tests.
+    """
+
+    folder: Path
+    cache: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start ``cmkd ARGUMENTS`` as the leader of its process group."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cmkd", *arguments],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "CMKD_CACHE": str(self.cache),
+                "OMP_NUM_THREADS": "1",
+                **self.environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, timeout: float = 280.0) -> tuple[int, str]:
+        """Exit code and output of ``cmkd ARGUMENTS``."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=timeout)
+        return process.returncode, output
+
+    def query(self, sql: str) -> list[tuple[object, ...]]:
+        """Rows of the store, past MLflow; none while it is being made."""
+        try:
+            with sqlite3.connect(f"file:{self.folder}/mlflow.db?mode=ro", uri=True) as connection:
+                return connection.execute(sql).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+    def statuses(self) -> dict[object, object]:
+        """Status by run name, without the seed and the fold, of which there is one."""
+        rows = self.query("select name, status from runs")
+        return {str(name).partition(" fold")[0]: status for name, status in rows}
+
+    def metrics(self) -> set[tuple[object, ...]]:
+        """(run, metric, step, value) of all that does not depend on the clock."""
+        return set(
+            self.query(
+                "select r.name, m.key, m.step, m.value from metrics m join runs r using (run_uuid) "
+                "where m.key not like '%seconds%'"
+            )
+        )
+
+    def repeats(self) -> list[tuple[object, ...]]:
+        """(run, metric, step) that occur more than once, and trials with several runs."""
+        return [
+            *self.query(
+                "select run_uuid, key, step from metrics group by 1, 2, 3 having count(*) > 1"
+            ),
+            *self.query(
+                "select t.value from tags t join runs r using (run_uuid) where t.key = 'trial_id' "
+                "and r.lifecycle_stage = 'active' group by 1 having count(*) > 1"
+            ),
+        ]
+
+    def disorder(self) -> list[str]:
+        """What is wrong with the records; nothing after whatever fault, while no sweep runs.
+
+        A record that is there twice, a run that is open, or one whose figures are not those that
+        its trial has left on the disk.
+        """
+        wrong = [f"recorded twice: {row}" for row in self.repeats()]
+        wrong += [
+            f"open: {row}"
+            for row in self.query(
+                "select r.name, r.status, t.value from runs r left join tags t on "
+                "t.run_uuid = r.run_uuid and t.key = 'owner' "
+                "where r.lifecycle_stage = 'active' "
+                "and (r.status = 'RUNNING' or t.value is not null)"
+            )
+        ]
+        finished = self.query(
+            "select t.value, r.run_uuid from runs r join tags t using (run_uuid) "
+            "join tags k using (run_uuid) where r.status = 'FINISHED' and t.key = 'trial_id' "
+            "and k.key = 'kind' and k.value = 'trial'"
+        )
+        for trial_id, run_id in finished:
+            rows = self.query(f"select key, step, value from metrics where run_uuid = '{run_id}'")
+            kept = {(key, step): value for key, step, value in rows}
+            path = self.cache / "trials" / str(trial_id) / "outcome.json"
+            outcome = json.loads(path.read_text())
+            wanted = {(key, 0): value for key, value in outcome["summary"].items()}
+            for epoch in outcome["history"]:
+                wanted |= {(key, epoch["step"]): value for key, value in epoch["metrics"].items()}
+            if kept != wanted:
+                wrong.append(f"not as {path}: {sorted(kept.items() ^ wanted.items(), key=str)}")
+        return wrong
+
+    def wait_until_training(self, process: subprocess.Popen[str], epochs: int) -> None:
+        """Until `epochs` epochs of trials that are still running are in the store."""
+        sql = (
+            "select count(*) from metrics m join runs r using (run_uuid) "
+            "where m.key = 'val_acc' and r.status = 'RUNNING' and r.name not like 'teacher%'"
+        )
+        while self.query(sql) < [(epochs,)]:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+
+    def processes(self) -> Iterator[tuple[int, str]]:
+        """(pid, command line) of all processes that work on this cache."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            if f"CMKD_CACHE={self.cache}".encode() in environment:
+                yield int(folder.name), command
+
+    def workers(self) -> list[int]:
+        """Process ids of what trains now."""
+        return [pid for pid, command in self.processes() if "Trainable" in command]
+
+
+@pytest.fixture(scope="session")
+def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the smoke data set and its decoded clips."""
+    from cmkd.config.data import Reading
+    from cmkd.data.arrays import ensure_arrays
+    from cmkd.data.datasets import open_dataset
+
+    cache = tmp_path_factory.mktemp("smoke")
+    ensure_arrays(open_dataset(DATA, cache), Reading(), cache, workers=2)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def new_workspace(
+    smoke_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Workspace]:
+    """Makes workspaces that share the data but no training."""
+
+    def make(epochs: int = 2, *, broken: bool = False, **environment: str) -> Workspace:
+        folder = tmp_path_factory.mktemp("work")
+        (folder / "tiny.yaml").write_text(SPEC.format(epochs=epochs) + BROKEN * broken)
+        cache = folder / "cache"
+        cache.mkdir()
+        for part in ("data", "arrays"):
+            (cache / part).symlink_to(smoke_data / part)
+        return Workspace(folder, cache, environment)
+
+    return make

@@ -16,6 +16,7 @@ from cmkd.sweep.forecast import duration
 from cmkd.sweep.progress import Board, Status, SweepView, TrialProgress
 
 REFRESH_SECONDS = 0.25
+SHOWN_RUNNING = 8
 STAGE_SECONDS = 5.0
 """Least time between two plain lines about one stage."""
 
@@ -62,10 +63,14 @@ class PlainView(SweepView):
             self._line(line)
 
     def show(self, board: Board) -> None:
-        """Nothing: only ends of trials are printed."""
+        """Print how far the teachers are; of trials only the ends are printed."""
+        if any(one.status == "running" for one in board.teachers.values()):
+            done = sum(one.epoch for one in board.teachers.values())
+            total = sum(one.epochs for one in board.teachers.values())
+            self.stage("training teachers", done, total)
 
     def ended(self, trial: TrialProgress, board: Board) -> None:
-        """Print the trial's result with the counts."""
+        """Print the result with the counts."""
         self._line(f"[{_over(board)}/{len(board.trials)}] {_result(trial)}; {_counts(board)}")
 
     def _line(self, text: str) -> None:
@@ -110,13 +115,13 @@ class LiveView(SweepView):
 
     def show(self, board: Board) -> None:
         """Redraw the table, a few times a second at most."""
-        self._draw(Group(_table(board), Text(_counts(board))))
+        self._draw(_picture(board))
 
     def ended(self, trial: TrialProgress, board: Board) -> None:
         """Redraw; a failure is also printed."""
         if trial.status == "failed":
             self.note(_result(trial))
-        self._draw(Group(_table(board), Text(_counts(board))), force=True)
+        self._draw(_picture(board), force=True)
 
     def _draw(self, picture: Text | Group, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -146,8 +151,24 @@ def _counts(board: Board) -> str:
     return ", ".join(parts) + (f", about {duration(left)} left" if left else "")
 
 
+def _picture(board: Board) -> Group:
+    """What matters most first: a terminal that is too low cuts off the end."""
+    everyone = [*board.teachers.values(), *board.trials.values()]
+    running = [one for one in everyone if one.status == "running"]
+    lines = [f"{one.name}: epoch {one.epoch} of {one.epochs}" for one in running[:SHOWN_RUNNING]]
+    if len(running) > SHOWN_RUNNING:
+        lines.append(f"and {len(running) - SHOWN_RUNNING} more")
+    return Group(
+        Text(_counts(board)),
+        *(Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True) for line in lines),
+        _table(board),
+    )
+
+
 def _table(board: Board) -> Table:
-    table = Table("arm", "done", "running", "failed", "to go", "best val. acc. so far", box=None)
+    table = Table("arm", box=None)
+    for title in ("done", "running", "failed", "to go", "best val. acc. so far"):
+        table.add_column(title, justify="right")
     for arm in board.arms():
         cells = [str(board.count(s, arm)) for s in ("done", "running", "failed", "to go")]
         table.add_row(Text(arm), *cells, _percent(board.best(arm)))

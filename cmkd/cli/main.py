@@ -10,6 +10,7 @@ import typer
 import cmkd
 from cmkd.cli import data, report, teacher
 from cmkd.cli.cost import cost
+from cmkd.cli.status import status
 from cmkd.cli.sweep import sweep
 from cmkd.cli.ui import ui
 from cmkd.errors import CmkdError
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(teacher.app, name="teacher")
 app.command()(sweep)
+app.command()(status)
 app.add_typer(report.app, name="report")
 app.command()(cost)
 app.command()(ui)

@@ -17,11 +17,12 @@ STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "ne
 
 def plan_text(plan: Plan, expected: Forecast) -> str:
     """A line per trial, then what is to know of all of them."""
-    axes = axes_of(trial.config.setting for trial in plan.trials)
+    settings = plan.settings
+    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
     rows = [("state", "trial", "fold", "seed", "arm", "axes")]
     for trial in plan.trials:
         config = trial.config
-        values = axes[config.setting.id]
+        values = axes[ids[trial.arm]]
         rows.append(
             (
                 plan.states[trial.id],
@@ -46,7 +47,8 @@ def plan_text(plan: Plan, expected: Forecast) -> str:
 
 def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str, Any]:
     """The same for programs; times are in seconds."""
-    axes = axes_of(trial.config.setting for trial in plan.trials)
+    settings = plan.settings
+    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
     to_run = {trial.id for trial in plan.to_run}
     return {
         "schema": SCHEMA,
@@ -57,9 +59,9 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str
         "trials": [
             {
                 "id": trial.id,
-                "setting": trial.config.setting.id,
+                "setting": ids[trial.arm],
                 "arms": list(trial.arms),
-                "axes": axes[trial.config.setting.id],
+                "axes": axes[ids[trial.arm]],
                 "fold": trial.config.fold,
                 "seed": trial.config.seed,
                 "state": plan.states[trial.id],

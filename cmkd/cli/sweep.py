@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +37,8 @@ def sweep(
         int | None, typer.Option(min=1, max=1000, help="Seeds per arm; default: the spec's.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Trials trained at once; default: one per CPU.")
+        int | None,
+        typer.Option(help="Trials trained at once; default: one per CPU, on a cluster per GPU."),
     ] = None,
     processes: Annotated[
         int,
@@ -44,6 +46,22 @@ def sweep(
             help="Processes that train one trial together, each with a GPU where there are any."
         ),
     ] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Train on this running Ray cluster, or 'auto' for that of this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="file:, s3: or gs: folder for nodes that share no cache folder.",
+            show_default=False,
+        ),
+    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else ./mlflow.db."),
@@ -74,7 +92,6 @@ def sweep(
     from cmkd.cli.plan import plan_json, plan_text
     from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep, spec_of_table
-    from cmkd.data.pool import usable_cpus
     from cmkd.errors import InfrastructureError
     from cmkd.sweep.session import preview, run_sweep
     from cmkd.sweep.signals import Interrupted
@@ -89,7 +106,7 @@ def sweep(
         sweep=loaded,
         data=data or loaded.spec.data,
         seeds=seeds or loaded.spec.seeds,
-        workers=usable_cpus() if workers is None else workers,
+        workers=_default_workers(address) if workers is None else workers,
         cache=usable_cache(),
         tracking_uri=tracking_uri,
         only=tuple(only or ()),
@@ -97,13 +114,15 @@ def sweep(
         approved=yes,
         processes=processes,
         until_decided=until_decided,
+        address=address,
+        storage=storage,
     )
     # So is a number of seeds that decides nothing.
     _ = request.looks
     spec = [name] if name is not None else ["--table", str(table)]
     options: dict[str, str | int | None] = {"--data": data, "--seeds": seeds}
     options |= {"--workers": workers, "--processes": processes if processes > 1 else None}
-    options["--until-decided"] = until_decided
+    options |= {"--until-decided": until_decided, "--address": address, "--storage": storage}
     command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
     with make_view(Console(stderr=as_json or dry_run)) as view:
@@ -111,7 +130,7 @@ def sweep(
             plan, expected = preview(request, view)
         else:
             try:
-                outcome = run_sweep(request, view)
+                outcome = run_sweep(request, view, _pictures)
             except InfrastructureError as error:
                 raise InfrastructureError(f"{error}; to go on: {command}") from error
             except Interrupted:
@@ -126,6 +145,23 @@ def sweep(
     )
     if outcome.failures or not outcome.plan.complete:
         raise typer.Exit(1)
+
+
+def _pictures(files: Sequence[Path], folder: Path) -> Sequence[Path]:
+    # Imported with the first trial that ends: it takes a second.
+    from cmkd.report.figures.inside import pictures_of
+
+    return pictures_of(files, folder)
+
+
+def _default_workers(address: str | None) -> int:
+    if address is None:
+        from cmkd.data.pool import usable_cpus
+
+        return usable_cpus()
+    from cmkd.sweep.runner import default_workers
+
+    return default_workers(address)
 
 
 def _command(

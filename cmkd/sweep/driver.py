@@ -7,15 +7,15 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
-from cmkd.config.trial import TrialConfig
 from cmkd.errors import TrialFailed
 from cmkd.sweep.expand import PlannedTrial, teachers_of
-from cmkd.sweep.failures import UNTAUGHT, Failure, digest
+from cmkd.sweep.failures import UNTAUGHT, Failure, beyond_the_trials, digest
 from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Board, SweepView
 from cmkd.sweep.recorder import Recorder
 from cmkd.sweep.tuning import Events
+from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import Outcome, Update
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Driver:
 
     Args:
         recorded_teachers: teacher ids whose run in the store is finished.
+        workers: processes that train at once.
+        processes: that train one trial together.
 
     Attributes:
         finished: trials finished so far.
@@ -48,6 +50,9 @@ class Driver:
         recorder: Recorder,
         view: SweepView,
         recorded_teachers: Collection[str],
+        *,
+        workers: int,
+        processes: int = 1,
     ) -> None:
         self.finished = 0
         self.failures: list[tuple[str, Failure]] = []
@@ -56,70 +61,47 @@ class Driver:
         self._recorder = recorder
         self._view = view
         self._recorded_teachers = frozenset(recorded_teachers)
-        self._lost_teachers: dict[str, Failure] = {}
         self._tried: list[tuple[str, Failure]] = []
         self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
+        self._teachers = teachers_of(plan.to_run)
+        needs = {
+            key: trial.config.teacher_id if trial.needs_teacher else None
+            for key, trial in self._trials.items()
+        }
+        self._turns = Turns(self._teachers, needs, workers=workers, processes=processes)
         self._board = Board.of(plan)
         self._best: dict[str, float] = {}
         self._pruned: dict[str, str] = {}
 
-    def train_teachers(self, engine: Engine, guard: SignalGuard) -> None:
-        """Train or open the teachers that the trials to run need; each has a run of its own."""
-        teachers = teachers_of(self._plan.to_run)
-        epochs = {key: one.setting.teacher.training.epochs for key, one in teachers.items()}
-        reached = dict.fromkeys(teachers, 0)
-        for key, config in teachers.items():
-            if key not in self._recorded_teachers:
-                identity = teacher_identity(config, self._origin)
-                self._recorder.open(identity, {})
-        if teachers:
-            self._view.stage("training teachers", 0, sum(epochs.values()))
-        for update in engine.train_teachers(teachers, guard.check):
-            key = update.trial_id
-            name = f"teacher of fold {teachers[key].fold}"
-            if key not in self._recorded_teachers:
-                self._record(update)
-                self._tell_notes(name, update.outcome)
-            if update.failure is not None:
-                self._lost_teachers[key] = update.failure
-                self.failures.append((name, update.failure))
-            reached[key] = epochs[key] if update.done else update.epochs[-1].step
-            self._view.stage("training teachers", sum(reached.values()), sum(epochs.values()))
+    def train(self, engine: Engine, guard: SignalGuard) -> None:
+        """Train teachers and trials, a trial as soon as its teacher is there.
 
-    def train_trials(self, engine: Engine, guard: SignalGuard) -> None:
-        """Train the trials; one whose teacher failed fails of that, untried.
+        A trial whose teacher failed fails of that, untried.
 
         Raises:
             TrialFailed: the first trials failed alike.
         """
-        configs: dict[str, TrialConfig] = {}
-        for trial in self._trials.values():
-            lost = self._lost_teachers.get(trial.config.teacher_id)
-            if trial.needs_teacher and lost is not None:
-                self._started(trial.id)
-                cause = Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0)
-                self._updated(Update(trial.id, failure=cause))
-            else:
-                configs[trial.id] = trial.config
-        if configs:
-            self._view.show(self._board)
-            events = Events(self._started, self._updated, guard.check, self._gives_up)
-            name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
-            engine.train_trials(configs, events, name)
+        configs = self._teachers | {key: trial.config for key, trial in self._trials.items()}
+        events = Events(self._started, self._updated, guard.check, self._gives_up)
+        name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
+        self._view.show(self._board)
+        engine.train(configs, self._turns, events, name)
 
-    def _started(self, trial_id: str) -> None:
-        trial = self._trials[trial_id]
-        identity = trial_identity(trial, self._origin)
-        resolved = {"trial_id": trial_id, **trial.config.as_json()}
-        text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
-        self._recorder.open(identity, {CONFIG: text})
-        self._board.started(trial_id)
+    def _started(self, key: str) -> None:
+        if key in self._trials:
+            trial = self._trials[key]
+            resolved = {"trial_id": key, **trial.config.as_json()}
+            text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
+            self._recorder.open(trial_identity(trial, self._origin), {CONFIG: text})
+        elif key not in self._recorded_teachers:
+            self._recorder.open(teacher_identity(self._teachers[key], self._origin), {})
+        self._board.started(key)
         self._view.show(self._board)
 
     def _gives_up(self, update: Update) -> bool:
         """In a search: whether the trial lags so far behind that it ends here."""
         halving, key = self._plan.halving, update.trial_id
-        if halving is None or not update.epochs:
+        if halving is None or not update.epochs or key in self._teachers:
             return False
         if update.epochs[0].step == 1:
             self._best.pop(key, None)
@@ -132,32 +114,41 @@ class Driver:
         return bool(reason)
 
     def _updated(self, update: Update) -> None:
-        self._record(update)
-        progress = self._board.trials[update.trial_id]
+        key = update.trial_id
+        if key not in self._recorded_teachers:
+            self._record(update)
+        progress = self._board.one(key)
         if update.epochs:
-            accuracies = [epoch.metrics["val_acc"] for epoch in update.epochs]
-            self._board.advanced(
-                update.trial_id, update.epochs[-1].step, update.trained, accuracies
-            )
+            self._board.advanced(key, update.trained, update.epochs)
         if update.outcome is not None:
-            self.finished += 1
-            self._tell_notes(progress.name, update.outcome)
+            self.finished += key in self._trials
+            if key not in self._recorded_teachers:
+                self._tell_notes(progress.name, update.outcome)
             summary = update.outcome.summary
-            self._board.finished(
-                update.trial_id, summary["test_acc"], summary.get("seconds_train", 0.0)
-            )
+            self._board.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
         if update.failure is not None:
             self.failures.append((progress.name, update.failure))
-            self._board.failed(update.trial_id, update.failure.cause)
-        if update.trial_id in self._pruned:
-            self._board.pruned(update.trial_id, self._pruned[update.trial_id])
-        if update.done or update.trial_id in self._pruned:
+            self._board.failed(key, update.failure.cause)
+        if key in self._pruned:
+            self._board.pruned(key, self._pruned[key])
+        if update.done or key in self._pruned:
             self._view.ended(progress, self._board)
+            self._fail_untaught(update)
+            self._turns.ended(key)
         else:
             self._view.show(self._board)
-        if update.failure is not None and update.failure.kind != UNTAUGHT:
+        if update.failure is not None and key in self._trials and update.failure.kind != UNTAUGHT:
             self._tried.append((progress.name, update.failure))
             self._stop_if_hopeless()
+
+    def _fail_untaught(self, update: Update) -> None:
+        lost = update.failure
+        if lost is None:
+            return
+        for key in self._turns.waiting_for(update.trial_id):
+            self._turns.drop(key)
+            self._started(key)
+            self._updated(Update(key, failure=Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0)))
 
     def _tell_notes(self, name: str, outcome: Outcome | None) -> None:
         for note in outcome.notes if outcome is not None else ():
@@ -166,7 +157,7 @@ class Driver:
     def _stop_if_hopeless(self) -> None:
         causes = digest(self._tried)
         if not self.finished and len(self._tried) >= HOPELESS and len(causes) == 1:
-            raise TrialFailed(
+            raise beyond_the_trials(failure for _, failure in self._tried) or TrialFailed(
                 f"the first {len(self._tried)} trials failed alike, so the others were not tried: "
                 f"{causes[0]}"
             )
@@ -188,6 +179,7 @@ class Driver:
                 timestamp_ms=last,
                 tags={**tags, **self._rungs(update.trial_id)},
                 files=files,
+                of=update.outcome.files,
             )
         if update.failure is not None:
             self._recorder.close(update.trial_id, "FAILED", tags=update.failure.tags())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cmkd.config.sweep import Sweep
@@ -60,19 +61,26 @@ def expand(
         further: by the name of an arm, how many seeds it has where these are more.
     """
     counts = {arm.name: max(seeds, (further or {}).get(arm.name, 0)) for arm in sweep.arms}
+    rows = [
+        (arm.name, _replicates(arm.setting, data, data_id, fold, counts[arm.name]))
+        for fold in range(folds)
+        for arm in sweep.arms
+    ]
     configs: dict[str, TrialConfig] = {}
     arms: dict[str, list[str]] = {}
-    for seed in range(max(counts.values(), default=0)):
-        having = [arm for arm in sweep.arms if counts[arm.name] > seed]
-        for fold in range(folds):
-            for arm in having:
-                config = TrialConfig(
-                    setting=arm.setting, data=data, data_id=data_id, fold=fold, seed=seed
-                )
-                trial_id = config.id
+    for _ in range(max(counts.values(), default=0)):
+        for name, replicates in rows:
+            for trial_id, config in itertools.islice(replicates, 1):
                 configs[trial_id] = config
-                arms.setdefault(trial_id, []).append(arm.name)
+                arms.setdefault(trial_id, []).append(name)
     return tuple(PlannedTrial(key, configs[key], tuple(names)) for key, names in arms.items())
+
+
+def _replicates(
+    setting: Setting, data: str, data_id: str, fold: int, seeds: int
+) -> Iterator[tuple[str, TrialConfig]]:
+    first = TrialConfig(setting=setting, data=data, data_id=data_id, fold=fold, seed=0)
+    return first.by_seed(range(seeds))
 
 
 def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:

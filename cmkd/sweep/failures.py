@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from cmkd.errors import CmkdError, InfrastructureError, InputError
 
 TRACE_LINES = 12
 SHOWN_NAMES = 4
-TRANSIENT = ("WorkerDied", "InfrastructureError", "OSError", "MemoryError", "OutOfMemoryError")
+OF_THE_DISK = ("InfrastructureError", "OSError")
+OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
+TRANSIENT = ("WorkerDied", "MemoryError", "OutOfMemoryError", *OF_THE_DISK, *OF_THE_INPUT)
 """Kinds of failures that say nothing of the trial, so that the next call tries it again."""
 UNTAUGHT = "TeacherFailed"
 """Kind of the failure of a trial that was not tried, as its teacher failed."""
@@ -55,6 +59,15 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
 def is_transient(cause: str) -> bool:
     """Whether a failure with this `Failure.cause` came of the machine and not of the trial."""
     return cause.removeprefix(f"{UNTAUGHT}: ").startswith(tuple(f"{one}:" for one in TRANSIENT))
+
+
+def beyond_the_trials(failures: Iterable[Failure]) -> CmkdError | None:
+    """The error that a sweep with these failures ends with; None where each is of its trial."""
+    messages = {failure.kind: failure.message for failure in failures}
+    for kinds, error in ((OF_THE_DISK, InfrastructureError), (OF_THE_INPUT, InputError)):
+        if found := [messages[kind] for kind in kinds if kind in messages]:
+            return error(found[0])
+    return None
 
 
 def digest(failures: Sequence[tuple[str, Failure]]) -> list[str]:

@@ -52,6 +52,10 @@ class Range(NamedTuple):
         """Sum of both."""
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
+    def less(self, other: Range) -> Range:
+        """Difference of both, at least nothing."""
+        return Range(*(max(0.0, mine - its) for mine, its in zip(self, other, strict=True)))
+
     def times(self, factor: float) -> Range:
         """`factor` of them."""
         return Range(self.low * factor, self.likely * factor, self.high * factor)
@@ -164,19 +168,26 @@ def forecast(
     """
     costs: dict[str, tuple[Source, Range]] = {}
     sources: Counter[Source] = Counter()
-    trials: list[Range] = []
+    taught: list[Range] = []
+    untaught: list[Range] = []
     for trial in plan.to_run:
         if trial.arm not in costs:
             costs[trial.arm] = _cost(trial.config.setting, known, measured)
         source, cost = costs[trial.arm]
         sources[source] += 1
-        trials.append(cost)
+        (taught if trial.needs_teacher else untaught).append(cost)
     needed = teachers_of(plan.to_run)
     teachers = [
         cost.times(needed[key].setting.teacher.training.epochs)
         for key, cost in teacher_epoch.items()
     ]
-    wall = START.plus(_shared(teachers, workers)).plus(_shared(trials, workers))
+    trials = [*taught, *untaught]
+    lessons = _shared(teachers, workers)
+    idle = lessons.times(workers).less(_total(teachers))
+    # Trials without a teacher are trained beside those of others.
+    beside = _least(idle, _total(untaught))
+    rest = _shared(trials, workers).less(beside.times(1 / workers))
+    wall = START.plus(lessons).plus(rest)
     return Forecast(wall, _total([*teachers, *trials]), dict(sources), workers)
 
 
@@ -196,10 +207,16 @@ def _total(parts: Sequence[Range]) -> Range:
 
 
 def _shared(parts: Sequence[Range], workers: int) -> Range:
-    """Wall time of trials on `workers`, of whom some have nothing to do at the end."""
+    """Wall time on `workers`, of whom some have nothing to do at the end."""
     longest = max(parts, key=lambda one: one.likely, default=NO_TIME)
     idle = longest.times(0.5 * (workers - 1) / workers)
-    return _total(parts).times(1 / workers).plus(idle)
+    shared = _total(parts).times(1 / workers).plus(idle)
+    # One after the other takes no longer than together, and nothing is shorter than its longest.
+    return Range(*map(max, longest, map(min, shared, _total(parts))))
+
+
+def _least(one: Range, other: Range) -> Range:
+    return Range(*map(min, one, other))
 
 
 def too_large(plan: Plan, expected: Forecast) -> str:

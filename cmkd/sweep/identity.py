@@ -71,11 +71,17 @@ def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
         "setting_id": config.teacher_id,
     }
     params = flat({"teacher": recipe.as_json()})
-    name = f"{TEACHER_ARM} fold {config.fold}"
-    return RunIdentity(config.teacher_id, origin.experiment, name, tags, params)
+    return RunIdentity(config.teacher_id, origin.experiment, teacher_name(config), tags, params)
+
+
+def teacher_name(config: TrialConfig) -> str:
+    """Short label of the teacher of a trial."""
+    recipe = config.setting.teacher
+    return f"{TEACHER_ARM} fold {config.fold} seed {recipe.seed}, {recipe.backbone}"
 
 
 def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
+    official = origin.info.official
     return {
         "sweep": origin.sweep,
         "fold": str(config.fold),
@@ -86,6 +92,7 @@ def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
         "teacher": config.teacher_id,
         "git_commit": origin.commit,
         "selection": SELECTION_RULE,
+        **({"data_official": official.model_dump_json()} if official else {}),
     }
 
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
-from cmkd.tracking.location import owner
+from cmkd.tracking.location import named, owner
 
 
 @contextmanager
@@ -29,11 +29,9 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-        host, _, pid = who.rpartition(":")
-        named = f"process {pid} on host {host}" if host else who
+        who = named(holder.read_text(encoding="utf-8")) if holder.is_file() else "another process"
         raise InputError(
-            f"sweep {sweep!r} on {data!r} is being run by {named} ({path}); "
+            f"sweep {sweep!r} on {data!r} is being run by {who} ({path}); "
             "wait for it, or stop it first"
         ) from None
     try:

@@ -41,8 +41,9 @@ def outlook(plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], *, workers:
         ConfigError: an axis changes neither network, loss nor gradients; it is named.
         TrialFailed: a step fails.
     """
-    settings = {t.config.setting.id: t.config.setting for t in plan.to_run}
-    arms = {t.config.setting.id: t.arm for t in reversed(plan.to_run)}
+    by_arm = {t.arm: t.config.setting for t in plan.to_run}
+    settings = {setting.id: setting for setting in by_arm.values()}
+    arms = {setting.id: arm for arm, setting in reversed(by_arm.items())}
     tried = {run.tags.get("setting_id") for run in runs if run.status == "FINISHED"}
     known, known_teachers = known_costs(runs), known_teacher_costs(runs)
     classes = {key: class_of(one) for key, one in settings.items()}
@@ -113,7 +114,9 @@ def _probe(
     picture = (crop, crop) if crop else (info.encoding.height, info.encoding.width)
     task = (tuple(students.values()), tuple(teachers.values()), picture, len(info.classes))
     # Two workers for one task: with one it would run in this process.
-    ((_, result),) = run_tasks(_take_steps, [task], workers=2)
+    ((_, result),) = run_tasks(
+        _take_steps, [task], workers=2, name=lambda _: "a step of each network"
+    )
     if isinstance(result, CmkdError):
         raise InfrastructureError(f"the process that tries a step of each network: {result}")
     return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cmkd.config.stages import Choice
+from cmkd.config.trial import Setting
 from cmkd.sweep.adaptive import Order
 from cmkd.sweep.expand import PlannedTrial
 from cmkd.sweep.failures import is_transient
@@ -24,6 +25,7 @@ class Plan:
     Attributes:
         other_code: by trial id, the code that made a trial that is done, where it is not the
             code that runs now.
+        begun_by: the same of trials that were interrupted, and go on from what they had.
         retry_failed: whether trials that failed before are run again.
         choices: selections between stages that have been made.
         waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
@@ -45,6 +47,7 @@ class Plan:
     orders: tuple[Order, ...] = ()
     halving: Halving | None = None
     searched: str = ""
+    begun_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -54,6 +57,11 @@ class Plan:
         """
         skipped = {"done", "pruned"} if self.retry_failed else {"done", "pruned", "failed"}
         return tuple(trial for trial in self.trials if self.states[trial.id] not in skipped)
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The settings of the arms that trials are shown under; few, where trials may be many."""
+        return {trial.arm: trial.config.setting for trial in self.trials}
 
     @property
     def complete(self) -> bool:
@@ -74,11 +82,7 @@ class Plan:
         """``37 of 48 done, 2 failed before, 1 interrupted; 11 to run``."""
         parts = [f"{self.count('done')} of {len(self.trials)} done"]
         if self.other_code:
-            short = {re.sub(r"^(\w{7})\w{33}", r"\1", one) for one in self.other_code.values()}
-            parts.append(
-                f"{len(self.other_code)} of them by other code (git commit "
-                f"{', '.join(sorted(short))})"
-            )
+            parts.append(f"{len(self.other_code)} of them by {_other_code(self.other_code)}")
         if pruned := self.count("pruned"):
             parts.append(f"{pruned} pruned")
         if failed := self.count("failed"):
@@ -93,6 +97,9 @@ class Plan:
         lines += [order.describe() for order in self.orders]
         lines += [self.searched] if self.searched else []
         lines.append(self.describe())
+        if self.begun_by:
+            code = _other_code(self.begun_by)
+            lines.append(f"{len(self.begun_by)} interrupted ones go on from epochs of {code}")
         if self.merged:
             lines.append(f"{self.merged} more are equal to one of these, which stands for them")
         if self.waiting:
@@ -128,12 +135,20 @@ def make_plan(
         by_trial.setdefault(run.trial_id, []).append(run)
     states = {trial.id: _state(by_trial.get(trial.id, ())) for trial in trials}
     other: dict[str, str] = {}
-    for key in states:
-        finished = (run for run in by_trial.get(key, ()) if run.status == "FINISHED")
-        makers = {run.tags.get("git_commit", "") for run in finished}
-        if makers and code not in makers:
-            other[key] = min(makers)
-    return Plan(trials, states, other, retry_failed)
+    begun: dict[str, str] = {}
+    for key, state in states.items():
+        runs_of = by_trial.get(key, ())
+        if state == "done":
+            runs_of = [run for run in runs_of if run.status == "FINISHED"]
+        makers = {run.tags.get("git_commit", "") for run in runs_of}
+        if makers and code not in makers and state in ("done", "interrupted"):
+            (other if state == "done" else begun)[key] = min(makers)
+    return Plan(trials, states, other, retry_failed, begun_by=begun)
+
+
+def _other_code(commits: Mapping[str, str]) -> str:
+    short = {re.sub(r"^(\w{7})\w{33}", r"\1", one) for one in commits.values()}
+    return f"other code (git commit {', '.join(sorted(short))})"
 
 
 def _state(runs: Sequence[RunRecord]) -> TrialState:

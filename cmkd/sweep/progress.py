@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from cmkd.sweep.expand import PlannedTrial, epochs_of
+from cmkd.config.trial import TrialConfig
+from cmkd.sweep.expand import PlannedTrial, epochs_of, teachers_of
+from cmkd.sweep.identity import TEACHER_ARM, teacher_name
 from cmkd.sweep.plan import Plan
+from cmkd.tracking.records import EpochRecord
 
 Status = Literal["done", "pruned", "running", "failed", "to go"]
 
 
 @dataclass
 class TrialProgress:
-    """One trial as seen by the driver. Accuracies in percent."""
+    """One trial or teacher as seen by the driver. Accuracies in percent."""
 
     arm: str
     name: str
@@ -29,22 +33,40 @@ class TrialProgress:
 
 
 @dataclass
+class _Pace:
+    """Epochs trained in this session, and the seconds that they took."""
+
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def more(self, epochs: int, seconds: float) -> None:
+        self.epochs += epochs
+        self.seconds += seconds
+
+    def __call__(self) -> float:
+        return self.seconds / self.epochs
+
+
+@dataclass
 class Board:
-    """All trials of a sweep, updated as results come in.
+    """All trials of a sweep and the teachers they wait for, updated as results come in.
 
     The time left comes from the epochs of this session, so it holds whatever the number of
     workers and however much was done before.
     """
 
     trials: dict[str, TrialProgress]
+    teachers: dict[str, TrialProgress] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     _started: float | None = field(default=None, repr=False)
-    _epochs_done: int = field(default=0, repr=False)
+    _pace: _Pace = field(default_factory=_Pace, repr=False)
+    _paces: dict[str, _Pace] = field(default_factory=lambda: defaultdict(_Pace), repr=False)
 
     @classmethod
     def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Board:
         """The board of a plan: what is done counts as done, what is left failed as failed."""
-        board = cls({trial.id: _fresh(trial) for trial in plan.trials}, clock)
+        teachers = {key: _teacher(config) for key, config in teachers_of(plan.to_run).items()}
+        board = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
         pending = {trial.id for trial in plan.to_run}
         for trial in plan.trials:
             if trial.id not in pending:
@@ -54,58 +76,75 @@ class Board:
                 )
         return board
 
-    def started(self, trial_id: str) -> None:
-        """A worker took the trial."""
+    def one(self, key: str) -> TrialProgress:
+        """The trial or teacher of this id."""
+        return self.trials.get(key) or self.teachers[key]
+
+    def started(self, key: str) -> None:
+        """A worker took the trial or teacher."""
         if self._started is None:
             self._started = self.clock()
-        self.trials[trial_id].status = "running"
+        self.one(key).status = "running"
 
-    def advanced(self, trial_id: str, epoch: int, trained: int, val_acc: Sequence[float]) -> None:
-        """The trial reached `epoch`, `trained` of its epochs in this session."""
-        trial = self.trials[trial_id]
-        trial.epoch = epoch
-        self._epochs_done += trained
-        known = [value for value in (trial.val_acc, *val_acc) if value is not None]
-        trial.val_acc = max(known, default=None)
+    def advanced(self, key: str, trained: int, epochs: Sequence[EpochRecord]) -> None:
+        """These are further epochs; the last `trained` of them were trained in this session."""
+        trial = self.one(key)
+        trial.epoch = epochs[-1].step
+        known = [trial.val_acc, *(epoch.metrics.get("val_acc") for epoch in epochs)]
+        trial.val_acc = max((value for value in known if value is not None), default=None)
+        if trained:
+            seconds = sum(epoch.metrics.get("seconds", 0.0) for epoch in epochs[-trained:])
+            for pace in (self._pace, self._paces[trial.arm]):
+                pace.more(trained, seconds)
 
-    def finished(self, trial_id: str, test_acc: float | None, seconds: float) -> None:
-        """The trial has its outcome."""
-        trial = self.trials[trial_id]
+    def finished(self, key: str, test_acc: float | None, seconds: float) -> None:
+        """The trial or teacher has its outcome."""
+        trial = self.one(key)
         trial.status, trial.test_acc, trial.seconds = "done", test_acc, seconds
 
-    def pruned(self, trial_id: str, cause: str) -> None:
+    def pruned(self, key: str, cause: str) -> None:
         """The trial of a search was given up."""
-        trial = self.trials[trial_id]
+        trial = self.one(key)
         trial.status, trial.cause = "pruned", cause
 
-    def failed(self, trial_id: str, cause: str) -> None:
-        """The trial ended without an outcome."""
-        trial = self.trials[trial_id]
+    def failed(self, key: str, cause: str) -> None:
+        """The trial or teacher ended without an outcome."""
+        trial = self.one(key)
         trial.status, trial.cause = "failed", cause
 
     def count(self, status: Status, arm: str | None = None) -> int:
-        """Trials in `status`, of one arm or of all."""
-        return sum(t.status == status and arm in (None, t.arm) for t in self.trials.values())
+        """Trials in `status`, of one arm (also that of the teachers) or of all."""
+        if arm is None:
+            return sum(one.status == status for one in self.trials.values())
+        return sum(one.status == status and one.arm == arm for one in self._all())
 
     def arms(self) -> list[str]:
-        """Arms in the order of the sweep."""
-        return list(dict.fromkeys(trial.arm for trial in self.trials.values()))
+        """Arms in the order of the sweep, after the one of the teachers where there are any."""
+        return list(dict.fromkeys(one.arm for one in self._all()))
 
     def best(self, arm: str) -> float | None:
         """Best validation accuracy of the arm in this session."""
-        seen = [t.val_acc for t in self.trials.values() if t.arm == arm and t.val_acc is not None]
+        seen = [one.val_acc for one in self._all() if one.arm == arm and one.val_acc is not None]
         return max(seen, default=None)
 
     def seconds_left(self) -> float | None:
-        """Estimate of the time to the end; None before the first epoch."""
-        if self._started is None or not self._epochs_done:
+        """Estimate of the time to the end; None before the first epoch.
+
+        An epoch of an arm is taken to last as its epochs so far, and all together to take the
+        wall time per second of training that they have taken so far.
+        """
+        if self._started is None or not self._pace.seconds:
             return None
-        todo = sum(
-            trial.epochs - trial.epoch
-            for trial in self.trials.values()
-            if trial.status in ("to go", "running")
-        )
-        return (self.clock() - self._started) * todo / self._epochs_done
+        todo = [
+            (one.epochs - one.epoch) * (self._paces.get(one.arm) or self._pace)()
+            for one in self._all()
+            if one.status in ("to go", "running")
+        ]
+        elapsed = self.clock() - self._started
+        return max(sum(todo) * elapsed / self._pace.seconds, *todo, 0.0)
+
+    def _all(self) -> list[TrialProgress]:
+        return [*self.teachers.values(), *self.trials.values()]
 
 
 class SweepView(Protocol):
@@ -118,14 +157,19 @@ class SweepView(Protocol):
         """A line to keep."""
 
     def stage(self, text: str, done: int, total: int) -> None:
-        """Work before the trials: `done` of `total` units."""
+        """Work before the training: `done` of `total` units."""
 
     def show(self, board: Board) -> None:
         """The board changed."""
 
     def ended(self, trial: TrialProgress, board: Board) -> None:
-        """A trial was finished or failed."""
+        """A trial or teacher was finished or failed."""
 
 
 def _fresh(trial: PlannedTrial) -> TrialProgress:
     return TrialProgress(trial.arm, trial.name, epochs_of(trial.config.setting))
+
+
+def _teacher(config: TrialConfig) -> TrialProgress:
+    epochs = config.setting.teacher.training.epochs
+    return TrialProgress(TEACHER_ARM, teacher_name(config), epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,22 +20,27 @@ class Pulse:
 
     Args:
         servers: (host, port) by name.
+        patience: seconds without an answer after which a server counts as dead. On this machine
+            one that is too busy to answer is not; another machine may be gone without a word.
     """
 
     def __init__(
         self,
         servers: Mapping[str, tuple[str, int]],
         clock: Callable[[], float] = time.monotonic,
+        patience: float = math.inf,
     ) -> None:
         self._servers = servers
         self._clock = clock
+        self._patience = patience
         self._next = clock()
+        self._heard = dict.fromkeys(servers, self._next)
 
     def check(self) -> None:
         """Look again, unless that was just done.
 
         Raises:
-            InfrastructureError: one of them takes no connection any more.
+            InfrastructureError: one of them takes no connection any more, or is silent too long.
         """
         if self._clock() < self._next:
             return
@@ -45,7 +51,12 @@ class Pulse:
                 raise InfrastructureError(
                     f"Ray's {name} has died, killed perhaps for want of memory"
                 ) from None
-            except TimeoutError:
-                # Too busy to answer is not dead.
-                continue
+            except OSError:
+                if self._clock() - self._heard[name] > self._patience:
+                    host, port = address
+                    raise InfrastructureError(
+                        f"Ray's {name} at {host}:{port} has not answered for {self._patience:.0f} s"
+                    ) from None
+            else:
+                self._heard[name] = self._clock()
         self._next = self._clock() + PERIOD_SECONDS

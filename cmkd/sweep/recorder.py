@@ -1,13 +1,17 @@
-"""The one writer of a sweep: a thread that carries records to the tracking store in order.
+"""The one writer of a sweep: it carries records to the tracking store, each trial's in order.
 
 The queue is the spool. While the store does not answer, records wait in it and training goes
 on; they are tried again until the store is back or the sweep gives up at its end. Every write
-is idempotent, so trying again never doubles anything. A run of which the store refuses a record
-for good loses what follows of it, so that one bad record does not hold up all others.
+is idempotent, so trying again never doubles anything. Epochs of a trial that wait go in one
+request, and a server takes those of several trials at once, so that a slow one is caught up
+with. A run of which the store refuses a record for good loses what follows of it, so that one
+bad record does not hold up all others.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 import time
 from collections import deque
@@ -18,32 +22,56 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.records import EpochRecord, RunIdentity, RunStatus, RunStore
 
 RETRY_SECONDS = 5.0
-LAST_ATTEMPTS = 3
+LAST_SECONDS = 60.0
+"""How long a store that does not answer is waited for at the end: a server restarts in less."""
+LAST_PAUSE = 1.0
 
 Write = Callable[[], None]
+Draw = Callable[[Sequence[Path], Path], Sequence[Path]]
+"""Draws pictures of the files of a run into a folder, and gives their paths."""
 
 
 class Recorder:
     """Records of running trials on their way to the store; methods return at once.
 
     Args:
-        store: written from the recorder's thread alone, from `start` to `drain`.
+        store: written by the recorder alone until `drain`.
         warn: told once when the store first fails, and once per run that it refuses.
+        draw: pictures that finished runs are kept with; one that fails costs no more than itself.
+        writers: how many trials are written at once, each by a thread.
     """
 
-    def __init__(self, store: RunStore, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        warn: Callable[[str], None],
+        draw: Draw | None = None,
+        *,
+        writers: int = 1,
+    ) -> None:
         self._store = store
         self._warn = warn
+        self._draw = draw
+        self._drawing = threading.Lock()
+        self._pictures: Path | None = None
+        self._drawn: dict[str, Sequence[Path]] = {}
         self._runs: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._open: set[str] = set()
         self._refused: set[str] = set()
         self._queue: deque[tuple[str, Write]] = deque()
+        self._busy: set[str] = set()
         self._changed = threading.Condition()
         self._error: Exception | None = None
-        self._attempts_left: int | None = None
-        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
-        self._thread.start()
+        self._waiting: dict[str, list[EpochRecord]] = {}
+        self._drain_began: float | None = None
+        self._answered = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._work, name="recorder", daemon=True)
+            for _ in range(writers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> None:
         """Create or reopen the run of `identity`; a run that is open stays as it is."""
@@ -59,8 +87,12 @@ class Recorder:
 
     def log(self, trial_id: str, epochs: Sequence[EpochRecord]) -> None:
         """Write the metrics of these epochs."""
-        if epochs:
-            self._put(trial_id, lambda: self._store.log(self._runs[trial_id], epochs))
+        with self._changed:
+            if trial_id in self._waiting:
+                self._waiting[trial_id].extend(epochs)
+            elif epochs:
+                batch = self._waiting[trial_id] = list(epochs)
+                self._put(trial_id, lambda: self._store.log(self._runs[trial_id], batch))
 
     def close(
         self,
@@ -71,9 +103,18 @@ class Recorder:
         timestamp_ms: int | None = None,
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
+        of: Sequence[Path] = (),
     ) -> None:
-        """End the run."""
+        """End the run.
+
+        Args:
+            of: what pictures are drawn of.
+        """
         self._open.discard(trial_id)
+        if self._draw is not None and of:
+            self._put(trial_id, lambda: self._keep_pictures(trial_id, of))
+        with self._changed:
+            self._waiting.pop(trial_id, None)
         self._put(
             trial_id,
             lambda: self._store.close(
@@ -82,15 +123,28 @@ class Recorder:
                 summary=summary,
                 timestamp_ms=timestamp_ms,
                 tags=tags,
-                files=files,
+                files=[*files, *self._drawn.get(trial_id, ())],
             ),
         )
+
+    def _keep_pictures(self, trial_id: str, of: Sequence[Path]) -> None:
+        assert self._draw is not None
+        try:
+            with self._drawing:
+                if self._pictures is None:
+                    self._pictures = Path(tempfile.mkdtemp(prefix="cmkd-pictures-"))
+                folder = self._pictures / trial_id
+                folder.mkdir(exist_ok=True)
+                self._drawn[trial_id] = self._draw(of, folder)
+        except Exception as error:
+            name = self._names[trial_id]
+            self._warn(f"{name!r} is kept without pictures: {type(error).__name__}: {error}")
 
     def drain(self, timeout: float | None = None) -> None:
         """Close what is still open as KILLED and wait until everything is written.
 
         Args:
-            timeout: seconds to wait; None waits until the store has refused three more times.
+            timeout: seconds to wait; None waits until a minute went by without an answer.
 
         Raises:
             InfrastructureError: the store refused all, or some runs, which are named; what it
@@ -99,15 +153,20 @@ class Recorder:
         for trial_id in tuple(self._open):
             self.close(trial_id, "KILLED")
         with self._changed:
-            self._attempts_left = LAST_ATTEMPTS
+            self._drain_began = time.monotonic()
             self._changed.notify_all()
-        self._thread.join(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        lacking = len(self._queue) + len(self._busy)
+        if self._pictures is not None and not self._busy:
+            shutil.rmtree(self._pictures, ignore_errors=True)
         reasons: list[str] = []
-        if self._queue or self._thread.is_alive():
+        if lacking:
             error = self._error or InfrastructureError(f"tracking store: no answer in {timeout} s")
             if not isinstance(error, InfrastructureError):
                 raise error
-            reasons.append(f"{error} ({len(self._queue)} records not written)")
+            reasons.append(f"{error} ({lacking} records not written)")
         if self._refused:
             names = ", ".join(sorted(self._names[trial_id] for trial_id in self._refused))
             reasons.append(f"the tracking store refused records of {names}")
@@ -121,44 +180,63 @@ class Recorder:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue:
-                    if self._attempts_left is not None:
-                        return
-                    self._changed.wait()
-                trial_id, write = self._queue[0]
+        going_on = True
+        while going_on and (entry := self._take()) is not None:
+            trial_id, write = entry
+            error: Exception | None = None
             try:
                 write()
-            except InputError as error:
-                self._drop(trial_id, error)
-                continue
-            except Exception as error:
-                if not self._go_on(error):
-                    return
-                continue
+            except InputError as refused:
+                self._drop(trial_id, refused)
+            except Exception as caught:
+                error = caught
             with self._changed:
-                self._error = None
-                self._queue.popleft()
+                self._busy.discard(trial_id)
+                if error is not None:
+                    self._queue.appendleft(entry)
+                else:
+                    self._answered = time.monotonic()
+                    self._error = None
+                self._changed.notify_all()
+            if error is not None:
+                going_on = self._go_on(error)
+
+    def _take(self) -> tuple[str, Write] | None:
+        """The next record of a trial that no other thread writes; None when there will be none."""
+        with self._changed:
+            while True:
+                for place, entry in enumerate(self._queue):
+                    if entry[0] not in self._busy:
+                        del self._queue[place]
+                        self._busy.add(entry[0])
+                        # What is on its way takes no more epochs.
+                        self._waiting.pop(entry[0], None)
+                        return entry
+                if not self._queue and self._drain_began is not None:
+                    return None
+                self._changed.wait()
 
     def _drop(self, trial_id: str, error: InputError) -> None:
         """Give up the records of a run that the store refuses for good."""
         with self._changed:
-            self._error = None
             self._refused.add(trial_id)
             self._queue = deque(entry for entry in self._queue if entry[0] != trial_id)
         self._warn(f"{error}; nothing more of {self._names[trial_id]!r} is recorded")
 
     def _go_on(self, error: Exception) -> bool:
         """After a refusal: wait for the next attempt; False when there is none left."""
-        if self._error is None and self._attempts_left is None:
-            self._warn(f"{error}; training goes on and the records follow when it is back")
-        self._error = error
         with self._changed:
-            if self._attempts_left is None:
-                self._changed.wait_for(lambda: self._attempts_left is not None, RETRY_SECONDS)
-                return True
-            self._attempts_left -= 1
-            left = self._attempts_left
-        time.sleep(1.0 if left else 0.0)
-        return left > 0
+            first, self._error = self._error is None, error
+            draining = self._drain_began
+        if first:
+            going_on = "training goes on and the records follow when it is back"
+            waiting = f"its records are tried for {LAST_SECONDS:.0f} s more"
+            self._warn(f"{error}; {going_on if draining is None else waiting}")
+        if draining is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._drain_began is not None, RETRY_SECONDS)
+            return True
+        if not isinstance(error, InfrastructureError):
+            return False
+        time.sleep(LAST_PAUSE)
+        return time.monotonic() < max(self._answered, draining) + LAST_SECONDS

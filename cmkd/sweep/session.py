@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.sweep.caches import weights_of
 from cmkd.sweep.driver import Driver
-from cmkd.sweep.failures import Failure
+from cmkd.sweep.failures import Failure, beyond_the_trials
 from cmkd.sweep.forecast import Forecast, too_large
 from cmkd.sweep.identity import Origin, code_version
 from cmkd.sweep.lock import sweep_lock
 from cmkd.sweep.outlook import outlook
+from cmkd.sweep.place import Place
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import SweepView
-from cmkd.sweep.recorder import Recorder
+from cmkd.sweep.recorder import Draw, Recorder
 from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
+from cmkd.sweep.standing import kept_standing
 from cmkd.sweep.survey import SweepRequest, survey
-from cmkd.tracking.location import store_exists
+from cmkd.tracking.location import default_uri, store_exists
 from cmkd.tracking.records import RunRecord
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class SweepOutcome:
 
 def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Forecast]:
     """The plan of a sweep without running it; a store that does not exist is not created."""
-    _require_cpus(request)
+    _require_possible(request)
     dataset = _open_data(request, view)
     runs: Sequence[RunRecord] = ()
     if store_exists(request.tracking_uri):
@@ -69,8 +72,11 @@ def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Forecast]:
     return plan, outlook(plan, dataset, runs, workers=request.workers)
 
 
-def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
+def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) -> SweepOutcome:
     """Train every trial of the sweep that has no successful run, stage by stage.
+
+    Args:
+        draw: pictures that each finished run is kept with.
 
     Raises:
         InputError: the request cannot be met; nothing was trained.
@@ -78,12 +84,17 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
         InfrastructureError: store, disk or engine failed; the same call goes on from there.
         Interrupted: SIGINT, SIGTERM or SIGHUP; runs that were open are KILLED in the store.
     """
-    _require_cpus(request)
+    _require_possible(request)
     name = request.sweep.spec.name
     with guarded_signals() as guard:
         dataset = _open_data(request, view)
-        with sweep_lock(request.cache, name, dataset.info.name):
+        where = request.tracking_uri or default_uri()
+        with (
+            sweep_lock(request.cache, name, dataset.info.name),
+            kept_standing(view, request.cache, name, dataset.info.name, where) as view,
+        ):
             store = _open_store(request)
+            store.require_writable(f"{name}/{dataset.info.name}")
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
             runs = store.find({"data_id": dataset.id})
@@ -92,7 +103,7 @@ def run_sweep(request: SweepRequest, view: SweepView) -> SweepOutcome:
             while plan.to_run:
                 _require_weights(plan, request.cache)
                 _announce(plan, dataset, runs, request, view)
-                done = _train_stage(request, dataset, plan, store, view, guard)
+                done = _train_stage(request, dataset, plan, store, view, guard, draw)
                 runs = store.find({"data_id": dataset.id})
                 after = survey(request, dataset, runs, code_version())
                 outcome = outcome.followed_by(after, done)
@@ -113,6 +124,7 @@ def _announce(
     """Say what is going to happen, and ask whether it shall where it is much."""
     for line in plan.lines():
         view.note(line)
+    view.stage("trying a step of each kind of network", 0, 1)
     expected = outlook(plan, dataset, runs, workers=request.workers)
     view.note(expected.describe())
     reason = too_large(plan, expected)
@@ -120,11 +132,22 @@ def _announce(
         raise InputError(f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it")
 
 
-def _require_cpus(request: SweepRequest) -> None:
+def _require_possible(request: SweepRequest) -> None:
+    from cmkd.data.mirror import Mirror
     from cmkd.data.pool import usable_cpus
 
     workers, processes = request.workers, request.processes
-    if not 1 <= workers <= usable_cpus():
+    if request.storage is not None:
+        Mirror(request.storage)
+        if processes > 1:
+            raise InputError(
+                f"--processes {processes}: the processes of a trial share a cache folder; put the "
+                "cache on a file system that all nodes mount, and leave out --storage"
+            )
+    if request.address is not None:
+        if workers < 1:
+            raise InputError(f"--workers {workers}: give 1 or more")
+    elif not 1 <= workers <= usable_cpus():
         raise InputError(
             f"--workers {workers}: this machine has {usable_cpus()} CPUs; "
             f"give a number from 1 to {usable_cpus()}"
@@ -138,18 +161,12 @@ def _require_cpus(request: SweepRequest) -> None:
 
 def _require_weights(plan: Plan, cache: Path) -> None:
     """Refuse imported weights that are not there, before anything is trained."""
-    settings = [trial.config.setting for trial in plan.to_run]
-    named = {
-        weights
-        for one in settings
-        for weights in (one.teacher.weights, one.student.weights, one.student.p_weights)
-        if weights is not None
-    }
+    named = weights_of(trial.config for trial in plan.to_run)
     if not named:
         return
     from cmkd.training.weights.pretrained import find_weights
 
-    for weights in sorted(named):
+    for weights in named:
         find_weights(weights, cache)
 
 
@@ -171,13 +188,15 @@ def _open_store(request: SweepRequest) -> MlflowStore:
 
 def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
     from cmkd.data.arrays import ensure_arrays
+    from cmkd.data.pool import usable_cpus
 
     for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
         ensure_arrays(
             dataset,
             reading,
             request.cache,
-            workers=request.workers,
+            # Those of a cluster may be more than this machine has CPUs.
+            workers=min(request.workers, usable_cpus()),
             on_progress=lambda done, total: view.stage("decoding clips", done, total),
         )
 
@@ -189,35 +208,46 @@ def _train_stage(
     store: MlflowStore,
     view: SweepView,
     guard: SignalGuard,
+    draw: Draw | None,
 ) -> SweepOutcome:
     from cmkd.sweep.runner import start_engine
 
-    _prepare_arrays(request, dataset, plan, view)
+    place = Place(request.cache, request.storage)
+    if not request.storage:
+        _prepare_arrays(request, dataset, plan, view)
     started = time.monotonic()
     choices = {one.name: one.describe() for one in plan.choices}
     name = request.sweep.spec.name
     origin = Origin(name, dataset.info, dataset.num_folds, code_version(), choices)
     teachers = store.find({"kind": "teacher", "data_id": dataset.id})
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
-    recorder = Recorder(store, view.note)
-    driver = Driver(plan, origin, recorder, view, recorded)
+    recorder = Recorder(store, view.note, draw, writers=store.writers)
+    driver = Driver(
+        plan,
+        origin,
+        recorder,
+        view,
+        recorded,
+        workers=request.workers,
+        processes=request.processes,
+    )
     view.note(f"starting {request.workers} workers")
     with (
         guard.deferred(),
-        start_engine(request.workers, request.cache, request.processes) as engine,
+        start_engine(request.workers, place, request.processes, request.address) as engine,
     ):
         # Ray has taken SIGTERM for itself.
         guard.install()
         try:
-            driver.train_teachers(engine, guard)
-            driver.train_trials(engine, guard)
+            engine.make_ready([trial.config for trial in plan.to_run], guard.check)
+            driver.train(engine, guard)
         except BaseException as error:
             _leave(recorder, view, hurry=isinstance(error, Interrupted))
             raise
         recorder.drain()
-    for _, failure in driver.failures:
-        if failure.kind == InfrastructureError.__name__:
-            raise InfrastructureError(failure.message)
+    graver = beyond_the_trials(failure for _, failure in driver.failures)
+    if graver is not None:
+        raise graver
     seconds = time.monotonic() - started
     return SweepOutcome(plan, driver.finished, tuple(driver.failures), seconds)
 

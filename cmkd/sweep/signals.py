@@ -57,6 +57,7 @@ class SignalGuard:
         now = time.monotonic()
         if self._received is not None:
             if now - self._moment > ECHO_SECONDS:
+                os.write(2, b"cmkd: left at once; the same command goes on\n")
                 os._exit(128 + signum)
             return
         self._received, self._moment = signum, now

@@ -43,6 +43,8 @@ class SweepRequest:
         approved: a large sweep needs no question.
         processes: that train one trial together, of the `workers`; no part of a trial's id.
         until_decided: arms whose order is open get further seeds, up to so many; None: no arm.
+        address: of the Ray cluster to join; None: an engine of our own on this machine.
+        storage: URI by which nodes with caches of their own share; None: they share `cache`.
     """
 
     sweep: Sweep
@@ -56,6 +58,8 @@ class SweepRequest:
     approved: bool = False
     processes: int = 1
     until_decided: int | None = None
+    address: str | None = None
+    storage: str | None = None
 
     @property
     def looks(self) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""What Ray Tune is given: a trainable that trains, and a callback that tells the driver."""
+"""What Ray Tune is given: a trainable that trains, whose turn it is, and who is told."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +11,26 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from cmkd.config.trial import TrialConfig
 from cmkd.sweep.distributed import TrialCrew
 from cmkd.sweep.failures import Failure, failure_of
+from cmkd.sweep.place import Place
+from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import TrialWorker, Update
 
 if TYPE_CHECKING:
-    from ray.tune import Callback, Stopper
+    from ray.tune import Callback, PlacementGroupFactory, Stopper
     from ray.tune.experiment import Trial
+    from ray.tune.search import Searcher
 
 P = ParamSpec("P")
 
 RETRIES = 2
 """How often a trial or teacher whose process died is started again."""
+
+KEY, CREW = "trial", "crew"
+"""In Tune's config of a trial: the id of our trial or teacher; whether several processes train it.
+"""
+WAITING_BYTES = 2**20
+"""Of memory for what waits for those processes, as it needs no CPU but Ray wants it to need some.
+"""
 
 WORKER_DIED = Failure(
     "WorkerDied",
@@ -57,20 +68,22 @@ def trainable() -> type:
             self,
             config: dict[str, Any],
             configs: Mapping[str, TrialConfig] | None = None,
-            cache: Path | None = None,
+            place: Place | None = None,
             processes: int = 1,
             gpus: bool = False,
         ) -> None:
-            assert configs is not None and cache is not None
+            assert configs is not None and place is not None
+            # What a crew and what a worker trains differs in resources, so no actor is reused
+            # for the other.
             self.worker = (
-                TrialWorker(configs, cache)
-                if processes == 1
-                else TrialCrew(configs, cache, processes, gpus=gpus)
+                TrialCrew(configs, place.cache, processes, gpus=gpus)
+                if config[CREW]
+                else TrialWorker(configs, place.of_worker())
             )
-            self.worker.start(config["trial"])
+            self.worker.start(config[KEY])
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.worker.start(new_config["trial"])
+            self.worker.start(new_config[KEY])
             return True
 
         def step(self) -> dict[str, Any]:
@@ -80,6 +93,59 @@ def trainable() -> type:
     return TrialTrainable
 
 
+def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFactory]:
+    """What Tune asks how much of the machine a trial's actor takes."""
+    from ray.tune import PlacementGroupFactory
+
+    alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
+    waits = {"memory": float(WAITING_BYTES)}
+    return lambda config: PlacementGroupFactory([waits if config[CREW] else alone])
+
+
+def turn_taker(turns: Turns) -> Searcher:
+    """What Tune asks for the next trial or teacher, whenever it looks around."""
+    from ray.tune.search import Searcher
+
+    class TakesTurns(Searcher):
+        """Tune's question handed to `turns`."""
+
+        def __init__(self, turns: Turns) -> None:
+            super().__init__()
+            self.turns = turns
+
+        def __getstate__(self) -> dict[str, Any]:
+            # As of `Reporter`.
+            return {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            if self.turns.over:
+                # As its documentation says, but not its annotation.
+                return Searcher.FINISHED  # type: ignore[return-value]
+            key = self.turns.take()
+            return None if key is None else {KEY: key, CREW: self.turns.processes_of(key) > 1}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            """The driver knows by then, from `Reporter`."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: as of `Reporter`."""
+
+    return TakesTurns(turns)
+
+
+def _error_of(trial: Trial) -> Exception | None:
+    from ray import cloudpickle
+
+    # `get_pickled_error` looks beside the checkpoints, where this comes with the first one alone.
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return None
+    error: Exception = cloudpickle.loads(Path(path).read_bytes())
+    return error
+
+
 def engine_failure(error: Exception | None) -> Failure:
     """What a trial or teacher failed of, from what Ray says about it."""
     from ray.exceptions import RayTaskError
@@ -87,7 +153,13 @@ def engine_failure(error: Exception | None) -> Failure:
     if isinstance(error, RayTaskError):
         # The frames of the other process are in the text of the wrapper alone.
         return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
-    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({first_line(error)})")
+    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({what_ray_says(error)})")
+
+
+def what_ray_says(error: Exception | None) -> str:
+    """The first line, and what the process that was killed for want of memory had of it."""
+    used = re.search(r"actual memory used=\S+B", str(error))
+    return f"{first_line(error)}; {used[0]}" if used else first_line(error)
 
 
 def first_line(error: Exception | None) -> str:
@@ -159,7 +231,7 @@ def reporter(events: Events) -> Callback:
         def on_trial_start(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
-            self.events.started(trial.config["trial"])
+            self.events.started(trial.config[KEY])
 
         def on_trial_result(
             self,
@@ -174,10 +246,10 @@ def reporter(events: Events) -> Callback:
         def on_trial_error(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
-            trial_id = trial.config["trial"]
+            trial_id = trial.config[KEY]
             # A worker that never came up has not started its trial.
             self.events.started(trial_id)
-            failure = engine_failure(trial.get_pickled_error())
+            failure = engine_failure(_error_of(trial))
             self.events.updated(Update(trial_id, failure=failure))
 
     return Reporter(events)

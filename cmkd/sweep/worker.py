@@ -6,13 +6,14 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from cmkd.config.trial import TrialConfig
+from cmkd.sweep.caches import WorkerCache
 from cmkd.sweep.failures import Failure, failure_of
 from cmkd.tracking.records import EpochRecord
 
@@ -57,12 +58,16 @@ class Update:
 
 
 class TrialWorker:
-    """Trains trials in this process, one epoch at a time.
+    """Trains trials and teachers in this process, one after another, one epoch at a time.
 
     An exception of a trial becomes an `Update`, so that the process stays and takes the next.
+
+    Args:
+        configs: by the id of a trial, or of the teacher that is to be trained for it.
+        cache: of this process; other nodes are kept up to date by it.
     """
 
-    def __init__(self, configs: Mapping[str, TrialConfig], cache: Path) -> None:
+    def __init__(self, configs: Mapping[str, TrialConfig], cache: WorkerCache) -> None:
         # Ctrl-C reaches the whole process group; only the driver decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from cmkd.training.runtime import configure
@@ -72,42 +77,56 @@ class TrialWorker:
         self._cache = cache
         self._trial_id = ""
         self._run: TrialRun | None = None
+        self._lessons: Iterator[Update] | None = None
         self._lock: FileLock | None = None
         self._reported = 0
 
     def start(self, trial_id: str) -> None:
-        """Take this trial; it is opened by the first `step`, where its errors are caught."""
+        """Take this trial or teacher; the first `step` opens it, where its errors are caught."""
         self._release()
         self._trial_id = trial_id
 
     def step(self) -> Update:
-        """One epoch, or what is left to do of a trial whose epochs are done."""
+        """One epoch, or what is left to do where all epochs are done."""
+        config = self._configs[self._trial_id]
         try:
-            update = self._advance()
+            update = self._advance(config) if self._trial_id == config.id else self._teach(config)
         except Exception as error:
             update = Update(self._trial_id, failure=failure_of(error, self._reported))
         if update.done:
             self._release()
         return update
 
-    def _advance(self) -> Update:
+    def _teach(self, config: TrialConfig) -> Update:
+        if self._lessons is None:
+            self._lessons = train_teacher(config, self._cache)
+        return next(self._lessons)
+
+    def _advance(self, config: TrialConfig) -> Update:
         from cmkd.training.run import TrialRun
 
         if self._run is None:
-            self._lock = trial_lock(self._cache, self._trial_id)
+            self._lock = trial_lock(self._cache.folder, self._trial_id)
             self._lock.acquire()
-            self._run = TrialRun(self._configs[self._trial_id], self._cache)
+            self._cache.open("trials", config)
+            self._run = TrialRun(config, self._cache.folder)
         trained = 0
         if not self._run.finished:
             self._run.train_epoch()
+            self._cache.keep_epoch("trials", self._trial_id, len(self._run.history))
             trained = 1
         epochs = self._run.history[self._reported :]
         self._reported = len(self._run.history)
-        outcome = plain(self._run.finish()) if self._run.finished else None
+        outcome = self._finish(self._run) if self._run.finished else None
         return Update(self._trial_id, epochs, trained, outcome)
 
+    def _finish(self, run: TrialRun) -> Outcome:
+        outcome = plain(run.finish())
+        files = self._cache.keep_finished("trials", self._trial_id, outcome.files)
+        return replace(outcome, files=files)
+
     def _release(self) -> None:
-        self._run = None
+        self._run = self._lessons = None
         self._reported = 0
         if self._lock is not None:
             self._lock.release()
@@ -121,7 +140,7 @@ def trial_lock(cache: Path, trial_id: str) -> FileLock:
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
-def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
+def train_teacher(config: TrialConfig, cache: WorkerCache) -> Iterator[Update]:
     """Train or open the teacher of `config`, with news of every epoch as it ends."""
     news: queue.SimpleQueue[Update] = queue.SimpleQueue()
     thread = threading.Thread(target=_teach, args=(config, cache, news))
@@ -134,12 +153,13 @@ def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
             return
 
 
-def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) -> None:
+def _teach(config: TrialConfig, cache: WorkerCache, news: queue.SimpleQueue[Update]) -> None:
     done = 0
 
     def on_epoch(record: EpochRecord, _epochs: int) -> None:
         nonlocal done
         done = record.step
+        cache.keep_epoch("teachers", config.teacher_id, done)
         news.put(Update(config.teacher_id, (record,), 1))
 
     try:
@@ -147,11 +167,13 @@ def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) ->
         from cmkd.training.teacher import ensure_teacher
 
         configure(threads=1)
-        bundle = ensure_teacher(config, cache, on_epoch=on_epoch)
+        cache.open("teachers", config)
+        bundle = ensure_teacher(config, cache.folder, on_epoch=on_epoch)
+        files = cache.keep_finished("teachers", config.teacher_id, bundle.files)
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    outcome = Outcome(dict(bundle.summary), tuple(bundle.files), bundle.notes)
+    outcome = Outcome(dict(bundle.summary), files, bundle.notes)
     news.put(Update(config.teacher_id, bundle.history, 0, outcome))
 
 

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from cmkd.cli.live import LiveView, PlainView, make_view
 from cmkd.sweep.progress import Board, TrialProgress
+from cmkd.tracking.records import EpochRecord
 
 
 @pytest.fixture
 def board():
     names = ("control[tg=1+2]", "both")
-    return Board({name: TrialProgress(name, f"{name} seed 0", 2) for name in names}, lambda: 0.0)
+    trials = {name: TrialProgress(name, f"{name} seed 0", 2) for name in names}
+    return Board(trials, clock=lambda: 0.0)
 
 
 def test_without_a_terminal_there_is_one_line_per_event(board):
@@ -27,7 +29,7 @@ def test_without_a_terminal_there_is_one_line_per_event(board):
         view.stage("decoding clips", 9, 9)
         board.started("control[tg=1+2]")
         view.show(board)
-        board.advanced("control[tg=1+2]", 2, 2, [50.0])
+        board.advanced("control[tg=1+2]", 2, [EpochRecord(2, 0, {"val_acc": 50.0})])
         board.finished("control[tg=1+2]", 62.5, 3.25)
         view.ended(board.trials["control[tg=1+2]"], board)
         board.failed("both", "TrialFailed: why")
@@ -47,7 +49,7 @@ def test_a_terminal_gets_a_table_with_the_best_of_each_arm(board):
     with make_view(console) as view:
         assert isinstance(view, LiveView)
         board.started("both")
-        board.advanced("both", 1, 1, [41.5])
+        board.advanced("both", 1, [EpochRecord(1, 0, {"val_acc": 41.5})])
         view.show(board)
         board.failed("control[tg=1+2]", "why")
         view.ended(board.trials["control[tg=1+2]"], board)

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cmkd.config.base import Config, content_id
-from cmkd.config.data import DatasetInfo, EncodingConfig, InputConfig, SplitConfig, ViewsConfig
+from cmkd.config.base import Config, ContentIds, content_id
+from cmkd.config.data import (
+    DatasetInfo,
+    EncodingConfig,
+    InputConfig,
+    OfficialPart,
+    SplitConfig,
+    ViewsConfig,
+)
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import (
     StudentConfig,
@@ -39,6 +46,33 @@ def info(**changes: Any) -> DatasetInfo:
         "digest": "0" * 64,
     }
     return DatasetInfo(**{**values, **changes})
+
+
+PART = OfficialPart(name="UCF-101", split="all", clips=3, annotated=3, complete=True)
+
+
+def test_what_a_published_set_is_belongs_to_its_id_and_to_no_other() -> None:
+    # The id of a folder was this before there were published sets by name.
+    assert info().id == "1d5844619f54"
+    ids = {
+        info(kind="official", official=part).id
+        for part in (PART, PART.model_copy(update={"complete": False}))
+    }
+    assert len({info().id, info(kind="official", official=PART).id} | ids) == 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"official": PART}, {"kind": "official"}, {"kind": "embedded", "official": PART}]
+)
+def test_only_the_official_kind_is_a_published_set(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="does not go with kind"):
+        info(**changes)
+
+
+@pytest.mark.parametrize("clips", [2, 4])
+def test_a_whole_set_lacks_no_clip(clips: int) -> None:
+    with pytest.raises(ValidationError, match=f"{clips} of 3 clips"):
+        OfficialPart(name="UCF-101", split="all", clips=clips, annotated=3, complete=True)
 
 
 def test_the_defaults_are_the_row_with_both_losses() -> None:
@@ -115,6 +149,14 @@ def test_a_content_id_by_hand() -> None:
     assert content_id("trial", 3, {"b": None, "a": [1, 2.5]}, length=64) == expected
     assert content_id("ab", "c") != content_id("a", "bc")
     assert content_id("1") != content_id(1)
+
+
+def test_ids_of_contents_that_begin_alike_are_content_ids() -> None:
+    parts: list[Any] = ["trial", 2, Setting(), {"b": None, "a": "\u00e4"}, "d0", 0]
+    for cut in range(1, len(parts)):
+        assert ContentIds(*parts[:cut])(*parts[cut:]) == content_id(*parts)
+    made = dict(trial(fold=1).by_seed(range(3)))
+    assert made == {trial(fold=1, seed=seed).id: trial(fold=1, seed=seed) for seed in range(3)}
 
 
 def test_an_id_is_the_same_in_another_process_with_another_hash_seed() -> None:

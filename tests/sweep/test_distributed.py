@@ -16,6 +16,7 @@ from pathlib import Path
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.datasets import open_dataset
 from cmkd.sweep.distributed import TrialCrew
+from cmkd.sweep.place import Place
 from cmkd.sweep.runner import start_engine
 from cmkd.training.run import TrialRun
 from cmkd.training.runtime import configure
@@ -43,7 +44,7 @@ def main(together, alone):
     # The first epoch by one process, in the folder where two go on.
     TrialRun(good, together, device="cpu").train_epoch()
     configs = {config.id: config for config in (good, bad)}
-    with start_engine(2, together):
+    with start_engine(2, Place(together)):
         crew = TrialCrew(configs, together, 2, gpus=False)
         for config in (good, bad):
             crew.start(config.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cmkd.sweep.failures import Failure
 from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import make_plan
 from cmkd.sweep.signals import SignalGuard
+from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import Outcome, Update
 from cmkd.tracking.records import EpochRecord
 
@@ -34,19 +35,24 @@ INFO = DatasetInfo(
 EPOCHS = (EpochRecord(1, 70, {"val_acc": 1.0}), EpochRecord(2, 90, {"val_acc": 2.0}))
 NOTE = "epoch 1: checkpoint damaged"
 OUTCOME = Outcome({"test_acc": 3.0}, (Path("config.json"), Path("predictions.csv")), (NOTE, "b"))
+QUIET = Outcome({"test_acc": 3.0}, ())
 
 
 class Engine:
-    """Finishes whatever it is given."""
+    """Finishes whatever it is given, one after another, whoever's turn it is."""
 
-    def train_teachers(self, configs: Mapping[str, TrialConfig], tick: Any) -> list[Update]:
-        return [Update(key, EPOCHS, 0, OUTCOME) for key in configs]
-
-    def train_trials(self, configs: Mapping[str, TrialConfig], events: Any, name: str) -> None:
+    def train(
+        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Any, name: str
+    ) -> None:
         self.name = name
-        for key in configs:
+        self.order: list[str] = []
+        while (key := turns.take()) is not None:
+            self.order.append(key)
             events.started(key)
-            events.updated(Update(key, EPOCHS, 2, OUTCOME))
+            events.updated(self.news(key, configs[key]))
+
+    def news(self, key: str, config: TrialConfig) -> Update:
+        return Update(key, EPOCHS, 2, OUTCOME)
 
 
 class Notes:
@@ -70,16 +76,19 @@ class Notes:
         return lambda *_: None
 
 
-def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
-    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=1)
-    notes, engine, guard = Notes(), Engine(), SignalGuard()
+def driver_of(notes: Any, seeds: int = 1, recorded: Collection[str] = ()) -> Driver:
+    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=seeds)
     origin = Origin("smoke", INFO, 1, "")
-    recorder: Any = notes
-    view: Any = notes
-    trainer: Any = engine
-    driver = Driver(make_plan(trials, ()), origin, recorder, view, ())
-    driver.train_teachers(trainer, guard)
-    driver.train_trials(trainer, guard)
+    return Driver(make_plan(trials, ()), origin, notes, notes, recorded, workers=2)
+
+
+def train(driver: Driver, engine: Any) -> None:
+    driver.train(engine, SignalGuard())
+
+
+def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
+    notes, engine = Notes(), Engine()
+    train(driver_of(notes), engine)
     assert notes.closed.keys() == notes.opened.keys()
     assert len(notes.closed) == 3 + 1
     for key, told in notes.closed.items():
@@ -89,62 +98,74 @@ def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
         names = [*notes.opened[key], *(path.name for path in told["files"])]
         assert sorted(names) == ["config.json", "predictions.csv"]
     assert engine.name == "smoke-gestures", "two sweeps of one name may run at once"
-    names = ["teacher of fold 0", *(trial.name for trial in trials)]
-    assert notes.notes == [f"{name}: {note}" for name in names for note in (NOTE, "b")]
+    arms = ["teacher (RGB)", "baseline", "control", "both"]
+    said = [line.split(" fold 0 seed 0") for line in notes.notes]
+    assert [arm for arm, _ in said] == [arm for arm in arms for _ in range(2)]
+    assert all(line.endswith(end) for (_, line), end in zip(said, [NOTE, "b"] * 4, strict=True))
 
 
 def test_a_teacher_imported_as_it_is_has_no_epochs_and_a_quiet_one_no_notes():
-    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=1)
+    class Imports(Engine):
+        def news(self, key: str, config: TrialConfig) -> Update:
+            return Update(key, () if key == config.teacher_id else EPOCHS, 0, QUIET)
+
     notes: Any = Notes()
-    driver = Driver(make_plan(trials, ()), Origin("smoke", INFO, 1, ""), notes, notes, ())
-    engine: Any = Engine()
-    quiet = Outcome({"test_acc": 3.0}, ())
-    engine.train_teachers = lambda configs, tick: [Update(key, (), 0, quiet) for key in configs]
-    driver.train_teachers(engine, SignalGuard())
-    (told,) = notes.closed.values()
-    assert (told["timestamp_ms"], told["tags"], notes.notes) == (None, {}, [])
+    train(driver_of(notes), Imports())
+    teacher = next(told for key, told in notes.closed.items() if not notes.opened[key])
+    assert (teacher["timestamp_ms"], teacher["tags"], notes.notes) == (None, {}, [])
+
+
+def test_a_teacher_that_the_store_has_is_opened_and_not_recorded_again():
+    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=1)
+    (teacher,) = teachers_of(trials)
+    notes, engine = Notes(), Engine()
+    driver = driver_of(notes, recorded=[teacher])
+    train(driver, engine)
+    assert engine.order[0] == teacher, "its files must be there"
+    assert teacher not in notes.opened
+    assert driver.finished == len(notes.closed) == 3
 
 
 class Broken(Engine):
-    """Fails whatever it is given, in one of several ways."""
+    """Fails every trial, in one of several ways; teachers succeed."""
 
     def __init__(self, *causes: str) -> None:
-        self.causes = causes
+        self.causes = itertools.cycle(causes)
 
-    def train_trials(self, configs: Mapping[str, TrialConfig], events: Any, name: str) -> None:
-        for key, cause in zip(configs, itertools.cycle(self.causes)):
-            events.started(key)
-            events.updated(Update(key, failure=Failure("ValueError", cause, "", 0)))
-
-
-def driver_of(seeds: int) -> Driver:
-    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=seeds)
-    notes: Any = Notes()
-    return Driver(make_plan(trials, ()), Origin("smoke", INFO, 1, ""), notes, notes, ())
+    def news(self, key: str, config: TrialConfig) -> Update:
+        if key == config.teacher_id:
+            return super().news(key, config)
+        return Update(key, failure=Failure("ValueError", next(self.causes), "", 0))
 
 
 def test_three_failures_alike_and_nothing_else_stop_the_sweep():
-    driver, engine = driver_of(seeds=3), Broken("no frame 1", "no frame 2")
-    trainer: Any = engine
+    driver = driver_of(Notes(), seeds=3)
     with pytest.raises(TrialFailed, match=r"^the first 3 trials failed alike.*3 x ValueError: no"):
-        driver.train_trials(trainer, SignalGuard())
+        train(driver, Broken("no frame 1", "no frame 2"))
     assert len(driver.failures) == 3
 
 
 def test_failures_of_several_kinds_do_not_stop_it():
-    driver, engine = driver_of(seeds=3), Broken("no frame", "no file")
-    trainer: Any = engine
-    driver.train_trials(trainer, SignalGuard())
+    driver = driver_of(Notes(), seeds=3)
+    train(driver, Broken("no frame", "no file"))
     assert len(driver.failures) == 9
 
 
-def test_untaught_trials_do_not_stop_it():
-    driver = driver_of(seeds=3)
-    trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=1)
-    (teacher,) = teachers_of(trials)
-    lost = [Update(teacher, failure=Failure("ValueError", "no", "", 0))]
-    engine: Any = Engine()
-    engine.train_teachers = lambda configs, tick: lost
-    driver.train_teachers(engine, SignalGuard())
-    driver.train_trials(engine, SignalGuard())
+class Untaught(Engine):
+    """Fails teachers alone."""
+
+    def news(self, key: str, config: TrialConfig) -> Update:
+        if key == config.teacher_id:
+            return Update(key, failure=Failure("ValueError", "no", "", 0))
+        return super().news(key, config)
+
+
+def test_untaught_trials_fail_untried_and_do_not_stop_the_others():
+    notes, engine = Notes(), Untaught()
+    driver = driver_of(notes, seeds=3)
+    train(driver, engine)
     assert (driver.finished, len(driver.failures)) == (6, 1 + 3)
+    assert len(engine.order) == 1 + 6, "no worker took an untaught trial"
+    causes = {failure.cause for name, failure in driver.failures if name.startswith("both")}
+    assert causes == {"TeacherFailed: ValueError: no"}
+    assert len(notes.opened) == len(notes.closed) == 1 + 9, "each has its run"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 24
 
 
@@ -32,7 +32,7 @@ def test_a_killed_server_of_ray_ends_the_sweep_with_the_command_to_go_on(
     code, output = space.run("sweep", "tiny.yaml")
     assert code == 0, output
     assert set(space.statuses().values()) == {"FINISHED"}
-    assert space.repeats() == []
+    assert space.disorder() == []
     epochs = space.query(
         "select r.name, count(*) from metrics m join runs r using (run_uuid) "
         "where m.key = 'val_acc' and r.name not like 'teacher%' group by 1"

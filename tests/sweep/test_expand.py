@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.planning import plan_once
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.sweep.expand import expand, teachers_of
 
@@ -61,6 +62,12 @@ def test_one_teacher_per_fold_and_none_without_distillation(sweep):
     assert sorted(config.fold for config in teachers.values()) == [0, 1]
     assert all(config.teacher_id == key for key, config in teachers.items())
     assert teachers_of(tuple(t for t in planned if t.arm == "baseline")) == {}
+
+
+def test_100_000_trials_are_planned_in_seconds():
+    figures = plan_once()
+    assert figures["trials"] == 100_000
+    assert figures["cpu_seconds"] < 5.0
 
 
 def test_the_reference_on_motion_vectors_needs_no_teacher(tmp_path):

@@ -100,6 +100,24 @@ def test_the_forecast_adds_up(plan: Plan) -> None:
     assert pair.sources == {"a measured step": 3}
 
 
+def test_what_needs_no_teacher_is_trained_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC + "  plain: {method.lambda_1: [0.0], method.lambda_2: [0.0]}\n")
+    trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
+    both = make_plan(trials, ())
+    plain = make_plan(tuple(one for one in trials if not one.needs_teacher), ())
+    costs = {class_of(one.config.setting): Range(1.0, 1.0, 1.0) for one in trials}
+    (teacher,) = teachers_of(trials)
+    slow, quick = ({teacher: Range(each, each, each)} for each in (100.0, 0.0))
+    # 500 s of a teacher, beside whom the 10 s of the plain trial cost nothing.
+    without = make_plan(tuple(one for one in trials if one.needs_teacher), ())
+    told = forecast(both, costs, {}, slow, workers=2).wall.likely
+    assert told == pytest.approx(forecast(without, costs, {}, slow, workers=2).wall.likely)
+    assert told > forecast(both, costs, {}, quick, workers=2).wall.likely + 490
+    alone = forecast(plain, costs, {}, {}, workers=2).wall.likely
+    assert alone == START.likely + 10 + BESIDES.likely, "one trial is not shared"
+
+
 def test_what_nothing_is_known_of_is_said(plan: Plan) -> None:
     blind = forecast(plan, {}, {}, {}, workers=2)
     assert blind.sources == {"nothing": 3}

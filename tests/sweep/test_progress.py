@@ -8,7 +8,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.sweep.expand import expand
 from cmkd.sweep.plan import make_plan
 from cmkd.sweep.progress import Board, TrialProgress
-from cmkd.tracking.records import RunRecord, RunStatus
+from cmkd.tracking.records import EpochRecord, RunRecord, RunStatus
 
 
 @pytest.fixture
@@ -20,11 +20,21 @@ def now():
 def board(now):
     trials = {f"{arm}{n}": TrialProgress(arm, f"{arm} {n}", 10) for arm in "ab" for n in (0, 1)}
     trials["a0"].status = "done"
-    return Board(trials, lambda: now[0])
+    teachers = {"t": TrialProgress("teacher", "teacher", 4)}
+    return Board(trials, teachers, lambda: now[0])
+
+
+def epochs(last: int, *accuracies: float, seconds: float = 0.0) -> list[EpochRecord]:
+    """Records that end with the epoch `last`."""
+    first = last - len(accuracies) + 1
+    return [
+        EpochRecord(step, 0, {"val_acc": accuracy, "seconds": seconds})
+        for step, accuracy in enumerate(accuracies, first)
+    ]
 
 
 def test_counts_follow_the_trials(board):
-    assert board.arms() == ["a", "b"]
+    assert board.arms() == ["teacher", "a", "b"]
     assert (board.count("done"), board.count("to go"), board.count("to go", "b")) == (1, 3, 2)
     board.started("b0")
     board.started("b1")
@@ -33,6 +43,8 @@ def test_counts_follow_the_trials(board):
     board.finished("b0", 81.0, 2.0)
     assert board.count("done") == 2
     assert board.trials["b1"].cause == "why"
+    board.started("t")
+    assert (board.count("running", "teacher"), board.count("running")) == (1, 0), "no trial"
 
 
 def test_a_board_starts_where_the_plan_is():
@@ -47,22 +59,43 @@ def test_a_board_starts_where_the_plan_is():
         assert [trial.status for trial in board.trials.values()] == statuses
 
 
+def test_a_board_has_the_teachers_that_are_needed():
+    trials = expand(load_sweep("smoke"), data="d", data_id="id", folds=2, seeds=2)
+    names = [one.name for one in Board.of(make_plan(trials, ())).teachers.values()]
+    assert sorted(names) == [f"teacher (RGB) fold {n} seed 0, tiny_tdn" for n in (0, 1)]
+
+
 def test_the_best_of_an_arm_is_over_its_trials_and_epochs(board):
     assert board.best("b") is None
-    board.advanced("b0", 2, 2, [40.0, 30.0])
-    board.advanced("b1", 1, 1, [35.0])
-    board.advanced("b0", 3, 1, [20.0])
+    board.advanced("b0", 2, epochs(2, 40.0, 30.0))
+    board.advanced("b1", 1, epochs(1, 35.0))
+    board.advanced("b0", 1, epochs(3, 20.0))
     assert board.best("b") == 40.0
     assert board.best("a") is None
 
 
 def test_the_time_left_counts_epochs_of_this_session_only(board, now):
+    board.finished("t", 90.0, 0.0)
     assert board.seconds_left() is None
     board.started("a1")
     assert board.seconds_left() is None
     now[0] += 20.0
     # Resumed at epoch 6, of which one was trained now: 20 s an epoch, 4 + 10 + 10 to go.
-    board.advanced("a1", 6, 1, [1.0])
+    board.advanced("a1", 1, epochs(6, *[1.0] * 6, seconds=20.0))
     assert board.seconds_left() == pytest.approx(20.0 * 24)
     board.failed("b0", "why")
     assert board.seconds_left() == pytest.approx(20.0 * 14)
+
+
+def test_the_time_left_knows_that_arms_and_teachers_differ(board, now):
+    for key in ("t", "a1"):
+        board.started(key)
+    now[0] += 40.0
+    # Two workers trained 80 s of epochs in 40 s: an epoch of the teacher lasts 60 s, of a 20 s.
+    board.advanced("t", 1, epochs(1, 1.0, seconds=60.0))
+    board.advanced("a1", 1, epochs(1, 1.0, seconds=20.0))
+    board.failed("b0", "why")
+    board.failed("b1", "why")
+    assert board.seconds_left() == pytest.approx(max((3 * 60 + 9 * 20) / 2, 3 * 60, 9 * 20))
+    board.finished("t", 90.0, 0.0)
+    assert board.seconds_left() == pytest.approx(9 * 20), "one worker has nothing to do"

@@ -28,3 +28,21 @@ def test_a_server_that_died_is_named(server: socket.socket) -> None:
         pulse.check()
     with pytest.raises(InfrastructureError):
         pulse.check()
+
+
+def test_a_machine_that_is_silent_counts_as_dead_only_after_a_while(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    pulse = Pulse({"GCS": server.getsockname()}, clock=lambda: now[0], patience=30.0)
+    pulse.check()
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise OSError(113, "No route to host")
+
+    monkeypatch.setattr(socket, "create_connection", cut_off)
+    now[0] = 20.0
+    pulse.check()
+    now[0] = 31.0
+    with pytest.raises(InfrastructureError, match=r"GCS at 127\.0\.0\.1:\d+ has not answered for"):
+        pulse.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,8 @@ def store():
 @pytest.fixture
 def said(monkeypatch):
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LAST_PAUSE", 0.05)
     return []
 
 
@@ -111,6 +114,69 @@ def test_a_store_that_stays_away_is_reported_at_the_end(store, said):
     assert len(said) <= 1
 
 
+def test_a_store_that_comes_back_while_it_is_waited_for_gets_everything(store, said):
+    recorder = Recorder(store, said.append)
+    store.down = True
+    recorder.open(IDENTITY, {})
+    recorder.close("t", "FINISHED")
+    back = threading.Timer(0.3, lambda: setattr(store, "down", False))
+    back.start()
+    recorder.drain()
+    back.join()
+    assert [call[0] for call in store.calls] == ["open", "close"]
+
+
+def test_epochs_that_wait_go_in_one_request_and_none_is_lost(store, said):
+    recorder = Recorder(store, said.append)
+    store.down = True
+    recorder.open(IDENTITY, {})
+    assert store.refused.wait(5)
+    for step in (1, 2, 3):
+        recorder.log("t", [EpochRecord(step, step, {})])
+    recorder.close("t", "FAILED")
+    # Taken up again: not to be put before the end of the first attempt.
+    recorder.open(IDENTITY, {})
+    recorder.log("t", [EpochRecord(4, 4, {})])
+    recorder.close("t", "FINISHED")
+    store.down = False
+    recorder.drain()
+    assert [call[0::2] for call in store.calls] == [
+        ("open",),
+        ("log", 1, 3),
+        ("close", "FAILED", None),
+        ("open",),
+        ("log", 4),
+        ("close", "FINISHED", None),
+    ]
+    assert store.calls[1] == ("log", "run of t", 1, 2, 3)
+
+
+def test_trials_do_not_wait_for_one_another_and_each_stays_in_order(store, said, monkeypatch):
+    entered, released = threading.Event(), threading.Event()
+    keep = store._keep
+
+    def slow(*call: object) -> None:
+        if call == ("open", "t"):
+            entered.set()
+            assert released.wait(5)
+        keep(*call)
+        if call == ("close", "run of other", "FINISHED", None, None):
+            released.set()
+
+    monkeypatch.setattr(store, "_keep", slow)
+    recorder = Recorder(store, said.append, writers=3)
+    recorder.open(IDENTITY, {})
+    assert entered.wait(5)
+    recorder.log("t", [EPOCH])
+    recorder.close("t", "FINISHED")
+    recorder.open(RunIdentity("other", "e", "o", {}, {}), {})
+    recorder.log("other", [EPOCH])
+    recorder.close("other", "FINISHED")
+    recorder.drain()
+    names = [(call[0], str(call[1]).removeprefix("run of ")) for call in store.calls]
+    assert names == [(kind, trial) for trial in ("other", "t") for kind in ("open", "log", "close")]
+
+
 def test_an_unfinished_run_is_closed_as_killed(store, said):
     recorder = Recorder(store, said.append)
     recorder.open(IDENTITY, {})
@@ -146,3 +212,54 @@ def test_a_bug_in_the_store_is_not_dressed_up(store, said, monkeypatch):
     recorder.open(IDENTITY, {})
     with pytest.raises(ZeroDivisionError):
         recorder.drain()
+
+
+class FilesStore(FlakyStore):
+    """Keeps the files' contents."""
+
+    def close(self, run_id: str, status: RunStatus, **rest: Any) -> None:
+        if self.down:
+            self.refused.set()
+            raise InfrastructureError("store: refused")
+        self.files = {path.name: path.read_text() for path in rest["files"]}
+
+
+def test_a_finished_run_is_kept_with_its_pictures_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    file = tmp_path / "predictions.csv"
+    file.write_text("a")
+    drawn: list[Path] = []
+
+    def draw(files: Sequence[Path], folder: Path) -> Sequence[Path]:
+        assert threading.current_thread().name == "recorder", "the driver goes on meanwhile"
+        drawn.append(folder)
+        (picture := folder / "confusion.png").write_text(f"of {files[0].read_text()}")
+        return [picture]
+
+    store = FilesStore()
+    recorder = Recorder(store, print, draw)
+    recorder.open(IDENTITY, {})
+    store.down = True
+    recorder.close("t", "FINISHED", files=[file], of=[file])
+    assert store.refused.wait(5)
+    store.down = False
+    recorder.drain()
+    assert store.files == {"predictions.csv": "a", "confusion.png": "of a"}
+    assert len(drawn) == 1
+    assert not drawn[0].exists(), "nothing is left behind"
+
+
+def test_a_picture_that_fails_costs_only_itself(tmp_path):
+    file = tmp_path / "predictions.csv"
+    file.write_text("a")
+
+    def draw(files: Sequence[Path], folder: Path) -> Sequence[Path]:
+        raise ZeroDivisionError("no clips")
+
+    store, said = FilesStore(), list[str]()
+    recorder = Recorder(store, said.append, draw)
+    recorder.open(IDENTITY, {})
+    recorder.close("t", "FINISHED", files=[file], of=[file])
+    recorder.drain()
+    assert store.files == {"predictions.csv": "a"}
+    assert said == ["'n' is kept without pictures: ZeroDivisionError: no clips"]

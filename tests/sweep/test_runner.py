@@ -15,37 +15,68 @@ TOO_LONG = """
 import sys
 from pathlib import Path
 from cmkd.errors import InfrastructureError
+from cmkd.sweep.place import Place
 from cmkd.sweep.runner import start_engine
 try:
-    with start_engine(1, Path(sys.argv[1])):
+    with start_engine(1, Place(Path(sys.argv[1]))):
         pass
 except InfrastructureError as error:
     print(error)
 """
+# What Ray raises then has no kind of its own.
+TOO_SLOW = f"""
+import ray
+def too_slow(**_):
+    raise Exception("The current node timed out during startup.")
+ray.init = too_slow
+{TOO_LONG}
+"""
+# As Ray 2.60 says it, in part.
+OUT_OF_MEMORY = """
+from ray.exceptions import OutOfMemoryError
+from cmkd.sweep.tuning import engine_failure
+print(engine_failure(OutOfMemoryError(
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
+    "127.0.0.1, ID: 17f8) was 14.87GB used / 23.54GB limit (0.631545)\\nOOM kill reason: x\\n"
+    "Selected to kill: (Actor(07): pid=28791, actual memory used=0.32GB, worker ID=38)"
+)).cause)
+"""
 ERRORS = """
 import os, sys
 from pathlib import Path
-from cmkd.sweep import runner
+from cmkd.sweep import runner, tuning
+from cmkd.sweep.place import Place
+from cmkd.sweep.turns import Turns
 
-def teach(config, cache):
-    if config == "raises":
-        raise ValueError("no such teacher")
-    os._exit(1)
-    yield
+class Fails:
+    def __init__(self, configs, cache):
+        pass
+    def start(self, trial_id):
+        self.trial_id = trial_id
+    def step(self):
+        if self.trial_id == "raises":
+            raise ValueError("no such thing")
+        os._exit(1)
 
 def refuse(trial_id):
     raise ZeroDivisionError("ours")
 
-runner.train_teacher = teach
+def tell(update):
+    print(update.failure.cause)
+    print("in step" in update.failure.trace)
+
+def nothing(*_):
+    pass
+
+tuning.TrialWorker = Fails
 runner.RETRIES = 0
-with runner.start_engine(2, Path(sys.argv[1])) as engine:
-    for config in ("raises", "dies"):
-        for update in engine.train_teachers({"t": config}, lambda: None):
-            print(update.failure.cause)
-            print("teach" in update.failure.trace)
+with runner.start_engine(1, Place(Path(sys.argv[1]))) as engine:
+    for key in ("raises", "dies"):
+        turns = Turns([], {key: None}, workers=1)
+        engine.train({key: None}, turns, runner.Events(nothing, tell, nothing), "name")
     try:
-        events = runner.Events(refuse, lambda update: None, lambda: None)
-        engine.train_trials({"t": None}, events, "name")
+        turns = Turns([], {"raises": None}, workers=1)
+        engine.train({"raises": None}, turns, runner.Events(refuse, nothing, nothing), "name")
     except ZeroDivisionError as error:
         print(repr(error))
 """
@@ -55,6 +86,8 @@ GIVEN_UP = """
 import sys, time
 from pathlib import Path
 from cmkd.sweep import runner, tuning
+from cmkd.sweep.place import Place
+from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import Outcome, Update
 
 class Counts:
@@ -67,15 +100,21 @@ class Counts:
         over = self.epoch == self.epochs[self.trial_id]
         return Update(self.trial_id, (self.epoch,), 1, Outcome({}, ()) if over else None)
 
+def gives_up(update):
+    return update.trial_id == "slow" and update.epochs[0] == 2
+
+def tell(update):
+    print(update.trial_id, *update.epochs, update.done)
+    if update.done or gives_up(update):
+        turns.ended(update.trial_id)
+
 tuning.TrialWorker = Counts
+turns = Turns([], {"slow": None, "next": None}, workers=1)
 events = runner.Events(
-    lambda trial_id: print("started", trial_id),
-    lambda update: print(update.trial_id, *update.epochs, update.done),
-    lambda: None,
-    lambda update: update.trial_id == "slow" and update.epochs[0] == 2,
+    lambda trial_id: print("started", trial_id), tell, lambda: None, gives_up
 )
-with runner.start_engine(1, Path(sys.argv[1])) as engine:
-    engine.train_trials({"slow": 9, "next": 1}, events, "name")
+with runner.start_engine(1, Place(Path(sys.argv[1]))) as engine:
+    engine.train({"slow": 9, "next": 1}, turns, events, "name")
 """
 
 
@@ -104,10 +143,22 @@ def test_an_engine_that_does_not_start_names_a_remedy(tmp_path):
     assert line.endswith("; a short RAY_TMPDIR may help")
 
 
+def test_servers_that_take_too_long_are_no_bug(tmp_path):
+    (line,) = output_of(TOO_SLOW, tmp_path)
+    assert line.startswith("Ray does not start: The current node timed out during startup.; ")
+
+
+def test_row_29_a_worker_that_memory_ran_out_for_tells_the_figures(tmp_path):
+    (line,) = output_of(OUT_OF_MEMORY, tmp_path)
+    assert line.startswith("WorkerDied: its process was killed 3 times")
+    assert "was 14.87GB used / 23.54GB limit" in line
+    assert line.endswith("; actual memory used=0.32GB)")
+
+
 @pytest.mark.slow  # a real Ray, and its workers
 def test_causes_survive_the_engine(tmp_path):
     told, trace, died, _, ours = output_of(ERRORS, tmp_path)
-    assert told == "ValueError: no such teacher"
+    assert told == "ValueError: no such thing"
     assert trace == "True", "the frames of the worker are kept"
     assert died.startswith("WorkerDied: its process was killed")
     assert died.endswith(")")

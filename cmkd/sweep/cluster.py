@@ -1,0 +1,237 @@
+"""A Ray cluster that others started: joined, measured, and its nodes asked whether they fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cmkd.config.trial import TrialConfig
+from cmkd.errors import CmkdError, InfrastructureError, InputError
+from cmkd.sweep.place import Place
+from cmkd.sweep.pulse import Pulse
+
+CONNECT_SECONDS = 5.0
+UNHEARD_SECONDS = 30.0
+"""After so long without an answer a server on another machine counts as dead."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node of a cluster that trials can run on."""
+
+    id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Be a driver of the cluster inside the block; it runs on afterwards.
+
+    Args:
+        address: HOST:PORT of its head, or ``auto`` for the one that this machine belongs to.
+
+    Raises:
+        InputError: the address is none, or the cluster has another Ray or Python.
+        InfrastructureError: it does not answer, or this machine is no node of it.
+    """
+    import ray
+
+    _require_answer(address)
+    # Attempts of half a minute each; by default it is twenty of them.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (OSError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if "ersion mismatch" in text:
+            raise InputError(
+                f"--address {address}: {text}; install the same on all machines"
+            ) from error
+        raise InfrastructureError(
+            f"--address {address}: cannot be joined ({text[:200]}); this machine has to be a node "
+            "of the cluster, with no CPUs perhaps: ray start --address HOST:PORT --num-cpus 0"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"--address {address}: give HOST:PORT of the cluster's head, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InfrastructureError(
+            f"--address {address}: no answer ({error.strerror or error}); start the cluster "
+            "with: ray start --head"
+        ) from error
+
+
+def nodes() -> list[Node]:
+    """Living nodes of the cluster that have CPUs."""
+    import ray
+
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    living = [one for one in found if one["Alive"]]
+    described = [
+        Node(
+            one["NodeID"],
+            one["NodeManagerAddress"],
+            one["Resources"].get("CPU", 0.0),
+            one["Resources"].get("GPU", 0.0),
+        )
+        for one in living
+    ]
+    return [one for one in described if one.cpus]
+
+
+def servers() -> dict[str, tuple[str, int]]:
+    """(host, port) of the processes of Ray without which this driver cannot go on."""
+    import ray
+
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    own = next(one for one in found if one["NodeID"] == context.get_node_id())
+    raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
+    return {"server (GCS)": (host, int(port)), "raylet": raylet}
+
+
+def require_alike(
+    place: Place, config: TrialConfig, pulse: Pulse, tick: Callable[[], None]
+) -> None:
+    """Ask every node of the cluster, before anything is trained on it.
+
+    Each must run the same code, Python, torch and Ray as this machine, reach the cache or the
+    storage, and have the data set. A data set that a node lacks is put into the storage.
+
+    Args:
+        config: any trial of the sweep.
+        tick: called several times a second; may raise.
+
+    Raises:
+        InputError: names every node that does not fit, what differs, and the remedy.
+        InfrastructureError: the cluster has died.
+    """
+    versions = _versions()
+    ours = versions()
+    everyones = _ask_all(versions, {}, pulse, tick)
+    _refuse([line for node, theirs in everyones for line in _differences(node, theirs, ours)])
+    token = secrets.token_hex(8)
+    with place.of_driver().probe(token):
+        question = {"place": place, "config": config, "token": token}
+        answers = _ask_all(_look, question, pulse, tick)
+    _refuse([f"node {node.address}: {seen.problem}" for node, seen in answers if seen.problem])
+    if any(seen.lacks_data for _, seen in answers):
+        place.of_driver().offer_data(config)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a node says; no problem where it is empty."""
+
+    problem: str = ""
+    lacks_data: bool = False
+
+
+def _look(place: Place, config: TrialConfig, token: str) -> _Seen:
+    """Runs on every node."""
+    try:
+        cache = place.of_worker()
+        cache.find(token)
+        return _Seen(lacks_data=not cache.has_data(config))
+    except CmkdError as error:
+        return _Seen(str(error))
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _ask_all(
+    question: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    pulse: Pulse,
+    tick: Callable[[], None],
+) -> list[tuple[Node, Any]]:
+    """Answers of the nodes; one that dies meanwhile gives none."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(question)
+    asked = {
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(**arguments): node
+        for node in nodes()
+    }
+    answers: list[tuple[Node, Any]] = []
+    waiting = list(asked)
+    while waiting:
+        tick()
+        pulse.check()
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
+        for reference in ready:
+            try:
+                answers.append((asked[reference], ray.get(reference)))
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:
+                living = {node.id for node in nodes()}
+                if asked[reference].id in living:
+                    raise InfrastructureError(
+                        f"node {asked[reference].address} does not run tasks: {error}"
+                    ) from error
+    return sorted(answers, key=lambda one: one[0].address)
+
+
+def _versions() -> Callable[[], dict[str, str]]:
+    """A function that travels as code, as it has to run where cmkd is missing or another one."""
+
+    def versions() -> dict[str, str]:
+        import hashlib
+        import platform
+        from importlib import metadata, util
+        from pathlib import Path
+
+        found = {"Python": platform.python_version()}
+        for name in ("ray", "torch"):
+            try:
+                # What follows a + names the build, for CPU or CUDA.
+                found[name] = metadata.version(name).partition("+")[0]
+            except metadata.PackageNotFoundError:
+                found[name] = "missing"
+        spec = util.find_spec("cmkd")
+        if spec is None or not spec.submodule_search_locations:
+            return {**found, "code of cmkd": "missing"}
+        folder = Path(spec.submodule_search_locations[0])
+        digest = hashlib.sha256()
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+        return {**found, "code of cmkd": digest.hexdigest()[:12]}
+
+    return versions
+
+
+def _differences(node: Node, theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    return [
+        f"node {node.address}: {what} is {theirs[what]} there and {value} here; install the same "
+        "on all machines and start the node again"
+        for what, value in ours.items()
+        if theirs[what] != value
+    ]

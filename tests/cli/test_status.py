@@ -1,0 +1,97 @@
+"""``cmkd status``."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cmkd.cli.main import app
+from cmkd.sweep.standing import ArmStanding, InTraining, Journal, Standing
+from cmkd.tracking.location import owner
+
+ARMS = (ArmStanding("control", 3, 1, 0, 1, 61.25), ArmStanding("both", 2, 0, 1, 2, None))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CMKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path / "cache"
+
+
+def keep(cache: Path, standing: Standing) -> None:
+    view: object = None
+    journal = Journal(view, cache / "sweeps" / f"{standing.sweep}.json", standing)  # type: ignore[arg-type]
+    journal._write(urgent=True)
+
+
+def running(name: str = "tiny") -> Standing:
+    return Standing(
+        name,
+        "gestures",
+        "sqlite:////x/mlflow.db",
+        owner().replace(":", "-elsewhere:"),
+        started=time.time() - 600,
+        done=5,
+        running=1,
+        failed=1,
+        to_go=3,
+        seconds_left=720.0,
+        arms=ARMS,
+        training=(InTraining("control fold 0 seed 3", 4, 12),),
+        failures=("1 x ValueError: no [both fold 0 seed 0]",),
+    )
+
+
+def test_a_running_sweep_is_told_whole(cache: Path) -> None:
+    keep(cache, running())
+    done = CliRunner().invoke(app, ["status"])
+    assert done.exit_code == 0, done.output
+    first, counts, _, *arms, training, failed, store = done.stdout.splitlines()
+    assert first.startswith("tiny on gestures: running for 10 min now by process ")
+    assert re.fullmatch(r".*by process \d+ on host .*-elsewhere, about 12 min left", first)
+    assert counts.strip() == "5 done, 1 running, 1 failed, 3 to go"
+    assert [line.split() for line in arms] == [
+        ["control", "3", "1", "0", "1", "61.2", "%"],
+        ["both", "2", "0", "1", "2", "-"],
+    ]
+    assert training.strip() == "control fold 0 seed 3: epoch 4 of 12"
+    assert failed.strip() == "failed: 1 x ValueError: no [both fold 0 seed 0]"
+    assert store.strip() == "store sqlite:////x/mlflow.db"
+
+
+def test_the_json_says_the_same_and_the_last_sweeps_are_shown(cache: Path) -> None:
+    for name in "abcd":
+        keep(cache, running(name))
+    done = CliRunner().invoke(app, ["status", "--json", "--last", "2"])
+    told = json.loads(done.stdout)
+    assert told["schema"] == 1
+    assert [one["sweep"] for one in told["sweeps"]] == ["d", "c"]
+    assert told["sweeps"][0]["state"] == "running"
+    assert told["sweeps"][0]["arms"][0]["best_val_acc"] == 61.25
+    assert told["sweeps"][0]["training"][0]["epoch"] == 4
+
+
+def test_with_nothing_there_it_says_so_and_makes_nothing(cache: Path) -> None:
+    done = CliRunner().invoke(app, ["status"])
+    assert (done.exit_code, done.stdout[:12]) == (0, "no sweep yet")
+    assert list(cache.parent.iterdir()) == []
+
+
+def test_it_costs_less_than_a_second(cache: Path) -> None:
+    keep(cache, running())
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "cmkd", "status"]
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
