@@ -22,6 +22,15 @@ TrackingUri = Annotated[
         show_default=False,
     ),
 ]
+MlflowUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where MLflow's pages show the runs, http://127.0.0.1:5000 of cmkd ui, say; default: "
+        "the store, where it is a server.",
+        show_default=False,
+    ),
+]
 
 
 def claims(
@@ -148,6 +157,7 @@ def verify(
     costs: Annotated[
         Path | None, typer.Option(help="File of measured costs; default: cost.json in the folder.")
     ] = None,
+    mlflow_url: MlflowUrl = None,
 ) -> None:
     """Make the tables, figures and claims of a folder again and compare every byte.
 
@@ -159,7 +169,9 @@ def verify(
     from cmkd.report.paper.claims import load_claims
     from cmkd.report.values.gathering import Request
 
-    request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json")
+    request = Request(
+        tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json", mlflow_url
+    )
     compared, wrong = differences(request, load_claims(), folder, version=f"cmkd {__version__}")
     for line in wrong:
         typer.echo(line)

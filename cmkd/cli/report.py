@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cmkd.cli import gate
+from cmkd.cli.gate import Data, MlflowUrl, TrackingUri
 
 app = typer.Typer(
     help="Tables, figures and verdicts from the tracking store.", no_args_is_help=True
@@ -56,6 +57,7 @@ def tables(
         Path | None,
         typer.Option(help="File of measured costs; default: cost.json in the folder --out."),
     ] = None,
+    mlflow_url: MlflowUrl = None,
     out: Annotated[Path, typer.Option(help="Folder the files are written to.")] = Path(
         "reports", "generated"
     ),
@@ -68,7 +70,9 @@ def tables(
     from cmkd.report.pages.markdown import render_grid, render_notice
     from cmkd.report.values.gathering import Request
 
-    request = Request(tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json")
+    request = Request(
+        tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url
+    )
     made = table_report(request, parse_formats(formats), plots=plots, version=f"cmkd {__version__}")
     paths = write_files(out, made.files)
     for notice in dict.fromkeys(render_notice(page) for page in made.pages):
@@ -79,6 +83,32 @@ def tables(
         typer.echo(f"left out: {line}")
     for path in paths:
         typer.echo(path)
+
+
+@app.command()
+def trace(
+    table: Annotated[str, typer.Argument(metavar="N", help="1 to 5 or components.")],
+    arm: Annotated[str | None, typer.Argument(help="Default: every arm.")] = None,
+    data: Data = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Another sweep whose arms are the rows.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with whole configs.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    mlflow_url: MlflowUrl = None,
+) -> None:
+    """Say where the cells of a table come from: trials, runs, commits, configs."""
+    from cmkd.report.pages.trace import render_trace, render_trace_json
+    from cmkd.report.values.fill import fill_tables
+    from cmkd.report.values.gathering import Request
+    from cmkd.report.values.tracing import traces
+
+    request = Request((table,), data, sweep, tracking_uri, mlflow_url=mlflow_url)
+    (filled,), _ = fill_tables(request)
+    render = render_trace_json if as_json else render_trace
+    typer.echo(render(filled, traces(filled, arm)), nl=False)
 
 
 app.command()(gate.claims)

@@ -33,6 +33,7 @@ class MemoryStore:
         self.sweep = sweep
         self.runs: list[RunRecord] = []
         self.texts: dict[str, str] = {}
+        self.insides: dict[str, str] = {}
         self.logged: dict[str, dict[str, History]] = {}
         self.down_when_asked_for: str | None = None
 
@@ -112,10 +113,10 @@ class MemoryStore:
         return [run for run in self.runs if tags.items() <= run.tags.items()]
 
     def read_text(self, run_id: str, name: str) -> str:
-        assert name == "predictions.csv"
-        if run_id not in self.texts:
+        texts = {"predictions.csv": self.texts, "inside.json": self.insides}[name]
+        if run_id not in texts:
             raise InfrastructureError("tracking store: no such artifact")
-        return self.texts[run_id]
+        return texts[run_id]
 
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
         logged = self.logged.get(name, {})

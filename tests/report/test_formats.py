@@ -22,7 +22,7 @@ from cmkd.report.pages.latex import escape
 from cmkd.report.pages.page import Cell, Grid, Line, Page, Picture
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
-from cmkd.report.values.tables import build_table
+from cmkd.report.values.rows import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -31,7 +31,7 @@ HOSTILE = 'a|b<script>alert("1")</script>&\\input{/etc/passwd}$x_1^2$~%#\n# x\u2
 
 
 def hostile_page() -> Page:
-    cell = Cell(HOSTILE, "measured", 1.0, trials=(HOSTILE,), best=True)
+    cell = Cell(HOSTILE, "measured", 1.0, trials=(HOSTILE,), best=True, arm=HOSTILE)
     grid = Grid("main", HOSTILE, HOSTILE, (HOSTILE, HOSTILE), (Line((cell, cell), HOSTILE),))
     return Page("4", HOSTILE, HOSTILE, HOSTILE, (grid,), (HOSTILE,), (HOSTILE,))
 
@@ -205,7 +205,7 @@ def test_html_is_well_formed_and_accessible(page: Page) -> None:
         < names.index("figcaption", names.index("table"))
     )
     anchors = {attrs["href"] for tag, attrs in outline.tags if tag == "a"}
-    assert anchors == {f"#{attrs['id']}" for tag, attrs in outline.tags if tag == "section"}
+    assert anchors == {f"#{attrs['id']}" for tag, attrs in outline.tags if "id" in attrs}
     best = [attrs for tag, attrs in outline.tags if attrs.get("class") == "measured best"]
     assert len(best) == 4 * 2 + 4
     assert best[0]["data-trials"] == " ".join(f"trial-run-baseline-{seed}-0" for seed in range(3))

@@ -11,7 +11,8 @@ from cmkd.report.pages.markdown import escape, render_grid, render_notice, rende
 from cmkd.report.pages.page import Page, Picture
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
-from cmkd.report.values.tables import Table, build_table
+from cmkd.report.values.rows import build_table
+from cmkd.report.values.tables import Table
 from cmkd.report.values.wording import missing_text, signed
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect, no_evidence
 from cmkd.report.values.confusions import LEGIBLE, class_views
 from cmkd.report.values.histories import training_curves
+from cmkd.report.values.rows import build_table
 from cmkd.report.values.searches import searches
-from cmkd.report.values.tables import Table, build_table
+from cmkd.report.values.tables import Table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -12,7 +12,8 @@ from cmkd.report.figures.scores import draw_arms
 from cmkd.report.figures.style import save
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
-from cmkd.report.values.tables import Table, build_table
+from cmkd.report.values.rows import build_table
+from cmkd.report.values.tables import Table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

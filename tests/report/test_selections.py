@@ -9,7 +9,7 @@ from cmkd.config.sweep import Sweep
 from cmkd.report.pages.compose import build_page
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
-from cmkd.report.values.tables import build_table
+from cmkd.report.values.rows import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -11,6 +11,7 @@ from cmkd.report.paper.arms import find_reference
 from cmkd.report.values.cells import Difference
 from cmkd.report.values.confusions import ClassView, class_views
 from cmkd.report.values.histories import training_curves
+from cmkd.report.values.inside import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
 from cmkd.report.values.searches import searches
 from cmkd.report.values.tables import Table
 from cmkd.report.values.wording import folds_text, heading, interval_text, plural
@@ -46,6 +47,8 @@ def _all(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
     if "classes" in figures:
         for view in class_views(table, ROLE):
             yield from _classes(table, view)
+    if "inside" in figures:
+        yield from _inside(table)
 
 
 def _arms(table: Table) -> tuple[str, str, str, str, Figure]:
@@ -148,6 +151,46 @@ def _classes(table: Table, view: ClassView) -> Iterator[tuple[str, str, str, str
         f"{order}{chosen}"
     )
     yield f"gains_{end}", title, alt, caption, draw_gains(table, view)
+
+
+def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
+    from cmkd.report.figures.inside import draw_gates, draw_graphs
+
+    found = dict(inside_of(table))
+    whose = (
+        f"Test clips of {table.evidence.data}, the first of every class, of fold "
+        f"{min(table.evidence.folds)}; selected epoch: {table.evidence.selection}."
+    )
+    gates = tuple(filter(None, (gate_view(f"{half} half", arms) for half, arms in found.items())))
+    if gates:
+        title = f"{heading(table)}: weights of the gate, and motion"
+        follows = "; ".join(
+            f"{arm} {value:.2f}" for one in gates for arm, value in one.follows.items()
+        )
+        alt = f"{title}, frame by frame; mean correlation of weight and motion: {follows}"
+        caption = (
+            f"{whose} At most {plural(GATE_CLIPS, 'clip')} and {plural(MOST_SEEDS, 'seed')} of an "
+            "arm are drawn. r: correlation of weight and motion over the frames of a clip, mean "
+            "over all clips that trials keep, and over seeds."
+        )
+        yield "gate", title, alt, caption, draw_gates(title, gates)
+    graphs = tuple(filter(None, (graph_view(f"{half} half", arms) for half, arms in found.items())))
+    if graphs:
+        title = f"{heading(table)}: temporal graphs"
+        likeness = "; ".join(
+            f"{arm} {', '.join(f'{like:.2f}' for like in by_graph.values())}"
+            for one in graphs
+            for arm, by_graph in one.likeness.items()
+            if by_graph
+        )
+        alt = f"{title} of one clip; mean correlation with the teacher's TG 1 to 3: {likeness}"
+        caption = (
+            f"{whose} Drawn is the first clip of the first seed: mean squared edges per dimension "
+            "of a vertex, light is far apart; a line has one scale, on which a distance counts by "
+            "its root. r: correlation with the teacher's edges over all pairs of frames, mean over "
+            f"all clips that trials keep, and over {plural(MOST_SEEDS, 'seed')} at most."
+        )
+        yield "graphs", title, alt, caption, draw_graphs(title, graphs)
 
 
 def _is_clear(gain: Difference) -> bool:

@@ -15,6 +15,7 @@ from cmkd.report.paper.published import Half
 from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.values.wording import (
     absent_halves,
+    comparable_columns,
     folds_text,
     heading,
     interval_text,
@@ -36,7 +37,7 @@ def draw_arms(table: Table) -> Figure:
     halves = {half: [row for row in _students(table) if row.half == half] for half in HALVES}
     halves = {half: rows for half, rows in halves.items() if rows}
     counts = [len(rows) for rows in halves.values()]
-    columns = table.published.columns[:1]
+    columns = _paper_columns(table)
     figure = Figure(figsize=(9.5, 2.4 + 0.5 * len(counts) + 0.55 * sum(counts)))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panels = figure.subplots(
@@ -108,9 +109,14 @@ def _name_axes(lowest: Sequence[Axes], table: Table) -> None:
         seeds_text(table),
     ]
     lowest[0].set_xlabel(plain("\n".join(line for line in lines if line is not None)))
-    for axes in lowest[1:]:
-        column = table.published.columns[0]
-        axes.set_xlabel(plain(f"accuracy on {column} (%)\nother data, other scale"))
+    what = "the same data set" if comparable_columns(table) else "other data, other scale"
+    for axes, column in zip(lowest[1:], _paper_columns(table), strict=True):
+        axes.set_xlabel(plain(f"accuracy on {column} (%)\n{what}"))
+
+
+def _paper_columns(table: Table) -> tuple[str, ...]:
+    """The one column of the paper that is drawn: of the same data set where there is one."""
+    return (comparable_columns(table) or table.published.columns)[:1]
 
 
 def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> None:

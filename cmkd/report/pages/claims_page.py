@@ -8,13 +8,12 @@ from cmkd.report.judging.comparisons import LEAST_SEEDS, MINUS, Compared, Contra
 from cmkd.report.judging.judge import CostRuling, Judgement
 from cmkd.report.judging.verdicts import Case, count_verdicts
 from cmkd.report.pages.page import Cell, Grid, Line, Page
-from cmkd.report.values.wording import DASH, FEW_MARK, plural, signed
+from cmkd.report.values.wording import DASH, FEW_MARK, headline_text, plural, signed
 
 
 def build_claims_page(judgement: Judgement, *, version: str) -> Page:
     """Verdicts, the pairs behind them, factorial effects and differences to the control."""
     first = judgement.evidence[0]
-    embedded = first.data_kind == "embedded"
     grids = [_verdict_grid(judgement), _pair_grid(judgement)]
     if judgement.factorial:
         caption = (
@@ -31,11 +30,7 @@ def build_claims_page(judgement: Judgement, *, version: str) -> Page:
     return Page(
         name="claims",
         heading=f"Claims on {first.data}",
-        headline=(
-            "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2."
-            if embedded
-            else f"{first.data} is NOT a data set of the paper."
-        ),
+        headline=headline_text(first),
         notice=(
             "A verdict says what holds for these networks on this data; it neither confirms nor "
             "refutes the paper's numbers."

@@ -8,6 +8,7 @@ from cmkd.report.pages.grids import difference_cells, difference_heads, score_ce
 from cmkd.report.pages.page import Cell, Grid, Line
 from cmkd.report.paper.arms import NOT_OURS, half_of
 from cmkd.report.values.tables import Table
+from cmkd.report.values.tracing import run_url, trials_of
 from cmkd.report.values.wording import DASH
 
 
@@ -74,20 +75,29 @@ def arm_grid(table: Table) -> Grid:
 def run_grid(table: Table) -> Grid:
     """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
     evidence, lines = table.evidence, []
-    for arm in (one.arm for one in table.measured):
-        setting_id = arm.setting.id
-        trials = [one for one in evidence.trials if one.setting_id == setting_id]
-        runs = [f"{one.seed}/{one.fold} {one.run_id[:8]}" for one in trials]
-        ids = tuple(one.trial_id for one in trials)
-        text = Cell(", ".join(runs) or DASH, trials=ids)
-        lines.append(_line([Cell(arm.name), text], half_of(arm.setting)))
+    for one in table.measured:
+        trials = trials_of(table, one)
+        runs = [f"{trial.seed}/{trial.fold} {trial.run_id[:8]}" for trial in trials]
+        urls = [run_url(table.server, trial) for trial in trials] if table.server else []
+        cell = Cell(
+            ", ".join(runs) or DASH,
+            trials=tuple(trial.trial_id for trial in trials),
+            links=tuple(zip(runs, urls, strict=False)),
+        )
+        lines.append(_line([Cell(one.arm.name), cell], half_of(one.arm.setting)))
     for half, by_fold in evidence.teachers.items():
         known = [f"{fold} {one.run_id[:8]}" for fold, one in by_fold.items() if one.run_id]
         if known:
             name = f"RGB teacher of the {half} half (by fold)"
             lines.append(_line([Cell(name), Cell(", ".join(known))], half))
     columns = ("Arm", "Runs (seed/fold, start of the run id)")
-    return Grid("runs", "Runs", f"Finished runs on {evidence.data}.", columns, tuple(lines))
+    shown = (
+        f"They are shown at {table.server}."
+        if table.server
+        else "cmkd ui shows them, cmkd report trace lists them whole."
+    )
+    caption = f"Finished runs on {evidence.data}. {shown}"
+    return Grid("runs", "Runs", caption, columns, tuple(lines))
 
 
 def _line(cells: Sequence[Cell], group: str = "") -> Line:

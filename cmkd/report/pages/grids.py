@@ -105,6 +105,7 @@ def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
         len(score.per_seed),
         one.outcomes.trials,
         epoch in one.level,
+        one.arm.name,
     )
 
 
@@ -118,10 +119,10 @@ def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell
     for role, difference in one.differences[epoch].items():
         standard = standard_reference(table.sweep, role, half_of(one.arm.setting))
         text = difference_text(difference, one.arm.name, standard.name if standard else None)
-        yield _difference_cell(text, difference)
+        yield _difference_cell(text, difference, one.arm.name)
 
 
-def _difference_cell(text: str, difference: Difference | None) -> Cell:
+def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell:
     if difference is None:
         return Cell(text)
     interval = difference.interval
@@ -133,6 +134,7 @@ def _difference_cell(text: str, difference: Difference | None) -> Cell:
         high=interval.high if interval else None,
         n=difference.pairs,
         trials=difference.trials,
+        arm=arm,
     )
 
 

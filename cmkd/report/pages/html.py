@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
+from urllib.parse import quote
 
 from cmkd.report.pages.page import Cell, Grid, Line, Page, Picture
 
@@ -17,6 +18,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   margin: 0 auto; max-width: 104rem; padding: 1rem 1.5rem 4rem; }
 a { color: var(--link); }
+td a { color: inherit; text-decoration-style: dotted; }
+tr:target { background: var(--soft); }
 h2 { border-top: 2px solid var(--line); margin-top: 3rem; padding-top: 1rem; }
 .notice { border-left: 4px solid var(--warn); background: var(--soft); padding: .6rem 1rem; }
 .notice strong { color: var(--warn); }
@@ -80,12 +83,12 @@ def _section(page: Page, pictures: Sequence[Picture]) -> Iterator[str]:
     yield f'<section id="{_anchor(page)}">\n<h2>{escape(page.heading)}</h2>'
     yield _notice(f"{escape(page.headline)} {escape(page.notice)}")
     yield from (_figure(one) for one in pictures if not one.name)
-    yield _table(first)
+    yield _table(first, page)
     yield _list("ul", page.circumstances)
     yield from (_figure(one) for one in pictures if one.name)
     for grid in others:
         title = escape(grid.title)
-        yield f"<details>\n<summary>{title}</summary>\n{_table(grid)}\n</details>"
+        yield f"<details>\n<summary>{title}</summary>\n{_table(grid, page)}\n</details>"
     if page.notes:
         yield f"<h3>About the paper's table</h3>\n{_list('ol', page.notes)}"
     yield "</section>"
@@ -104,10 +107,10 @@ def _list(kind: str, items: Sequence[str]) -> str:
     return f"<{kind}>{''.join(f'<li>{escape(item)}</li>' for item in items)}</{kind}>"
 
 
-def _table(grid: Grid) -> str:
+def _table(grid: Grid, page: Page) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in grid.columns)
     bodies = "\n".join(
-        f"<tbody>\n{''.join(_row(line) for line in lines)}</tbody>"
+        f"<tbody>\n{''.join(_row(line, grid, page) for line in lines)}</tbody>"
         for _, lines in groupby(grid.lines, key=lambda line: line.group)
     )
     return (
@@ -117,13 +120,33 @@ def _table(grid: Grid) -> str:
     )
 
 
-def _row(line: Line) -> str:
+def _row(line: Line, grid: Grid, page: Page) -> str:
     first, *others = line.cells
-    cells = "".join(_cell(cell) for cell in others)
-    return f'<tr><th scope="row">{escape(first.text)}</th>{cells}</tr>\n'
+    cells = "".join(_cell(cell, page) for cell in others)
+    is_place = grid.name == "runs" and any(cell.trials for cell in others)
+    place = f' id="{escape(_runs_of(first.text, page))}"' if is_place else ""
+    return f'<tr{place}><th scope="row">{escape(first.text)}</th>{cells}</tr>\n'
 
 
-def _cell(cell: Cell) -> str:
+def _runs_of(arm: str, page: Page) -> str:
+    """Names the line of the runs of an arm."""
+    return f"runs-{page.name}-{arm}".replace(" ", "-")
+
+
+def _cell(cell: Cell, page: Page) -> str:
     kinds = [cell.source, *(["best"] if cell.best else [])]
     trials = f' data-trials="{escape(" ".join(cell.trials))}"' if cell.trials else ""
-    return f'<td class="{" ".join(kinds)}"{trials}>{escape(cell.text)}</td>'
+    return f'<td class="{" ".join(kinds)}"{trials}>{_linked(cell, page)}</td>'
+
+
+def _linked(cell: Cell, page: Page) -> str:
+    """The text of a cell, leading to where it comes from; followed only when it is clicked."""
+    if cell.links:
+        return ", ".join(_link(text, address) for text, address in cell.links)
+    if cell.arm and cell.trials:
+        return _link(cell.text, f"#{quote(_runs_of(cell.arm, page))}")
+    return escape(cell.text)
+
+
+def _link(text: str, address: str) -> str:
+    return f'<a href="{escape(address)}" rel="noreferrer">{escape(text)}</a>'

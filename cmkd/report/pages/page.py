@@ -16,7 +16,8 @@ class Cell:
     """One cell: what it says, the number behind it, and the trials that the number rests on.
 
     Numbers are None where there are none. `n` counts seeds, or pairs of a difference. `best`: not
-    established to lie below the highest mean.
+    established to lie below the highest mean. `arm` names the line of the grid of runs that says
+    where the number comes from. `links` are words and addresses that together say what `text` does.
     """
 
     text: str
@@ -28,6 +29,8 @@ class Cell:
     n: int | None = None
     trials: tuple[str, ...] = ()
     best: bool = False
+    arm: str = ""
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

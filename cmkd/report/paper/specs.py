@@ -10,7 +10,7 @@ from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.report.paper.arms import HALVES
 from cmkd.report.paper.published import Counterpart, PublishedRow, PublishedTable, load_published
 
-FigureName = Literal["arms", "training", "classes", "search", "cost"]
+FigureName = Literal["arms", "training", "classes", "inside", "search", "cost"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ TABLES: Mapping[str, TableSpec] = {
         _of_paper(1),
         _of_paper(2, figures=("cost",)),
         _of_paper(3, figures=("cost",)),
-        _of_paper(4, ("baseline", "control"), ("arms", "training", "classes")),
+        _of_paper(4, ("baseline", "control"), ("arms", "training", "classes", "inside")),
         _of_paper(5, ("baseline", "control"), ("arms", "search")),
         TableSpec(
             "components",

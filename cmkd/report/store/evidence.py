@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
+from cmkd.config.data import OfficialPart
 from cmkd.config.stages import Choice
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
@@ -23,7 +26,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished trial with its predictions."""
+    """One finished trial with its predictions; `experiment_id` is the store's."""
 
     trial_id: str
     run_id: str
@@ -31,6 +34,8 @@ class Trial:
     seed: int
     fold: int
     predictions: Predictions
+    commit: str
+    experiment_id: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Evidence:
     `folds` are those with any finished trial; `fold_count` is how many the data set has, None
     where the runs do not say. `seeds` are all seeds any run of these arms was started with.
     `commits` are those of the finished trials, `teachers` those of each half by fold. `sweep` has
-    the arms that are known after `choices`.
+    the arms that are known after `choices`. `official` says what of a published data set it is.
     """
 
     data: str
@@ -56,6 +61,7 @@ class Evidence:
     commits: tuple[str, ...]
     sweep: Sweep
     choices: tuple[Choice, ...]
+    official: OfficialPart | None = None
 
 
 class NothingMeasured(InputError):
@@ -122,7 +128,20 @@ def collect(
         commits=tuple(sorted({run.tags.get("git_commit", "unknown") for run in finished})),
         sweep=sweep,
         choices=choices,
+        official=_official(finished[0]),
     )
+
+
+def _official(run: RunRecord) -> OfficialPart | None:
+    """Part of the data set's id, so that all runs of one id agree."""
+    text = run.tags.get("data_official")
+    try:
+        return OfficialPart.model_validate_json(text) if text else None
+    except ValidationError:
+        raise InputError(
+            f"run {run.run_id}: tag 'data_official' is {text!r}, not what cmkd sweep writes; "
+            "delete that run and sweep again"
+        ) from None
 
 
 def _trials_on(store: RunReader, data: str) -> Sequence[RunRecord]:
@@ -190,7 +209,15 @@ def _read(store: RunReader, run: RunRecord, command: str) -> Trial:
                 f"run {run.run_id}: metric {name} is {logged}, but its predictions.csv gives "
                 f"{counted:.4f}; delete that run and sweep again"
             )
-    return Trial(run.trial_id, run.run_id, tag(run, "setting_id"), *place(run), predictions)
+    return Trial(
+        run.trial_id,
+        run.run_id,
+        tag(run, "setting_id"),
+        *place(run),
+        predictions,
+        run.tags.get("git_commit", "unknown"),
+        run.experiment_id,
+    )
 
 
 def _artifact(store: RunReader, run: RunRecord, command: str) -> str:

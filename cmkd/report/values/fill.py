@@ -13,7 +13,8 @@ from cmkd.report.paper.cost import ModelCost, any_cost, read_costs
 from cmkd.report.paper.specs import TABLES, TableSpec
 from cmkd.report.store.evidence import NothingMeasured, no_evidence
 from cmkd.report.values.gathering import Gatherer, Request
-from cmkd.report.values.tables import Table, build_table
+from cmkd.report.values.rows import build_table
+from cmkd.report.values.tables import Table
 
 USUAL = "4"
 """The table that stands for a sweep of the user's own, and for a store that is empty."""
@@ -67,4 +68,9 @@ def _fill(
     # Without the store: a page is read on other machines too.
     command = shlex.join(["cmkd", "sweep", name, "--data", data])
     table = build_table(spec, evidence, costs, command=command)
-    return replace(table, read_history=partial(gatherer.history, evidence))
+    return replace(
+        table,
+        read_history=partial(gatherer.history, evidence),
+        read_inside=partial(gatherer.inside, evidence),
+        server=gatherer.server,
+    )

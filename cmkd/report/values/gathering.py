@@ -6,13 +6,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from cmkd.config.sweep import Sweep, load_sweep
-from cmkd.errors import InputError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.paper.published import Half
 from cmkd.report.store.evidence import Evidence, NothingMeasured, Trial, collect
+from cmkd.report.store.inside import FILE as INSIDE
+from cmkd.report.store.inside import InsideClip, parse_inside
 from cmkd.report.store.predictions import parse_predictions
 from cmkd.report.values.cells import TestSet
 from cmkd.tracking.location import default_uri, redact, store_exists
@@ -29,6 +32,7 @@ class Request:
         data: name or id of the data set; None: the sweep's own.
         sweep: spec whose arms are the rows; None: that of each table.
         costs: the file of measured costs, which need not be there.
+        mlflow_url: of the MLflow pages that show the runs; None: the store, where it is a server.
     """
 
     tables: tuple[str, ...] = ()
@@ -36,6 +40,27 @@ class Request:
     sweep: str | None = None
     tracking_uri: str | None = None
     costs: Path = Path("cost.json")
+    mlflow_url: str | None = None
+
+    @property
+    def server(self) -> str | None:
+        """The address of the MLflow pages that show the runs, without user and password.
+
+        Raises:
+            InputError: `mlflow_url` is no address of a server.
+        """
+        uri = self.mlflow_url or self.tracking_uri or default_uri()
+        parts = urlsplit(uri)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return urlunsplit(
+                (parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "")
+            )
+        if self.mlflow_url:
+            raise InputError(
+                f"--mlflow-url {redact(self.mlflow_url)!r} is no address of a server; give "
+                "http://127.0.0.1:5000 while cmkd ui runs, say"
+            )
+        return None
 
     def command(self, sweep: str, data: str) -> str:
         """What trains the arms of `sweep` on `data`, writing to the store that is read."""
@@ -76,6 +101,11 @@ class Gatherer:
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._trials: dict[str, Trial] = {}
 
+    @property
+    def server(self) -> str | None:
+        """See `Request.server`."""
+        return self._request.server
+
     def sweep(self, name: str) -> tuple[Sweep, str, str]:
         """The sweep that stands for `name`, what it was asked for by, and the data set."""
         name = self._request.sweep or name
@@ -111,6 +141,24 @@ class Gatherer:
         """What the trials of `evidence` logged as the metric `name`, by run id."""
         run_ids = [trial.run_id for trial in evidence.trials]
         return self._store.histories(run_ids, name) if self._store is not None else {}
+
+    def inside(self, evidence: Evidence, run_id: str) -> tuple[InsideClip, ...]:
+        """What the trial of `evidence` with that run keeps of its inside; () where it is nothing.
+
+        Raises:
+            InputError: it is not what a trial writes.
+            InfrastructureError: the store does not answer.
+        """
+        if self._store is None:
+            return ()
+        try:
+            text = self._store.read_text(run_id, INSIDE)
+        except InfrastructureError:
+            # Students without a decoder have no such file. A store that is gone raises here again.
+            trial = next(one for one in evidence.trials if one.run_id == run_id)
+            self._store.find({"trial_id": trial.trial_id})
+            return ()
+        return parse_inside(text, f"run {run_id}")
 
     def teacher(self, evidence: Evidence, half: Half, test: TestSet) -> np.ndarray | None:
         """What the RGB teachers of `half` got right at the selected epoch: Bool "N" over `test`.

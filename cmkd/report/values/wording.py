@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cmkd.config.training import is_tiny
+from cmkd.config.training import BackboneName, is_tiny
 from cmkd.report.paper.arms import HALVES, half_of
 from cmkd.report.paper.cost import CostCell
+from cmkd.report.store.evidence import Evidence
 from cmkd.report.values.cells import Difference, Outcomes, Score
 from cmkd.report.values.tables import FEW_SEEDS, Measured, Row, Table
 
@@ -122,29 +123,69 @@ def commits_text(table: Table) -> str:
     return text
 
 
+def headline_text(evidence: Evidence) -> str:
+    """What the data is, before any number of it: most of all what it is not."""
+    official = evidence.official
+    if not evidence.trials:
+        return f"Nothing of ours was measured on {evidence.data}."
+    if official is not None and official.complete:
+        return f"{official.name} by its official annotations, our preparation."
+    if official is not None:
+        return f"These are NOT results on {official.name}: {evidence.data} is a SUBSET of it."
+    if evidence.data_kind == "embedded":
+        return "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2."
+    return f"{evidence.data} is NOT a data set of the paper."
+
+
+def comparable_columns(table: Table) -> tuple[str, ...]:
+    """Columns of the paper that are of the same data set and measure as our accuracies.
+
+    There are some for a complete published data set with all of its folds, and ResNet-50 alone.
+    """
+    evidence = table.evidence
+    official = evidence.official
+    if official is None or not official.complete or evidence.fold_count != len(evidence.folds):
+        return ()
+    if not all(name.endswith("_r50") for name in _students(table)):
+        return ()
+    return tuple(column for column, name in table.published.top1.items() if name == official.name)
+
+
 def notice_text(table: Table) -> tuple[str, str]:
     """Headline and explanation of what the numbers are not."""
     evidence = table.evidence
+    headline = headline_text(evidence)
     if not evidence.trials:
         return (
-            f"Nothing of ours was measured on {evidence.data}.",
+            headline,
             "The accuracies are those that the paper prints, of its own and of other work.",
         )
-    networks = sorted({arm.setting.student.backbone for arm in table.sweep.arms})
+    official = evidence.official
+    if official is not None:
+        data = f"{evidence.data} is {official.words}, every clip re-encoded."
+    elif evidence.data_kind == "embedded":
+        data = f"{evidence.data} is the embedded synthetic set."
+    else:
+        data = "It is a folder of the user's own clips."
+    networks = _students(table)
     small = all(is_tiny(name) for name in networks)
     kind = "small networks" if small else "networks of other sizes"
-    ours = f"The students are {kind} ({', '.join(networks)})" + (", not ResNet-50" if small else "")
-    beside = "Paper and ours stand side by side to name the rows; do not compare their values."
-    about = f"{ours}. {beside}" if table.published.columns else f"{ours}."
-    if evidence.data_kind == "embedded":
-        return (
-            "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2.",
-            f"{evidence.data} is the embedded synthetic set. {about}",
+    ours = f"The students are {kind} ({', '.join(networks)}){', not ResNet-50' if small else ''}."
+    same = comparable_columns(table)
+    if same:
+        ours = f"The students are {', '.join(networks)}."
+        beside = (
+            f"Of the paper's columns {' and '.join(same)} is of this data set; the paper states "
+            "neither its splits nor its number of runs. Do not compare other columns."
         )
-    return (
-        f"{evidence.data} is NOT a data set of the paper.",
-        f"It is a folder of the user's own clips. {about}",
-    )
+    else:
+        beside = "Paper and ours stand side by side to name the rows; do not compare their values."
+    return headline, f"{data} {ours} {beside}" if table.published.columns else f"{data} {ours}"
+
+
+def _students(table: Table) -> list[BackboneName]:
+    settings = [arm.setting for arm in table.sweep.arms]
+    return sorted({one.student.backbone for one in settings if one.model == "student"})
 
 
 def absent_halves(table: Table) -> list[str]:

@@ -1,0 +1,135 @@
+"""From a cell to its runs: the listing, the JSON, and the links of the HTML page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pytest
+
+from cmkd.errors import InputError
+from cmkd.report.pages.compose import build_page
+from cmkd.report.pages.html import render_html
+from cmkd.report.pages.trace import render_trace, render_trace_json
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.gathering import Request
+from cmkd.report.values.rows import build_table
+from cmkd.report.values.tables import Table
+from cmkd.report.values.tracing import traces
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+SERVER = "http://127.0.0.1:5000"
+
+
+def build(store: MemoryStore, server: str | None) -> Table:
+    store.runs = [replace(run, experiment_id="7") for run in store.runs]
+    table = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
+    return replace(table, server=server)
+
+
+def test_a_cell_is_traced_to_trials_runs_commit_and_config(full_store: MemoryStore) -> None:
+    table = build(full_store, SERVER)
+    text = render_trace(table, traces(table, "spatial"))
+    assert "selected epoch: 76.7 ± 5.8 (3 seeds)" in text
+    assert "difference to control (control): +23.3 [" in text
+    assert "config, where not the default: method.lambda_2=0.0\n" in text
+    for seed in range(3):
+        run_id = f"run-spatial-{seed}-0"
+        assert (
+            f"seed {seed} fold 0: trial trial-{run_id}, run {run_id}, commit c0ffee, selected "
+            in text
+        )
+        assert f"{SERVER}/#/experiments/7/runs/{run_id}\n" in text
+    assert "run-control" not in text
+
+
+def test_without_a_server_the_way_to_one_is_said(full_store: MemoryStore) -> None:
+    table = build(full_store, None)
+    text = render_trace(table, traces(table, "both"))
+    assert f"to see a run: cmkd ui, then {SERVER}/#/experiments/7/runs/run-both-0-0" in text
+    assert text.count("http") == 1
+
+
+def test_the_json_has_whole_configs_and_the_trials_of_each_cell(full_store: MemoryStore) -> None:
+    table = build(full_store, None)
+    (arm,) = json.loads(render_trace_json(table, traces(table, "both")))["arms"]
+    assert arm["config"] == table.sweep.only(["both"]).arms[0].setting.as_json()
+    own = [f"trial-run-both-{seed}-0" for seed in range(3)]
+    assert arm["cells"]["selected"]["trials"] == own
+    controls = [f"trial-run-control-{seed}-0" for seed in range(3)]
+    assert arm["cells"]["difference to control"]["trials"] == own + controls
+    assert [one["run_id"] for one in arm["trials"]] == [f"run-both-{seed}-0" for seed in range(3)]
+    assert "url" not in arm["trials"][0]
+
+
+def test_an_unknown_arm_is_refused_with_those_that_are_there(full_store: MemoryStore) -> None:
+    with pytest.raises(InputError, match="no arm 'bth'; it has: baseline, .*both"):
+        traces(build(full_store, None), "bth")
+
+
+@pytest.mark.parametrize(
+    ("uri", "url", "server"),
+    [
+        ("sqlite:///x.db", None, None),
+        ("http://user:secret@host:5000/mlflow/", None, "http://host:5000/mlflow"),
+        ("sqlite:///x.db", "http://127.0.0.1:5000/", SERVER),
+        ("https://store", "http://127.0.0.1:5000", SERVER),
+    ],
+)
+def test_the_server_is_the_store_or_what_is_said(
+    uri: str, url: str | None, server: str | None
+) -> None:
+    assert Request(tracking_uri=uri, mlflow_url=url).server == server
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:5000", "javascript:alert(1)", "http://"])
+def test_another_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="--mlflow-url"):
+        _ = Request(tracking_uri="sqlite:///x.db", mlflow_url=url).server
+
+
+class Links(HTMLParser):
+    """Addresses of links, and names of places."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.places: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        if tag == "a":
+            self.addresses.append(known["href"] or "")
+        self.places += [known["id"] or ""] if "id" in known else []
+
+
+def test_every_measured_cell_leads_to_its_runs(full_store: MemoryStore) -> None:
+    page = build_page(build(full_store, SERVER), version="test")
+    text = render_html([page], {}, title="t")
+    found = Links(text)
+    assert len(found.places) == len(set(found.places))
+    inside = [one for one in found.addresses if one.startswith("#")]
+    assert {unquote(one[1:]) for one in inside} <= set(found.places)
+    assert "#runs-4-both" in inside
+    # Two accuracies and two differences in the table, as many of the last epoch less one.
+    assert inside.count("#runs-4-both") == 4 + 3
+    outside = {one for one in found.addresses if not one.startswith("#")}
+    runs = [run for run in full_store.runs if run.tags["kind"] == "trial"]
+    assert outside == {f"{SERVER}/#/experiments/7/runs/{run.run_id}" for run in runs}
+    assert "default-src 'none'" in text
+    assert text.count("http") == len(outside) + 1 + text.count("http-equiv")
+
+
+def test_without_a_server_no_link_leaves_the_page(full_store: MemoryStore) -> None:
+    page = build_page(build(full_store, None), version="test")
+    found = Links(render_html([page], {}, title="t"))
+    assert all(one.startswith("#") for one in found.addresses)
+    (runs,) = (grid for grid in page.grids if grid.name == "runs")
+    assert "cmkd ui" in runs.caption

@@ -1,0 +1,89 @@
+"""What a report says of the data it rests on, before any number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmkd.config.data import OfficialPart
+from cmkd.config.sweep import load_sweep
+from cmkd.report.paper.specs import TABLES
+from cmkd.report.store.evidence import collect
+from cmkd.report.values.rows import build_table
+from cmkd.report.values.tables import Table
+from cmkd.report.values.wording import comparable_columns, notice_text
+
+if TYPE_CHECKING:
+    from conftest import MemoryStore
+
+WHOLE = OfficialPart(name="UCF-101", split="all", clips=13320, annotated=13320, complete=True)
+PART = OfficialPart(name="UCF-101", split="all", clips=12, annotated=13320, complete=False)
+SPEC = """
+name: ablation
+description: made up
+data: made-up
+seeds: 1
+base: {method.lambda_2: 1.0, student.backbone: BACKBONE, teacher.backbone: BACKBONE}
+blocks:
+  both: {method.lambda_1: [0.1]}
+"""
+
+
+@pytest.fixture
+def table(store: MemoryStore, tmp_path: Path) -> Callable[..., Table]:
+    """Makes a table of one finished arm on a data set."""
+
+    def make(
+        part: OfficialPart | None, backbone: str = "tsm_r50", folds: int = 1, number: str = "4"
+    ) -> Table:
+        path = tmp_path / "made_up.yaml"
+        path.write_text(SPEC.replace("BACKBONE", backbone))
+        store.sweep = load_sweep(str(path))
+        tags = {"data_kind": "official", "data_official": part.model_dump_json()} if part else {}
+        tags = {**tags, "folds": str(folds)} if part else {"data_kind": "folder"}
+        store.trial("both", 0, [1, 0], tags=tags)
+        return build_table(TABLES[number], collect(store, store.sweep, "made-up"))
+
+    return make
+
+
+def test_a_whole_published_set_stands_beside_its_own_column(table: Callable[..., Table]) -> None:
+    whole = table(WHOLE)
+    headline, text = notice_text(whole)
+    assert headline == "UCF-101 by its official annotations, our preparation."
+    assert text.startswith(
+        "made-up is UCF-101, official splits 1, 2 and 3, complete (13,320 clips)"
+    )
+    assert "Of the paper's columns UCF-101 is of this data set" in text and "small" not in text
+    assert comparable_columns(whole) == ("UCF-101",)
+
+
+def test_a_subset_is_marked_as_one(table: Callable[..., Table]) -> None:
+    part = table(PART)
+    headline, text = notice_text(part)
+    assert headline == "These are NOT results on UCF-101: made-up is a SUBSET of it."
+    assert "12 of the 13,320 clips" in text and "do not compare their values" in text
+    assert not comparable_columns(part)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"backbone": "tiny_tsm"}, {"folds": 3}, {"number": "2"}],
+    ids=["tiny", "one fold", "SSV2"],
+)
+def test_what_else_keeps_a_whole_set_from_comparison(
+    table: Callable[..., Table], options: dict[str, object]
+) -> None:
+    other = table(WHOLE, **options)
+    assert not comparable_columns(other) and "do not compare their values" in notice_text(other)[1]
+
+
+def test_a_folder_is_no_data_set_of_the_paper(table: Callable[..., Table]) -> None:
+    mine = table(None)
+    headline, text = notice_text(mine)
+    assert headline == "made-up is NOT a data set of the paper."
+    assert text.startswith("It is a folder of the user's own clips.")
+    assert not comparable_columns(mine)
