@@ -1,0 +1,64 @@
+"""A spec or the code that was edited between two calls of the same command."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def plan_of(space: Any) -> dict[str, Any]:
+    """What ``--dry-run --json`` says."""
+    process = space.start("sweep", "tiny.yaml", "--dry-run", "--json")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    found: dict[str, Any] = json.loads(output[output.index("{\n") :])
+    return found
+
+
+def test_row_23_only_what_an_edited_spec_changes_is_trained(copy_of_finished: Any) -> None:
+    space = copy_of_finished
+    before = {trial["arms"][0]: trial for trial in plan_of(space)["trials"]}
+    metrics = space.metrics()
+    spec = space.folder / "tiny.yaml"
+    spec.write_text(spec.read_text().replace("both: {}", "both: {method.lambda_1: [0.3]}"))
+
+    plan = plan_of(space)
+    after = {trial["arms"][0]: trial for trial in plan["trials"]}
+    assert after["control"] == before["control"]
+    assert after["both"]["id"] != before["both"]["id"]
+    assert (before["both"]["state"], after["both"]["state"]) == ("done", "new")
+    assert (plan["counts"]["done"], plan["counts"]["to_run"]) == (1, 1)
+    assert plan["counts"]["not_in_spec"] == 1
+
+    code, output = space.run("sweep", "tiny.yaml", timeout=600)
+    assert code == 0, output
+    assert "1 of 2 done; 1 to run" in output
+    assert "1 finished before are not in the spec any more" in output
+    assert metrics <= space.metrics(), "what was there before stands"
+    assert space.disorder() == []
+
+
+def test_row_23_trials_of_other_code_are_told(copy_of_finished: Any) -> None:
+    space = copy_of_finished
+    runs = {
+        str(name).partition(" ")[0]: run_id
+        for name, run_id in space.query("select name, run_uuid from runs")
+    }
+    with sqlite3.connect(space.folder / "mlflow.db") as store:
+        for arm, commit in (("control", "a" * 40), ("both", "b" * 40)):
+            store.execute(
+                "update tags set value = ? where key = 'git_commit' and run_uuid = ?",
+                (commit, runs[arm]),
+            )
+        query = "update runs set status = 'KILLED' where run_uuid = ?"
+        store.execute(query, (runs["both"],))
+    process = space.start("sweep", "tiny.yaml", "--dry-run")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert "1 of 2 done, 1 of them by other code (git commit aaaaaaa), 1 interrupted" in output
+    assert "1 interrupted ones go on from epochs of other code (git commit bbbbbbb)" in output
