@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from benchmarks.planning import measure_planning
 from benchmarks.step import measure_steps
 from benchmarks.sweep import SweepFigures, measure_sweep
-from benchmarks.tracking import measure_tracking
+from benchmarks.tracking import SLOW_SECONDS, measure_servers, measure_tracking
 
 TRIAL_STEPS = 20 * 19
 KD_PARTS = ("data", "forward", "losses", "backward", "optimiser")
@@ -21,6 +22,8 @@ def main() -> None:
         _print_steps(steps)
         _print_tracking(measure_tracking(folder), steps)
         _print_sweep(measure_sweep(folder / "cache", folder))
+        _print_servers(folder)
+        _print_planning()
 
 
 def _print_steps(steps: dict[str, dict[str, float]]) -> None:
@@ -51,6 +54,21 @@ def _print_sweep(sweep: SweepFigures) -> None:
     print(f"  orchestration, tracking and testing per trial: {beside / sweep.trials:.2f} s")
     print(f"  start-up before the first trial: {sweep.wall - sweep.trial_wall:.1f} s")
     print(f"  the same command again, nothing to train: {sweep.repeat:.1f} s")
+
+
+def _print_servers(folder: Path) -> None:
+    fast, slow = measure_servers(folder / "cache", folder)
+    print(f"The same sweep on a tracking server that takes {SLOW_SECONDS:g} s for every request")
+    print(f"  an epoch: x {slow.epoch / fast.epoch:.2f} of that with a server that takes none")
+    print(f"  requests per trial: {slow.requests:.0f}, with the fast one {fast.requests:.0f}")
+    print(f"  after the last trial: {slow.drain:.1f} s, with the fast one {fast.drain:.1f} s")
+    print(f"  which is 2 % of a sweep of {(slow.drain - fast.drain) / 0.02 / 60:.0f} min")
+
+
+def _print_planning() -> None:
+    plan = measure_planning()
+    print(f"Expanding and planning {plan.trials} trials")
+    print(f"  {plan.seconds:.1f} s, of it CPU {plan.cpu_seconds:.1f} s; {plan.mebibytes:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from cmkd.tracking.mlflow_store import MlflowStore
 
+WORKERS = min(2, os.cpu_count() or 1)
 SPEC = """\
 name: bench
 description: twelve short trials of two arms
@@ -54,8 +55,7 @@ def measure_sweep(cache: Path, folder: Path) -> SweepFigures:
     """Run the spec in `folder` twice: the first run trains, the second finds all of it done."""
     spec = folder / "bench.yaml"
     spec.write_text(SPEC, encoding="utf-8")
-    workers = min(2, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "cmkd", "sweep", str(spec), "--workers", str(workers)]
+    command = [sys.executable, "-m", "cmkd", "sweep", str(spec), "--workers", str(WORKERS)]
     environment = {**os.environ, "CMKD_CACHE": str(cache)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     walls = []
@@ -63,23 +63,25 @@ def measure_sweep(cache: Path, folder: Path) -> SweepFigures:
         started = time.perf_counter()
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         walls.append(time.perf_counter() - started)
-    runs = MlflowStore(f"sqlite:///{folder / 'mlflow.db'}").find({"kind": "trial"})
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    runs = MlflowStore(store).find({"kind": "trial"})
     return SweepFigures(
         trials=len(runs),
-        workers=workers,
+        workers=WORKERS,
         wall=walls[0],
-        trial_wall=_trial_wall(folder),
+        trial_wall=trial_wall(store),
         step=sum(run.metrics["seconds_step"] for run in runs),
         train=sum(run.metrics["seconds_train"] for run in runs),
         repeat=walls[1],
     )
 
 
-def _trial_wall(folder: Path) -> float:
-    """First start to last end of the trial runs, from the store's own times."""
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+def trial_wall(store: str) -> float:
+    """First start to last end of the trials in a store, from its own times."""
+    client = MlflowClient(store)
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(ids, "tags.kind = 'trial'", max_results=1000)
+    found = client.search_runs(ids, max_results=1000)
+    runs = [run for run in found if run.data.tags.get("kind") != "teacher"]
     started = min(run.info.start_time for run in runs)
     ended = max(run.info.end_time for run in runs)
     return float(ended - started) / 1000
