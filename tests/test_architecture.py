@@ -40,9 +40,10 @@ LAYERS: dict[str, set[str]] = {
 PARTS = ("paper", "store", "values", "judging", "pages", "figures")
 BASE = ("statistics", "files")
 DOORS: dict[str, str] = {
-    "av": r"cmkd/data/bitstream\.py",
-    "ray": r"cmkd/sweep/(runner|tuning|distributed)\.py",
-    "mlflow": r"cmkd/tracking/mlflow_store\.py",
+    "av": r"cmkd/data/bitstream/\w+\.py",
+    "ray": r"cmkd/sweep/(runner|tuning|distributed|cluster|preparing)\.py",
+    "pyarrow": r"cmkd/data/mirror\.py",
+    "mlflow": r"cmkd/tracking/mlflow_(store|runs|calls)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
