@@ -26,8 +26,8 @@ def tables(
         list[str] | None,
         typer.Option(
             metavar="N",
-            help="1 to 5 or components; can be repeated. Default: every table that the store has "
-            "runs for.",
+            help="1 to 5, components or decoding; can be repeated. Default: every table that the "
+            "store has runs for.",
         ),
     ] = None,
     data: Annotated[
@@ -55,7 +55,10 @@ def tables(
     ] = None,
     costs: Annotated[
         Path | None,
-        typer.Option(help="File of measured costs; default: cost.json in the folder --out."),
+        typer.Option(
+            help="File of measured costs; default: cost.json in the folder --out. decoding.json "
+            "beside it is read as well."
+        ),
     ] = None,
     mlflow_url: MlflowUrl = None,
     out: Annotated[Path, typer.Option(help="Folder the files are written to.")] = Path(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmkd.config.paths import slug
@@ -14,12 +14,17 @@ from cmkd.report.judging.judge import Judgement, judge
 from cmkd.report.pages.claims_json import render_claims_json
 from cmkd.report.pages.claims_page import build_claims_page
 from cmkd.report.pages.compose import build_page
+from cmkd.report.pages.decoding import NAME as DECODING
+from cmkd.report.pages.decoding import build_decoding_page
 from cmkd.report.pages.markdown import render_page
 from cmkd.report.pages.page import Page
 from cmkd.report.paper.claims import Claims
 from cmkd.report.paper.cost import read_costs
+from cmkd.report.store.evidence import NothingMeasured
+from cmkd.report.values.decoding import FILE, Decoding, read_decoding
 from cmkd.report.values.fill import fill_tables
 from cmkd.report.values.gathering import Gatherer, Request
+from cmkd.report.values.tables import Table
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,52 @@ class ClaimReport:
 def table_report(
     request: Request, formats: Sequence[Format], *, plots: bool, version: str
 ) -> TableReport:
-    """The tables of `request`; errors as those of `fill_tables`."""
-    filled, left_out = fill_tables(request)
+    """The tables of `request`, and that of decoding where it was measured and may be wanted.
+
+    Raises:
+        InputError: the table of decoding is asked for by its name and was not measured; what
+            `read_decoding` refuses.
+        CmkdError: as `fill_tables`.
+    """
+    decoding = _decoding(request)
+    filled, left_out = _filled(request, decoding)
     pages = tuple(build_page(one, version=version) for one in filled)
-    own = [slug(filled[0].sweep.spec.name)] if request.sweep else []
+    if decoding is not None:
+        pages = (*pages, build_decoding_page(decoding, version=version))
+    own = [slug(filled[0].sweep.spec.name)] if request.sweep and filled else []
     book = "_".join(["report", *request.tables, *own])
-    files = render_files(filled, pages, formats, plots=plots, book=book)
+    files = render_files(filled, pages, formats, plots=plots, book=book, decoding=decoding)
     return TableReport(pages, files, left_out)
+
+
+def _decoding(request: Request) -> Decoding | None:
+    is_named = DECODING in request.tables
+    # A sweep of the user's own alone means one table, of that sweep.
+    if not is_named and (request.tables or request.sweep):
+        return None
+    path = request.costs.with_name(FILE)
+    found = read_decoding(path)
+    if found is None and is_named:
+        raise InputError(
+            f"{path}: there is no such file; measure it with: "
+            f"cmkd cost --decoding DATA --out {path.parent}"
+        )
+    return found
+
+
+def _filled(
+    request: Request, decoding: Decoding | None
+) -> tuple[tuple[Table, ...], tuple[str, ...]]:
+    """`fill_tables`, of nothing where the table of decoding alone is wanted or there."""
+    names = tuple(name for name in request.tables if name != DECODING)
+    if request.tables and not names:
+        return (), ()
+    try:
+        return fill_tables(replace(request, tables=names))
+    except NothingMeasured as error:
+        if names or decoding is None:
+            raise
+        return (), (str(error),)
 
 
 def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimReport:

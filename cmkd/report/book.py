@@ -9,11 +9,13 @@ from cmkd.config.load import suggest
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
 from cmkd.report.figures.pictures import draw_pictures
+from cmkd.report.pages.decoding import NAME as DECODING
 from cmkd.report.pages.export import render_csv, render_json
 from cmkd.report.pages.html import render_html
 from cmkd.report.pages.latex import render_page as render_latex
 from cmkd.report.pages.markdown import render_page as render_markdown
 from cmkd.report.pages.page import Page, Picture
+from cmkd.report.values.decoding import Decoding
 from cmkd.report.values.tables import Table
 
 Format = Literal["md", "tex", "csv", "json", "html"]
@@ -36,13 +38,21 @@ def render_files(
     *,
     plots: bool,
     book: str = "report",
+    decoding: Decoding | None = None,
 ) -> dict[str, bytes]:
-    """Name -> content. One HTML file, `book`_DATA, holds all tables; the others are one each."""
+    """Name -> content. One HTML file, `book`_DATA, holds all tables; the others are one each.
+
+    Args:
+        pages: one for each of `tables`, and a last one where there is `decoding`.
+        decoding: what it costs to get at the inputs, a table of no sweep.
+    """
+    chapters = [(_stem(table), draw_pictures(table) if plots else ()) for table in tables]
+    if decoding is not None:
+        chapters.append((f"{DECODING}_{slug(decoding.data)}", _drawn(decoding) if plots else ()))
     files: dict[str, bytes] = {}
     drawn: dict[str, Sequence[Picture]] = {}
-    for table, page in zip(tables, pages, strict=True):
-        stem = _stem(table)
-        pictures = drawn[page.name] = draw_pictures(table) if plots else ()
+    for (stem, pictures), page in zip(chapters, pages, strict=True):
+        drawn[page.name] = pictures
         named = {"_".join(filter(None, (stem, one.name))): one for one in pictures}
         for kind in formats:
             if kind != "html":
@@ -50,10 +60,17 @@ def render_files(
         for name, picture in named.items():
             files |= {f"{name}.png": picture.png, f"{name}.svg": picture.svg}
     if "html" in formats:
-        data = tables[0].evidence.data
-        text = render_html(pages, drawn, title=f"cmkd: tables on {data}")
-        files[f"{book}_{slug(data)}.html"] = text.encode()
+        data = [table.evidence.data for table in tables] + ([decoding.data] if decoding else [])
+        text = render_html(pages, drawn, title=f"cmkd: tables on {data[0]}")
+        files[f"{book}_{slug(data[0])}.html"] = text.encode()
     return files
+
+
+def _drawn(decoding: Decoding) -> tuple[Picture, ...]:
+    # Matplotlib takes a second to load: only who wants figures waits for it.
+    from cmkd.report.figures.decoding import decoding_picture
+
+    return (decoding_picture(decoding),)
 
 
 def _render(

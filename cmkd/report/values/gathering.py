@@ -31,7 +31,8 @@ class Request:
         tables: keys of `TABLES`; every one that can be filled where there is none.
         data: name or id of the data set; None: the sweep's own.
         sweep: spec whose arms are the rows; None: that of each table.
-        costs: the file of measured costs, which need not be there.
+        costs: the file of measured costs, which need not be there; nor need that of decoding
+            beside it.
         mlflow_url: of the MLflow pages that show the runs; None: the store, where it is a server.
     """
 
