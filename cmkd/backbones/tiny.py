@@ -6,8 +6,30 @@ from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmkd.backbones.tsm import TemporalShift
+
+VECTOR = 16
+"""Numbers that the widest vector registers of a CPU hold."""
+
+
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution of every `stride`-th pixel, without bias.
+
+    Few channels are thinned out before it: oneDNN's backward pass of a strided 1x1 convolution
+    writes beyond its memory where a pixel does not fill a vector register
+    (uxlfoundation/oneDNN#6035), which ends the process sooner or later.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Maps at 1 / stride of the size."""
+        if self.in_channels >= VECTOR:
+            return super().forward(x)
+        return F.conv2d(x[..., :: self.stride[0], :: self.stride[1]], self.weight)
 
 
 class BasicBlock(nn.Module):
@@ -26,7 +48,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                Shortcut(inputs, outputs, stride), nn.BatchNorm2d(outputs)
             )
         self.activation = nn.ReLU(inplace=True)
 

@@ -1,10 +1,14 @@
 """Shift, differences and shapes of all families."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.backbones.tiny import split_stride
+from cmkd.backbones.tiny import Shortcut, split_stride
 from cmkd.backbones.tiny_tdn import frame_differences
 from cmkd.backbones.tsm import TemporalShift, temporal_shift
 from cmkd.config.training import segment_of
@@ -32,6 +36,41 @@ def test_shift_does_not_cross_clips() -> None:
     module = TemporalShift(3, 4)
     separate = torch.cat([module(x[:3]), module(x[3:])])
     assert torch.equal(module(x), separate)
+
+
+@pytest.mark.parametrize("inputs", [2, 4, 12, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_shortcut_is_a_strided_convolution(inputs: int, stride: int) -> None:
+    shortcut = Shortcut(inputs, 8, stride).double()
+    plain = torch.nn.Conv2d(inputs, 8, 1, stride, bias=False).double()
+    plain.load_state_dict(shortcut.state_dict())
+    x = torch.randn(3, inputs, 7, 6, dtype=torch.float64)
+    ours, theirs = shortcut(x), plain(x)
+    assert torch.allclose(ours, theirs)
+    for out in (ours, theirs):
+        out.square().sum().backward()
+    assert torch.allclose(shortcut.weight.grad, plain.weight.grad)
+
+
+FEW_CHANNELS = """
+import torch
+from cmkd.backbones.tiny import Shortcut
+
+torch.set_num_threads(1)
+for inputs in (2, 3, 4, 6):
+    shortcut = Shortcut(inputs, 8, 2).to(memory_format=torch.channels_last)
+    for _ in range(20):
+        x = torch.randn(8, inputs, 16, 16).contiguous(memory_format=torch.channels_last)
+        shortcut(x.requires_grad_()).square().sum().backward()
+"""
+
+
+def test_few_channels_leave_the_memory_of_others_alone() -> None:
+    # Where the C library can, each block of memory is looked at when it is freed.
+    checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
+    command = [sys.executable, "-c", FEW_CHANNELS]
+    done = subprocess.run(command, env=os.environ | checked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_frame_differences() -> None:
