@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cmkd.sweep.axes import axes_of
-from cmkd.sweep.forecast import Forecast
+from cmkd.sweep.outlook import Outlook
 from cmkd.sweep.plan import Plan, TrialState
 from cmkd.sweep.survey import SweepRequest
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "new")
 
 
-def plan_text(plan: Plan, expected: Forecast) -> str:
+def plan_text(plan: Plan, expected: Outlook) -> str:
     """A line per trial, then what is to know of all of them."""
     settings = plan.settings
     axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
@@ -41,11 +41,11 @@ def plan_text(plan: Plan, expected: Forecast) -> str:
     lines += plan.lines()
     lines += [f"{name} waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     if plan.to_run:
-        lines.append(expected.describe())
+        lines += expected.lines()
     return "\n".join(lines)
 
 
-def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str, Any]:
+def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str, Any]:
     """The same for programs; times are in seconds."""
     settings = plan.settings
     axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
@@ -55,7 +55,12 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str
         "sweep": request.sweep.spec.name,
         "data": request.data,
         "seeds": request.seeds,
-        "resources": {"workers": request.workers, "cpus_per_worker": 1},
+        "resources": {
+            "workers": expected.forecast.workers,
+            "cpus_per_worker": 1,
+            "bytes_per_worker": expected.room.need,
+            "bytes_free": list(expected.room.free),
+        },
         "trials": [
             {
                 "id": trial.id,
@@ -83,9 +88,9 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Forecast) -> dict[str
         "orders": [asdict(order) for order in plan.orders],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
         "forecast": {
-            "wall_seconds": expected.wall._asdict(),
-            "device_seconds": expected.device._asdict(),
-            "trials_by_source": dict(expected.sources),
+            "wall_seconds": expected.forecast.wall._asdict(),
+            "device_seconds": expected.forecast.device._asdict(),
+            "trials_by_source": dict(expected.forecast.sources),
         },
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cmkd.config.paths import slug
 from cmkd.errors import TrialFailed
 from cmkd.sweep.expand import PlannedTrial, teachers_of
-from cmkd.sweep.failures import UNTAUGHT, Failure, beyond_the_trials, digest
+from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
 from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Board, SweepView
@@ -115,9 +115,11 @@ class Driver:
 
     def _updated(self, update: Update) -> None:
         key = update.trial_id
+        progress = self._board.one(key)
+        if self._tries_again(update):
+            return
         if key not in self._recorded_teachers:
             self._record(update)
-        progress = self._board.one(key)
         if update.epochs:
             self._board.advanced(key, update.trained, update.epochs)
         if update.outcome is not None:
@@ -140,6 +142,17 @@ class Driver:
         if update.failure is not None and key in self._trials and update.failure.kind != UNTAUGHT:
             self._tried.append((progress.name, update.failure))
             self._stop_if_hopeless()
+
+    def _tries_again(self, update: Update) -> bool:
+        """Where memory ran out beside others: with fewer of them, from the last epoch on."""
+        failure = update.failure
+        if failure is None or failure.kind not in OF_MEMORY:
+            return False
+        workers = self._turns.again(update.trial_id)
+        if workers:
+            name = self._board.one(update.trial_id).name
+            self._view.note(f"{name}: {failure.cause}; goes on with {workers} at once")
+        return bool(workers)
 
     def _fail_untaught(self, update: Update) -> None:
         lost = update.failure

@@ -13,7 +13,9 @@ TRACE_LINES = 12
 SHOWN_NAMES = 4
 OF_THE_DISK = ("InfrastructureError", "OSError")
 OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
-TRANSIENT = ("WorkerDied", "MemoryError", "OutOfMemoryError", *OF_THE_DISK, *OF_THE_INPUT)
+OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
+"""Kinds of failures that fewer trials at once may avoid; a process may die of other things too."""
+TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
 """Kinds of failures that say nothing of the trial, so that the next call tries it again."""
 UNTAUGHT = "TeacherFailed"
 """Kind of the failure of a trial that was not tried, as its teacher failed."""

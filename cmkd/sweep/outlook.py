@@ -1,8 +1,9 @@
-"""Before the fan-out: a step of every kind of network, in a process of its own, and a forecast."""
+"""Before the fan-out: a step of every kind of network, what it costs and whether it has room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cmkd.config.trial import Setting
@@ -18,6 +19,7 @@ from cmkd.sweep.forecast import (
     teacher_class,
 )
 from cmkd.sweep.liveness import dead_axes, pairs_to_try
+from cmkd.sweep.memory import BESIDES, Room, free_memory
 from cmkd.sweep.plan import Plan
 from cmkd.tracking.records import RunRecord
 
@@ -29,13 +31,42 @@ VALIDATION = 1 / 3
 """Cost of a clip that is only looked at, against one that is trained on."""
 
 
-def outlook(plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], *, workers: int) -> Forecast:
+@dataclass(frozen=True)
+class Outlook:
+    """What is to be expected of the trials to run.
+
+    Attributes:
+        forecast: with as many workers as find room.
+        room: what was measured of it; nothing where no step was taken, or none is asked for.
+        wanted: workers that were asked for.
+    """
+
+    forecast: Forecast
+    room: Room
+    wanted: int
+
+    def lines(self) -> list[str]:
+        """For the user, ahead of the sweep."""
+        note = self.room.describe(self.wanted)
+        return [note] * bool(note) + [self.forecast.describe()]
+
+
+def outlook(
+    plan: Plan,
+    dataset: Dataset,
+    runs: Sequence[RunRecord],
+    *,
+    workers: int,
+    is_shared: bool = True,
+) -> Outlook:
     """What the trials to run will cost, after a step of each new kind of them was taken.
 
-    Settings with a finished trial on this data are known to work.
+    Settings with a finished trial on this data are known to work, and to find room.
 
     Args:
         runs: all runs on this data set.
+        workers: wanted; fewer where the memory of this machine, or of its GPUs, is too small.
+        is_shared: whether the workers share this machine; else they are not looked after.
 
     Raises:
         ConfigError: an axis changes neither network, loss nor gradients; it is named.
@@ -60,7 +91,7 @@ def outlook(plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], *, workers:
         for one in teachers.values()
         if teacher_class(one) not in known_teachers
     }
-    probes, teacher_probes = _probe(dataset, students, new_teachers)
+    probes, teacher_probes, gpus = _probe(dataset, students, new_teachers)
 
     _refuse_failures(arms, probes, teacher_probes)
     if dead := dead_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
@@ -74,7 +105,15 @@ def outlook(plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], *, workers:
         name: around_step(clips * one.seconds) for name, one in teacher_probes.items()
     }
     epochs = {key: known_teachers[teacher_class(one)] for key, one in teachers.items()}
-    return forecast(plan, known, measured, epochs, workers=workers)
+    most = max((one.memory for one in (*probes.values(), *teacher_probes.values())), default=0)
+    room = _room(most, gpus) if is_shared and most else Room()
+    fit = room.workers(workers)
+    return Outlook(forecast(plan, known, measured, epochs, workers=fit), room, workers)
+
+
+def _room(memory: int, gpus: Sequence[int]) -> Room:
+    free = free_memory()
+    return Room(memory + BESIDES, tuple(gpus) or ((free,) if free is not None else ()))
 
 
 def _refuse_failures(
@@ -103,12 +142,15 @@ def _clips(dataset: Dataset) -> float:
 
 def _probe(
     dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
-) -> tuple[dict[str, Probe], dict[str, Probe]]:
-    """Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end."""
+) -> tuple[dict[str, Probe], dict[str, Probe], tuple[int, ...]]:
+    """Of students and teachers by key; and bytes that are free on each GPU.
+
+    Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end.
+    """
     from cmkd.data.pool import run_tasks
 
     if not students and not teachers:
-        return {}, {}
+        return {}, {}, ()
     info = dataset.info
     crop = info.views.crop
     picture = (crop, crop) if crop else (info.encoding.height, info.encoding.width)
@@ -122,12 +164,14 @@ def _probe(
     return (
         dict(zip(students, result[0], strict=True)),
         dict(zip(teachers, result[1], strict=True)),
+        result[2],
     )
 
 
 def _take_steps(
     task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
-) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
+) -> tuple[tuple[Probe, ...], tuple[Probe, ...], tuple[int, ...]]:
     from cmkd.training.preflight import ProbeTask, probe
+    from cmkd.training.runtime import free_gpu_memory
 
-    return probe(ProbeTask(*task))
+    return *probe(ProbeTask(*task)), free_gpu_memory()

@@ -12,10 +12,10 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep.caches import weights_of
 from cmkd.sweep.driver import Driver
 from cmkd.sweep.failures import Failure, beyond_the_trials
-from cmkd.sweep.forecast import Forecast, too_large
+from cmkd.sweep.forecast import too_large
 from cmkd.sweep.identity import Origin, code_version
 from cmkd.sweep.lock import sweep_lock
-from cmkd.sweep.outlook import outlook
+from cmkd.sweep.outlook import Outlook, outlook
 from cmkd.sweep.place import Place
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import SweepView
@@ -60,7 +60,7 @@ class SweepOutcome:
         )
 
 
-def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Forecast]:
+def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Outlook]:
     """The plan of a sweep without running it; a store that does not exist is not created."""
     _require_possible(request)
     dataset = _open_data(request, view)
@@ -69,7 +69,7 @@ def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Forecast]:
         runs = _open_store(request).find({"data_id": dataset.id})
     plan = survey(request, dataset, runs, code_version())
     _require_weights(plan, request.cache)
-    return plan, outlook(plan, dataset, runs, workers=request.workers)
+    return plan, _outlook(plan, dataset, runs, request)
 
 
 def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) -> SweepOutcome:
@@ -102,8 +102,8 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             outcome = SweepOutcome(plan)
             while plan.to_run:
                 _require_weights(plan, request.cache)
-                _announce(plan, dataset, runs, request, view)
-                done = _train_stage(request, dataset, plan, store, view, guard, draw)
+                workers = _announce(plan, dataset, runs, request, view)
+                done = _train_stage(request, dataset, plan, store, view, guard, draw, workers)
                 runs = store.find({"data_id": dataset.id})
                 after = survey(request, dataset, runs, code_version())
                 outcome = outcome.followed_by(after, done)
@@ -120,16 +120,30 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
 
 def _announce(
     plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest, view: SweepView
-) -> None:
-    """Say what is going to happen, and ask whether it shall where it is much."""
+) -> int:
+    """Say what is going to happen, and ask whether it shall where it is much.
+
+    Returns:
+        Workers that find room.
+    """
     for line in plan.lines():
         view.note(line)
     view.stage("trying a step of each kind of network", 0, 1)
-    expected = outlook(plan, dataset, runs, workers=request.workers)
-    view.note(expected.describe())
-    reason = too_large(plan, expected)
+    expected = _outlook(plan, dataset, runs, request)
+    for line in expected.lines():
+        view.note(line)
+    reason = too_large(plan, expected.forecast)
     if reason and not request.approved and not view.confirm(f"{reason}; go on?"):
         raise InputError(f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it")
+    return expected.forecast.workers
+
+
+def _outlook(
+    plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest
+) -> Outlook:
+    # What the nodes of a cluster have is not known, nor the share of each process of a trial.
+    is_shared = request.address is None and request.processes == 1
+    return outlook(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
 
 
 def _require_possible(request: SweepRequest) -> None:
@@ -209,6 +223,7 @@ def _train_stage(
     view: SweepView,
     guard: SignalGuard,
     draw: Draw | None,
+    workers: int,
 ) -> SweepOutcome:
     from cmkd.sweep.runner import start_engine
 
@@ -228,13 +243,13 @@ def _train_stage(
         recorder,
         view,
         recorded,
-        workers=request.workers,
+        workers=workers,
         processes=request.processes,
     )
-    view.note(f"starting {request.workers} workers")
+    view.note(f"starting {workers} workers")
     with (
         guard.deferred(),
-        start_engine(request.workers, place, request.processes, request.address) as engine,
+        start_engine(workers, place, request.processes, request.address) as engine,
     ):
         # Ray has taken SIGTERM for itself.
         guard.install()

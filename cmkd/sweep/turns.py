@@ -30,26 +30,30 @@ class Turns:
         self._trials = dict(trials)
         self._awaited = set(self._teachers)
         self._running: dict[str, int] = {}
+        self._beside: dict[str, int] = {}
         self._workers = workers
         self._processes = processes
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to take, now or later."""
-        return not self._teachers and not self._trials
+        """Whether there is nothing left to take, now or later: what runs may come back."""
+        return not self._teachers and not self._trials and not self._running
 
     def take(self) -> str | None:
         """Id of what starts now; None where workers, or teachers that are trained, are missing."""
         free = self._workers - sum(self._running.values())
         if self._teachers and free >= 1:
-            self._running[self._teachers[0]] = 1
-            return self._teachers.pop(0)
+            return self._start(self._teachers.pop(0), 1)
         ready = (key for key, needs in self._trials.items() if needs not in self._awaited)
         key = next(ready, None)
         if key is None or free < self._processes:
             return None
-        self._running[key] = self._processes
         del self._trials[key]
+        return self._start(key, self._processes)
+
+    def _start(self, key: str, processes: int) -> str:
+        self._running[key] = processes
+        self._beside[key] = self._workers
         return key
 
     def processes_of(self, key: str) -> int:
@@ -60,6 +64,24 @@ class Turns:
         """A teacher or a trial has ended; its worker is free, and trials need not wait for it."""
         self._running.pop(key, None)
         self._awaited.discard(key)
+
+    def again(self, key: str) -> int:
+        """After memory ran out: half as many workers from now on, and this one once more.
+
+        Returns:
+            How many train at once from now on; 0 where `key` had the machine to itself, so that
+            it is not taken again.
+        """
+        processes = self._running[key]
+        if self._beside[key] <= processes:
+            return 0
+        self._workers = min(self._workers, max(processes, self._beside[key] // 2))
+        del self._running[key]
+        if key in self._awaited:
+            self._teachers.insert(0, key)
+        else:
+            self._trials = {key: None, **self._trials}
+        return self._workers
 
     def waiting_for(self, teacher: str) -> tuple[str, ...]:
         """Trials that are not taken yet and need this teacher."""

@@ -41,6 +41,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def free_gpu_memory() -> tuple[int, ...]:
+    """Bytes that are free on each GPU; empty where there is none."""
+    return tuple(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count()))
+
+
 def place(model: ModuleT, device: torch.device) -> ModuleT:
     """Move the model to `device` with channels last, the fastest layout of convolutions."""
     model.to(device)

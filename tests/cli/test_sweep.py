@@ -22,6 +22,8 @@ from cmkd.sweep.adaptive import Order
 from cmkd.sweep.expand import expand
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.forecast import Range, class_of, forecast
+from cmkd.sweep.memory import Room
+from cmkd.sweep.outlook import Outlook
 from cmkd.sweep.plan import make_plan
 from cmkd.sweep.session import SweepOutcome
 from cmkd.sweep.survey import SweepRequest
@@ -79,14 +81,20 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         orders=(Order("both", "control", 1.5, 2.0, 5, decided=False),),
     )
     cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
-    expected = forecast(plan, {}, cost, {}, workers=1)
-    request = SweepRequest(sweep, "d", 1, 1, tmp_path)
+    times = forecast(plan, {}, cost, {}, workers=1)
+    expected = Outlook(times, Room(7, (9, 5)), wanted=2)
+    request = SweepRequest(sweep, "d", 1, 2, tmp_path)
     assert json.loads(json.dumps(plan_json(request, plan, expected))) == {
         "schema": 1,
         "sweep": "smoke",
         "data": "d",
         "seeds": 1,
-        "resources": {"workers": 1, "cpus_per_worker": 1},
+        "resources": {
+            "workers": 1,
+            "cpus_per_worker": 1,
+            "bytes_per_worker": 7,
+            "bytes_free": [9, 5],
+        },
         "trials": [
             {
                 "id": trial.id,
@@ -140,7 +148,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         ],
         "waiting": {"late": ["other"]},
         "forecast": {
-            "wall_seconds": expected.wall._asdict(),
+            "wall_seconds": times.wall._asdict(),
             "device_seconds": {"low": 8.5, "likely": 11.5, "high": 18.0},
             "trials_by_source": {"a measured step": 1},
         },
@@ -152,7 +160,8 @@ def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
     path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = replace(make_plan(trials, ()), waiting={"late": ("best",)}, replicates=3)
-    lines = plan_text(plan, forecast(plan, {}, {}, {}, workers=1)).splitlines()
+    expected = Outlook(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    lines = plan_text(plan, expected).splitlines()
     assert lines[1].split()[2:] == ["0", "0", "a", "=", "b"]
     assert lines[2:-1] == [
         "0 of 1 done; 1 to run",

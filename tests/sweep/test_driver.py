@@ -70,16 +70,18 @@ class Notes:
         self.opened[identity.trial_id] = artifacts
 
     def close(self, trial_id: str, status: str, **rest: Any) -> None:
-        self.closed[trial_id] = rest
+        self.closed[trial_id] = {"status": status, **rest}
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
 
-def driver_of(notes: Any, seeds: int = 1, recorded: Collection[str] = ()) -> Driver:
+def driver_of(
+    notes: Any, seeds: int = 1, recorded: Collection[str] = (), workers: int = 2
+) -> Driver:
     trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=seeds)
     origin = Origin("smoke", INFO, 1, "")
-    return Driver(make_plan(trials, ()), origin, notes, notes, recorded, workers=2)
+    return Driver(make_plan(trials, ()), origin, notes, notes, recorded, workers=workers)
 
 
 def train(driver: Driver, engine: Any) -> None:
@@ -149,6 +151,45 @@ def test_failures_of_several_kinds_do_not_stop_it():
     driver = driver_of(Notes(), seeds=3)
     train(driver, Broken("no frame", "no file"))
     assert len(driver.failures) == 9
+
+
+class Short(Engine):
+    """Has memory for one trial at a time."""
+
+    def train(
+        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Any, name: str
+    ) -> None:
+        self.beside: list[int] = []
+        while keys := list(iter(turns.take, None)):
+            self.beside.append(len(keys))
+            for key in keys:
+                events.started(key)
+                events.updated(self.short(key) if keys[1:] else self.news(key, configs[key]))
+
+    def short(self, key: str) -> Update:
+        return Update(key, failure=Failure("OutOfMemoryError", "no GPU memory", "", 0))
+
+
+def test_trials_that_memory_ran_out_for_are_trained_with_fewer_at_once():
+    notes, engine = Notes(), Short()
+    driver = driver_of(notes, seeds=3, workers=4)
+    train(driver, engine)
+    assert (driver.finished, driver.failures) == (9, [])
+    assert engine.beside == [4, 2] + [1] * 10
+    assert any(line.endswith("no GPU memory; goes on with 2 at once") for line in notes.notes)
+    assert {told["status"] for told in notes.closed.values()} == {"FINISHED"}
+
+
+def test_a_trial_that_has_the_machine_to_itself_fails_of_memory():
+    class Tiny(Short):
+        def news(self, key: str, config: TrialConfig) -> Update:
+            return super().news(key, config) if key == config.teacher_id else self.short(key)
+
+    notes: Any = Notes()
+    driver = driver_of(notes, workers=2)
+    with pytest.raises(TrialFailed, match="OutOfMemoryError: no GPU memory"):
+        train(driver, Tiny())
+    assert len(driver.failures) == 3
 
 
 class Untaught(Engine):

@@ -61,7 +61,7 @@ def test_what_has_finished_before_needs_no_trial_step(
     monkeypatch.setattr("cmkd.data.pool.run_tasks", refuse)
     runs = runs_of_seed_0(plan_of(tmp_path, smoke, []))
     plan = plan_of(tmp_path, smoke, runs)
-    expected = outlook(plan, smoke, runs, workers=1)
+    expected = outlook(plan, smoke, runs, workers=1).forecast
     assert expected.sources == {"finished trials": 2}
     assert expected.device.likely == pytest.approx(2 * (8.0 + BESIDES.likely))
 
@@ -73,3 +73,19 @@ def test_a_step_that_fails_stops_everything_and_names_the_arm(
     plan = plan_of(tmp_path, smoke, [], "training.checkpointing: [true]")
     with pytest.raises(TrialFailed, match=r"^a step of arm 'b' fails, so nothing was started: "):
         outlook(plan, smoke, [], workers=1)
+
+
+@pytest.mark.slow  # torch, in a process of its own
+def test_workers_are_as_many_as_find_room(
+    tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(tmp_path, smoke, [])
+    monkeypatch.setattr("cmkd.sweep.outlook.free_memory", lambda: 2 * 10**9)
+    expected = outlook(plan, smoke, [], workers=64)
+    assert expected.room.free == (2 * 10**9,)
+    assert 600 * 2**20 < expected.room.need < 10**9
+    assert expected.forecast.workers == 2
+    assert expected.lines()[0].startswith("2 instead of 64 workers: a trial was measured to need")
+    assert expected.lines()[1:] == [expected.forecast.describe()]
+    elsewhere = outlook(plan, smoke, [], workers=64, is_shared=False)
+    assert (elsewhere.forecast.workers, len(elsewhere.lines())) == (64, 1)

@@ -21,6 +21,9 @@ def test_trials_without_a_teacher_run_beside_it() -> None:
     turns.ended("kd")
     turns.ended("plain 2")
     assert taken(turns) == ["kd 2", "plain 3"]
+    assert not turns.over, "what runs may have to run again"
+    turns.ended("kd 2")
+    turns.ended("plain 3")
     assert turns.over
 
 
@@ -64,4 +67,44 @@ def test_trials_of_a_lost_teacher_can_be_dropped() -> None:
         turns.drop(key)
     turns.ended("t")
     assert taken(turns) == ["plain"]
+    turns.ended("plain")
     assert turns.over
+
+
+def test_what_memory_ran_out_for_is_taken_again_beside_fewer() -> None:
+    turns = Turns([], dict.fromkeys("abcd"), workers=4)
+    assert taken(turns) == ["a", "b", "c", "d"]
+    assert turns.again("b") == 2
+    assert taken(turns) == [], "three of them run, which is one more than may start"
+    turns.ended("a")
+    turns.ended("c")
+    assert taken(turns) == ["b"]
+    assert turns.again("d") == 2, "it ran beside three, so it was not tried with fewer yet"
+    assert turns.again("b") == 1
+    assert taken(turns) == ["b"]
+    assert turns.again("b") == 0, "it was alone"
+    turns.ended("b")
+    assert taken(turns) == ["d"]
+    turns.ended("d")
+    assert turns.over
+
+
+def test_trials_still_wait_for_a_teacher_that_is_taken_again() -> None:
+    turns = Turns(["t", "u"], {"kd": "t"}, workers=2)
+    assert taken(turns) == ["t", "u"]
+    assert turns.again("t") == 1
+    assert taken(turns) == []
+    turns.ended("u")
+    assert taken(turns) == ["t"]
+    assert taken(turns) == []
+    turns.ended("t")
+    assert taken(turns) == ["kd"]
+
+
+def test_the_processes_of_one_trial_are_the_fewest() -> None:
+    turns = Turns([], dict.fromkeys("ab"), workers=4, processes=2)
+    assert taken(turns) == ["a", "b"]
+    assert turns.again("a") == 2
+    turns.ended("b")
+    assert taken(turns) == ["a"]
+    assert turns.again("a") == 0
