@@ -101,7 +101,7 @@ class Workspace:
     def statuses(self) -> dict[object, object]:
         """Status by run name, without the seed and the fold, of which there is one."""
         rows = self.query("select name, status from runs")
-        return {str(name).partition(" fold")[0]: status for name, status in rows}
+        return {str(name).partition(" seed")[0]: status for name, status in rows}
 
     def metrics(self) -> set[tuple[object, ...]]:
         """(run, metric, step, value) of all that does not depend on the clock."""

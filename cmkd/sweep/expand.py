@@ -30,8 +30,8 @@ class PlannedTrial:
 
     @property
     def name(self) -> str:
-        """Short label: arm, fold and seed."""
-        return f"{self.arm} fold {self.config.fold} seed {self.config.seed}"
+        """Short label: arm, seed and fold, of which the last changes least and may be cut off."""
+        return f"{self.arm} seed {self.config.seed} fold {self.config.fold}"
 
     @property
     def needs_teacher(self) -> bool:

@@ -27,6 +27,7 @@ class Origin:
         folds: number of folds of the data set, whether or not this sweep trains on all.
         commit: see `code_version`.
         choices: by name, the selections of earlier stages and what they were made of.
+        about: what the sweep is for, in its own words.
     """
 
     sweep: str
@@ -34,6 +35,7 @@ class Origin:
     folds: int
     commit: str
     choices: Mapping[str, str] = field(default_factory=dict)
+    about: str = ""
 
     @property
     def experiment(self) -> str:
@@ -56,7 +58,7 @@ def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
         **({"added_for": trial.reason[:4000]} if trial.reason else {}),
     }
     params = flat(config.setting.as_json())
-    return RunIdentity(trial.id, origin.experiment, trial.name, tags, params)
+    return RunIdentity(trial.id, origin.experiment, trial.name, tags, params, origin.about)
 
 
 def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
@@ -71,13 +73,14 @@ def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
         "setting_id": config.teacher_id,
     }
     params = flat({"teacher": recipe.as_json()})
-    return RunIdentity(config.teacher_id, origin.experiment, teacher_name(config), tags, params)
+    name = teacher_name(config)
+    return RunIdentity(config.teacher_id, origin.experiment, name, tags, params, origin.about)
 
 
 def teacher_name(config: TrialConfig) -> str:
     """Short label of the teacher of a trial."""
     recipe = config.setting.teacher
-    return f"{TEACHER_ARM} fold {config.fold} seed {recipe.seed}, {recipe.backbone}"
+    return f"teacher {recipe.backbone} seed {recipe.seed} fold {config.fold}"
 
 
 def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:

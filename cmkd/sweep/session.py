@@ -232,8 +232,10 @@ def _train_stage(
         _prepare_arrays(request, dataset, plan, view)
     started = time.monotonic()
     choices = {one.name: one.describe() for one in plan.choices}
-    name = request.sweep.spec.name
-    origin = Origin(name, dataset.info, dataset.num_folds, code_version(), choices)
+    spec = request.sweep.spec
+    origin = Origin(
+        spec.name, dataset.info, dataset.num_folds, code_version(), choices, spec.description
+    )
     teachers = store.find({"kind": "teacher", "data_id": dataset.id})
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
     recorder = Recorder(store, view.note, draw, writers=store.writers)

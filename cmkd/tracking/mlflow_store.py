@@ -31,6 +31,9 @@ SERVER_WRITERS = 4
 ORIGIN_TAGS = frozenset({"git_commit", "sweep", "arm", "arms"})
 """They say who made a run; a sweep that shares it leaves them as they are."""
 
+DESCRIPTION_TAG = "mlflow.note.content"
+"""What MLflow's pages show as the description of an experiment."""
+
 HELD_SECONDS = 60.0
 """How long the end of a trial waits for another process that writes its run."""
 
@@ -116,7 +119,7 @@ class MlflowStore(MlflowRuns, RunStore):
         if not known:
             name = identity.experiment
             with self._making:
-                experiment = experiments.get(name) or self._new(name)
+                experiment = experiments.get(name) or self._new(name, identity.about)
             run_id = self._create(identity, experiment)
             self._write(run_id, params=identity.params)
         elif known[0].status == "FINISHED":
@@ -196,11 +199,12 @@ class MlflowStore(MlflowRuns, RunStore):
             self._release(run.run_id, "KILLED")
         return len(orphans)
 
-    def _new(self, name: str) -> str:
-        """Id of an experiment that is not among the active ones."""
+    def _new(self, name: str, about: str) -> str:
+        """Id of an experiment that is not among the active ones; a new one is described."""
         found = self._call(self._client.get_experiment_by_name, name)
         if found is None:
-            return self._call(self._client.create_experiment, name, self._artifacts)
+            tags = {DESCRIPTION_TAG: about} if about else {}
+            return self._call(self._client.create_experiment, name, self._artifacts, tags)
         if found.lifecycle_stage != "active":
             raise InputError(
                 f"experiment {name!r} was deleted in {redact(self.uri)}; bring it back with "

@@ -24,13 +24,18 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What names a run: its trial id, the experiment it is shown under, and its tags."""
+    """What names a run: its trial id, the experiment it is shown under, and its tags.
+
+    Attributes:
+        about: what the experiment is of, for who looks at it.
+    """
 
     trial_id: str
     experiment: str
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    about: str = ""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def running(name: str = "tiny") -> Standing:
         to_go=3,
         seconds_left=720.0,
         arms=ARMS,
-        training=(InTraining("control fold 0 seed 3", 4, 12),),
-        failures=("1 x ValueError: no [both fold 0 seed 0]",),
+        training=(InTraining("control seed 3 fold 0", 4, 12),),
+        failures=("1 x ValueError: no [both seed 0 fold 0]",),
     )
 
 
@@ -65,8 +65,8 @@ def test_a_running_sweep_is_told_whole(cache: Path) -> None:
         ["control", "3", "1", "0", "1", "61.2", "%"],
         ["both", "2", "0", "1", "2", "-"],
     ]
-    assert training.strip() == "control fold 0 seed 3: epoch 4 of 12"
-    assert failed.strip() == "failed: 1 x ValueError: no [both fold 0 seed 0]"
+    assert training.strip() == "control seed 3 fold 0: epoch 4 of 12"
+    assert failed.strip() == "failed: 1 x ValueError: no [both seed 0 fold 0]"
     assert store.strip() == "store sqlite:////x/mlflow.db"
 
 

@@ -257,7 +257,7 @@ def test_the_summary_groups_failures():
     assert _summary(outcome, "cmkd sweep smoke").splitlines() == [
         "1 of 3 done, 1 of them now, in 2 min",
         "2 failed:",
-        "  2 x E: why [baseline fold 0 seed 0, control fold 0 seed 0]",
+        "  2 x E: why [baseline seed 0 fold 0, control seed 0 fold 0]",
         "to try what failed again: cmkd sweep smoke --retry-failed",
     ]
     later = replace(outcome, finished=0, failures=())

@@ -193,7 +193,7 @@ def test_the_command_adds_seeds_says_why_and_goes_on_from_there(
         "select r.name, t.value from tags t join runs r using (run_uuid) "
         "where t.key = 'added_for' order by 1"
     )
-    assert [name for name, _ in why] == ["both fold 0 seed 3", "control fold 0 seed 3"]
+    assert [name for name, _ in why] == ["both seed 3 fold 0", "control seed 3 fold 0"]
     assert all("both vs control: " in str(text) and "after 3 seeds" in str(text) for _, text in why)
 
     before = space.metrics()

@@ -100,8 +100,8 @@ def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
         names = [*notes.opened[key], *(path.name for path in told["files"])]
         assert sorted(names) == ["config.json", "predictions.csv"]
     assert engine.name == "smoke-gestures", "two sweeps of one name may run at once"
-    arms = ["teacher (RGB)", "baseline", "control", "both"]
-    said = [line.split(" fold 0 seed 0") for line in notes.notes]
+    arms = ["teacher tiny_tdn", "baseline", "control", "both"]
+    said = [line.split(" seed 0 fold 0") for line in notes.notes]
     assert [arm for arm, _ in said] == [arm for arm in arms for _ in range(2)]
     assert all(line.endswith(end) for (_, line), end in zip(said, [NOTE, "b"] * 4, strict=True))
 

@@ -53,7 +53,7 @@ def test_ids_are_those_of_the_configs_and_all_differ(sweep):
 
 
 def test_the_name_says_arm_fold_and_seed(sweep):
-    assert trials(sweep)[0].name == "baseline fold 0 seed 0"
+    assert trials(sweep)[0].name == "baseline seed 0 fold 0"
 
 
 def test_one_teacher_per_fold_and_none_without_distillation(sweep):

@@ -28,7 +28,7 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
     identity = trial_identity(trial, ORIGIN)
     assert identity.trial_id == CONFIG.id
     assert identity.experiment == "ablation/gestures"
-    assert identity.name == "both fold 2 seed 3"
+    assert identity.name == "both seed 3 fold 2"
     assert identity.tags == {
         "kind": "trial",
         "sweep": "ablation",
@@ -71,6 +71,21 @@ def test_a_teacher_is_found_by_its_own_id():
     assert identity.tags["kind"] == "teacher"
     assert identity.tags["seed"] == str(CONFIG.setting.teacher.seed)
     assert all(key.startswith("teacher.") for key in identity.params)
+
+
+def test_what_tells_runs_apart_is_in_the_part_of_a_name_that_a_narrow_column_shows():
+    config = CONFIG.model_copy(update={"fold": 0})
+    trial = PlannedTrial(config.id, config, ("tsm_temporal",))
+    assert "seed 3" in trial_identity(trial, ORIGIN).name[:20]
+    backbone = config.setting.teacher.backbone
+    assert backbone in teacher_identity(config, ORIGIN).name[:20]
+
+
+def test_an_experiment_is_described_in_the_words_of_its_sweep():
+    origin = replace(ORIGIN, about="what KD adds")
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
+    assert trial_identity(trial, origin).about == "what KD adds"
+    assert teacher_identity(CONFIG, origin).about == "what KD adds"
 
 
 def test_the_version_of_the_code_names_no_remote():

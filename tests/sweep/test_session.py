@@ -69,13 +69,13 @@ def listening_on(pid: int) -> list[str]:
 def test_a_failing_arm_costs_only_itself(story: Story) -> None:
     assert story.code == 1, story.output
     assert story.space.statuses() == {
-        "teacher (RGB)": "FINISHED",
+        "teacher tiny_tdn": "FINISHED",
         "control": "FINISHED",
         "both": "FINISHED",
         "broken": "FAILED",
     }
     assert "1 x TrialFailed: loss is not finite" in story.output
-    assert "[broken fold 0 seed 0]" in story.output
+    assert "[broken seed 0 fold 0]" in story.output
     assert "Traceback" not in story.output
     (cause,) = story.space.query("select value from tags where key = 'failure'")
     assert "loss is not finite" in str(cause)
@@ -88,9 +88,9 @@ def test_every_record_is_there_once(story: Story) -> None:
         "where m.key = 'val_acc' group by 1"
     )
     assert dict(steps) == {
-        "teacher (RGB) fold 0 seed 0, tiny_tdn": 1,
-        "control fold 0 seed 0": 8,
-        "both fold 0 seed 0": 8,
+        "teacher tiny_tdn seed 0 fold 0": 1,
+        "control seed 0 fold 0": 8,
+        "both seed 0 fold 0": 8,
     }
     finals = story.space.query("select count(*) from metrics where key = 'test_acc' and step = 0")
     assert finals == [(3,)]
@@ -254,13 +254,13 @@ def test_a_signal_leaves_everything_in_order(
     assert process.returncode == code, output
     assert "to go on: cmkd sweep tiny.yaml --workers 1\n" in output
     assert "Traceback" not in output
-    assert space.statuses() == {"teacher (RGB)": "FINISHED", "control": "KILLED"}
+    assert space.statuses() == {"teacher tiny_tdn": "FINISHED", "control": "KILLED"}
     assert list(space.processes()) == []
 
     assert space.run("sweep", "tiny.yaml", "--workers", "1")[0] == 0
     assert space.disorder() == []
     assert set(space.statuses().values()) == {"FINISHED"}
-    assert {row for row in space.metrics() if row[0] == "control fold 0 seed 0"} <= (
+    assert {row for row in space.metrics() if row[0] == "control seed 0 fold 0"} <= (
         unbroken.metrics()
     )
 

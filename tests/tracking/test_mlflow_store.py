@@ -78,6 +78,13 @@ def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
     assert not (tmp_path / "mlruns").exists(), "MLflow would take it for its default store"
 
 
+def test_a_new_experiment_is_described_and_one_that_is_there_keeps_its_words(store, database):
+    store.open(replace(identity(), about="what KD adds"), {})
+    store.open(replace(identity("t2"), about="other words"), {})
+    query = "select key, value from experiment_tags"
+    assert rows(database, query) == [("mlflow.note.content", "what KD adds")]
+
+
 def test_tags_find_runs_across_experiments_and_odd_values_are_safe(store):
     for index, arm in enumerate(["both", 'it\'s "odd" [a=1,b=2] 100%', "both"]):
         one = identity(f"t{index}", arm=arm)
