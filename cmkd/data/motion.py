@@ -73,16 +73,15 @@ def accumulate(
     blocks, which have no source, restart at 0. After an I-frame `previous` is 0.
     """
     height, width = previous.shape[:2]
-    whole = _whole_pixels(motion.steps, steps_per_pixel=2)
-    # Both coordinates travel as one word.
-    pairs = np.ascontiguousarray(previous).view(np.int32).reshape(-1)
-    fetched = pairs.take(_sources(whole, height, width, BLOCK), mode="clip")
-    total = fetched.view(np.int16).reshape(-1, BLOCK, width, 2)
-    total += motion.steps.repeat(BLOCK, axis=1)[:, None, :width]
-    total = total.reshape(-1, width, 2)[:height]
-    if not motion.covered.all():
-        total[motion.intra(height, width)] = 0
-    return total
+    # Both coordinates travel as one word. Below the picture lies the line that intra blocks read.
+    pairs = _padded(np.ascontiguousarray(previous).view(np.int32)[None, ..., 0], BLOCK, below=1)
+    top, left = _starts(_whole_pixels(motion.steps, steps_per_pixel=2), height, width, BLOCK)
+    top = np.where(motion.covered[:, None], top, height)
+    fetched = _windows(pairs, BLOCK)[0, top, left]
+    total = fetched.view(np.int16).reshape(len(top), BLOCK, -1, 2)
+    total += motion.steps.repeat(BLOCK, axis=1)[:, None]
+    cut: Int16[np.ndarray, "H W 2"] = total.reshape(-1, *total.shape[2:])[:height, :width]
+    return cut
 
 
 def taint(
@@ -101,8 +100,8 @@ def taint(
         return intra
     # A step of part of a cell reads two cells: four maps, of the cell itself, with its right
     # neighbour, with that below, with all. One line more at the top and left: the cell beyond.
-    padded = np.empty((4, height + 1, width + 1), np.bool_)
-    alone, right, below, both = padded
+    maps = np.empty((4, height + 1, width + 1), np.bool_)
+    alone, right, below, both = maps
     alone[1:, 1:] = previous
     alone[0, 1:], alone[:, 0] = previous[0], alone[:, 1]
     right[...] = alone
@@ -111,12 +110,12 @@ def taint(
         target[...] = source
         target[:-1] |= source[1:]
     across, down = (motion.steps & 3 != 0).transpose(2, 0, 1)
-    which = across + 2 * down
-    places = _sources(motion.steps.astype(np.int64) >> 2, height, width, BLOCK // 2, before=1)
-    maps = which.repeat(BLOCK // 2, axis=1)[:, None, :width] * alone.size
-    reached = padded.reshape(-1).take(places + maps.reshape(-1, 1, width), mode="clip")
-    cells: Bool[np.ndarray, "H/2 W/2"] = reached.reshape(-1, width)[:height] | intra
-    return cells
+    cells = BLOCK // 2
+    top, left = _starts((motion.steps.astype(np.int64) >> 2) + 1, height + 1, width + 1, cells)
+    reached = _windows(_padded(maps, cells), cells)[(across + 2 * down)[:, None], top, left]
+    lines = reached.view(np.bool_).reshape(-1, cells * across.shape[1])
+    tainted: Bool[np.ndarray, "H/2 W/2"] = lines[:height, :width] | intra
+    return tainted
 
 
 def fetch(
@@ -135,8 +134,9 @@ def fetch(
     """
     height, width = plane.shape
     whole = _whole_pixels(displacement, steps_per_pixel)
-    down = _clamped(rows + whole[:, 1], height)
-    fetched: Shaped[np.ndarray, " N"] = plane[down, _clamped(columns + whole[:, 0], width)]
+    places = _clamped(rows + whole[:, 1], height) * width
+    places += _clamped(columns + whole[:, 0], width)
+    fetched: Shaped[np.ndarray, " N"] = np.ascontiguousarray(plane).reshape(-1).take(places)
     return fetched
 
 
@@ -147,22 +147,38 @@ def _whole_pixels(
     return (steps.astype(np.int64) + (half - 1) + (steps < 0)) >> bits
 
 
-def _sources(
-    whole: Int64[np.ndarray, "h8 w8 2"], height: int, width: int, block: int, before: int = 0
-) -> Int64[np.ndarray, "h8 block W"]:
-    """Flat index of each pixel's source, kept inside of a picture with `before` lines more."""
-    stride = width + before
-    x, y = whole.repeat(block, axis=1)[:, :width].transpose(2, 0, 1)
-    columns = _clamped(x + np.arange(before, stride), stride)
-    lines = np.arange(before, before + len(whole) * block).reshape(-1, block, 1)
-    index: Int64[np.ndarray, "h8 block W"] = lines * stride + (y * stride + columns)[:, None]
-    # Few blocks reach over the top or bottom: only their lines are looked at one by one.
-    first, last = lines[:, 0, 0] + whole[..., 1].min(1), lines[:, -1, 0] + whole[..., 1].max(1)
-    over = np.flatnonzero((first < 0) | (last >= height + before))
-    if len(over):
-        inside = _clamped(lines[over] + y[over, None], height + before)
-        index[over] = inside * stride + columns[over, None]
-    return index
+def _starts(
+    whole: Int64[np.ndarray, "h8 w8 2"], height: int, width: int, block: int
+) -> tuple[Int64[np.ndarray, "h8 block w8"], Int64[np.ndarray, "h8 1 w8"]]:
+    """Where in `_windows` each line of each block comes from, of a picture of that size.
+
+    Beyond an edge the sample at the edge repeats, so that what starts `block` samples outside of
+    the picture is the same as what starts further away.
+    """
+    rows, columns = len(whole), whole.shape[1]
+    top = whole[:, None, :, 1] + np.arange(rows * block).reshape(rows, block, 1)
+    left = whole[..., 0] + np.arange(block, (columns + 1) * block, block)
+    return _clamped(top, height), _clamped(left, width + block + 1)[:, None]
+
+
+def _padded(
+    maps: Shaped[np.ndarray, "N H W"], margin: int, below: int = 0
+) -> Shaped[np.ndarray, "N H+below W+2*margin"]:
+    """Maps with the samples at their left and right edges repeated, and lines of zeros below."""
+    count, height, width = maps.shape
+    padded = np.empty((count, height + below, width + 2 * margin), maps.dtype)
+    padded[:, :height, margin : margin + width] = maps
+    padded[:, :height, :margin] = maps[:, :, :1]
+    padded[:, :height, margin + width :] = maps[:, :, -1:]
+    padded[:, height:] = 0
+    return padded
+
+
+def _windows(maps: Shaped[np.ndarray, "N H W"], length: int) -> np.ndarray:
+    """At each place the `length` samples from there on as one item, which is copied in one go."""
+    count, height, width = maps.shape
+    item = np.dtype((np.void, length * maps.itemsize))
+    return np.ndarray((count, height, width - length + 1), item, maps, 0, maps.strides)
 
 
 def _clamped(index: Int[np.ndarray, "*N"], size: int) -> Int[np.ndarray, "*N"]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, Int16
+from jaxtyping import Bool, Float16, Int, Int16, Int64, UInt8
 
 from cmkd.data.bitstream import Planes
 from cmkd.data.colour import difference_to_rgb
@@ -20,6 +20,8 @@ from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, taint
 
 MOTION_CELL = 4
 RESIDUAL_CELL = 2
+_CORNERS = np.array([[0, 0, 1, 1], [0, 1, 0, 1]]).reshape(2, 4, 1)
+"""Rows and columns of a cell's four pixels; the first is where its chroma sample lies."""
 
 
 class Trace(NamedTuple):
@@ -63,24 +65,43 @@ def residual(picture: Planes, warped: Planes, intra: Planes, at: Trace) -> Diffe
     rows, columns = np.nonzero(at.tainted)
     if not len(rows):
         return found
+    height, width = picture.y.shape
+    # Places are numbers into what lies flat, and both coordinates travel as one word.
+    vectors = np.ascontiguousarray(at.displacement).view(np.int32).reshape(-1)
+    y, x = (2 * rows + _CORNERS[0]).reshape(-1), (2 * columns + _CORNERS[1]).reshape(-1)
+    luma, chroma = y * width + x, rows * (width // 2) + columns
+    displacement = vectors.take(luma).view(np.int16).reshape(-1, 2)
+    _replace(found.y, luma, picture.y, fetch(intra.y, y, x, displacement))
+    first = displacement[: len(rows)]
     for plane in (1, 2):
-        moved = fetch(
-            intra[plane], rows, columns, at.displacement[2 * rows, 2 * columns], steps_per_pixel=4
-        )
-        found[plane][rows, columns] = picture[plane][rows, columns].astype(np.int16) - moved
-    for y in (2 * rows, 2 * rows + 1):
-        for x in (2 * columns, 2 * columns + 1):
-            moved = fetch(intra.y, y, x, at.displacement[y, x])
-            found.y[y, x] = picture.y[y, x].astype(np.int16) - moved
+        moved = fetch(intra[plane], rows, columns, first, steps_per_pixel=4)
+        _replace(found[plane], chroma, picture[plane], moved)
     return found
+
+
+def _replace(
+    found: Int16[np.ndarray, "H W"],
+    places: Int64[np.ndarray, " N"],
+    picture: UInt8[np.ndarray, "H W"],
+    moved: UInt8[np.ndarray, " N"],
+) -> None:
+    shown = np.ascontiguousarray(picture).reshape(-1).take(places)
+    found.reshape(-1)[places] = np.subtract(shown, moved, dtype=np.int16)
 
 
 def pool_motion(field: Int16[np.ndarray, "H W 2"]) -> Float16[np.ndarray, "2 H/4 W/4"]:
     """Half-pels of pixels to mean pixels of cells."""
-    width = field.shape[1]
-    lines = _sum_4(field.reshape(-1, MOTION_CELL, 2 * width).astype(np.int32))
-    sums = _sum_4(lines.reshape(-1, width // MOTION_CELL, MOTION_CELL, 2).swapaxes(1, 2))
-    half_pels = sums.transpose(2, 0, 1) / np.float32(MOTION_CELL**2)
+    height, width = field.shape[:2]
+    lines = field.reshape(-1, MOTION_CELL, 2 * width).astype(np.int32)
+    # Adding four slices is several times faster than a sum over so short an axis.
+    sums = lines[:, 0] + lines[:, 1] + (lines[:, 2] + lines[:, 3])
+    half_pels = np.empty((2, height // MOTION_CELL, width // MOTION_CELL), np.float32)
+    for axis in (0, 1):
+        first, second, third, fourth = (
+            sums[:, axis + 2 * pixel :: 2 * MOTION_CELL] for pixel in range(MOTION_CELL)
+        )
+        half_pels[axis] = first + second + (third + fourth)
+    half_pels /= MOTION_CELL**2
     return (half_pels / 2).astype(np.float16)
 
 
@@ -90,12 +111,6 @@ def pool_residual(of: Difference) -> Float16[np.ndarray, "3 H/2 W/2"]:
     planes = (plane[None].astype(np.float32) for plane in (luma, of.u, of.v))
     maps: Float16[np.ndarray, "3 H/2 W/2"] = difference_to_rgb(*planes)[0].astype(np.float16)
     return maps
-
-
-def _sum_4(maps: Int[np.ndarray, "N 4 C ..."]) -> Int[np.ndarray, "N C ..."]:
-    # Adding four slices is several times faster than a sum over so short an axis.
-    sums: Int[np.ndarray, "N C ..."] = maps[:, 0] + maps[:, 1] + (maps[:, 2] + maps[:, 3])
-    return sums
 
 
 def _sum_2x2(maps: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H/2 W/2"]:

@@ -196,3 +196,32 @@ def _half_pel(reference, field, rounding_control):
     four = (total + 2 - rounding_control) >> 2
     halves = (field & 1).sum(axis=-1)
     return np.select([halves == 0, halves == 1], [straight, two], four)
+
+
+def by_pixel(motion, previous):
+    """What `accumulate` gives, one pixel at a time."""
+    height, width = previous.shape[:2]
+    found = np.zeros_like(previous)
+    for y in range(height):
+        for x in range(width):
+            step = motion.steps[y // 8, x // 8].astype(int)
+            if motion.covered[y // 8, x // 8]:
+                # Whole pixels; a half goes towards zero.
+                right, down = (int(abs(one)) // 2 * (1 if one > 0 else -1) for one in step)
+                source = min(max(y + down, 0), height - 1), min(max(x + right, 0), width - 1)
+                found[y, x] = step + previous[source]
+    return found
+
+
+@pytest.mark.parametrize("reach", [3, 40, 4000], ids=["near", "over the edges", "far outside"])
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (20, 28), (8, 4)])
+def test_motion_accumulates_as_it_does_pixel_by_pixel(height, width, reach):
+    draw = np.random.default_rng(reach + height)
+    blocks = -(-height // 8), -(-width // 8)
+    covered = draw.random(blocks) < 0.8
+    steps = draw.integers(-reach, reach + 1, (*blocks, 2)).astype(np.int16)
+    steps[~covered] = 0
+    motion = BlockMotion(steps, covered)
+    previous = draw.integers(-100, 100, (height, width, 2)).astype(np.int16)
+    found = accumulate(motion, previous)
+    assert found.dtype == np.int16 and np.array_equal(found, by_pixel(motion, previous))

@@ -209,9 +209,9 @@ class Mpeg4Clip:
             )
 
     def _check(self, frame: VideoFrame, index: int) -> None:
-        kind = PictureType(frame.pict_type).name
         if frame.is_corrupt:
             raise Unusable(f"frame {index} is corrupt")
+        kind = PictureType(frame.pict_type).name
         if kind != self.kinds[index]:
             raise Unusable(f"frame {index} is a {kind}-frame, its header says {self.kinds[index]}")
         if frame.format.name != "yuv420p":
@@ -226,16 +226,19 @@ def _planes(frame: VideoFrame) -> Planes:
 
 def _samples(plane: VideoPlane) -> UInt8[np.ndarray, "H W"]:
     # The array holds on to the plane, and the plane to its frame.
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    samples: UInt8[np.ndarray, "H W"] = rows[: plane.height, : plane.width]
+    samples: UInt8[np.ndarray, "H W"] = np.ndarray(
+        (plane.height, plane.width), np.uint8, memoryview(plane), strides=(plane.line_size, 1)
+    )
     samples.flags.writeable = False
     return samples
 
 
 def _vectors(frame: VideoFrame, index: int) -> np.ndarray:
     side = frame.side_data.get("MOTION_VECTORS")
-    # The array PyAV gives is a view into the frame; a copy lets the frame go.
-    vectors = side.to_ndarray().copy() if isinstance(side, MotionVectors) else np.empty(0, VECTORS)
+    # What PyAV gives is a view into the frame; a copy lets the frame go. One of bytes takes no
+    # longer for the many fields of a vector.
+    whole = bytes(side) if isinstance(side, MotionVectors) else b""
+    vectors = np.frombuffer(whole, VECTORS)
     if not ((vectors["motion_scale"] == 2).all() and (vectors["w"] == vectors["h"]).all()):
         raise Unusable(f"frame {index} uses quarter-pel or interlaced motion")
     return vectors
