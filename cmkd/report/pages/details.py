@@ -8,7 +8,7 @@ from cmkd.report.pages.grids import difference_cells, difference_heads, score_ce
 from cmkd.report.pages.page import Cell, Grid, Line
 from cmkd.report.paper.arms import NOT_OURS, half_of
 from cmkd.report.values.tables import Table
-from cmkd.report.values.tracing import run_url, trials_of
+from cmkd.report.values.tracing import run_url, teachers_name, trials_of
 from cmkd.report.values.wording import DASH
 
 
@@ -86,10 +86,16 @@ def run_grid(table: Table) -> Grid:
         )
         lines.append(_line([Cell(one.arm.name), cell], half_of(one.arm.setting)))
     for half, by_fold in evidence.teachers.items():
-        known = [f"{fold} {one.run_id[:8]}" for fold, one in by_fold.items() if one.run_id]
+        known = {fold: one for fold, one in by_fold.items() if one.run_id}
+        runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known.items()]
+        urls = [run_url(table.server, one) for one in known.values()] if table.server else []
         if known:
-            name = f"RGB teacher of the {half} half (by fold)"
-            lines.append(_line([Cell(name), Cell(", ".join(known))], half))
+            cell = Cell(
+                ", ".join(runs),
+                trials=tuple(dict.fromkeys(one.teacher_id for one in known.values())),
+                links=tuple(zip(runs, urls, strict=False)),
+            )
+            lines.append(_line([Cell(teachers_name(half)), cell], half))
     columns = ("Arm", "Runs (seed/fold, start of the run id)")
     shown = (
         f"They are shown at {table.server}."

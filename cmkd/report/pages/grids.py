@@ -9,6 +9,7 @@ from cmkd.report.paper.arms import half_of, standard_reference
 from cmkd.report.paper.cost import CostCell
 from cmkd.report.values.cells import Difference, Epoch, Score
 from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.values.tracing import teachers_name
 from cmkd.report.values.wording import DASH, cost_text, difference_text, heading, score_text, signed
 
 
@@ -69,7 +70,8 @@ def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
         yield Cell(f"teacher {measured.backbone}")
         for accuracy in (measured.selected, measured.last):
             shown = f"{accuracy:.1f} (one training per fold)" if accuracy is not None else DASH
-            yield Cell(shown, "measured", accuracy, trials=measured.ids)
+            where = teachers_name(measured.half) if accuracy is not None else ""
+            yield Cell(shown, "measured", accuracy, trials=measured.ids, arm=where)
         yield from _blank(table)
     else:
         yield Cell(measured.arm.name)

@@ -12,24 +12,28 @@ from cmkd.report.pages.page import Cell, Grid, Line, Page, Picture
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --soft: #f2f4f7;
-  --line: #c9ced6; --link: #00558f; --warn: #8a3b00; }
+  --line: #c9ced6; --link: #00558f; --warn: #8a3b00; --side: 1.5rem; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #22262d;
   --line: #454b55; --link: #8cc8ff; --warn: #ffb27a; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  margin: 0 auto; max-width: 104rem; padding: 1rem 1.5rem 4rem; }
+  margin: 0 auto; max-width: 104rem; padding: 1rem var(--side) 4rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 td a { color: inherit; text-decoration-style: dotted; }
-tr:target { background: var(--soft); }
+tr:target, tr:target th { background: var(--soft); }
 h2 { border-top: 2px solid var(--line); margin-top: 3rem; padding-top: 1rem; }
 .notice { border-left: 4px solid var(--warn); background: var(--soft); padding: .6rem 1rem; }
 .notice strong { color: var(--warn); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .4rem 0; }
-th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; }
+caption span { display: block; position: sticky; left: 0; width: fit-content;
+  max-width: min(100%, calc(100vw - 2 * var(--side))); }
+th, td { overflow-wrap: normal; padding: .3rem .6rem; text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); background: var(--soft); }
 tbody { border-bottom: 1px solid var(--line); }
-tbody th { font-weight: 600; min-width: 12rem; }
+tbody th { font-weight: 600; min-width: 12rem; background: var(--paper); }
+tbody th, thead th:first-child { position: sticky; left: 0; }
+@media (max-width: 40rem) { :root { --side: .8rem; } tbody th { min-width: 8rem; } }
 td.measured { white-space: nowrap; }
 td.published { opacity: .85; font-style: italic; }
 td.best { font-weight: 700; }
@@ -115,7 +119,7 @@ def _table(grid: Grid, page: Page) -> str:
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(grid.title)}">\n'
-        f"<table>\n<caption>{escape(grid.caption)}</caption>\n"
+        f"<table>\n<caption><span>{escape(grid.caption)}</span></caption>\n"
         f"<thead><tr>{head}</tr></thead>\n{bodies}\n</table>\n</div>"
     )
 
@@ -144,7 +148,7 @@ def _linked(cell: Cell, page: Page) -> str:
     if cell.links:
         return ", ".join(_link(text, address) for text, address in cell.links)
     if cell.arm and cell.trials:
-        return _link(cell.text, f"#{quote(_runs_of(cell.arm, page))}")
+        return _link(cell.text, f"#{quote(_runs_of(cell.arm, page), safe='()')}")
     return escape(cell.text)
 
 

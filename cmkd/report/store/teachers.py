@@ -25,6 +25,7 @@ class Teacher:
     teacher_id: str
     backbone: BackboneName
     run_id: str | None
+    experiment_id: str | None
     commit: str | None
     selected: float | None
     last: float | None
@@ -63,7 +64,7 @@ def teachers_of(
 def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: BackboneName) -> Teacher:
     found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
     if not found:
-        return Teacher(teacher_id, backbone, None, None, None, None)
+        return Teacher(teacher_id, backbone, None, None, None, None, None)
     if len(found) > 1:
         ids = ", ".join(sorted(run.run_id for run in found))
         raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
@@ -72,6 +73,7 @@ def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: BackboneName)
         teacher_id,
         backbone,
         run.run_id,
+        run.experiment_id,
         run.tags.get("git_commit", "unknown"),
         metric(run, "test_acc"),
         metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,

@@ -17,7 +17,7 @@ from cmkd.report.paper.arms import (
     label_of,
 )
 from cmkd.report.paper.cost import ModelCost, row_cost
-from cmkd.report.paper.published import PublishedRow, PublishedTable
+from cmkd.report.paper.published import Half, PublishedRow, PublishedTable
 from cmkd.report.paper.specs import TableSpec
 from cmkd.report.store.evidence import Evidence
 from cmkd.report.store.teachers import Teacher
@@ -153,15 +153,15 @@ def _counterpart(
         arm = find_arm(evidence.sweep, wanted)
         return measured[arm.name] if arm else None
     if row.printed is None:
-        return _teacher(evidence.teachers.get(wanted.half, {}), test)
+        return _teacher(wanted.half, evidence.teachers.get(wanted.half, {}), test)
     # A printed teacher is a network by name, and either half may be taught by it.
-    for by_fold in evidence.teachers.values():
+    for half, by_fold in evidence.teachers.items():
         if {family_of(one.backbone) for one in by_fold.values()} == {wanted.half}:
-            return _teacher(by_fold, test)
+            return _teacher(half, by_fold, test)
     return None
 
 
-def _teacher(by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
+def _teacher(half: Half, by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
     if not by_fold:
         return None
     return TeacherScore(
@@ -169,6 +169,7 @@ def _teacher(by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | No
         tuple(dict.fromkeys(one.teacher_id for one in by_fold.values())),
         fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test),
         fold_weighted({fold: one.last for fold, one in by_fold.items()}, test),
+        half,
     )
 
 

@@ -43,6 +43,7 @@ class TeacherScore:
     ids: tuple[str, ...]
     selected: float | None
     last: float | None
+    half: Half
 
 
 @dataclass(frozen=True)

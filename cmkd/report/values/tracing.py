@@ -9,6 +9,7 @@ from typing import Any
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
 from cmkd.report.store.evidence import Trial
+from cmkd.report.store.teachers import Teacher
 from cmkd.report.values.tables import Measured, Table
 
 
@@ -48,9 +49,14 @@ def trials_of(table: Table, one: Measured) -> tuple[Trial, ...]:
     return tuple(sorted(own, key=lambda trial: (trial.seed, trial.fold)))
 
 
-def run_url(server: str, trial: Trial) -> str:
-    """Where the MLflow pages at `server` show the run of a trial."""
-    return f"{server}/#/experiments/{trial.experiment_id}/runs/{trial.run_id}"
+def teachers_name(half: str) -> str:
+    """Names the line of the runs of the RGB teachers of a half."""
+    return f"RGB teacher of the {half} half (by fold)"
+
+
+def run_url(server: str, one: Trial | Teacher) -> str:
+    """Where the MLflow pages at `server` show the run of a trial, or of a teacher that has one."""
+    return f"{server}/#/experiments/{one.experiment_id}/runs/{one.run_id}"
 
 
 def _departures(setting: Setting) -> Iterator[tuple[str, Any]]:
