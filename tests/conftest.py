@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -53,6 +54,67 @@ def _own_cache_and_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """No test reads or fills the user's cache, nor writes to the user's tracking server."""
     monkeypatch.setenv("CMKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A browser without a window, which reaches nothing but this machine.
+
+    `folder` is where it keeps its files.
+    """
+
+    program: str
+    folder: Path
+
+    def page(self, address: str) -> str:
+        """The page at `address` as its scripts have left it."""
+        return self._run("--virtual-time-budget=30000", "--dump-dom", address)
+
+    def requests(self, address: str) -> list[str]:
+        """What the page at `address` asked for by itself, answered or not."""
+        log = self.folder / "requests.json"
+        self._run(
+            f"--log-net-log={log}",
+            "--net-log-capture-mode=Everything",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            address,
+        )
+        events = json.loads(log.read_text())["events"]
+        # The browser asks for things of its own; those have no page that began them.
+        named = [one.get("params", {}) for one in events]
+        return [
+            one["url"] for one in named if one.get("initiator", "") not in ("", "not an origin")
+        ]
+
+    def _run(self, *arguments: str) -> str:
+        options = [
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            f"--user-data-dir={self.folder / 'profile'}",
+        ]
+        done = subprocess.run(
+            [self.program, *options, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        return done.stdout
+
+
+@pytest.fixture
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """A browser of this machine; tests skip where there is none."""
+    program = next((found for one in BROWSERS if (found := shutil.which(one))), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is on this machine")
+    return Browser(program, tmp_path_factory.mktemp("browser"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -52,13 +53,48 @@ def test_the_ui_reads_the_store_of_this_folder(tmp_path, free_port):
         ui.communicate(timeout=30)
 
 
-def answer(request, seconds=90.0):
-    """The JSON answer of a server that may still be starting."""
+@pytest.mark.slow
+def test_a_person_finds_the_runs_of_a_sweep_in_a_browser(new_workspace, browser, free_port):
+    space = new_workspace(epochs=1)
+    code, output = space.run("sweep", "tiny.yaml", "--workers", "1")
+    assert code == 0, output
+    ((run_id,),) = space.query("select run_uuid from runs where name = 'both seed 0 fold 0'")
+    ((experiment,),) = space.query("select experiment_id from experiments where name like 'tiny/%'")
+    at = f"http://127.0.0.1:{free_port}/#/experiments"
+    ui = space.start("ui", "--port", str(free_port))
+    try:
+        answer(f"http://127.0.0.1:{free_port}/version", parse=False)
+        page = seen(browser, at, "tiny/synthetic-smoke")
+        assert "a test" in page, "the words of the spec"
+        names = ("teacher tiny_tdn seed 0 fold 0", "control seed 0 fold 0", "both seed 0 fold 0")
+        seen(browser, f"{at}/{experiment}/runs", *names)
+        run = f"{at}/{experiment}/runs/{run_id}"
+        seen(browser, run, "both seed 0 fold 0", "trial_id", "selection", "method.lambda_1")
+        # Its files, among them the pictures.
+        files = ("config.json", "confusion.png", "gate.png", "graphs.png", "predictions.csv")
+        seen(browser, f"{run}/artifacts", *files)
+    finally:
+        os.killpg(ui.pid, signal.SIGTERM)
+        ui.communicate(timeout=30)
+
+
+def seen(browser, address, *texts):
+    """The page, once it has all texts; on a busy machine its parts come late."""
+    for _ in range(3):
+        page = html.unescape(browser.page(address))
+        if all(text in page for text in texts):
+            return page
+    missing = [text for text in texts if text not in page]
+    pytest.fail(f"{address} lacks {missing}: {page[-2000:]}")
+
+
+def answer(request, seconds=90.0, *, parse=True):
+    """The answer of a server that may still be starting, as JSON unless it is not to be parsed."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:
-                return json.load(reply)
+                return json.load(reply) if parse else reply.read()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             assert time.monotonic() < deadline, "the server did not come up"
             time.sleep(0.2)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
@@ -23,6 +24,9 @@ from cmkd.report.paper.arms import half_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
 from cmkd.tracking.records import EpochRecord, RunIdentity
+
+if TYPE_CHECKING:
+    from conftest import Browser
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -123,6 +127,31 @@ def test_every_table_with_runs_is_written(uri: str, tmp_path: Path) -> None:
     shared = {arm.setting.id for arm in load_sweep("ablation").arms}
     if not shared & {arm.setting.id for arm in table_5.arms}:
         assert "left out: table 5: the store has no finished trial of sweep 'hyperparam" in output
+
+
+@pytest.mark.slow
+def test_the_page_has_all_five_tables_in_a_browser_and_asks_the_network_for_nothing(
+    uri: str, tmp_path: Path, browser: Browser
+) -> None:
+    tables = [word for number in "12345" for word in ("--table", number)]
+    code, _, error = run(*tables, "--format", "html", "--tracking-uri", uri, "--out", str(tmp_path))
+    assert (code, error) == (0, None)
+    (path,) = tmp_path.glob("*.html")
+    page = browser.page(path.as_uri())
+    for number in "12345":
+        assert f'<section id="table-{number}">' in page
+        assert f"Table {number} on synthetic" in page
+    assert page.count("<table>") >= 5
+    # All that it refers to is in itself.
+    referred = re.findall(r'(?:src|href|data|action|poster|srcset)="([^"]*)"', page)
+    assert referred
+    assert [one for one in referred if not one.startswith(("#", "data:image/svg+xml;"))] == []
+    assert not re.search(r"url\(|@import|<link|<script|<iframe|<object", page)
+    assert browser.requests(path.as_uri()) == []
+    # What a page does ask for is noticed.
+    asking = tmp_path / "asking.html"
+    asking.write_text('<img src="http://127.0.0.1:9/picture.png">')
+    assert set(browser.requests(asking.as_uri())) == {"http://127.0.0.1:9/picture.png"}
 
 
 def test_literature_alone_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
