@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.figures.inside import draw_graphs, pictures_of
+from cmkd.report.figures.inside import draw_gates, draw_graphs, pictures_of
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
@@ -111,6 +111,22 @@ def test_side_by_side_is_one_scale() -> None:
     maps = [axes.images[0] for part in figure.subfigs for axes in part.axes if axes.images]
     assert [one.get_clim() for one in maps] == [(0, 9)] * 2 + [(0, 18)] * 2 + [(0, 27)] * 2
     assert [float(np.max(one.get_array())) for one in maps] == [9, 1, 18, 2, 27, 3]
+    # What looks empty on it has its own largest edge beside it.
+    titles = [one.axes.get_title() for one in maps if one.axes is not None]
+    assert titles[:2] == ["max 9", "max 1"]
+    assert [one.rpartition(",")[0] or one for one in titles[2:]] == [
+        f"max {n}" for n in (18, 2, 27, 3)
+    ]
+
+
+def test_gates_of_all_arms_are_on_one_scale() -> None:
+    flat = kept(clip("a", [1, 2, 3], [0.9, 1, 1.1]))
+    steep = kept(clip("a", [1, 2, 3], [0, 0, 3]))
+    view = gate_view("TSM", {"flat": [flat], "steep": [steep]})
+    assert view is not None
+    _, *arms = (axes for part in draw_gates("gates", [view]).subfigs for axes in part.axes)
+    assert len({axes.get_ylim() for axes in arms}) == 1
+    assert arms[0].get_ylim()[1] > 3
 
 
 @pytest.mark.parametrize(

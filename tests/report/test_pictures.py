@@ -14,8 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 
 from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.report.figures.classes import draw_confusions
 from cmkd.report.figures.cost import draw_cost
 from cmkd.report.figures.pictures import _all, draw_pictures
+from cmkd.report.figures.style import plain
 from cmkd.report.paper.cost import ModelCost
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect, no_evidence
@@ -162,6 +164,16 @@ def test_every_picture_says_what_it_shows(pictured: MemoryStore) -> None:
             rule = "no epoch is selected" if one.name == "training" else "best validation"
             assert rule in one.caption
     assert draw_pictures(build(pictured, "5")) == draw_pictures(build(pictured, "5"))
+
+
+def test_an_empty_place_among_matrices_names_the_columns_above_it(pictured: MemoryStore) -> None:
+    table = build(pictured)
+    (view,) = class_views(table, "control")
+    assert len(view.arms) % 2 == 0, "with the reference, one panel is left over"
+    *panels, empty = draw_confusions(table, view).axes
+    assert len(panels) == 1 + len(view.arms)
+    assert [one.get_text() for one in empty.texts] == [plain(one) for one in view.said]
+    assert not empty.axison
 
 
 def test_letters_are_large_enough_for_print(pictured: MemoryStore) -> None:

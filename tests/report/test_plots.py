@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from matplotlib.text import Annotation
 
 from cmkd.config.sweep import Sweep
 from cmkd.report.figures.scores import draw_arms
@@ -43,6 +45,19 @@ def test_every_seed_changes_the_picture(full_store: MemoryStore) -> None:
     before = save(draw_arms(build(full_store)), "svg")
     full_store.trial("both", 3, [1] * 10)
     assert save(draw_arms(build(full_store)), "svg") != before
+
+
+def test_the_value_of_the_least_accuracy_stands_beside_no_name(store: MemoryStore) -> None:
+    for arm, right in (("baseline", 2), ("control", 9)):
+        store.trial(arm, 0, [1] * right + [0] * (10 - right))
+    figure = draw_arms(build(store))
+    FigureCanvasAgg(figure).draw()
+    ours = figure.axes[0]
+    values = [one for one in ours.texts if isinstance(one, Annotation)]
+    assert len(values) == 2
+    for one in values:
+        box = one.get_window_extent()
+        assert ours.bbox.x0 <= box.x0 and box.x1 <= ours.bbox.x1
 
 
 def test_a_long_legend_stays_inside(store: MemoryStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,13 +47,11 @@ def draw_confusions(table: Table, view: ClassView) -> Figure:
         _draw_matrix(axes, difference, low=-most, high=most, colours="PuOr")
         against = f"{one.arm} \N{MINUS SIGN} {view.reference}"
         axes.set_title(_title(against, one.seeds, "points"), fontsize=NORMAL)
+    places, names = np.arange(len(view.said)) + 0.5, [_name(one) for one in view.said]
+    for axes in panels[-1]:
+        axes.set_xticks(places, names, rotation=90)
     for axes in others[len(view.arms) :]:
-        axes.set_visible(False)
-    for axes in panels.flat[: 1 + len(view.arms)][-_ACROSS:]:
-        axes.tick_params(labelbottom=True)
-        axes.set_xticks(
-            np.arange(len(view.said)) + 0.5, [_name(one) for one in view.said], rotation=90
-        )
+        _name_above(axes, places, names)
     for line in panels:
         line[0].set_yticks(np.arange(len(view.classes)) + 0.5, [_name(one) for one in view.classes])
         line[0].set_ylabel("class of the clip", fontsize=NORMAL)
@@ -60,6 +59,22 @@ def draw_confusions(table: Table, view: ClassView) -> Figure:
     title = f"{heading(table)}: what clips are taken for"
     figure.suptitle(plain(title), fontsize=LARGE, fontweight="bold")
     return figure
+
+
+def _name_above(axes: Axes, places: np.ndarray, names: Sequence[str]) -> None:
+    """Names of the columns above, in a panel that is empty: beneath them they would part lines."""
+    axes.set_axis_off()
+    for place, name in zip(places, names, strict=True):
+        axes.text(
+            place,
+            1,
+            name,
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="top",
+            fontsize=SMALL,
+        )
 
 
 def _title(arm: str, seeds: int, unit: str) -> str:

@@ -105,10 +105,11 @@ def draw_cost(table: Table) -> Figure:
         for shape, colour, face, name in _KINDS.values()
     ]
     if measured:
-        handles.append(
-            Line2D([], [], ls="", marker="^", color=VERMILLION, ms=6, label="GMACs measured here")
-        )
-    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=SMALL)
+        handles += [
+            Line2D([], [], ls="", marker="^", color=VERMILLION, ms=6, label="GMACs measured here"),
+            Line2D([], [], ls="", marker="|", color=GREY, ms=8, mew=2, label="GFLOPs as printed"),
+        ]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=SMALL)
     return figure
 
 

@@ -54,6 +54,9 @@ def _draw_gate(part: SubFigure, view: GateView) -> None:
     panels = part.subplots(
         1 + len(arms), len(view.labels), sharex=True, sharey="row", squeeze=False
     )
+    # Arms are compared with one another, whatever line they stand on.
+    for line in panels[2:]:
+        line[0].sharey(panels[1, 0])
     frames = np.arange(1, view.motion.shape[1] + 1)
     for axes, label, motion in zip(panels[0], view.labels, view.motion, strict=True):
         axes.bar(frames, motion, width=0.9, color=GREY, alpha=0.5)
@@ -117,8 +120,9 @@ def _draw_graphs(part: SubFigure, view: GraphView) -> None:
             axes.set_xticks([1, frames])
             axes.set_yticks([1, frames])
             like = view.likeness.get(name, {}).get(number)
-            if like is not None:
-                axes.set_title(_correlation_text(like), fontsize=SMALL, pad=3)
+            # A map far below the scale looks empty; its own largest edge says what it is.
+            said = [_most_text(edges), *([_correlation_text(like)] if like is not None else [])]
+            axes.set_title(", ".join(said), fontsize=SMALL, pad=3)
         line[0].set_ylabel(f"TG$_{number}$\nframe", fontsize=NORMAL)
         bar = part.colorbar(shown, ax=list(line), aspect=12, pad=0.02)
         ends = [0.0, most / 4, most]
@@ -128,6 +132,11 @@ def _draw_graphs(part: SubFigure, view: GraphView) -> None:
     where = f"clip {view.clip}, class {view.label}"
     heading = f"{view.name}: {where}" if view.name else where
     part.suptitle(plain(textwrap.shorten(heading, 90)), fontsize=NORMAL, fontweight="bold")
+
+
+def _most_text(edges: np.ndarray) -> str:
+    most = float(edges.max())
+    return f"max {most:.2g}" if most == 0 or most >= 0.01 else f"max {most:.0e}"
 
 
 def _correlation_text(value: float) -> str:

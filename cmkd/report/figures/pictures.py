@@ -187,7 +187,8 @@ def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
         caption = (
             f"{whose} Drawn is the first clip of the first seed: mean squared edges per dimension "
             "of a vertex, light is far apart; a line has one scale, on which a distance counts by "
-            "its root. r: correlation with the teacher's edges over all pairs of frames, mean over "
+            "its root. max: largest edge of a map. r: correlation with the teacher's edges over "
+            "all pairs of frames, mean over "
             f"all clips that trials keep, and over {plural(MOST_SEEDS, 'seed')} at most."
         )
         yield "graphs", title, alt, caption, draw_graphs(title, graphs)
