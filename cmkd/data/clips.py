@@ -81,7 +81,7 @@ def _read(
     path: Path | str, reading: Reading, phase: float, *, with_raw: bool
 ) -> tuple[CompressedClip, UInt8[np.ndarray, "T 3*S H W"]]:
     inputs = reading.inputs
-    _keep_freed_memory()
+    keep_freed_memory()
     with open_mpeg4(path) as video:
         _require_usable(path, video, inputs.num_frames)
         sample = sample_clip(video.kinds, inputs.num_frames, inputs.num_gops, phase)
@@ -100,7 +100,7 @@ def _read(
     return compressed, _fold(maps.frames, shown)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the next maps lie where the last ones were.
 
     Maps of a frame are large enough for glibc to return them to the system at once and to fetch

@@ -15,6 +15,7 @@ from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
 from cmkd.data.bitstream import container_fault, decode_rgb, encode, probe
 from cmkd.data.checksums import changed
+from cmkd.data.clips import keep_freed_memory
 from cmkd.data.files import write_text, writing
 from cmkd.data.manifest import file_sha256
 from cmkd.errors import DataError
@@ -79,6 +80,7 @@ def reencode(task: EncodeTask) -> Encoded:
     known = _read_record(task)
     if known and (known.source_sha256, known.conversion) == (source_sha256, conversion):
         return Encoded(known.sha256, known.frames, reused=True)
+    keep_freed_memory()
     header = probe(task.source)
     usable_fps = header.fps if 1 <= header.fps <= 240 else _FALLBACK_FPS
     frames = _converted(task.source, header.frames_declared, task.encoding)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from cmkd.data.bitstream.container import REPLACE, video
@@ -21,14 +23,12 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """
     with video(path, REPLACE) as (container, stream):
         stream.codec_context.thread_count = 1
-        count = 0
+        convert, count = _Converter(), 0
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise DataError(f"{path}: frame {count} is corrupt; {REPLACE}")
             count += 1
-            yield np.ascontiguousarray(
-                np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            )
+            yield np.ascontiguousarray(np.rot90(convert(frame), round(frame.rotation / 90)))
         # An AVI with packed B-frames counts one placeholder that holds no picture.
         if count < max(1, stream.frames - 1):
             raise DataError(
@@ -52,9 +52,25 @@ def decode_positions(
     with video(path, REPLACE) as (container, stream):
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"lowres": str(lowres)} if lowres else {}
+        convert = _Converter()
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                found.append(frame.to_ndarray(format="rgb24"))
+                found.append(convert(frame))
             if number == positions[-1]:
                 return np.stack(found)
     raise DataError(f"{path}: has no frame {positions[-1]}; {REPLACE}")
+
+
+class _Converter:
+    """Pictures as RGB. Setting a conversion up takes several times as long as converting one
+    picture, so that it is kept for the next; `VideoFrame.to_ndarray` sets one up for every frame.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        rgb: UInt8[np.ndarray, "H W 3"] = self._reformatter.reformat(
+            frame, format="rgb24"
+        ).to_ndarray()
+        return rgb
