@@ -5,7 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from benchmarks import reader
+from benchmarks.naive import measure_naive
 from benchmarks.planning import measure_planning
+from benchmarks.prepare import measure_prepare
+from benchmarks.report import measure_reports
 from benchmarks.step import measure_steps
 from benchmarks.sweep import SweepFigures, measure_sweep
 from benchmarks.tracking import SLOW_SECONDS, measure_servers, measure_tracking
@@ -24,6 +28,10 @@ def main() -> None:
         _print_sweep(measure_sweep(folder / "cache", folder))
         _print_servers(folder)
         _print_planning()
+        _print_naive(folder)
+        _print_prepare(folder)
+        _print_reader(folder)
+        _print_reports(folder)
 
 
 def _print_steps(steps: dict[str, dict[str, float]]) -> None:
@@ -69,6 +77,39 @@ def _print_planning() -> None:
     plan = measure_planning()
     print(f"Expanding and planning {plan.trials} trials")
     print(f"  {plan.seconds:.1f} s, of it CPU {plan.cpu_seconds:.1f} s; {plan.mebibytes:.0f} MiB")
+
+
+def _print_naive(folder: Path) -> None:
+    place = folder / "naive"
+    place.mkdir()
+    naive = measure_naive(folder / "cache", place)
+    print(f"{naive.trials} short trials, beside Ray Tune as its documentation has it")
+    print(f"  ours {naive.ours:.1f} s, theirs {naive.naive:.1f} s: x {naive.ratio:.1f}")
+
+
+def _print_prepare(folder: Path) -> None:
+    place = folder / "prepare"
+    place.mkdir()
+    print("Preparing six real clips, in one process on one thread, beside the program ffmpeg")
+    made = measure_prepare(place)
+    if isinstance(made, str):
+        print(f"  skipped: {made}")
+        return
+    print(f"  ours {made.ours:.2f} s of CPU, ffmpeg {made.ffmpeg:.2f} s")
+    print(f"  CPU x {made.cpu_ratio:.2f}, wall x {made.wall_ratio:.2f} of ffmpeg's")
+
+
+def _print_reader(folder: Path) -> None:
+    place = folder / "reader"
+    place.mkdir()
+    print(reader.TITLE)
+    print("\n".join(reader.report(place)))
+
+
+def _print_reports(folder: Path) -> None:
+    print("Reports on a store of made-up runs of 50 epochs")
+    for name, cost in measure_reports(folder / "reports").items():
+        print(f"  {name} of {cost.runs} runs: {cost.seconds:.1f} s, {cost.mib:.0f} MiB")
 
 
 if __name__ == "__main__":
