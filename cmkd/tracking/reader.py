@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from cmkd.errors import InfrastructureError
+from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.location import default_uri, sqlite_file
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.records import History, RunRecord
@@ -31,6 +31,8 @@ EXPECTED: Mapping[str, frozenset[str]] = {
     "metrics": frozenset({"run_uuid", "key", "step", "timestamp", "value", "is_nan"}),
 }
 """Tables and columns of MLflow that are read."""
+VERSIONS = "alembic_version"
+"""The table by which MLflow knows its own."""
 
 
 class RunReader(Protocol):
@@ -47,7 +49,13 @@ class RunReader(Protocol):
 
 
 def open_reader(uri: str | None = None) -> RunReader:
-    """The runs at `uri`, at `default_uri` when None; errors as those of `open_store`."""
+    """The runs at `uri`, at `default_uri` when None.
+
+    Raises:
+        InputError: the file is a database of something else, in which MLflow would make tables of
+            its own; beside what `open_store` refuses.
+        InfrastructureError: the store does not answer.
+    """
     uri = uri or default_uri()
     path = sqlite_file(uri)
     reader = _open_file(path, uri) if path is not None and path.is_file() else None
@@ -61,12 +69,22 @@ def _open_file(path: Path, uri: str) -> SqliteReader | None:
         for table, columns in EXPECTED.items():
             known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             if not columns <= known:
+                tables = _tables(connection)
                 connection.close()
+                if tables and VERSIONS not in tables:
+                    raise InputError(
+                        f"{path} is a database, but no store of MLflow: it has the tables "
+                        f"{', '.join(sorted(tables)[:5])}; choose another with --tracking-uri"
+                    )
                 return None
     except sqlite3.Error:
         connection.close()
         return None
     return SqliteReader(connection, uri)
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
 
 
 class SqliteReader:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -226,3 +227,13 @@ def test_html_asks_the_network_for_nothing(page: Page) -> None:
 def test_html_follows_the_readers_colours(page: Page) -> None:
     text = render_html([page], {}, title="t")
     assert "color-scheme: light dark" in text and "prefers-color-scheme: dark" in text
+
+
+def test_a_table_of_long_lines_lies_on_its_side(page: Page) -> None:
+    def kind(letters: int) -> str:
+        cells = tuple(Cell("x" * letters) for _ in range(4))
+        grid = Grid("main", "t", "c", ("a", "b", "c", "d"), (Line(cells, ""),))
+        text = latex.render_page(replace(page, grids=(grid,)))
+        return text.partition("\\begin{")[2].partition("}")[0]
+
+    assert (kind(20), kind(40)) == ("table", "sidewaystable")

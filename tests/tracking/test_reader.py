@@ -126,6 +126,17 @@ def test_a_file_that_is_no_store_says_so(tmp_path: Path) -> None:
         open_reader(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_database_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE songs (title)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="no store of MLflow: it has the tables songs; choose"):
+        open_reader(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
 def test_reading_writes_nothing(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///"))
     before = path.read_bytes()

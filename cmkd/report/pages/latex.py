@@ -9,8 +9,9 @@ from cmkd.report.pages.page import Cell, Grid, Line, Page
 PROVENANCE = frozenset({"arms", "runs"})
 """Grids that a paper has no room for; the other formats have them."""
 
-UPRIGHT = 8
-"""Columns that a page holds upright; a wider table lies on its side."""
+UPRIGHT = 110
+"""Letters of a line that a page holds upright; a wider table lies on its side, or would be shrunk
+until nobody can read it."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -68,7 +69,7 @@ def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
         " \\\\\n".join(_row(line) for line in lines) + r" \\"
         for _, lines in groupby(grid.lines, key=lambda line: line.group)
     ]
-    kind = "table" if len(grid.columns) <= UPRIGHT else "sidewaystable"
+    kind = "table" if _letters_across(grid) <= UPRIGHT else "sidewaystable"
     notes = [rf"\par {escape(text)}" for text in under]
     return [
         "",
@@ -89,6 +90,15 @@ def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
         *([r"\par\smallskip\parbox{\textwidth}{\scriptsize", *notes, "}"] if notes else []),
         rf"\end{{{kind}}}",
     ]
+
+
+def _letters_across(grid: Grid) -> int:
+    """Letters of the longest cell of each column, and two for the space beside it."""
+    lines = [line.cells for line in grid.lines]
+    return sum(
+        2 + max(len(head), *(len(cells[i].text) for cells in lines))
+        for i, head in enumerate(grid.columns)
+    )
 
 
 def _columns(grid: Grid) -> range:
