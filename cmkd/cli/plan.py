@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ def plan_text(plan: Plan, expected: Outlook) -> str:
     """A line per trial, then what is to know of all of them."""
     settings = plan.settings
     axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
+    short = _short({key for values in axes.values() for key in values})
     rows = [("state", "trial", "fold", "seed", "arm", "axes")]
     for trial in plan.trials:
         config = trial.config
@@ -30,7 +32,7 @@ def plan_text(plan: Plan, expected: Outlook) -> str:
                 str(config.fold),
                 str(config.seed),
                 " = ".join(trial.arms),
-                " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items()),
+                " ".join(f"{short[key]}={value}" for key, value in values.items()),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -43,6 +45,19 @@ def plan_text(plan: Plan, expected: Outlook) -> str:
     if plan.to_run:
         lines += expected.lines()
     return "\n".join(lines)
+
+
+def _short(keys: Collection[str]) -> dict[str, str]:
+    """The last words of dotted keys, as few as tell each from the others."""
+    found = {}
+    for key in keys:
+        words, count = key.split("."), 1
+        while count < len(words) and any(
+            other != key and other.split(".")[-count:] == words[-count:] for other in keys
+        ):
+            count += 1
+        found[key] = ".".join(words[-count:])
+    return found
 
 
 def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str, Any]:

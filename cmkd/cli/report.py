@@ -61,6 +61,10 @@ def tables(
         ),
     ] = None,
     mlflow_url: MlflowUrl = None,
+    with_trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Print the trials, runs and commits of every cell, too."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder the files are written to.")] = Path(
         "reports", "generated"
     ),
@@ -71,7 +75,9 @@ def tables(
     from cmkd.report.book import parse_formats
     from cmkd.report.files import write_files
     from cmkd.report.pages.markdown import render_grid, render_notice
+    from cmkd.report.pages.trace import render_trace
     from cmkd.report.values.gathering import Request
+    from cmkd.report.values.tracing import traces
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url
@@ -82,6 +88,8 @@ def tables(
         typer.echo(f"{notice}\n")
     for page in made.pages:
         typer.echo(f"{page.heading}\n\n{render_grid(page.grids[0])}\n")
+    for filled in made.tables if with_trace else ():
+        typer.echo(render_trace(filled, traces(filled)))
     for line in made.left_out:
         typer.echo(f"left out: {line}")
     for path in paths:

@@ -29,8 +29,9 @@ from cmkd.report.values.tables import Table
 
 @dataclass(frozen=True)
 class TableReport:
-    """Pages and files (name -> content) of tables; `left_out` says why others are not there."""
+    """Tables, their pages and files (name -> content); `left_out` says why others are not there."""
 
+    tables: tuple[Table, ...]
     pages: tuple[Page, ...]
     files: Mapping[str, bytes]
     left_out: tuple[str, ...]
@@ -63,7 +64,7 @@ def table_report(
     own = [slug(filled[0].sweep.spec.name)] if request.sweep and filled else []
     book = "_".join(["report", *request.tables, *own])
     files = render_files(filled, pages, formats, plots=plots, book=book, decoding=decoding)
-    return TableReport(pages, files, left_out)
+    return TableReport(filled, pages, files, left_out)
 
 
 def _decoding(request: Request) -> Decoding | None:

@@ -155,6 +155,22 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
     }
 
 
+def test_axes_of_one_name_are_told_apart(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\ndescription: d\nblocks:\n"
+        "  tsm: {student.backbone: [tiny_tsm], teacher.backbone: [tiny_tsm]}\n"
+        "  tdn: {student.backbone: [tiny_tdn], teacher.backbone: [tiny_tdn], method.heads: [1]}\n"
+    )
+    trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
+    plan = make_plan(trials, ())
+    expected = Outlook(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    _, first, *_ = plan_text(plan, expected).splitlines()
+    axes = set(first.split()[5:])
+    assert {"student.backbone=tiny_tsm", "teacher.backbone=tiny_tsm"} <= axes
+    assert any(one.startswith("heads=") for one in axes)
+
+
 def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")

@@ -109,6 +109,21 @@ def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
     assert (out / names[-1]).read_text().count("data:image/svg+xml;base64,") == 2
 
 
+def test_the_trials_of_every_cell_are_printed_when_they_are_asked_for(
+    uri: str, tmp_path: Path
+) -> None:
+    options = ("--table", "4", "--format", "md", "--no-plots", "--tracking-uri", uri)
+    plain = run(*options, "--out", str(tmp_path))[1]
+    code, output, error = run(*options, "--trace", "--out", str(tmp_path))
+    assert (code, error) == (0, None)
+    arms = [arm for arm in load_sweep("ablation").arms if half_of(arm.setting) == "TSM"]
+    runs = open_reader(uri).find({"kind": "trial"})
+    assert len(runs) == 2 * len(arms)
+    for one in runs:
+        where = f"trial {one.trial_id}, run {one.run_id}, commit c0ffee"
+        assert where in output and where not in plain
+
+
 def test_every_table_with_runs_is_written(uri: str, tmp_path: Path) -> None:
     # Tables 2 and 3 need no run of ours once a cost is known.
     cost = {"model": "tsm_r50_16f", "gmacs_per_view": 65.4, "views": 1, "gmacs": 65.4}
