@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cmkd.config.sweep import Sweep
+from cmkd.report.judging.judge import judge
 from cmkd.report.pages.compose import build_page
+from cmkd.report.paper.claims import read_claims
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
+from cmkd.report.values.gathering import Gatherer, Request
 from cmkd.report.values.rows import build_table
 
 if TYPE_CHECKING:
@@ -67,3 +71,26 @@ def test_the_page_says_what_was_selected_and_what_waits(searched: MemoryStore) -
     text = circumstances()
     assert "Selected" not in text
     assert "Rows that wait for the selection of best: run: cmkd sweep it." in text
+
+
+CLAIMS = """
+level: 0.05
+arms:
+  printed: {lambda_1: 0.1, lambda_2: 5.0}
+  searched: {lambda_1: 0.1}
+claims:
+  later: {says: s, source: t, kind: better, sweep: ablation, halves: [TSM],
+    pairs: [[printed, searched]]}
+"""
+
+
+def test_a_claim_says_what_was_selected_in_place_of_the_papers_value(
+    searched: MemoryStore, tmp_path: Path
+) -> None:
+    (path := tmp_path / "claims.yaml").write_text(CLAIMS)
+    request = Request((), "made-up", str(searched.sweep.path))
+    (ruling,) = judge(read_claims(path), Gatherer(request, searched), {}).rulings
+    assert ruling.verdict == "no runs"
+    assert ruling.reason.endswith(
+        "has no arm 'printed' in the TSM half; its search selected best = 0.01"
+    )

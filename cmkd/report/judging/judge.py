@@ -149,7 +149,9 @@ class _Finder:
     def _lack(self, name: str, half: Half, evidence: Evidence) -> str:
         if evidence.sweep.waiting:
             return f"{name} waits for a selection; run: {self._command}"
-        return f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {half} half"
+        lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {half} half"
+        chosen = ", ".join(f"{one.name} = {one.value:g}" for one in evidence.choices)
+        return f"{lack}; its search selected {chosen}" if chosen else lack
 
 
 def _as_outcomes(right: np.ndarray, like: Outcomes, evidence: Evidence, half: Half) -> Outcomes:
