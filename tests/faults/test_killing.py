@@ -34,7 +34,7 @@ def report_of(space: Any) -> dict[str, str]:
         "report", "tables", "--sweep", "tiny.yaml", "--no-plots", "--out", "report"
     )
     assert code == 0, output
-    code, output = space.run("report", "verify", "report")
+    code, output = space.run("report", "verify", "report", "--sweep", "tiny.yaml")
     assert code == 0, output
     files = sorted(Path(space.folder, "report").iterdir())
     assert len(files) >= 5
