@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(max(900, 240 * ROUNDS))]
 Make = Callable[..., Any]
 
 SEED = int(os.environ.get("CMKD_FAULT_SEED", "0"))
+SHORT_ID = 8
+"""Characters of a run's id that tables show."""
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 EPOCHS_OF_TRIALS = (
     "select count(*) from metrics m join runs r using (run_uuid) "
@@ -29,7 +30,7 @@ EPOCHS_OF_TRIALS = (
 
 
 def report_of(space: Any) -> dict[str, str]:
-    """The report on a sweep, by file, without the ids that MLflow draws."""
+    """The report on a sweep, by file, with names in place of the ids that MLflow draws."""
     code, output = space.run(
         "report", "tables", "--sweep", "tiny.yaml", "--no-plots", "--out", "report"
     )
@@ -38,11 +39,11 @@ def report_of(space: Any) -> dict[str, str]:
     assert code == 0, output
     files = sorted(Path(space.folder, "report").iterdir())
     assert len(files) >= 5
-    return {
-        path.name: re.sub(r"\b[0-9a-f]{32}\b", "RUN", path.read_text())
-        for path in files
-        if path.is_file()
-    }
+    texts = {path.name: path.read_text() for path in files if path.is_file()}
+    for run_id, name in space.query("select run_uuid, name from runs"):
+        for known in (run_id, run_id[:SHORT_ID]):
+            texts = {file: text.replace(known, name) for file, text in texts.items()}
+    return texts
 
 
 def stop_once(space: Any, rng: random.Random, number: int) -> tuple[int, int, int]:
