@@ -38,6 +38,14 @@ WORKER_DIED = Failure(
     trace="",
     epoch=0,
 )
+OUT_OF_MEMORY = Failure(
+    "OutOfMemoryError",
+    f"its process was killed {RETRIES + 1} times, as memory ran low; use fewer --workers",
+    trace="",
+    epoch=0,
+)
+_LOW = re.compile(r"running low on memory\. .*?was (\S+ used / \S+) limit")
+_HELD = re.compile(r"actual memory used=(\S+B)")
 
 
 @dataclass(frozen=True)
@@ -135,15 +143,27 @@ def turn_taker(turns: Turns) -> Searcher:
     return TakesTurns(turns)
 
 
-def _error_of(trial: Trial) -> Exception | None:
-    from ray import cloudpickle
+def error_of(trial: Trial) -> Exception | None:
+    """What the trial failed of last, by the files that Tune keeps of it.
 
-    # `get_pickled_error` looks beside the checkpoints, where this comes with the first one alone.
-    path = trial.pickled_error_file
-    if path is None or not Path(path).is_file():
+    Tune pickles errors of tasks and actors, and writes the text of all. That memory ran out is
+    neither, so its text alone is there, or beside it the pickled error of an earlier failure.
+    """
+    from ray import cloudpickle
+    from ray.exceptions import RayTaskError
+    from ray.tune import TuneError
+
+    # `get_error` and its like look beside the checkpoints, where files come with the first one.
+    written = trial.error_file
+    if written is None or not Path(written).is_file():
         return None
-    error: Exception = cloudpickle.loads(Path(path).read_bytes())
-    return error
+    text = re.split(r"^Failure # .*\n", Path(written).read_text("utf-8"), flags=re.MULTILINE)[-1]
+    pickled = trial.pickled_error_file
+    if pickled is not None and Path(pickled).is_file():
+        error: Exception = cloudpickle.loads(Path(pickled).read_bytes())
+        if isinstance(error, RayTaskError) or str(error).strip() == text.strip():
+            return error
+    return TuneError(text.strip())
 
 
 def engine_failure(error: Exception | None) -> Failure:
@@ -153,13 +173,11 @@ def engine_failure(error: Exception | None) -> Failure:
     if isinstance(error, RayTaskError):
         # The frames of the other process are in the text of the wrapper alone.
         return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
-    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({what_ray_says(error)})")
-
-
-def what_ray_says(error: Exception | None) -> str:
-    """The first line, and what the process that was killed for want of memory had of it."""
-    used = re.search(r"actual memory used=\S+B", str(error))
-    return f"{first_line(error)}; {used[0]}" if used else first_line(error)
+    if low := _LOW.search(str(error)):
+        held = _HELD.search(str(error))
+        figures = f"{low[1]} on its machine" + (f"; {held[1]} by this process" if held else "")
+        return replace(OUT_OF_MEMORY, message=f"{OUT_OF_MEMORY.message} ({figures})")
+    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({first_line(error)})")
 
 
 def first_line(error: Exception | None) -> str:
@@ -249,7 +267,7 @@ def reporter(events: Events) -> Callback:
             trial_id = trial.config[KEY]
             # A worker that never came up has not started its trial.
             self.events.started(trial_id)
-            failure = engine_failure(_error_of(trial))
+            failure = engine_failure(error_of(trial))
             self.events.updated(Update(trial_id, failure=failure))
 
     return Reporter(events)

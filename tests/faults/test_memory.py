@@ -19,7 +19,7 @@ def test_row_29_trials_that_memory_ran_out_for_fail_with_the_figures(
     code, output = space.run("sweep", "tiny.yaml", timeout=800)
     print(output)
     assert code == 1, output
-    assert "OutOfMemory" in output
+    assert "OutOfMemoryError" in output
     assert "GB" in output
 
     calm = new_workspace(24)

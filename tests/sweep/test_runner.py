@@ -41,6 +41,27 @@ print(engine_failure(OutOfMemoryError(
     "Selected to kill: (Actor(07): pid=28791, actual memory used=0.32GB, worker ID=38)"
 )).cause)
 """
+# What Tune keeps of a worker that died at first and was killed for want of memory at last.
+TEXT_ALONE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from ray import cloudpickle
+from ray.exceptions import RayActorError
+from cmkd.sweep.tuning import engine_failure, error_of
+folder = Path(sys.argv[1])
+trial = SimpleNamespace(error_file=str(folder / "error.txt"), pickled_error_file=None)
+print(error_of(trial))
+died = RayActorError("a0", "it died")
+text = f"Failure # 1 (occurred at 2026)\\n{died}\\n"
+Path(trial.error_file).write_text(text)
+trial.pickled_error_file = str(folder / "error.pkl")
+Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(died))
+print(type(error_of(trial)).__name__)
+text += "Failure # 2 (occurred at 2026)\\nno memory: 2GB\\nmore\\n"
+Path(trial.error_file).write_text(text)
+print(engine_failure(error_of(trial)).cause)
+"""
 ERRORS = """
 import os, sys
 from pathlib import Path
@@ -150,9 +171,14 @@ def test_servers_that_take_too_long_are_no_bug(tmp_path):
 
 def test_row_29_a_worker_that_memory_ran_out_for_tells_the_figures(tmp_path):
     (line,) = output_of(OUT_OF_MEMORY, tmp_path)
-    assert line.startswith("WorkerDied: its process was killed 3 times")
-    assert "was 14.87GB used / 23.54GB limit" in line
-    assert line.endswith("; actual memory used=0.32GB)")
+    assert line.startswith("OutOfMemoryError: its process was killed 3 times")
+    assert line.endswith("(14.87GB used / 23.54GB on its machine; 0.32GB by this process)")
+
+
+def test_row_29_an_error_that_tune_keeps_the_text_of_alone_is_told(tmp_path):
+    nothing, died, memory = output_of(TEXT_ALONE, tmp_path)
+    assert (nothing, died) == ("None", "RayActorError")
+    assert memory.endswith("use fewer --workers (no memory: 2GB)")
 
 
 @pytest.mark.slow  # a real Ray, and its workers
