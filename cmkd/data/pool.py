@@ -205,7 +205,7 @@ class _Worker(Generic[Task, Result]):
         if not self.connection.poll():
             self.process.kill()
             self.process.join()
-            return DataError(f"the decoder did not finish within {timeout:.0f} s")
+            return DataError(f"its process did not finish within {timeout:.0f} s")
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
@@ -232,7 +232,7 @@ def _end(process: SpawnProcess) -> DataError | _Killed:
         ) from None
     if -code not in _CRASHES:
         return _Killed(process.pid or 0, -code)
-    return DataError(f"the decoder crashed ({signal.Signals(-code).name})")
+    return DataError(f"its process crashed ({signal.Signals(-code).name})")
 
 
 def _next_ready(

@@ -72,7 +72,7 @@ def _run(
         now = time.monotonic()
         for reference in [one for one, (_, since) in running.items() if now - since > timeout]:
             ray.cancel(reference, force=True)
-            late = DataError(f"the decoder did not finish within {timeout:.0f} s")
+            late = DataError(f"its process did not finish within {timeout:.0f} s")
             yield running.pop(reference)[0], late
 
 
@@ -89,7 +89,7 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.WorkerCrashedError:
-        return DataError(f"the decoder crashed, or was killed, {RETRIES + 1} times")
+        return DataError(f"its process crashed, or was killed, {RETRIES + 1} times")
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:

@@ -106,7 +106,7 @@ def test_damage_inside_of_the_stream_is_seen(folder: Path) -> None:
 
 def test_a_clip_that_takes_too_long(folder: Path) -> None:
     found = verify(dataset_of(folder), workers=1, timeout=0.0)
-    assert [damage.problems for damage in found] == [("the decoder did not finish within 0 s",)] * 2
+    assert [damage.problems for damage in found] == [("its process did not finish within 0 s",)] * 2
 
 
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

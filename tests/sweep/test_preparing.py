@@ -112,7 +112,7 @@ def test_a_file_that_takes_too_long_is_given_up(
     done = cmkd("-c", HURRIED, address, str(tmp_path))
     assert done.returncode == 0, done.stderr
     lines = sorted(done.stdout.splitlines())
-    assert lines == ["0 None", "1 the decoder did not finish within 20 s", "2 None"]
+    assert lines == ["0 None", "1 its process did not finish within 20 s", "2 None"]
 
 
 def test_what_a_cluster_cannot_do_is_said_before_anything_is_made(
