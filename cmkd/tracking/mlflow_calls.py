@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
@@ -16,13 +17,16 @@ T = TypeVar("T")
 BUSY_SECONDS = 60.0
 REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 """MLflow's codes of what fails however often it is tried."""
+TABLES_LOCK = 7209
+"""Number of the lock in PostgreSQL; any, but the same in all processes."""
 PAGE = 500
 """Entries of one answer; a server sends so many runs in far less than the time limit below."""
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # Every error reaches the user in a line of ours; MLflow would log its traceback as well.
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     # Whoever calls tries again, after a look at what the first attempt has done.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -78,21 +82,31 @@ class Calls:
                 return
 
 
-def require_answer(uri: str) -> None:
-    """Ask a database server whether it is there: MLflow by itself would ask for two minutes.
+@contextmanager
+def making_tables(uri: str) -> Iterator[None]:
+    """Find a database server there, and be alone in making MLflow's tables during this block.
+
+    MLflow by itself would ask a dead one for two minutes, and of two processes that make the
+    tables at once one fails. The lock is PostgreSQL's; other servers are asked alone.
 
     Raises:
-        InfrastructureError: it does not answer, or does not let this user in.
+        InfrastructureError: it does not answer, does not let this user in, or another process
+            makes tables for longer than `BUSY_SECONDS`.
     """
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
-    try:
-        with create_engine(uri, poolclass=NullPool).connect():
-            pass
-    except SQLAlchemyError as error:
-        raise refusal(uri, error) from error
+    with ExitStack() as held:
+        try:
+            connection = held.enter_context(create_engine(uri, poolclass=NullPool).connect())
+            if connection.dialect.name == "postgresql":
+                # Held to the end of the transaction, which is that of the connection.
+                connection.execute(text(f"set local lock_timeout = '{BUSY_SECONDS:.0f}s'"))
+                connection.execute(text(f"select pg_advisory_xact_lock({TABLES_LOCK})"))
+        except SQLAlchemyError as error:
+            raise refusal(uri, error) from error
+        yield
 
 
 def refusal(uri: str, error: Exception) -> CmkdError:
@@ -107,6 +121,8 @@ def refusal(uri: str, error: Exception) -> CmkdError:
         return InputError(
             f"{sqlite_file(uri)} is not a SQLite database; choose another with --tracking-uri"
         )
-    reason = redact(text).strip().splitlines()[0][:300]
+    lines = redact(text).strip().splitlines()
+    # SQLAlchemy's hint to programmers comes before what happened.
+    reason = next((line for line in lines if not line.startswith("(raised as a result of")), "")
     kind = InputError if getattr(error, "error_code", "") in REFUSALS else InfrastructureError
-    return kind(f"tracking store {where}: {reason}")
+    return kind(f"tracking store {where}: {reason[:300]}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.location import redact, sqlite_file
-from cmkd.tracking.mlflow_calls import Calls, quieten, require_answer
+from cmkd.tracking.mlflow_calls import Calls, making_tables, quieten
 from cmkd.tracking.records import History, RunRecord, RunStatus
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ class MlflowRuns:
         self.uri = uri
         self._call = Calls(uri)
         try:
-            if not uri.startswith("http") and sqlite_file(uri) is None:
-                require_answer(uri)
-            self._client = self._call(MlflowClient, tracking_uri=uri)
-            self._experiments()
+            # A SQLite file is locked by who opens it, and a server makes its tables by itself.
+            alone = uri.startswith("http") or sqlite_file(uri) is not None
+            with nullcontext() if alone else making_tables(uri):
+                self._client = self._call(MlflowClient, tracking_uri=uri)
+                self._experiments()
         except ModuleNotFoundError as error:
             raise InputError(
                 f"tracking URI {redact(uri)!r} needs the package {error.name!r}; install it"

@@ -123,7 +123,7 @@ def test_a_full_disk_of_the_store_stops_no_training(
     if space_comes_back:
         ballast.unlink()
     output, _ = process.communicate(timeout=600)
-    assert "is full; training goes on" in output
+    assert "is full; training goes on" in output, output
     assert len(list(space.cache.glob("trials/*/outcome.json"))) == 2, "all were trained"
     if not space_comes_back:
         assert process.returncode == 3, output

@@ -338,6 +338,28 @@ def test_a_database_server_that_is_down_is_named_soon_and_without_its_password()
     assert "cret" not in str(caught.value)
 
 
+def test_row_11_a_full_disk_is_told_in_one_line(database, capfd):
+    from sqlalchemy import Engine, event
+
+    (pages,) = rows(database, "pragma page_count")[0]
+
+    def bound(connection, _):
+        connection.execute(f"pragma max_page_count = {pages + 2}")
+
+    event.listen(Engine, "connect", bound)
+    try:
+        store = open_store(f"sqlite:///{database}")
+        run_id = store.open(identity(), {})
+        with pytest.raises(InfrastructureError) as full:
+            for step in range(1, 1000):
+                store.log(run_id, [replace(EPOCHS[0], step=step)])
+    finally:
+        event.remove(Engine, "connect", bound)
+    assert str(full.value).startswith(f"tracking store sqlite:///{database}: ")
+    assert str(full.value).endswith("database or disk is full")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_that_is_gone_is_named_and_not_tried_for_ever(store, tmp_path):
     run_id = store.open(identity(), {})
     gone = tmp_path / "trials" / "t1" / "predictions.csv"
