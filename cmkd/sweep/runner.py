@@ -20,6 +20,7 @@ from cmkd.sweep.tuning import (
     RETRIES,
     Events,
     first_line,
+    keep_secrets,
     kept,
     reporter,
     resources,
@@ -102,6 +103,7 @@ class Engine:
         import ray
         from ray import tune
 
+        keep_secrets()
         cache = self.place.of_driver()
         storage = cache.folder / "ray"
         shutil.rmtree(storage / name, ignore_errors=True)

@@ -65,6 +65,20 @@ class Events:
     gives_up: Callable[[Update], bool] = lambda _: False
 
 
+def keep_secrets() -> None:
+    """Have Tune leave credentials out of what it starts processes with.
+
+    It writes those of AWS that this process has into the command lines of all workers, which
+    everyone on their machines can read. Workers here inherit them, and nodes of a cluster have
+    their own.
+    """
+    from ray.tune.execution import class_cache
+
+    words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
+    passed = class_cache.ENV_VARS_TO_PROPAGATE
+    passed.difference_update([name for name in passed if any(word in name for word in words)])
+
+
 def trainable() -> type:
     """The class that Tune makes an actor of per worker; see `TrialWorker` and `TrialCrew`."""
     from ray import tune

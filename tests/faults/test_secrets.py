@@ -46,13 +46,15 @@ def hits(*folders: Path) -> list[Path]:
 
 def listening(pid: int) -> Iterator[str]:
     """Addresses that a process accepts connections at, from the kernel's tables."""
+    families = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
     try:
         links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError:
+        tables = {name: Path(f"/proc/{pid}/net/{name}").read_text() for name in families}
+    except OSError:  # It has ended meanwhile.
         return
     own = {link[8:-1] for link in links if link.startswith("socket:[")}
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+    for name, family in families.items():
+        for line in tables[name].splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in own:
                 words = bytes.fromhex(fields[1].partition(":")[0])

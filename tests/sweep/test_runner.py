@@ -62,6 +62,16 @@ text += "Failure # 2 (occurred at 2026)\\nno memory: 2GB\\nmore\\n"
 Path(trial.error_file).write_text(text)
 print(engine_failure(error_of(trial)).cause)
 """
+SECRETS = """
+import os
+from ray.tune.execution import class_cache
+from cmkd.sweep.tuning import keep_secrets, trainable
+os.environ.update(AWS_SECRET_ACCESS_KEY="canary", RAY_CHDIR_TO_TRIAL_DIR="0")
+keep_secrets()
+made = class_cache._ActorClassCache().get(trainable())
+told = made._default_options["runtime_env"]["env_vars"]
+print("RAY_CHDIR_TO_TRIAL_DIR" in told, "canary" in str(told))
+"""
 ERRORS = """
 import os, sys
 from pathlib import Path
@@ -85,6 +95,7 @@ def refuse(trial_id):
 def tell(update):
     print(update.failure.cause)
     print("in step" in update.failure.trace)
+    turns.ended(update.trial_id)
 
 def nothing(*_):
     pass
@@ -179,6 +190,10 @@ def test_row_29_an_error_that_tune_keeps_the_text_of_alone_is_told(tmp_path):
     nothing, died, memory = output_of(TEXT_ALONE, tmp_path)
     assert (nothing, died) == ("None", "RayActorError")
     assert memory.endswith("use fewer --workers (no memory: 2GB)")
+
+
+def test_row_34_tune_starts_workers_without_credentials_in_their_commands(tmp_path):
+    assert output_of(SECRETS, tmp_path) == ["True False"]
 
 
 @pytest.mark.slow  # a real Ray, and its workers
