@@ -19,8 +19,9 @@ REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INV
 """MLflow's codes of what fails however often it is tried."""
 TABLES_LOCK = 7209
 """Number of the lock in PostgreSQL; any, but the same in all processes."""
-PAGE = 500
-"""Entries of one answer; a server sends so many runs in far less than the time limit below."""
+PAGE = 100
+"""Entries of one answer: 500 runs took a server on a busy machine longer than the time limit below.
+"""
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
