@@ -31,7 +31,7 @@ class Turns:
         self._awaited = set(self._teachers)
         self._running: dict[str, int] = {}
         self._beside: dict[str, int] = {}
-        self._workers = workers
+        self._workers = self._all = workers
         self._processes = processes
 
     @property
@@ -46,7 +46,8 @@ class Turns:
             return self._start(self._teachers.pop(0), 1)
         ready = (key for key, needs in self._trials.items() if needs not in self._awaited)
         key = next(ready, None)
-        if key is None or free < self._processes:
+        # Alone it may take more than the workers that a teacher out of memory was cut down to.
+        if key is None or (free < self._processes and self._running):
             return None
         del self._trials[key]
         return self._start(key, self._processes)
@@ -74,6 +75,8 @@ class Turns:
         """
         processes = self._running[key]
         if self._beside[key] <= processes:
+            # It dies alone as well, so that the others were not the reason.
+            self._workers = self._all
             return 0
         self._workers = min(self._workers, max(processes, self._beside[key] // 2))
         del self._running[key]

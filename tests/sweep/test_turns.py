@@ -108,3 +108,26 @@ def test_the_processes_of_one_trial_are_the_fewest() -> None:
     turns.ended("b")
     assert taken(turns) == ["a"]
     assert turns.again("a") == 0
+
+
+def test_a_teacher_out_of_memory_leaves_room_for_trials_of_several_processes() -> None:
+    turns = Turns(["t", "u"], {"1": "t", "2": "t"}, workers=2, processes=2)
+    assert taken(turns) == ["t", "u"]
+    assert turns.again("t") == 1
+    turns.ended("u")
+    assert taken(turns) == ["t"]
+    turns.ended("t")
+    assert taken(turns) == ["1"], "alone it may take both"
+    turns.ended("1")
+    assert taken(turns) == ["2"]
+
+
+def test_what_dies_alone_costs_the_others_no_workers() -> None:
+    turns = Turns([], dict.fromkeys("abcd"), workers=2)
+    assert taken(turns) == ["a", "b"]
+    assert turns.again("a") == 1
+    turns.ended("b")
+    assert taken(turns) == ["a"]
+    assert turns.again("a") == 0
+    turns.ended("a")
+    assert taken(turns) == ["c", "d"], "both workers train again"
