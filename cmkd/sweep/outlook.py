@@ -74,17 +74,25 @@ def outlook(
     """
     by_arm = {t.arm: t.config.setting for t in plan.to_run}
     settings = {setting.id: setting for setting in by_arm.values()}
-    arms = {setting.id: arm for arm, setting in reversed(by_arm.items())}
+    everyone = {setting.id: setting for setting in plan.settings.values()}
+    arms = {setting.id: arm for arm, setting in reversed(plan.settings.items())}
     tried = {run.tags.get("setting_id") for run in runs if run.status == "FINISHED"}
     known, known_teachers = known_costs(runs), known_teacher_costs(runs)
     classes = {key: class_of(one) for key, one in settings.items()}
 
-    pairs = pairs_to_try(one for key, one in settings.items() if key not in tried)
+    # Of all arms: what is left of a sweep may be the very ones whose other keys disable an axis.
+    fresh = settings.keys() - tried
+    pairs = {
+        axis: found
+        for axis, found in pairs_to_try(everyone.values()).items()
+        if any(not fresh.isdisjoint(pair) for pair in found)
+    }
     first_of = {name: key for key, name in reversed(classes.items())}
     needed = {key for name, key in first_of.items() if name not in known}
     needed |= {key for tried_pairs in pairs.values() for pair in tried_pairs for key in pair}
-    students = {key: settings[key] for key in settings if key in needed}
-    students = {key: one for key, one in students.items() if one.model == "student"}
+    students = {
+        key: one for key, one in everyone.items() if key in needed and one.model == "student"
+    }
     teachers = _teachers_to_train(plan, runs)
     new_teachers = {
         teacher_class(one): one
@@ -100,7 +108,9 @@ def outlook(
             "gradients; remove it, or set what it depends on"
         )
     clips = _clips(dataset)
-    measured = {classes[key]: around_step(clips * one.seconds) for key, one in probes.items()}
+    measured = {
+        class_of(everyone[key]): around_step(clips * one.seconds) for key, one in probes.items()
+    }
     known_teachers |= {
         name: around_step(clips * one.seconds) for name, one in teacher_probes.items()
     }

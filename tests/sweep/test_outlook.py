@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cmkd.config.sweep import load_sweep
+from cmkd.config.trial import Setting
 from cmkd.data.datasets import Dataset, open_dataset
-from cmkd.errors import TrialFailed
+from cmkd.errors import ConfigError, TrialFailed
 from cmkd.sweep.axes import flat
 from cmkd.sweep.expand import expand, teachers_of
 from cmkd.sweep.forecast import BESIDES
 from cmkd.sweep.outlook import outlook
 from cmkd.sweep.plan import Plan, make_plan
 from cmkd.tracking.records import RunRecord
+from cmkd.training.preflight import Probe
 
 SPEC = """
 name: s
@@ -64,6 +67,34 @@ def test_what_has_finished_before_needs_no_trial_step(
     expected = outlook(plan, smoke, runs, workers=1).forecast
     assert expected.sources == {"finished trials": 2}
     assert expected.device.likely == pytest.approx(2 * (8.0 + BESIDES.likely))
+
+
+def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_left(
+    tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(_: Dataset, students: Mapping[str, Setting], __: object) -> tuple[Any, Any, Any]:
+        found = {}
+        for key, one in students.items():
+            of = one.method
+            acting = (of.lambda_1, of.lambda_2, of.tg_edge if of.lambda_2 else "")
+            found[key] = Probe(fingerprint=str(acting), seconds=1.0, memory=1)
+        return found, {}, ()
+
+    monkeypatch.setattr("cmkd.sweep.outlook._probe", steps)
+    extra = "method.lambda_2: [1.0, 0.0], method.tg_edge: [sqrt, raw]"
+    whole = plan_of(tmp_path, smoke, [], extra)
+    assert outlook(whole, smoke, [], workers=1).forecast
+    acting = [one for one in whole.trials if one.config.setting.method.lambda_2]
+    runs = [
+        RunRecord("r", one.id, "FINISHED", {"setting_id": one.config.setting.id}, {}, {})
+        for one in acting
+    ]
+    left = plan_of(tmp_path, smoke, runs, extra)
+    assert 0 < len(left.to_run) < len(whole.to_run)
+    assert outlook(left, smoke, runs, workers=1).forecast
+    dead = plan_of(tmp_path, smoke, [], "method.lambda_2: [0.0], method.tg_edge: [sqrt, raw]")
+    with pytest.raises(ConfigError, match=r"^method\.tg_edge: the values of this axis give"):
+        outlook(dead, smoke, [], workers=1)
 
 
 @pytest.mark.slow  # torch, in a process of its own
