@@ -72,13 +72,15 @@ def test_what_has_finished_before_needs_no_trial_step(
 def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_left(
     tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def steps(_: Dataset, students: Mapping[str, Setting], __: object) -> tuple[Any, Any, Any]:
+    def steps(
+        _: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
+    ) -> tuple[Any, Any, Any]:
         found = {}
         for key, one in students.items():
             of = one.method
             acting = (of.lambda_1, of.lambda_2, of.tg_edge if of.lambda_2 else "")
             found[key] = Probe(fingerprint=str(acting), seconds=1.0, memory=1)
-        return found, {}, ()
+        return found, {key: Probe(seconds=1.0) for key in teachers}, ()
 
     monkeypatch.setattr("cmkd.sweep.outlook._probe", steps)
     extra = "method.lambda_2: [1.0, 0.0], method.tg_edge: [sqrt, raw]"
