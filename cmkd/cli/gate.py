@@ -189,9 +189,11 @@ def _show(then: Baseline, finding: Finding) -> None:
     width = max(len(cell.cell) for cell in finding.cells) if finding.cells else 0
     for cell in finding.cells:
         mark = "REGRESSION" if cell.fails else "ok"
+        then_n, now_n = cell.seeds
+        count = f", n {then_n} -> {now_n}" if then_n != now_n else ""
         typer.echo(
             f"{mark:10}  {cell.cell:{width}}  {cell.before:5.1f} -> {cell.after:5.1f}  "
-            f"{cell.delta:+5.1f}  (tolerance {cell.tolerance:.1f})"
+            f"{cell.delta:+5.1f}  (tolerance {cell.tolerance:.1f}{count})"
         )
 
 

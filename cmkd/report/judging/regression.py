@@ -3,19 +3,21 @@
 A cell is the mean accuracy of one arm over its seeds, or the accuracy of a teacher. Now and then
 may differ by
 
-    t(1 - FALSE_ALARM / 2m; df) * s * sqrt(1 / n_then + 1 / n_now) + drift
+    t(1 - FALSE_ALARM / 2m; n_then - 1) * s * sqrt(1 / n_then + 1 / n_now) + drift
 
-where m is the number of cells, s the standard deviation pooled over the seeds of both sides, at
-least one test clip, df = n_then + n_now - 2, and drift the allowance for another platform, a field
-of the baseline. A teacher is one training: n = 1 on both sides, and its s is that of all arms,
-pooled. The first term is the bound of the two-sample t test, shared by all cells (Bonferroni), so
-that an unchanged rerun on other seeds passes with a probability of at least 1 - FALSE_ALARM.
+where m is the number of cells, s the standard deviation over the seeds of the baseline, at least
+one test clip, and drift the allowance for another platform, a field of the baseline. The fresh
+runs have no part in s: a change that makes seeds erratic would widen its own tolerance. A teacher
+is one training: n = 1 on both sides, and its s is that of all arms of the baseline, pooled. The
+first term is Student's bound with the degrees of freedom that s has, shared by all cells
+(Bonferroni), so that an unchanged rerun on other seeds passes with a probability of at least
+1 - FALSE_ALARM.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cmkd.errors import InputError
@@ -37,12 +39,16 @@ FALSE_ALARM = 0.01
 
 @dataclass(frozen=True)
 class Moved:
-    """One cell, then and now, in points; it `fails` beyond the tolerance."""
+    """One cell, then and now, in points; it `fails` beyond the tolerance.
+
+    `seeds` counts those behind each side; a teacher is one training on both.
+    """
 
     cell: str
     before: float
     after: float
     tolerance: float
+    seeds: tuple[int, int] = (1, 1)
 
     @property
     def delta(self) -> float:
@@ -70,7 +76,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Pool:
-    """The spread of both sides: sum of squares about each side's mean, and degrees of freedom."""
+    """The spread of the baseline: sum of squares about each arm's mean, degrees of freedom."""
 
     squares: float
     degrees: int
@@ -81,11 +87,11 @@ class Pool:
         return spread_bound(sd, self.degrees, counts, level=FALSE_ALARM, family=family)
 
 
-def pooled(then: ArmRecord, now: Sequence[float]) -> Pool:
-    """The spread of one arm over the seeds `then` and `now`."""
-    spread = mean_sd(now)[1] or 0.0
-    squares = (then.seeds - 1) * then.sd**2 + (len(now) - 1) * spread**2
-    return Pool(squares, then.seeds + len(now) - 2)
+def pooled(records: Iterable[ArmRecord]) -> Pool:
+    """The spread over seeds that the arms `records` of a baseline have in common."""
+    kept = tuple(records)
+    squares = sum((one.seeds - 1) * one.sd**2 for one in kept)
+    return Pool(squares, sum(one.seeds - 1 for one in kept))
 
 
 def compare(baseline: Baseline, evidence: Evidence) -> Finding:
@@ -115,6 +121,8 @@ def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) ->
     ):
         if before != after:
             yield f"{what}: {before} before, {after} now"
+    # An arm that never had so many, in a sweep that adds seeds where they are needed, lacks none.
+    most = max(len(values) for _, values in fresh.values())
     for name, record in baseline.arms.items():
         if name not in fresh:
             yield f"arm {name}: missing, the sweep {baseline.sweep} no longer has it"
@@ -124,12 +132,12 @@ def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) ->
             yield f"arm {name}: another setting, {record.setting_id} before, {setting_id} now"
         if not values:
             yield f"arm {name}: missing, no complete seed"
+        elif len(values) < min(most, record.seeds):
+            yield f"arm {name}: {len(values)} of the {most} seeds that were run now"
     for name, (_, values) in fresh.items():
         if name not in baseline.arms and values:
             yield f"arm {name}: new, not in the baseline"
-    teachers = teacher_accuracies(evidence, shared_test_set(evidence))
-    for half in sorted(baseline.teachers.keys() ^ teachers.keys()):
-        yield f"teacher of the {half} half: {'missing' if half in baseline.teachers else 'new'}"
+    yield from _lost_teachers(baseline, teacher_accuracies(evidence, shared_test_set(evidence)))
     known = {frozenset(pair) for pair in baseline.identical}
     for one, other in twins(evidence):
         if frozenset((one, other)) not in known:
@@ -137,6 +145,16 @@ def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) ->
                 f"arms {one} and {other}: dead toggle, their settings differ and their predictions "
                 "do not, in any clip of any shared trial"
             )
+
+
+def _lost_teachers(baseline: Baseline, now: Mapping[str, float | None]) -> Iterator[str]:
+    for half in sorted(baseline.teachers.keys() | now.keys()):
+        if half not in baseline.teachers:
+            yield f"teacher of the {half} half: new"
+        elif half not in now:
+            yield f"teacher of the {half} half: missing"
+        elif now[half] is None and baseline.teachers[half] is not None:
+            yield f"teacher of the {half} half: missing, its run is not in the store"
 
 
 def _moves(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Iterator[Moved]:
@@ -149,14 +167,11 @@ def _moves(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Itera
     }
     family = len(shared) + len(teachers)
     clip = 100 / baseline.test_clips
-    pools = []
     for name, values in shared.items():
-        record = baseline.arms[name]
-        pool = pooled(record, values)
-        pools.append(pool)
-        bound = pool.bound((record.seeds, len(values)), family, least=clip)
-        yield Moved(f"arm {name}", record.mean, mean_sd(values)[0], bound + baseline.drift)
-    everything = Pool(sum(one.squares for one in pools), sum(one.degrees for one in pools))
+        record, counts = baseline.arms[name], (baseline.arms[name].seeds, len(values))
+        bound = pooled([record]).bound(counts, family, least=clip) + baseline.drift
+        yield Moved(f"arm {name}", record.mean, mean_sd(values)[0], bound, counts)
+    everything = pooled(baseline.arms.values())
     for half, (before, after) in teachers.items():
         bound = everything.bound((1, 1), family, least=clip)
         yield Moved(f"teacher of the {half} half", before, after, bound + baseline.drift)
