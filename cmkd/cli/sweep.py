@@ -207,7 +207,7 @@ def _summary(outcome: SweepOutcome, command: str) -> str:
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
         lines += [f"  {line}" for line in digest(outcome.failures)]
-    if plan.count("failed"):
+    if plan.count("failed") and plan.halving is None:
         lines.append(f"to try what failed again: {command} --retry-failed")
     lines += [f"{name} still waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     return "\n".join(lines)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from cmkd.config.trial import TrialConfig
-from cmkd.errors import CmkdError
 from cmkd.sweep.failures import failure_of
 from cmkd.sweep.worker import Update, plain, trial_lock
 
@@ -69,8 +68,7 @@ class TrialCrew:
         """The next news of the trial.
 
         Raises:
-            RayError: a process died or stumbled over something that is not our own error; to
-                try again goes on from the last checkpoint.
+            RayError: a process died; to try again goes on from the last checkpoint.
         """
         from ray.util.queue import Empty
 
@@ -156,7 +154,7 @@ def _train_share(task: _Task) -> None:
             reported = len(run.history)
             if outcome is not None:
                 return
-    except CmkdError as error:
+    except Exception as error:
         task.news.put(Update(task.trial_id, failure=failure_of(error, reported)))
         # The other processes wait for this one until Ray Train ends them.
         raise

@@ -17,6 +17,7 @@ OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
 """Kinds of failures that fewer trials at once may avoid; a process may die of other things too."""
 TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
 """Kinds of failures that say nothing of the trial, so that the next call tries it again."""
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_ALLOC_FAILED")
 UNTAUGHT = "TeacherFailed"
 """Kind of the failure of a trial that was not tried, as its teacher failed."""
 
@@ -55,7 +56,11 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     """Describe an exception by plain text, so that any process can read it."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     message = " ".join(str(error).split()) or "no message"
-    return Failure(type(error).__name__, message, "\n".join(lines[-TRACE_LINES:]), epoch)
+    # Of CPUs, cuBLAS and cuDNN torch says so by an error of another name.
+    kind = type(error).__name__
+    if isinstance(error, RuntimeError) and _NO_MEMORY.search(message):
+        kind = "OutOfMemoryError"
+    return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
 
 
 def is_transient(cause: str) -> bool:

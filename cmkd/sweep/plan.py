@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cmkd.config.stages import Choice
@@ -78,6 +78,20 @@ class Plan:
         """How many trials are in `state`."""
         return sum(self.states[trial.id] == state for trial in self.trials)
 
+    def without_retries(self, failed: Collection[str]) -> Plan:
+        """Without what has failed in this call, of whatever: the next one tries that again.
+
+        Args:
+            failed: names of trials.
+        """
+        states: dict[str, TrialState] = {
+            one.id: "failed"
+            if one.name in failed and self.states[one.id] == "interrupted"
+            else self.states[one.id]
+            for one in self.trials
+        }
+        return replace(self, states=states, retry_failed=False)
+
     def describe(self) -> str:
         """``37 of 48 done, 2 failed before, 1 interrupted; 11 to run``."""
         parts = [f"{self.count('done')} of {len(self.trials)} done"]
@@ -109,7 +123,7 @@ class Plan:
                 f"up to {most} more, in no forecast, wait for the selection of {', '.join(names)}"
             )
         failed = self.count("failed")
-        if failed and not self.retry_failed:
+        if failed and not self.retry_failed and self.halving is None:
             lines.append(f"{failed} that failed would fail again; --retry-failed runs them")
         if self.unlisted:
             lines.append(f"{self.unlisted} finished before are not in the spec any more")
@@ -122,6 +136,7 @@ def make_plan(
     code: str = "",
     *,
     retry_failed: bool = False,
+    prunes: bool = False,
 ) -> Plan:
     """Look every trial up among the runs of the store.
 
@@ -129,11 +144,13 @@ def make_plan(
 
     Args:
         code: the code that runs now, see `code_version`.
+        prunes: whether what was given up early counts as over; for a search alone, other sweeps
+            train it to its end.
     """
     by_trial: dict[str, list[RunRecord]] = {}
     for run in runs:
         by_trial.setdefault(run.trial_id, []).append(run)
-    states = {trial.id: _state(by_trial.get(trial.id, ())) for trial in trials}
+    states = {trial.id: _state(by_trial.get(trial.id, ()), prunes=prunes) for trial in trials}
     other: dict[str, str] = {}
     begun: dict[str, str] = {}
     for key, state in states.items():
@@ -151,10 +168,10 @@ def _other_code(commits: Mapping[str, str]) -> str:
     return f"other code (git commit {', '.join(sorted(short))})"
 
 
-def _state(runs: Sequence[RunRecord]) -> TrialState:
+def _state(runs: Sequence[RunRecord], *, prunes: bool) -> TrialState:
     if any(run.status == "FINISHED" for run in runs):
         return "done"
-    if any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
+    if prunes and any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
         return "pruned"
     failures = [run.tags.get("failure", "") for run in runs if run.status == "FAILED"]
     if failures and not all(map(is_transient, failures)):

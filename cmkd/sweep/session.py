@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             runs = store.find({"data_id": dataset.id})
             plan = survey(request, dataset, runs, code_version())
             outcome = SweepOutcome(plan)
+            failed: set[str] = set()
             while plan.to_run:
                 _require_weights(plan, request.cache)
                 workers = _announce(plan, dataset, runs, request, view)
@@ -110,8 +111,8 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
                 news = after.choices, after.orders, after.searched
                 if news == (plan.choices, plan.orders, plan.searched):
                     break
-                # What failed in this call is not tried once more in it.
-                plan = replace(after, retry_failed=False)
+                failed |= {name for name, _ in done.failures}
+                plan = after.without_retries(failed)
             else:
                 for line in plan.lines():
                     view.note(line)
@@ -170,6 +171,11 @@ def _require_possible(request: SweepRequest) -> None:
         raise InputError(
             f"--processes {processes}: they are taken from the {workers} of --workers; "
             f"give a number from 1 to {workers}"
+        )
+    if processes > 1 and request.sweep.spec.search is not None:
+        raise InputError(
+            f"--processes {processes}: a search ends trials early, which several processes of one "
+            "trial do not; leave it out"
         )
 
 

@@ -124,6 +124,11 @@ def _survey_search(
     assert search is not None
     if request.seeds != 1:
         raise InputError(f"{request.sweep.path}: --seeds {request.seeds}: a search trains with one")
+    if request.retry_failed:
+        raise InputError(
+            f"{request.sweep.path}: --retry-failed: what a search proposed later rests on what "
+            "failed before; leave it out, or search anew under another name"
+        )
 
     def planned(values: Sequence[Values]) -> tuple[PlannedTrial, ...]:
         data = _address(request, dataset)
@@ -137,7 +142,7 @@ def _survey_search(
 
     def ended(values: Values) -> Ended | None:
         (trial,) = planned([values])
-        state = make_plan((trial,), by_trial.get(trial.id, ())).states[trial.id]
+        state = make_plan((trial,), by_trial.get(trial.id, ()), prunes=True).states[trial.id]
         tags = {name: text for run in by_trial.get(trial.id, ()) for name, text in run.tags.items()}
         if state == "done":
             (score, *_) = (
@@ -158,7 +163,7 @@ def _survey_search(
         for run in by_trial.get(trial.id, ()):
             for epoch, score in json.loads(run.tags.get("rungs", "{}")).items():
                 halving.seen(trial.id, int(epoch), score)
-    plan = make_plan(trials, runs, code, retry_failed=request.retry_failed)
+    plan = make_plan(trials, runs, code, prunes=True)
     return replace(plan, halving=halving, searched=_searched(found, search.epochs))
 
 

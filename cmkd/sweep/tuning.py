@@ -182,16 +182,27 @@ def error_of(trial: Trial) -> Exception | None:
 
 def engine_failure(error: Exception | None) -> Failure:
     """What a trial or teacher failed of, from what Ray says about it."""
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     if isinstance(error, RayTaskError):
-        # The frames of the other process are in the text of the wrapper alone.
-        return replace(failure_of(error.cause, 0), trace=failure_of(error, 0).trace)
+        cause = _of_one_process(error.cause)
+        if not isinstance(cause, RayError):
+            # The frames of the other process are in the text of the wrapper alone.
+            return replace(failure_of(cause, 0), trace=failure_of(error, 0).trace)
+        error = cause
     if low := _LOW.search(str(error)):
         held = _HELD.search(str(error))
         figures = f"{low[1]} on its machine" + (f"; {held[1]} by this process" if held else "")
         return replace(OUT_OF_MEMORY, message=f"{OUT_OF_MEMORY.message} ({figures})")
     return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({first_line(error)})")
+
+
+def _of_one_process(error: Exception) -> Exception:
+    """What the first process of a trial failed of, which Ray Train wraps twice; else `error`."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
+    return found
 
 
 def first_line(error: Exception | None) -> str:

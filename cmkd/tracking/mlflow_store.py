@@ -26,7 +26,10 @@ from cmkd.tracking.location import (
 from cmkd.tracking.mlflow_runs import MlflowRuns, record_of
 from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
 
-FAILURE_TAGS = frozenset({"failure", "failure_epoch", "failure_trace"})
+ENDING_TAGS = frozenset(
+    {"failure", "failure_epoch", "failure_trace", "pruned", "pruned_epoch", "pruned_score"}
+)
+"""They say why a run ended early; one that goes on loses them."""
 SERVER_WRITERS = 4
 ORIGIN_TAGS = frozenset({"git_commit", "sweep", "arm", "arms"})
 """They say who made a run; a sweep that shares it leaves them as they are."""
@@ -228,7 +231,7 @@ class MlflowStore(MlflowRuns, RunStore):
     def _reopen(self, run: RunRecord, identity: RunIdentity) -> str:
         if run.status != "RUNNING":
             self._call(self._client.update_run, run.run_id, status="RUNNING")
-        for tag in FAILURE_TAGS & run.tags.keys():
+        for tag in ENDING_TAGS & run.tags.keys():
             self._call(self._client.delete_tag, run.run_id, tag)
         # One on another host cannot be asked whether it lives; the last to come writes.
         holds = run.status == "RUNNING" and _is_held(run.tags) and is_here(run.tags["owner"])

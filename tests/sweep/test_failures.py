@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
+
 from cmkd.errors import TrialFailed
 from cmkd.sweep.failures import Failure, digest, failure_of
 
@@ -26,6 +28,19 @@ def test_a_bare_exception_still_says_something():
 def test_long_texts_fit_a_tag():
     failure = Failure("E", "x" * 9000, "y" * 9000, 0)
     assert max(map(len, failure.tags().values())) <= 4000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+    ],
+)
+def test_row_29_memory_that_ran_out_is_known_by_its_words(said):
+    assert failure_of(RuntimeError(said), 0).kind == "OutOfMemoryError"
+    assert failure_of(ValueError(said), 0).kind == "ValueError"
 
 
 def test_causes_that_differ_in_numbers_are_one_group():

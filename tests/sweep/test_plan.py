@@ -85,6 +85,23 @@ def test_what_the_machine_did_to_a_trial_is_no_failure_of_its_own(trials, failur
     assert make_plan(trials, store).states[trials[0].id] == state
 
 
+def test_what_failed_in_a_call_is_not_tried_again_in_it(trials):
+    store = runs([(trials[0].id, "FAILED"), (trials[1].id, "FAILED")], failure="WorkerDied: killed")
+    plan = make_plan(trials, store)
+    assert trials[0] in plan.to_run
+    later = plan.without_retries({trials[0].name})
+    assert trials[0] not in later.to_run
+    assert set(later.to_run) == set(trials[1:])
+    assert not make_plan(trials, store, retry_failed=True).without_retries(()).retry_failed
+
+
+def test_what_a_search_gave_up_is_trained_by_other_sweeps(trials):
+    tags = {"pruned": "after epoch 1", "pruned_epoch": "1", "pruned_score": "9.0"}
+    store = [RunRecord("r", trials[0].id, "KILLED", tags, {}, {})]
+    assert make_plan(trials, store).states[trials[0].id] == "interrupted"
+    assert make_plan(trials, store, prunes=True).states[trials[0].id] == "pruned"
+
+
 def test_a_sweep_is_complete_when_all_is_done_and_nothing_waits(trials):
     plan = make_plan(trials, runs([(trial.id, "FINISHED") for trial in trials]))
     assert plan.complete

@@ -62,6 +62,18 @@ text += "Failure # 2 (occurred at 2026)\\nno memory: 2GB\\nmore\\n"
 Path(trial.error_file).write_text(text)
 print(engine_failure(error_of(trial)).cause)
 """
+OF_A_CREW = """
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback, WorkerHealthCheckFailedError,
+)
+from cmkd.sweep.tuning import engine_failure
+lost = WorkerHealthCheckFailedError("rank 1", RayActorError("a0", "The actor died."))
+wrong = UserExceptionWithTraceback(ValueError("no such thing"), "frames")
+for one in (lost, wrong):
+    print(engine_failure(RayTaskError("step", "", WorkerGroupError("many words", {1: one}))).cause)
+"""
 SECRETS = """
 import os
 from ray.tune.execution import class_cache
@@ -190,6 +202,13 @@ def test_row_29_an_error_that_tune_keeps_the_text_of_alone_is_told(tmp_path):
     nothing, died, memory = output_of(TEXT_ALONE, tmp_path)
     assert (nothing, died) == ("None", "RayActorError")
     assert memory.endswith("use fewer --workers (no memory: 2GB)")
+
+
+def test_what_one_of_several_processes_failed_of_is_told(tmp_path):
+    lost, wrong = output_of(OF_A_CREW, tmp_path)
+    assert lost.startswith("WorkerDied: its process was killed 3 times")
+    assert lost.endswith("(The actor died.)")
+    assert wrong == "ValueError: no such thing"
 
 
 def test_row_34_tune_starts_workers_without_credentials_in_their_commands(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cmkd.sweep.expand import teachers_of
 from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.search import Ended, Halving, propose
+from cmkd.sweep.session import preview
 from cmkd.sweep.signals import SignalGuard
 from cmkd.sweep.survey import SweepRequest, survey
 from cmkd.sweep.turns import Turns
@@ -274,6 +276,16 @@ def test_a_search_has_one_seed(tmp_path: Path) -> None:
     request = SweepRequest(load_sweep(str(path)), "gestures", 2, 1, Path("cache"))
     with pytest.raises(InputError, match="--seeds 2: a search trains with one"):
         survey(request, DATASET, ())
+
+
+def test_a_search_refuses_what_would_change_or_outlive_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    with pytest.raises(InputError, match="--retry-failed: what a search proposed later rests on"):
+        survey(replace(request_for(path), retry_failed=True), DATASET, ())
+    several = replace(request_for(path), workers=2, processes=2)
+    with pytest.raises(InputError, match="--processes 2: a search ends trials early"):
+        preview(several, Store(survey(request_for(path), DATASET, ())))
 
 
 REAL = """
