@@ -182,6 +182,15 @@ def test_twins_that_were_known_are_no_regression(store: MemoryStore) -> None:
     assert compare(baseline_of(evidence), evidence).passes
 
 
+def test_arms_that_err_differently_on_the_same_clips_are_no_twins(store: MemoryStore) -> None:
+    for arm in ("baseline", "control"):
+        run_id = store.trial(arm, 0, right(100, "same"))
+    assert twins(collect(store, store.sweep, "made-up")) == (("baseline", "control"),)
+    # Wrong on the same clips as before, which it takes for another class.
+    store.texts[run_id] = store.texts[run_id].replace(",1,0,", ",1,2,")
+    assert twins(collect(store, store.sweep, "made-up")) == ()
+
+
 def test_networks_that_learned_nothing_are_no_twins(store: MemoryStore) -> None:
     for arm in ("baseline", "control"):
         store.trial(arm, 0, [1] * 10)

@@ -15,26 +15,33 @@ Pair = tuple[str, str]
 
 
 def twins(evidence: Evidence) -> tuple[Pair, ...]:
-    """Pairs of arms of different settings that got the same clips right in all shared trials.
+    """Pairs of arms of different settings that gave the same predictions in all shared trials.
 
-    Both epochs count. Two trainings that really differ do not agree on every clip, unless they
-    have learned nothing: trials in which the label alone decides whether a clip is right (all
-    right, all wrong, one class for everything) are no witnesses.
+    That is: at the selected epoch they took every clip for the same class, and at the last, of
+    which the classes are not kept, they got the same clips right. Two trainings that really differ
+    do not agree on every clip, unless they have learned nothing: trials in which the label alone
+    decides whether a clip is right (all right, all wrong, one class for everything) are no
+    witnesses.
     """
     names = {arm.setting.id: arm.name for arm in evidence.sweep.arms}
     answers: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in names.values()}
     witnesses: dict[str, set[tuple[int, int]]] = {name: set() for name in names.values()}
     for trial in evidence.trials:
         name, place = names[trial.setting_id], (trial.seed, trial.fold)
-        right = trial.predictions
-        answers[name][place] = right.selected.tobytes() + right.last.tobytes()
-        if _has_learned(right):
+        answers[name][place] = _answers(trial.predictions)
+        if _has_learned(trial.predictions):
             witnesses[name].add(place)
     return tuple(
         (one, other)
         for one, other in combinations(answers, 2)
         if _agree(answers[one], answers[other]) and witnesses[one] & witnesses[other]
     )
+
+
+def _answers(predictions: Predictions) -> bytes:
+    # By name: which index a class has depends on what else occurs in the file.
+    said = "\0".join(predictions.classes[number] for number in predictions.said.tolist())
+    return said.encode() + predictions.last.tobytes()
 
 
 def _agree(one: Mapping[tuple[int, int], bytes], other: Mapping[tuple[int, int], bytes]) -> bool:
