@@ -33,6 +33,14 @@ COLUMNS = (
 )
 
 
+_FORMULA = re.compile(
+    r"[=@\t\r]"
+    # A sign begins a formula, but for a lone one and for a difference as the pages write it.
+    r"|[+\-](?!$)(?!\d[\d.]*(?: \[[+\-\u2212\d., ]+\])?(?: to [\w.\- ]+)?(?: \(\d+ pairs?\))?"
+    r"(?: \u26a0)?$)"
+)
+
+
 def render_csv(page: Page) -> str:
     """Every cell of every grid with its numbers unrounded; trial ids are parted by spaces."""
     buffer = io.StringIO()
@@ -68,6 +76,6 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 def _harmless(value: object) -> object:
     """Text that no spreadsheet takes for a formula; numbers with a sign are left alone."""
-    if isinstance(value, str) and re.match(r"[=@\t\r]|[+\-](?!\d)(?!$)", value):
+    if isinstance(value, str) and _FORMULA.match(value):
         return f"'{value}"
     return value
