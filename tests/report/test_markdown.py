@@ -9,6 +9,7 @@ from cmkd.config.sweep import Sweep
 from cmkd.report.pages.compose import build_page
 from cmkd.report.pages.markdown import escape, render_grid, render_notice, render_page
 from cmkd.report.pages.page import Page, Picture
+from cmkd.report.paper.cost import ModelCost
 from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
 from cmkd.report.values.rows import build_table
@@ -94,6 +95,22 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
     teacher = row(full_store, "teacher tiny\\_tdn")
     assert teacher[0] == "RGB teacher of the TSM half (not in the paper)"
     assert teacher[7:] == ["90.0 (one training per fold)"] * 2 + ["—", "—"]
+
+
+def test_a_measured_cost_says_which_networks_it_is_of(full_store: MemoryStore) -> None:
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    cost = ModelCost(model="student_tsm", gmacs_per_view=56.5, views=6, gmacs=339, parameters=1)
+    known, unknown = (
+        build_page(build_table(TABLES["2"], evidence, costs), version="cmkd 1")
+        for costs in ({"student_tsm": cost}, {})
+    )
+    scope = (
+        "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms "
+        "whose accuracies stand in the same row."
+    )
+    assert scope in known.circumstances
+    assert next(grid for grid in known.grids if grid.name == "cost").caption.endswith(scope)
+    assert scope not in unknown.circumstances
 
 
 def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:

@@ -92,6 +92,7 @@ def _cost(table: Table) -> tuple[str, str, str, str, Figure]:
         "of computation are not drawn. GFLOPs of the paper are multiply-accumulates. Accuracies of "
         f"ours are of {table.evidence.data}, other data, and have no place in this plane."
     )
+    caption += " GMACs of ours are of the full-size networks at 224 x 224." if known else ""
     return "cost", title, alt, caption, draw_cost(table)
 
 

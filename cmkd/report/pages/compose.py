@@ -11,6 +11,7 @@ from cmkd.report.paper.arms import half_of
 from cmkd.report.paper.published import cited
 from cmkd.report.values.tables import Table
 from cmkd.report.values.wording import (
+    COST_SCOPE,
     FEW_MARK,
     OPEN_MARK,
     absent_halves,
@@ -107,7 +108,9 @@ def _teacher_lines(table: Table) -> Iterator[str]:
 def _cost_lines(table: Table) -> Iterator[str]:
     if not any(row.cost is not None for row in table.rows):
         yield "GMACs of ours: not measured; run: cmkd cost."
-    elif any(row.cost is not None and row.cost.is_open for row in table.rows):
+        return
+    yield COST_SCOPE
+    if any(row.cost is not None and row.cost.is_open for row in table.rows):
         yield (
             f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "
             "reading of several."

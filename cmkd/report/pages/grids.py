@@ -10,7 +10,15 @@ from cmkd.report.paper.cost import CostCell
 from cmkd.report.values.cells import Difference, Epoch, Score
 from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.values.tracing import teachers_name
-from cmkd.report.values.wording import DASH, cost_text, difference_text, heading, score_text, signed
+from cmkd.report.values.wording import (
+    COST_SCOPE,
+    DASH,
+    cost_text,
+    difference_text,
+    heading,
+    score_text,
+    signed,
+)
 
 
 def main_grid(table: Table) -> Grid:
@@ -155,7 +163,10 @@ def cost_grid(table: Table) -> Grid:
         "Ours: million parameters",
         "Identifiable",
     )
-    caption = "Computation at 224 x 224; GFLOPs of the paper are multiply-accumulates (GMACs)."
+    caption = (
+        "Computation at 224 x 224; GFLOPs of the paper are multiply-accumulates (GMACs). "
+        f"{COST_SCOPE}"
+    )
     return Grid("cost", "Computation per view", caption, columns, tuple(lines))
 
 

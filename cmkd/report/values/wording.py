@@ -14,6 +14,10 @@ from cmkd.report.values.tables import FEW_SEEDS, Measured, Row, Table
 FEW_MARK = "\N{WARNING SIGN}"
 OPEN_MARK = "\N{DOUBLE DAGGER}"
 DASH = "\N{EM DASH}"
+COST_SCOPE = (
+    "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
+    "accuracies stand in the same row."
+)
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 
