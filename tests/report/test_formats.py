@@ -85,6 +85,7 @@ def test_csv_has_every_cell_with_its_numbers_and_trials(page: Page) -> None:
         ("+4.2 [+1, +2]", "+4.2 [+1, +2]"),
         ("+4.2 [−1.0, +2.0] ⚠", "+4.2 [−1.0, +2.0] ⚠"),
         ("+4.2 to control_long", "+4.2 to control_long"),
+        ("+4.2 to gate[gate=off]", "+4.2 to gate[gate=off]"),
         ("+4.2 (1 pair) ⚠", "+4.2 (1 pair) ⚠"),
         (
             "+4.2 [+1.0, +7.0] to control_long (3 pairs)",

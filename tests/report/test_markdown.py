@@ -14,7 +14,7 @@ from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import collect
 from cmkd.report.values.rows import build_table
 from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import missing_text, signed
+from cmkd.report.values.wording import missing_text, signed, uneven_text
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -111,6 +111,24 @@ def test_a_measured_cost_says_which_networks_it_is_of(full_store: MemoryStore) -
     assert scope in known.circumstances
     assert next(grid for grid in known.grids if grid.name == "cost").caption.endswith(scope)
     assert scope not in unknown.circumstances
+
+
+def test_means_of_different_seeds_say_so(full_store: MemoryStore) -> None:
+    for arm, counts in {"baseline": (5, 6), "control": (5, 7), "both": (8, 9)}.items():
+        for seed, count in enumerate(counts, start=3):
+            full_store.trial(arm, seed, [1] * count + [0] * (10 - count))
+    assert row(full_store, "both")[9].startswith("+32.0 ")
+    assert not row(full_store, "both")[9].endswith("pairs)")
+    assert row(full_store, "spatial")[9] == "+26.7 \\[−2.0, +55.4\\] (3 pairs)"
+    uneven = (
+        "Arms have 3 to 5 seeds; differences are over the seeds that both have, and differ from "
+        "the difference of the means."
+    )
+    assert uneven in composed(full_store).circumstances
+
+
+def test_means_of_equal_seeds_say_nothing_of_it(full_store: MemoryStore) -> None:
+    assert uneven_text(build(full_store)) is None
 
 
 def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:

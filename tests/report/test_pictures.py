@@ -192,6 +192,19 @@ def test_what_was_not_run_is_not_drawn(store: MemoryStore) -> None:
     assert [one.name for one in draw_pictures(build(store, "5"))] == [""]
 
 
+def test_the_curve_of_a_search_says_where_seeds_differ(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    full_store.sweep = make_sweep("  weak: {method.lambda_1: [0.01], method.lambda_2: [0.0]}\n")
+    for seed in range(5):
+        full_store.trial("weak", seed, [1] * 6 + [0] * 4)
+    captions = {name: caption for name, _, _, caption, _ in _all(build(full_store, "5"))}
+    assert captions["search"].endswith(
+        "Arms have 3 to 5 seeds; differences are over the seeds that both have, and differ from "
+        "the difference of the means."
+    )
+
+
 @pytest.mark.parametrize("name", ["2", "3"])
 def test_names_in_the_plane_of_computation_cover_nothing(name: str) -> None:
     spec = TABLES[name]

@@ -14,7 +14,7 @@ from cmkd.report.values.histories import training_curves
 from cmkd.report.values.inside import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
 from cmkd.report.values.searches import searches
 from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import folds_text, heading, interval_text, plural
+from cmkd.report.values.wording import folds_text, heading, interval_text, plural, uneven_text
 
 if TYPE_CHECKING:
     from cmkd.report.figures.style import Figure
@@ -77,6 +77,8 @@ def _search(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
         "and broken before 0. The paper's values, of other data and networks, have axes of their "
         "own."
     )
+    uneven = uneven_text(table)
+    caption += f" {uneven}" if uneven is not None else ""
     yield "search", title, alt, caption, draw_searches(table, found)
 
 

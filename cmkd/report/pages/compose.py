@@ -22,6 +22,7 @@ from cmkd.report.values.wording import (
     missing_text,
     notice_text,
     seeds_text,
+    uneven_text,
 )
 
 
@@ -76,6 +77,9 @@ def _circumstances(table: Table, version: str) -> Iterator[str]:
         seeds = seeds_text(table)
         if seeds is not None:
             yield f"Seeds: {seeds}."
+        uneven = uneven_text(table)
+        if uneven is not None:
+            yield uneven
         missing = list(missing_text(table))
         yield f"Missing: {'. '.join(missing) if missing else 'nothing of what was begun'}."
         if evidence.unfinished:

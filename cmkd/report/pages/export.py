@@ -36,7 +36,7 @@ COLUMNS = (
 _FORMULA = re.compile(
     r"[=@\t\r]"
     # A sign begins a formula, but for a lone one and for a difference as the pages write it.
-    r"|[+\-](?!$)(?!\d[\d.]*(?: \[[+\-\u2212\d., ]+\])?(?: to [\w.\- ]+)?(?: \(\d+ pairs?\))?"
+    r"|[+\-](?!$)(?!\d[\d.]*(?: \[[+\-\u2212\d., ]+\])?(?: to [\w.\-\[\]=,]+)?(?: \(\d+ pairs?\))?"
     r"(?: \u26a0)?$)"
 )
 

@@ -128,7 +128,8 @@ def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell
     """The differences of an arm at `epoch` to the references of `table`."""
     for role, difference in one.differences[epoch].items():
         standard = standard_reference(table.sweep, role, half_of(one.arm.setting))
-        text = difference_text(difference, one.arm.name, standard.name if standard else None)
+        name, planned = standard.name if standard else None, len(table.evidence.seeds)
+        text = difference_text(difference, one.arm.name, name, planned)
         yield _difference_cell(text, difference, one.arm.name)
 
 

@@ -27,7 +27,7 @@ def _lines(table: Table, one: Trace) -> Iterator[str]:
     yield f"  last epoch: {score_text(measured.last, table)}"
     for role, delta in measured.differences["selected"].items():
         reference = delta.reference if delta is not None else DASH
-        text = difference_text(delta, arm.name, reference)
+        text = difference_text(delta, arm.name, reference, len(table.evidence.seeds))
         yield f"  difference to {role} ({reference}): {text}"
     config = ", ".join(f"{key}={json.dumps(value)}" for key, value in one.departures.items())
     yield f"  config, where not the default: {config or DASH}"

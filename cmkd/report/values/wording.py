@@ -47,8 +47,13 @@ def score_text(score: Score, table: Table) -> str:
     return f"{score.mean:.1f}{spread} ({seeds}{times}){mark}"
 
 
-def difference_text(difference: Difference | None, arm: str, standard: str | None) -> str:
-    """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`, and few pairs."""
+def difference_text(
+    difference: Difference | None, arm: str, standard: str | None, planned: int
+) -> str:
+    """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
+
+    ``(3 pairs)`` is added where they are fewer than the `planned` seeds; a mark below three.
+    """
     if difference is None:
         return DASH
     if difference.reference == arm:
@@ -60,9 +65,9 @@ def difference_text(difference: Difference | None, arm: str, standard: str | Non
         text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
     if difference.reference != standard:
         text += f" to {difference.reference}"
-    if difference.pairs < FEW_SEEDS:
-        text += f" ({plural(difference.pairs, 'pair')}) {FEW_MARK}"
-    return text
+    if difference.pairs < max(planned, FEW_SEEDS):
+        text += f" ({plural(difference.pairs, 'pair')})"
+    return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
 
 
 def cost_text(cost: CostCell) -> str:
@@ -114,6 +119,17 @@ def seeds_text(table: Table) -> str | None:
     if run >= wanted:
         return None
     return f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
+
+
+def uneven_text(table: Table) -> str | None:
+    """What means of different seeds have to do with the differences; None where all have equal."""
+    counts = {len(one.outcomes.seeds) for one in table.measured} - {0}
+    if len(counts) < 2:
+        return None
+    return (
+        f"Arms have {min(counts)} to {max(counts)} seeds; differences are over the seeds that both "
+        "have, and differ from the difference of the means."
+    )
 
 
 def commits_text(table: Table) -> str:
