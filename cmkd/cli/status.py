@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmkd.config.paths import cache_root
+from cmkd.errors import InfrastructureError
 from cmkd.tracking.location import default_uri, named, store_exists
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ def _standings(tracking_uri: str | None) -> list[Standing]:
     from cmkd.tracking.reader import open_reader
 
     known = {(one.sweep, one.data, one.store) for one in kept}
-    runs = open_reader(uri).find({"kind": "trial"})
+    try:
+        runs = open_reader(uri).find({"kind": "trial"})
+    except InfrastructureError as error:
+        if not kept:
+            raise
+        typer.echo(f"cmkd: {error}; this is what the cache knows", err=True)
+        return kept
     stored = standings_of_store(runs, named_store(uri))
     return [*kept, *(one for one in stored if (one.sweep, one.data, one.store) not in known)]
 

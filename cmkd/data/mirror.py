@@ -56,15 +56,17 @@ class Mirror:
         from pyarrow.fs import FileSystem
 
         parts = urlsplit(uri)
+        # A secret key may hold a slash, which ends what `urlsplit` takes for the address.
+        login, _, place = uri.partition("?")[0].partition("://")[2].rpartition("@")
+        if parts.scheme != "file" and ("@" in parts.netloc or ":" in login):
+            raise InputError(
+                f"storage at {place}: has credentials in its URI, which "
+                "end up in logs; give them to every node by its environment instead"
+            )
         if parts.scheme not in ("file", "s3", "gs"):
             raise InputError(
                 f"storage {uri!r} is not supported; give file:///FOLDER, s3://BUCKET/PREFIX or "
                 "gs://BUCKET/PREFIX"
-            )
-        if "@" in parts.netloc:
-            raise InputError(
-                f"storage at {parts.netloc.rpartition('@')[2]}: has credentials in its URI, which "
-                "end up in logs; give them to every node by its environment instead"
             )
         self.uri = uri
         self._patience = patience

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 import os
 import secrets
 import time
@@ -57,15 +57,28 @@ def _run(
 
     attempt: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
     waiting = enumerate(tasks)
+    following = next(waiting, None)
     running: dict[Any, tuple[int, float]] = {}
-    while True:
+    told = False
+    while following is not None or running:
         # No more than can run at once, so that what is counted is the work and not the queue.
-        room = max(1, int(sum(node.cpus for node in nodes())))
-        for number, task in itertools.islice(waiting, max(0, room - len(running))):
-            running[attempt.remote(function, task)] = number, time.monotonic()
-        if not running:
-            return
+        cpus = int(sum(node.cpus for node in nodes()))
+        left: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = int(left.get("CPU", 0.0))
+        for _ in range(min(max(1, cpus) - len(running), free)):
+            if following is not None:
+                number, task = following
+                running[attempt.remote(function, task)] = number, time.monotonic()
+                following = next(waiting, None)
         pulse.check()
+        if not running:
+            if not told:
+                logging.getLogger(__name__).warning(
+                    "every CPU of the cluster is taken by others; files wait for a free one"
+                )
+            told = True
+            time.sleep(1.0)
+            continue
         ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in ready:
             yield running.pop(reference)[0], _answer(reference)

@@ -8,12 +8,14 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
+from cmkd.errors import InfrastructureError
 from cmkd.sweep.standing import ArmStanding, InTraining, Journal, Standing
 from cmkd.tracking.location import owner
 
@@ -86,6 +88,18 @@ def test_with_nothing_there_it_says_so_and_makes_nothing(cache: Path) -> None:
     done = CliRunner().invoke(app, ["status"])
     assert (done.exit_code, done.stdout[:12]) == (0, "no sweep yet")
     assert list(cache.parent.iterdir()) == []
+
+
+def test_row_18_a_running_sweep_is_told_while_its_store_is_away(cache: Path) -> None:
+    uri = "http://127.0.0.1:9"
+    keep(cache, replace(running(), store=uri))
+    shown = CliRunner().invoke(app, ["status", "--tracking-uri", uri])
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("tiny on ")
+    assert f"tracking store {uri}: " in shown.stderr
+    assert "this is what the cache knows" in shown.stderr
+    nothing = CliRunner().invoke(app, ["status", "--tracking-uri", "http://127.0.0.1:10"])
+    assert isinstance(nothing.exception, InfrastructureError)
 
 
 def test_it_costs_less_than_a_second(cache: Path) -> None:

@@ -129,7 +129,9 @@ def test_a_list_cannot_name_files_outside(mirror: Mirror, root: Path, tmp_path: 
     [
         ("ftp://host/folder", "is not supported; give file:///FOLDER"),
         ("/plain/path", "is not supported"),
-        ("s3://key:canary@bucket/x", "storage at bucket: has credentials in its URI"),
+        ("s3://key:canary@bucket/x", "storage at bucket/x: has credentials in its URI"),
+        ("s3://key:a/canary@bucket/x", "storage at bucket/x: has credentials in its URI"),
+        ("az://key:canary@host/x", "storage at host/x: has credentials in its URI"),
     ],
 )
 def test_other_uris_are_refused(uri: str, message: str) -> None:
