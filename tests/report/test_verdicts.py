@@ -106,7 +106,20 @@ def test_the_seeds_that_are_missing_are_those_of_the_power_calculation() -> None
         return float(stats.nct.sf(stats.t.isf(0.025, count - 1), count - 1, mean / sd * count**0.5))
 
     assert power(n - 1) < 0.8 <= power(n)
-    assert ruling.reason == f"needs about {ruling.more_seeds} more seeds"
+    clips = ", and perhaps more test clips"
+    assert ruling.reason == f"needs about {ruling.more_seeds} more seeds{clips}"
+
+
+@pytest.mark.parametrize(("changed", "clips_decide"), [(0.7, False), (0.05, True)])
+def test_seeds_and_clips_that_both_bar_a_verdict_are_both_asked_for(
+    changed: float, clips_decide: bool
+) -> None:
+    one = case("better", MORE)
+    noisy = Contrast(values((4.0, 1.0, 4.5, 0.5, 4.0), changed), np.arange(CLIPS), ())
+    assert (2 * noisy.p_above()[0] > 0.02, 2 * noisy.p_above()[1] < 0.02) == (True, clips_decide)
+    ruling = rule([Case("c", "TSM", one.claim, (Paired("a", "b", noisy),))], 0.01)[0]
+    assert ruling.more_seeds is not None
+    assert ruling.reason.endswith("more seeds" if clips_decide else ", and perhaps more test clips")
 
 
 def test_clips_that_decide_are_asked_for_and_not_seeds() -> None:

@@ -16,6 +16,9 @@ Verdict = Literal["supported", "inconclusive", "contradicted", "dead", "no runs"
 Chances = tuple[float, float]
 """One-sided p over seeds, and over clips."""
 
+SEEDS, CLIPS = 0, 1
+"""Which is which in `Chances`."""
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -114,7 +117,7 @@ def _rule(
             return Ruling("supported", "", *common)
         return Ruling("contradicted", "the contrary is established", *common)
     n = min(one.contrast.seeds for one in case.pairs)
-    if _seeds_suffice(case, level / family):
+    if _suffices(case, level / family, SEEDS):
         return Ruling("inconclusive", "needs more test clips rather than seeds", *common)
     needed = _seeds_needed(case, level / family)
     if needed is None:
@@ -122,6 +125,8 @@ def _rule(
         return Ruling("inconclusive", reason, *common)
     more = max(1, needed - n)
     reason = f"needs about {more} more seed{'s' if more > 1 else ''}"
+    # Seeds leave the chance of other clips as it is, and the larger of the two counts.
+    reason += "" if _suffices(case, level / family, CLIPS) else ", and perhaps more test clips"
     return Ruling("inconclusive", reason, *common, more_seeds=more)
 
 
@@ -163,10 +168,11 @@ def _distance(claim: AccuracyClaim, contrast: Contrast) -> float:
     return contrast.mean + claim.margin
 
 
-def _seeds_suffice(case: Case, level: float) -> bool:
-    """Whether the seeds would decide by themselves, so that it is the clips that do not."""
+def _suffices(case: Case, level: float, chance: int) -> bool:
+    """Whether one of the two chances would decide by itself, so that it is the other that bars."""
     each = [_sides(case.claim, one.contrast) for one in case.pairs]
-    holds, fails = max(one[0] for one, _ in each), min(other[0] for _, other in each) * len(each)
+    holds = max(one[chance] for one, _ in each)
+    fails = min(other[chance] for _, other in each) * len(each)
     return min(holds, fails) <= level
 
 
