@@ -27,6 +27,7 @@ from cmkd.report.paper.claims import (
 )
 from cmkd.report.paper.cost import ModelCost
 from cmkd.report.paper.published import Counterpart, Half, load_published
+from cmkd.report.statistics import holm
 from cmkd.report.store.evidence import NothingMeasured
 from cmkd.report.values.gathering import Gatherer, Request
 
@@ -163,6 +164,7 @@ def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
     judgement = judged(claims, planted)
     page = render_page(build_claims_page(judgement, version="cmkd test"))
     assert "NOT results on UCF-101" in page
+    assert "not another training of the teacher." in page
     row = next(line for line in page.splitlines() if line.startswith("| helps |"))
     assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row
     assert "| interaction | TSM | " in page
@@ -175,6 +177,31 @@ def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
     assert near["pairs"][0]["difference"] == pytest.approx(sum(near["pairs"][0]["per_seed"]) / 4)
     assert [one["name"] for one in whole["factorial"]][2] == "interaction"
     assert all("trials" in one for one in whole["control"] if one["p_holm"] is not None)
+
+
+def test_what_two_sweeps_compare_with_the_control_is_one_family(
+    tmp_path: Path, planted: MemoryStore
+) -> None:
+    """The second sweep has `both` and `control` of the first, and an arm of its own."""
+    here = planted.sweep.path
+    more = "  both: {method.lambda_1: [0.1]}\n  strong: {method.lambda_1: [1.0]}\n"
+    other = tmp_path / "other.yaml"
+    head, _, blocks = here.read_text().partition("blocks:\n")
+    control = next(line for line in blocks.splitlines() if "control" in line)
+    other.write_text(f"{head.replace('name: ablation', 'name: other')}blocks:\n{control}\n{more}")
+    planted.sweep = load_sweep(str(other))
+    for seed in range(4):
+        planted.trial("strong", seed, [1] * (140 + seed) + [0] * (60 - seed))
+    path = tmp_path / "two.yaml"
+    two = CLAIMS.replace("sweep: ablation", f"sweep: {here}")
+    path.write_text(two.replace(f"sweep: {here}", f"sweep: {other}", 1))
+    control_rows = judge(read_claims(path), Gatherer(Request(), planted), {}).control
+    measured = {one.name: one for one in control_rows if one.contrast is not None}
+    assert [one.name for one in control_rows].count("both − control") == 1
+    names = ("both", "strong", "spatial", "temporal")
+    assert set(measured) == {f"{name} − control" for name in names}
+    p_values = [one.contrast.p for one in measured.values() if one.contrast is not None]
+    assert [one.p_holm for one in measured.values()] == pytest.approx(holm(p_values))
 
 
 @pytest.mark.parametrize(

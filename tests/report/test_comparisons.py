@@ -32,7 +32,7 @@ def fill(store: MemoryStore, seeds: int = 3, groups: tuple[str, ...] = ()) -> Ev
 
 def test_differences_to_the_control(store: MemoryStore) -> None:
     evidence = fill(store)
-    rows = against(evidence, shared_test_set(evidence), "control")
+    rows = against([(evidence, shared_test_set(evidence))], "control")
     found = {one.name: one for one in rows}
     assert list(found) == [
         "baseline − control",
@@ -105,7 +105,7 @@ def test_sessions_are_drawn_whole(store: MemoryStore) -> None:
     # All gains lie in one of four sessions: other sessions may show none.
     groups = tuple(f"s{i // 25}" for i in range(100))
     evidence = fill(store, seeds=5, groups=groups)
-    rows = against(evidence, shared_test_set(evidence), "control")
+    rows = against([(evidence, shared_test_set(evidence))], "control")
     both = next(one.contrast for one in rows if one.name.startswith("both"))
     assert both is not None
     over_seeds, over_sessions = both.p_above()

@@ -7,7 +7,7 @@ sessions, where clips share them). The larger p counts, and the interval is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -132,25 +132,33 @@ class Compared:
     p_holm: float | None
 
 
-def against(evidence: Evidence, test: TestSet, role: str) -> tuple[Compared, ...]:
+def against(sources: Sequence[tuple[Evidence, TestSet]], role: str) -> tuple[Compared, ...]:
     """Every student arm minus the reference `role` of its half, trained equally long.
 
-    One family per half, as a reader scans the rows of one half for those that stand out.
+    One family per half over all `sources`, as a reader scans the rows of one half for those that
+    stand out; what two sweeps both compare is compared once.
     """
-    sweep = evidence.sweep
-    pooled = {arm.name: outcomes(evidence, arm.setting.id) for arm in sweep.arms}
-    rows: list[Compared] = []
-    for half in HALVES:
-        found: dict[str, Contrast | None] = {}
-        for arm in sweep.arms:
-            other = (
-                find_reference(sweep, role, arm.setting) if half_of(arm.setting) == half else None
-            )
-            if other is not None and other.setting != arm.setting:
-                parts = [(1.0, pooled[arm.name]), (-1.0, pooled[other.name])]
-                found[f"{arm.name} {MINUS} {other.name}"] = contrast(parts, test)
-        rows += _family(found, half)
-    return tuple(rows)
+    found: dict[Half, dict[str, Contrast | None]] = {half: {} for half in HALVES}
+    seen: set[tuple[str, str]] = set()
+    for evidence, test in sources:
+        for arm, other in _referred(evidence.sweep, role):
+            pair = (arm.setting.id, other.setting.id)
+            if pair in seen:
+                continue
+            seen.add(pair)
+            rows, name = found[half_of(arm.setting)], f"{arm.name} {MINUS} {other.name}"
+            # Two sweeps may call different settings the same.
+            name += f" ({evidence.sweep.spec.name})" if name in rows else ""
+            ours, theirs = (outcomes(evidence, one) for one in pair)
+            rows[name] = contrast([(1.0, ours), (-1.0, theirs)], test)
+    return tuple(row for half, rows in found.items() for row in _family(rows, half))
+
+
+def _referred(sweep: Sweep, role: str) -> Iterator[tuple[Arm, Arm]]:
+    for arm in sweep.arms:
+        other = find_reference(sweep, role, arm.setting)
+        if other is not None and other.setting != arm.setting:
+            yield arm, other
 
 
 FACTORIAL: Mapping[str, Mapping[tuple[bool, bool], float]] = {

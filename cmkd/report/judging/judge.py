@@ -89,11 +89,7 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
         factorial=tuple(
             row for one, test in zip(kept, tests, strict=True) for row in factorial(one, test)
         ),
-        control=tuple(
-            row
-            for one, test in zip(kept, tests, strict=True)
-            for row in against(one, test, "control")
-        ),
+        control=against(tuple(zip(kept, tests, strict=True)), "control"),
     )
 
 

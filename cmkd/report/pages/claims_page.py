@@ -24,7 +24,7 @@ def build_claims_page(judgement: Judgement, *, version: str) -> Page:
     if judgement.control:
         caption = (
             "Every arm minus the control of its half that was trained equally long, in points. "
-            "Holm: over the arms of a half."
+            "Holm: over the arms of a half in all sweeps; an arm of two sweeps counts once."
         )
         grids.append(_compared_grid("control", "Against the control", caption, judgement.control))
     return Page(
@@ -172,6 +172,10 @@ def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
     yield (
         "Detectable: points beyond the bound of the claim that its seeds find with a power of "
         "80 %, at the level that Holm's first step asks for."
+    )
+    yield (
+        "All students of a half and fold had one teacher, trained once: verdicts cover other seeds "
+        "of the students and other clips, not another training of the teacher."
     )
     for evidence in judgement.evidence:
         folds = plural(len(evidence.folds), "fold")
