@@ -14,6 +14,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 POWER = 0.8
 MOST_SEEDS = 1000
+LEAST_UNITS = 3
+"""Sessions, say: fewer show nothing of how they differ."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), sd
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
     """Student's t interval of the mean of independent `values`; None for fewer than two.
 
     Given differences of paired values, this is the interval of the paired t test.
@@ -40,8 +42,44 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     if sd is None:
         return None
     n = len(values)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * sd / math.sqrt(n)
     return Interval(mean - half, mean + half)
+
+
+def cluster_interval(
+    values: np.ndarray, units: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Cluster-robust t interval of the mean of `values` ("S N") over units of items.
+
+    Where units are few it is wider than a bootstrap of them, and as wide as it has to be. None for
+    fewer than `LEAST_UNITS`.
+    """
+    mean, error, count = _clustered(values, units)
+    if count < LEAST_UNITS:
+        return None
+    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
+    return Interval(mean - half, mean + half)
+
+
+def cluster_p(values: np.ndarray, units: np.ndarray, bound: float = 0.0) -> float:
+    """One-sided p of the same t test that the mean is above `bound`; 1.0 below `LEAST_UNITS`."""
+    mean, error, count = _clustered(values, units)
+    if count < LEAST_UNITS:
+        return 1.0
+    if not error:
+        return 0.0 if mean > bound else 1.0
+    return float(stdtr(count - 1, (bound - mean) / error))
+
+
+def _clustered(values: np.ndarray, units: np.ndarray) -> tuple[float, float, int]:
+    """The mean, its standard error if units were drawn anew, and how many there are."""
+    of_items = values.mean(axis=0)
+    mean = float(of_items.mean())
+    membership = np.unique(units, return_inverse=True)[1]
+    sums = np.bincount(membership, weights=of_items - mean)
+    count = len(sums)
+    spread = count / (count - 1) * float(sums @ sums) if count > 1 else 0.0
+    return mean, math.sqrt(spread) / len(of_items), count
 
 
 def group_interval(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> Interval | None:

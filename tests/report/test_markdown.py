@@ -87,8 +87,8 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
         "—",
         "—",
         "control",
-        "53.3 ± 5.8 (3 seeds)",
-        "43.3 ± 5.8 (3 seeds)",
+        "**53.3 ± 5.8 (3 seeds)**",
+        "**43.3 ± 5.8 (3 seeds)**",
         "+3.3 \\[−11.0, +17.7\\]",
         "reference",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,21 @@ from typing import Literal
 
 import numpy as np
 
-from cmkd.report.statistics import Interval, group_interval, mean_sd, t_interval
+from cmkd.report.statistics import (
+    CONFIDENCE,
+    Interval,
+    cluster_interval,
+    group_interval,
+    mean_sd,
+    t_interval,
+)
 from cmkd.report.store.evidence import Evidence, Trial
 
 Epoch = Literal["selected", "last"]
 EPOCHS: tuple[Epoch, ...] = ("selected", "last")
+
+LEAST_PAIRS = 3
+"""Seeds that two arms share; fewer establish no order."""
 
 
 @dataclass(frozen=True)
@@ -142,35 +153,56 @@ def difference(
     The interval is the paired t interval over seeds; where the test set has groups it is the
     bootstrap of the clips' differences over groups and seeds.
     """
-    at = {seed: number for number, seed in enumerate(reference.seeds)}
-    pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
-    if not pairs:
+    if not set(arm.seeds) & set(reference.seeds):
         return Difference(name, None, None, 0)
-    ours = arm.right(epoch)[[own for own, _ in pairs]]
-    theirs = reference.right(epoch)[[other for _, other in pairs]]
-    delta = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
+    delta = _paired(arm, reference, epoch)
     trials = tuple(dict.fromkeys(arm.trials + reference.trials))
-    return Difference(name, float(delta.mean()), _interval(delta, test), len(pairs), trials)
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(delta), trials)
 
 
 def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
     """The arm of the highest mean, and those not established to lie below it.
 
-    An arm lies below where the 95 % interval of the paired difference to the best is above 0; a
-    digit less proves nothing, and neither does a difference without an interval. Empty for fewer
+    An arm lies below where the paired t test over seeds says so, and over groups where clips share
+    them; a digit less proves nothing, and neither do fewer than `LEAST_PAIRS`. The level is 5 %,
+    shared by all pairs of arms (Bonferroni), since it is the results that say which is the best:
+    where all are equal, a table in which any arm lies below is as rare as that. Empty for fewer
     than two arms with a complete seed: there is nothing to be better than.
     """
     scored = {name: one for name, one in arms.items() if one.seeds}
     if len(scored) < 2:
         return frozenset()
     best = max(scored, key=lambda name: float(scored[name].right(epoch).mean()))
-    gaps = {
-        name: difference(scored[best], one, name, test, epoch).interval
+    tested = sum(len(one.seeds) >= LEAST_PAIRS for one in scored.values())
+    confidence = 1 - (1 - CONFIDENCE) / max(1, math.comb(tested, 2))
+    below = {
+        name
         for name, one in scored.items()
-        if name != best
+        if name != best and _lies_above(scored[best], one, test, epoch, confidence)
     }
-    level = {name for name, gap in gaps.items() if gap is None or gap.low <= 0}
-    return frozenset(level | {best})
+    return frozenset(scored.keys() - below)
+
+
+def _lies_above(
+    best: Outcomes, other: Outcomes, test: TestSet, epoch: Epoch, confidence: float
+) -> bool:
+    delta = _paired(best, other, epoch)
+    if len(delta) < LEAST_PAIRS:
+        return False
+    intervals = [t_interval(delta.mean(axis=1).tolist(), confidence)]
+    if test.grouped:
+        intervals.append(cluster_interval(delta, test.units, confidence))
+    return all(one is not None and one.low > 0 for one in intervals)
+
+
+def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
+    """Float "S N" in points: what `arm` has more of each clip, by shared seed."""
+    at = {seed: number for number, seed in enumerate(reference.seeds)}
+    pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
+    ours = arm.right(epoch)[[own for own, _ in pairs]]
+    theirs = reference.right(epoch)[[other for _, other in pairs]]
+    delta: np.ndarray = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
+    return delta
 
 
 def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
