@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from cmkd.config.sweep import Sweep
+from cmkd.report import statistics
 from cmkd.report.judging.comparisons import Contrast, against, contrast, factorial
 from cmkd.report.store.evidence import Evidence, collect
 from cmkd.report.values.cells import outcomes, shared_test_set
@@ -113,6 +114,24 @@ def test_sessions_are_drawn_whole(store: MemoryStore) -> None:
     assert over_sessions > 0.05
     assert both.p > 0.1
     assert both.interval is not None and both.interval.low <= 0.0
+
+
+@pytest.mark.parametrize("sessions", [3, 5, 15])
+def test_few_sessions_do_not_make_it_optimistic(
+    sessions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No difference but of sessions: 5 % of the p over clips are below 0.05, and not 24 %."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 399)
+    rng, false, intervals = np.random.default_rng(11), 0, 0
+    for _ in range(400):
+        effects = rng.normal(0.0, 10.0, sessions).repeat(4)
+        values = effects + rng.normal(0.0, 5.0, (3, 4 * sessions))
+        one = Contrast(values, np.arange(sessions).repeat(4), ())
+        false += 2 * min(one.p_above()[1], one.p_below()[1]) <= 0.05
+        assert one.interval is not None
+        intervals += not one.interval.low <= 0.0 <= one.interval.high
+    most = stats.binom.ppf(0.999, 400, 0.05)
+    assert false <= most and intervals <= most
 
 
 def test_one_seed_has_no_interval_and_two_no_p() -> None:

@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 
 from cmkd.report.statistics import (
+    cluster_interval,
+    cluster_p,
     detectable,
     exceeds_p,
     holm,
@@ -61,6 +63,33 @@ def test_the_bootstrap_over_clips_agrees_with_the_normal_case() -> None:
     assert means.mean() == pytest.approx(per_clip.mean(), abs=0.1)
     z = (per_clip.mean() - 3.0) / (per_clip.std() / 1000**0.5)
     assert resampled_p(means, 3.0) == pytest.approx(stats.norm.sf(z), abs=0.02)
+
+
+def test_over_sessions_of_one_size_it_is_the_t_test_of_their_means() -> None:
+    values = np.random.default_rng(3).normal(1.0, 4.0, (3, 40))
+    units = np.repeat(np.arange(8), 5)
+    means = values.mean(axis=0).reshape(8, 5).mean(axis=1)
+    for bound in (0.0, 1.5):
+        reference = stats.ttest_1samp(means, bound, alternative="greater").pvalue
+        assert cluster_p(values, units, bound) == pytest.approx(reference, rel=1e-9)
+    interval = cluster_interval(values, units)
+    known = stats.ttest_1samp(means, 0.0).confidence_interval(0.95)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((known.low, known.high))
+
+
+def test_sessions_of_unequal_size_by_hand() -> None:
+    # Mean 25; sums of deviations 75, -25, -50: sqrt(3 / 2 x 8750) / 4 = 28.64.
+    values, units = np.array([[100.0, 0.0, 0.0, 0.0]]), np.array([0, 1, 2, 2])
+    error = (1.5 * (75**2 + 25**2 + 50**2)) ** 0.5 / 4
+    assert cluster_p(values, units) == pytest.approx(stats.t.sf(25 / error, 2))
+
+
+def test_two_sessions_decide_nothing() -> None:
+    values, units = np.full((3, 4), 50.0), np.array([0, 0, 1, 1])
+    assert (cluster_p(values, units), cluster_interval(values, units)) == (1.0, None)
+    three = np.array([0, 1, 2, 2])
+    assert (cluster_p(values, three), cluster_p(-values, three)) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("n", "level"), [(3, 0.025), (5, 0.025), (12, 0.0025)])

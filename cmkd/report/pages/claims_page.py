@@ -166,8 +166,9 @@ def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
         f"is at most {level}. {FEW_MARK}: fewer than {LEAST_SEEDS} seeds, no verdict."
     )
     yield (
-        "p: the larger of a paired t test over seeds and a paired bootstrap over clips (sessions, "
-        "where clips share them); intervals are the hull of both."
+        "p: the larger of a paired t test over seeds and a paired bootstrap over clips; where "
+        "clips share sessions the bootstrap is over these, and a cluster-robust t test is the "
+        "third. Intervals are the hull of all."
     )
     yield (
         "Detectable: points beyond the bound of the claim that its seeds find with a power of "
