@@ -127,6 +127,13 @@ def test_means_of_different_seeds_say_so(full_store: MemoryStore) -> None:
     assert uneven in composed(full_store).circumstances
 
 
+def test_the_caption_says_what_bold_means(full_store: MemoryStore) -> None:
+    assert (
+        "Bold: not established to lie below the highest mean of the arms of its half (teachers "
+        "stand apart); at 5 %, corrected for all pairs of them, from 3 shared seeds on."
+    ) in composed(full_store).grids[0].caption
+
+
 def test_means_of_equal_seeds_say_nothing_of_it(full_store: MemoryStore) -> None:
     assert uneven_text(build(full_store)) is None
 
@@ -194,6 +201,7 @@ def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
     store.trial("spatial", 0, [1, 1, 0], groups=groups)
     text = page(store)
     assert "bootstrap over 2 groups of clips and over seeds (one seed: over groups alone)" in text
+    assert ", too narrow with fewer than about 30 groups. ⚠" in text
     assert "| Group | Clips | baseline | spatial | temporal | both | control |" in text
     assert "Accuracy in %, mean over seeds, on made-up; selected epoch: best validation." in text
     assert "| s2 | 1 | — | 0.0 | — | — | 100.0 |" in text
@@ -204,7 +212,7 @@ def test_clips_without_a_group_are_told(store: MemoryStore) -> None:
     for seed in (0, 1):
         store.trial("control", seed, [1, 0, 1, 1], groups=["s1", "s1", "", ""])
     text = page(store)
-    alone = "1 group of clips (2 clips without one: each a group of its own) and over seeds."
+    alone = "1 group of clips (2 clips without one: each a group of its own) and over seeds, "
     assert alone in text
     groups = text.partition("## Accuracy per group")[2].partition("##")[0].strip().splitlines()
     assert groups[4:] == ["| s1 | 2 | — | — | — | — | 50.0 |"]

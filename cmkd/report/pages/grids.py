@@ -55,7 +55,7 @@ def _main_caption(table: Table) -> str:
         f"{evidence.data_id}); selected epoch: {evidence.selection}."
     )
     best = (
-        "Bold: not established to lie below the highest mean of the students of its half (teachers "
+        "Bold: not established to lie below the highest mean of the arms of its half (teachers "
         "stand apart); at 5 %, corrected for all pairs of them, from 3 shared seeds on."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."

@@ -18,6 +18,9 @@ COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
+MANY_GROUPS = 30
+"""With fewer a percentile bootstrap of them is clearly too optimistic."""
+
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 
@@ -109,7 +112,9 @@ def interval_text(table: Table) -> str:
             groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
         lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
         once = " (one seed: over groups alone)" if lonely else ""
-        return f"bootstrap over {groups} and over seeds{once}"
+        units = len(set(table.test.units.tolist()))
+        few = f", too narrow with fewer than about {MANY_GROUPS} groups"
+        return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
     return "Student's t over seeds"
 
 
