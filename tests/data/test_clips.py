@@ -1,3 +1,4 @@
+import gc
 import itertools
 from typing import NamedTuple
 
@@ -152,6 +153,20 @@ def check_bounds(found, *, mean, percentile):
     unmoved = np.concatenate([one.unmoved[0][~one.masks[0]] for one in found])
     assert luma.mean() < mean and np.percentile(luma, 99) < percentile
     assert luma.mean() < 0.5 * unmoved.mean(), "motion must explain most of the picture"
+
+
+def test_frames_are_free_as_soon_as_they_are_read(plain):
+    read_compressed(plain, reading(4))
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        read_compressed(plain, reading(4))
+        gc.collect()
+        waited = [one for one in gc.garbage if type(one).__module__.startswith("av.")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert waited == [], "frames that wait for the collector fill the memory"
 
 
 def test_reconstruction_of_half_pel_motion(tmp_path):

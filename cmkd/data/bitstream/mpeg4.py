@@ -18,6 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.motionvectors import MotionVectors
+from av.sidedata.sidedata import SideDataContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.plane import VideoPlane
@@ -234,7 +235,9 @@ def _samples(plane: VideoPlane) -> UInt8[np.ndarray, "H W"]:
 
 
 def _vectors(frame: VideoFrame, index: int) -> np.ndarray:
-    side = frame.side_data.get("MOTION_VECTORS")
+    # The container that the frame itself would keep refers back to it, so that frames would wait
+    # for the garbage collector, and hundreds of MiB with them.
+    side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
     # What PyAV gives is a view into the frame; a copy lets the frame go. One of bytes takes no
     # longer for the many fields of a vector.
     whole = bytes(side) if isinstance(side, MotionVectors) else b""
