@@ -56,8 +56,8 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     """Describe an exception by plain text, so that any process can read it."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     message = " ".join(str(error).split()) or "no message"
-    # Of CPUs, cuBLAS and cuDNN torch says so by an error of another name.
     kind = type(error).__name__
+    # Of CPUs, cuBLAS and cuDNN torch says so by an error of another name.
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(message):
         kind = "OutOfMemoryError"
     return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
