@@ -8,7 +8,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.store.evidence import Trial, collect
+from cmkd.report.store.evidence import Known, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -120,7 +120,7 @@ def test_every_half_has_a_teacher_of_its_own(
 
 
 def test_trials_that_sweeps_share_are_read_once(full_store: MemoryStore) -> None:
-    known: dict[str, Trial] = {}
+    known = Known()
     first = collect(full_store, full_store.sweep, "made-up", known=known)
     full_store.texts.clear()
     again = collect(full_store, full_store.sweep, "made-up", known=known)

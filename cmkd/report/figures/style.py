@@ -35,6 +35,11 @@ def plain(text: str) -> str:
 
 def save(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     """The picture; equal figures give equal bytes with one matplotlib version."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        # Once for both kinds: left in place it would be run again, twice for each.
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "cmkd"}):

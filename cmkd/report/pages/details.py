@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from cmkd.report.pages.grids import difference_cells, difference_heads, score_cell
 from cmkd.report.pages.page import Cell, Grid, Line
 from cmkd.report.paper.arms import NOT_OURS, half_of
+from cmkd.report.store.evidence import trials_of
 from cmkd.report.values.tables import Table
-from cmkd.report.values.tracing import run_url, teachers_name, trials_of
+from cmkd.report.values.tracing import run_url, teachers_name
 from cmkd.report.values.wording import DASH
 
 
@@ -76,7 +77,7 @@ def run_grid(table: Table) -> Grid:
     """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
     evidence, lines = table.evidence, []
     for one in table.measured:
-        trials = trials_of(table, one)
+        trials = trials_of(table.evidence, one.arm)
         runs = [f"{trial.seed}/{trial.fold} {trial.run_id[:8]}" for trial in trials]
         urls = [run_url(table.server, trial) for trial in trials] if table.server else []
         cell = Cell(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from cmkd.config.data import OfficialPart
 from cmkd.config.stages import Choice
-from cmkd.config.sweep import Sweep
+from cmkd.config.sweep import Arm, Sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.paper.published import Half
-from cmkd.report.store.predictions import Predictions, parse_predictions
+from cmkd.report.store.predictions import Predictions, PredictionsReader
 from cmkd.report.store.runs import metric, number, one_value, place, tag
 from cmkd.report.store.selections import make_selections
 from cmkd.report.store.teachers import Teacher, teachers_of
@@ -64,6 +64,21 @@ class Evidence:
     official: OfficialPart | None = None
 
 
+@dataclass(frozen=True)
+class Known:
+    """Trials that were read, by run id, kept for further sweeps that share them."""
+
+    trials: dict[str, Trial] = field(default_factory=dict)
+    reader: PredictionsReader = field(default_factory=PredictionsReader)
+
+
+def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
+    """The finished trials of an arm, by seed and fold."""
+    setting_id = arm.setting.id  # A digest, made anew at every call.
+    own = [trial for trial in evidence.trials if trial.setting_id == setting_id]
+    return tuple(sorted(own, key=lambda trial: (trial.seed, trial.fold)))
+
+
 class NothingMeasured(InputError):
     """The store has no finished trial of a sweep on a data set."""
 
@@ -78,14 +93,13 @@ def collect(
     sweep: Sweep,
     data: str,
     command: str | None = None,
-    known: dict[str, Trial] | None = None,
+    known: Known | None = None,
 ) -> Evidence:
     """Gather the runs of the arms of `sweep` on the data set whose name or id is `data`.
 
     Runs are chosen by whole setting (tag ``setting_id``), never by single parameters. `command`
     is what the user is told to run where there is nothing, or a run has to be made again; by
-    default the sweep by its name. `known` keeps the trials that were read, by run id, for further
-    sweeps that share them.
+    default the sweep by its name. `known` keeps what is read for further sweeps.
 
     Raises:
         NothingMeasured: no finished run.
@@ -95,7 +109,7 @@ def collect(
             message names the runs and the remedy.
         InfrastructureError: the store does not answer.
     """
-    known = {} if known is None else known
+    known = Known() if known is None else known
     command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
     runs = _trials_on(store, data)
     finished = [run for run in runs if run.status == "FINISHED"]
@@ -173,13 +187,13 @@ def _refuse_twins(runs: Iterable[RunRecord]) -> None:
 
 
 def _read_all(
-    store: RunReader, runs: Sequence[RunRecord], command: str, known: dict[str, Trial]
+    store: RunReader, runs: Sequence[RunRecord], command: str, known: Known
 ) -> tuple[Trial, ...]:
     first: dict[int, Trial] = {}
     for run in runs:
-        if run.run_id not in known:
-            known[run.run_id] = _read(store, run, command)
-        trial = known[run.run_id]
+        if run.run_id not in known.trials:
+            known.trials[run.run_id] = _read(store, run, command, known.reader)
+        trial = known.trials[run.run_id]
         shared = first.setdefault(trial.fold, trial).predictions
         own = trial.predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
@@ -196,12 +210,12 @@ def _read_all(
             labels=shared.labels,
             classes=classes,
         )
-        known[run.run_id] = replace(trial, predictions=thin)
-    return tuple(known[run.run_id] for run in runs)
+        known.trials[run.run_id] = replace(trial, predictions=thin)
+    return tuple(known.trials[run.run_id] for run in runs)
 
 
-def _read(store: RunReader, run: RunRecord, command: str) -> Trial:
-    predictions = parse_predictions(_artifact(store, run, command), run.run_id)
+def _read(store: RunReader, run: RunRecord, command: str, reader: PredictionsReader) -> Trial:
+    predictions = reader.parse(_artifact(store, run, command), run.run_id)
     for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
         logged, counted = metric(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:

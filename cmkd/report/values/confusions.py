@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cmkd.report.paper.arms import find_reference
-from cmkd.report.store.evidence import Evidence
+from cmkd.report.store.evidence import Evidence, trials_of
 from cmkd.report.values.cells import Difference, Outcomes, TestSet, difference
 from cmkd.report.values.tables import Measured, Table
 
@@ -121,9 +121,9 @@ def _shares(table: Table, one: Measured, classes: Sequence[str], labels: np.ndar
     counts = np.zeros((others + 1) * (others + 1), int)
     rows = np.array([index.get(name, others) for name in labels.tolist()])
     folds = np.array(table.test.folds)
-    setting_id, seeds = one.arm.setting.id, frozenset(one.outcomes.seeds)
-    for trial in table.evidence.trials:
-        if trial.setting_id == setting_id and trial.seed in seeds:
+    seeds = frozenset(one.outcomes.seeds)
+    for trial in trials_of(table.evidence, one.arm):
+        if trial.seed in seeds:
             predictions = trial.predictions
             columns = np.array([index.get(name, others) for name in predictions.classes])
             pairs = rows[folds == trial.fold] * (others + 1) + columns[predictions.said]

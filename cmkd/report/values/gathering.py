@@ -13,7 +13,7 @@ import numpy as np
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.paper.published import Half
-from cmkd.report.store.evidence import Evidence, NothingMeasured, Trial, collect
+from cmkd.report.store.evidence import Evidence, Known, NothingMeasured, collect
 from cmkd.report.store.inside import FILE as INSIDE
 from cmkd.report.store.inside import InsideClip, parse_inside
 from cmkd.report.store.predictions import parse_predictions
@@ -100,7 +100,7 @@ class Gatherer:
         self._request = request
         self._store = store
         self._found: dict[str, Evidence | NothingMeasured] = {}
-        self._trials: dict[str, Trial] = {}
+        self._known = Known()
 
     @property
     def server(self) -> str | None:
@@ -130,7 +130,7 @@ class Gatherer:
         key = sweep.spec.name
         if key not in self._found:
             try:
-                self._found[key] = collect(self._open(command), sweep, data, command, self._trials)
+                self._found[key] = collect(self._open(command), sweep, data, command, self._known)
             except NothingMeasured as error:
                 self._found[key] = error
         found = self._found[key]

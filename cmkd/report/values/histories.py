@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmkd.report.store.evidence import Evidence
+from cmkd.report.store.evidence import Evidence, trials_of
 from cmkd.report.values.tables import Measured, Table
 from cmkd.tracking.records import History
 
@@ -41,9 +41,8 @@ def training_curves(table: Table) -> dict[str, dict[str, Curve]]:
 
 def _curve(one: Measured, evidence: Evidence, by_run: Mapping[str, History]) -> Curve | None:
     by_seed: dict[int, list[History]] = {seed: [] for seed in one.outcomes.seeds}
-    setting_id = one.arm.setting.id
-    for trial in evidence.trials:
-        if trial.setting_id == setting_id and trial.seed in by_seed:
+    for trial in trials_of(evidence, one.arm):
+        if trial.seed in by_seed:
             by_seed[trial.seed].append(by_run.get(trial.run_id, {}))
     logged = [history for histories in by_seed.values() for history in histories]
     epochs = sorted(set.intersection(*(set(one) for one in logged))) if logged else []

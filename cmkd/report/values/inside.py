@@ -9,7 +9,7 @@ import numpy as np
 
 from cmkd.report.paper.arms import HALVES, find_arm
 from cmkd.report.paper.published import Counterpart, Half
-from cmkd.report.store.evidence import Evidence
+from cmkd.report.store.evidence import Evidence, trials_of
 from cmkd.report.store.inside import Graphs, InsideClip
 from cmkd.report.values.tables import Table
 
@@ -145,12 +145,7 @@ def _runs(evidence: Evidence, half: Half, fold: int) -> Mapping[str, list[str]]:
             wanted = Counterpart(half=half, lambda_1=spatial or 0.0, lambda_2=temporal or 0.0)
             arm = find_arm(evidence.sweep, wanted)
             if arm is not None:
-                own = [
-                    trial
-                    for trial in evidence.trials
-                    if trial.setting_id == arm.setting.id and trial.fold == fold
-                ]
-                own.sort(key=lambda trial: trial.seed)
+                own = [one for one in trials_of(evidence, arm) if one.fold == fold]
                 runs[arm.name] = [trial.run_id for trial in own[:MOST_SEEDS]]
     return runs
 

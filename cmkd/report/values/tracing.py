@@ -8,7 +8,7 @@ from typing import Any
 
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
-from cmkd.report.store.evidence import Trial
+from cmkd.report.store.evidence import Trial, trials_of
 from cmkd.report.store.teachers import Teacher
 from cmkd.report.values.tables import Measured, Table
 
@@ -37,16 +37,10 @@ def traces(table: Table, arm: str | None = None) -> tuple[Trace, ...]:
             f"table {table.spec.name} has no arm {arm!r}; it has: {', '.join(known) or 'none'}"
         )
     return tuple(
-        Trace(one, trials_of(table, one), dict(_departures(one.arm.setting)))
+        Trace(one, trials_of(table.evidence, one.arm), dict(_departures(one.arm.setting)))
         for one in table.measured
         if arm in (None, one.arm.name)
     )
-
-
-def trials_of(table: Table, one: Measured) -> tuple[Trial, ...]:
-    """The finished trials of an arm, by seed and fold."""
-    own = [trial for trial in table.evidence.trials if trial.setting_id == one.arm.setting.id]
-    return tuple(sorted(own, key=lambda trial: (trial.seed, trial.fold)))
 
 
 def teachers_name(half: str) -> str:
