@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import itemgetter
 
 import numpy as np
@@ -78,22 +78,20 @@ class PredictionsReader:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], _Test] = {}
+        self._known: list[_Test] = []
 
     def parse(self, text: str, run_id: str) -> Predictions:
         """As `parse_predictions`, with its result and errors."""
-        first, *lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-        rows = [line.rsplit(",", 2) for line in lines]
-        if '"' in text or first != ",".join(COLUMNS):
-            return parse_predictions(text, run_id)
-        # A line that begins with the first three cells of a known one has two more after them.
-        beginnings = tuple(row[0] for row in rows)
-        test = self._known.get(beginnings)
-        found = test.read(rows) if test is not None else None
-        if found is None:
-            found = parse_predictions(text, run_id)
-            if len(found.clips) == len(lines):
-                self._known.setdefault(beginnings, _Test.of(found, lines))
+        lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        for test in self._known:
+            found = test.read(lines)
+            if found is not None:
+                return found
+        found = parse_predictions(text, run_id)
+        if '"' not in text and len(lines) == 1 + len(found.clips):
+            test = _Test.of(found, lines)
+            if all(test.beginnings != one.beginnings for one in self._known):
+                self._known.append(test)
         return found
 
 
@@ -101,32 +99,50 @@ class PredictionsReader:
 class _Test:
     """What the files of trials with the same test clips share.
 
-    `order` sorts the lines of such a file by their clips; `truth` holds the labels in that order,
-    as indices into `classes`, and `index` is the way back.
+    A line of theirs is its of `beginnings`, clip, group and label, and one of `ends`, two classes,
+    whose number is said * K + last for K `classes`. `order` sorts the lines by their clips;
+    `truth` has the labels in that order, as indices into `classes`.
     """
 
     shared: Predictions
+    header: str
+    beginnings: list[str]
+    lengths: list[int]
+    ends: Mapping[str, int]
     order: np.ndarray
     classes: tuple[str, ...]
-    index: Mapping[str, int]
     truth: np.ndarray
 
     @classmethod
     def of(cls, found: Predictions, lines: list[str]) -> _Test:
-        clips = [line.partition(",")[0] for line in lines]
+        beginnings = [line.rsplit(",", 2)[0] for line in lines[1:]]
+        clips = [line.partition(",")[0] for line in beginnings]
         classes = tuple(sorted(set(found.labels)))
         index = {name: number for number, name in enumerate(classes)}
-        order = np.array(sorted(range(len(clips)), key=clips.__getitem__))
-        truth = np.array([index[label] for label in found.labels], np.int16)
-        return cls(found, order, classes, index, truth)
+        return cls(
+            shared=found,
+            header=lines[0],
+            beginnings=beginnings,
+            lengths=[len(one) for one in beginnings],
+            ends={f",{said},{last}": i for i, (said, last) in enumerate(product(classes, classes))},
+            order=np.array(sorted(range(len(clips)), key=clips.__getitem__)),
+            classes=classes,
+            truth=np.array([index[label] for label in found.labels], np.int16),
+        )
 
-    def read(self, rows: list[list[str]]) -> Predictions | None:
-        """None where a clip was taken for a class that no clip has."""
+    def read(self, lines: list[str]) -> Predictions | None:
+        """None for other clips, and where one was taken for a class that no clip has."""
+        header, *rows = lines
+        if header != self.header or len(rows) != len(self.lengths):
+            return None
+        pairs = list(zip(rows, self.lengths, strict=True))
+        if [row[:length] for row, length in pairs] != self.beginnings:
+            return None
         try:
-            said = np.array([self.index[row[1]] for row in rows], np.int16)[self.order]
-            last = np.array([self.index[row[2]] for row in rows], np.int16)[self.order]
+            numbers = np.array([self.ends[row[length:]] for row, length in pairs])[self.order]
         except KeyError:
             return None
+        said, last = np.divmod(numbers, len(self.classes))
         one = self.shared
         return Predictions(
             one.clips,
@@ -135,7 +151,7 @@ class _Test:
             said == self.truth,
             last == self.truth,
             self.classes,
-            said,
+            said.astype(np.int16),
         )
 
 
