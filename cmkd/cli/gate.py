@@ -58,7 +58,7 @@ def claims(
     """
     from cmkd import __version__
     from cmkd.errors import TrialFailed
-    from cmkd.report.assembly import claim_report
+    from cmkd.report.assembly import claim_report, other_data
     from cmkd.report.files import write_files
     from cmkd.report.pages.markdown import render_grid, render_notice
     from cmkd.report.paper.claims import load_claims, read_claims
@@ -74,6 +74,8 @@ def claims(
     else:
         page = made.page
         typer.echo(f"{render_notice(page)}\n\n{page.heading}\n\n{render_grid(page.grids[0])}\n")
+        for command in other_data(request):
+            typer.echo(f"not judged, and in the store: {command}")
         for path in paths:
             typer.echo(path)
     dead = [ruling.reason for ruling in made.judgement.rulings if ruling.verdict == "dead"]
@@ -161,23 +163,32 @@ def verify(
 ) -> None:
     """Make the tables, figures and claims of a folder again and compare every byte.
 
-    Exit codes: 0 all equal; 1 a file differs; 2 bad input, or nothing to compare.
+    Exit codes: 0 all equal; 1 a file differs, is missing, or is one that the store does not give;
+    2 bad input, or nothing to compare.
     """
     from cmkd import __version__
     from cmkd.errors import TrialFailed
-    from cmkd.report.assembly import differences
+    from cmkd.report.assembly import verify_report
     from cmkd.report.paper.claims import load_claims
     from cmkd.report.values.gathering import Request
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json", mlflow_url
     )
-    compared, wrong = differences(request, load_claims(), folder, version=f"cmkd {__version__}")
-    for line in wrong:
+    found = verify_report(request, load_claims(), folder, version=f"cmkd {__version__}")
+    for line in found.wrong:
         typer.echo(line)
-    if wrong:
-        raise TrialFailed(f"{len(wrong)} of {len(compared)} files in {folder} differ")
-    typer.echo(f"{len(compared)} files in {folder} are what the store gives: {', '.join(compared)}")
+    for line in found.notes:
+        typer.echo(f"not verified: {line}")
+    if found.wrong:
+        raise TrialFailed(
+            f"{len(found.wrong)} files in {folder} are not what the store gives "
+            f"({len(found.compared)} were compared)"
+        )
+    typer.echo(
+        f"{len(found.compared)} files in {folder} are what the store gives: "
+        f"{', '.join(found.compared)}"
+    )
 
 
 def _show(then: Baseline, finding: Finding) -> None:

@@ -37,9 +37,10 @@ class Choice:
     def describe(self) -> str:
         """``lambda_1 = 0.1: best mean val. acc. of method.lambda_1 in {0.01: 70.00 %, ...}``."""
         means = ", ".join(f"{value}: {mean:.2f} %" for value, mean in self.means.items())
+        is_tie = list(self.means.values()).count(self.means[self.value]) > 1
         return (
             f"{self.name} = {self.value}: best mean validation accuracy of {self.key} in "
-            f"{{{means}}}, {self.trials} trials each"
+            f"{{{means}}}, {self.trials} trials each{'; of equal ones the smaller' * is_tie}"
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmkd.config.paths import slug
+from cmkd.config.sweep import load_sweep
 from cmkd.errors import InputError
 from cmkd.report.book import FORMATS, Format, render_files
 from cmkd.report.judging.judge import Judgement, judge
@@ -16,14 +18,18 @@ from cmkd.report.pages.claims_page import build_claims_page
 from cmkd.report.pages.compose import build_page
 from cmkd.report.pages.decoding import NAME as DECODING
 from cmkd.report.pages.decoding import build_decoding_page
+from cmkd.report.pages.export import render_csv
+from cmkd.report.pages.html import render_html
+from cmkd.report.pages.latex import render_page as render_latex
 from cmkd.report.pages.markdown import render_page
 from cmkd.report.pages.page import Page
 from cmkd.report.paper.claims import Claims
 from cmkd.report.paper.cost import read_costs
+from cmkd.report.paper.specs import TABLES
 from cmkd.report.store.evidence import NothingMeasured
 from cmkd.report.values.decoding import FILE, Decoding, read_decoding
 from cmkd.report.values.fill import fill_tables
-from cmkd.report.values.gathering import Gatherer, Request
+from cmkd.report.values.gathering import Gatherer, Request, sweeps_by_data
 from cmkd.report.values.tables import Table
 
 
@@ -51,20 +57,77 @@ def table_report(
 ) -> TableReport:
     """The tables of `request`, and that of decoding where it was measured and may be wanted.
 
+    A request that names neither data set nor sweep is one for all data sets of the store.
+
     Raises:
         InputError: the table of decoding is asked for by its name and was not measured; what
             `read_decoding` refuses.
         CmkdError: as `fill_tables`.
     """
-    decoding = _decoding(request)
-    filled, left_out = _filled(request, decoding)
-    pages = tuple(build_page(one, version=version) for one in filled)
-    if decoding is not None:
-        pages = (*pages, build_decoding_page(decoding, version=version))
-    own = [slug(filled[0].sweep.spec.name)] if request.sweep and filled else []
-    book = "_".join(["report", *request.tables, *own])
-    files = render_files(filled, pages, formats, plots=plots, book=book, decoding=decoding)
-    return TableReport(filled, pages, files, left_out)
+    others = _of_other_data(request)
+    parts: list[TableReport] = []
+    lacking: list[NothingMeasured] = []
+    for one in (request, *others):
+        decoding = _decoding(one) if one is request else None
+        try:
+            filled, left_out = _filled(one, decoding)
+        except NothingMeasured as error:
+            lacking.append(error if one is request else _elsewhere(one, others[one]))
+            continue
+        if one is not request:
+            # What others printed is said once, whatever data there is.
+            filled, left_out = tuple(table for table in filled if table.evidence.trials), ()
+            if not filled:
+                lacking.append(_elsewhere(one, others[one]))
+                continue
+        pages = tuple(build_page(table, version=version) for table in filled)
+        if decoding is not None:
+            pages = (*pages, build_decoding_page(decoding, version=version))
+        own = [slug(filled[0].sweep.spec.name)] if request.sweep and filled else []
+        book = "_".join(["report", *request.tables, *own])
+        files = render_files(filled, pages, formats, plots=plots, book=book, decoding=decoding)
+        parts.append(TableReport(filled, pages, files, left_out))
+    if not parts:
+        raise lacking[0]
+    return TableReport(
+        tuple(table for part in parts for table in part.tables),
+        tuple(page for part in parts for page in part.pages),
+        {name: content for part in parts for name, content in part.files.items()},
+        (*(line for part in parts for line in part.left_out), *map(str, lacking)),
+    )
+
+
+def other_data(request: Request) -> tuple[str, ...]:
+    """What `request` says nothing of, though the store has it: the commands, by data set."""
+    return tuple(
+        shlex.join(["cmkd", "report", "claims", "--data", one.data or "", "--sweep", name])
+        for one, sweeps in _of_other_data(request).items()
+        for name in sweeps
+    )
+
+
+def _of_other_data(request: Request) -> Mapping[Request, tuple[str, ...]]:
+    """The same for each data set that `request` does not mean by itself, and the sweeps on it."""
+    tables = [TABLES[name] for name in request.tables or TABLES if name in TABLES]
+    if request.data or request.sweep or not tables:
+        return {}
+    own = {load_sweep(table.sweep).spec.data for table in tables}
+    return {
+        replace(request, data=data): sweeps
+        for data, sweeps in sweeps_by_data(request).items()
+        if data not in own
+    }
+
+
+def _elsewhere(request: Request, sweeps: Sequence[str]) -> NothingMeasured:
+    data = request.data or ""
+    commands = [
+        shlex.join(["cmkd", "report", "tables", "--data", data, "--sweep", name]) for name in sweeps
+    ]
+    return NothingMeasured(
+        f"data set {data}: its finished trials are of other sweeps than the tables'; "
+        f"run: {' and '.join(commands)}"
+    )
 
 
 def _decoding(request: Request) -> Decoding | None:
@@ -106,17 +169,32 @@ def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimRepo
     stem = "_".join(["claims", *own, slug(first.data)])
     texts = {
         f"{stem}.md": render_page(page),
+        f"{stem}.tex": render_latex(page),
+        f"{stem}.csv": render_csv(page),
         f"{stem}.json": render_claims_json(judgement),
+        f"{stem}.html": render_html((page,), {}, title=f"cmkd: claims on {first.data}"),
     }
     return ClaimReport(judgement, page, {name: text.encode() for name, text in texts.items()})
 
 
-def differences(
-    request: Request, claims: Claims, folder: Path, *, version: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the report's files in `folder`, and what is wrong with those that are wrong.
+@dataclass(frozen=True)
+class Verification:
+    """Names of the files that were compared, and what is wrong, a line each.
 
-    What the store gives in any format is compared where the folder has it.
+    `notes` are files of a report that were not compared, and why.
+    """
+
+    compared: tuple[str, ...]
+    wrong: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify_report(request: Request, claims: Claims, folder: Path, *, version: str) -> Verification:
+    """Make the files of `folder` again and compare them.
+
+    A file that is not there is wrong where the folder has others of its format; one that the store
+    does not give is wrong where `request` names neither table, data set nor sweep, and so is one
+    for everything that there is.
 
     Raises:
         InputError: none of the files is in the folder, so that nothing would be verified.
@@ -137,7 +215,29 @@ def differences(
         for name in compared
         if (fault := _fault((folder / name).read_bytes(), files[name]))
     ]
-    return compared, tuple(wrong)
+    kinds = {_kind(name) for name in compared}
+    absent = sorted(name for name in files.keys() - there if _kind(name) in kinds)
+    wrong += [f"{folder / name}: is missing, and the store gives it" for name in absent]
+    foreign = [
+        f"{folder / name}: is not of this report"
+        for name in sorted(there - files.keys())
+        if name.split("_")[0] in _BEGINNINGS and Path(name).suffix[1:] in (*FORMATS, *_PICTURES)
+    ]
+    is_whole = not (request.tables or request.data or request.sweep)
+    return Verification(
+        compared,
+        (*wrong, *foreign) if is_whole else tuple(wrong),
+        () if is_whole else tuple(foreign),
+    )
+
+
+_BEGINNINGS = frozenset({"table", "claims", "report", DECODING, *TABLES})
+_PICTURES = ("png", "svg")
+
+
+def _kind(name: str) -> tuple[bool, str]:
+    """What is made together: verdicts or tables, in one format."""
+    return name.startswith("claims_"), Path(name).suffix
 
 
 def _fault(kept: bytes, made: bytes) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import nctdtr, nctdtrinc, stdtr, stdtrit
+from scipy.special import digamma, nctdtr, nctdtrinc, polygamma, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -16,6 +16,8 @@ POWER = 0.8
 MOST_SEEDS = 1000
 LEAST_UNITS = 3
 """Sessions, say: fewer show nothing of how they differ."""
+LEAST_SAMPLES = 5
+"""Whose variances show how variances differ."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation and the degrees of freedom that it was estimated with."""
+
+    sd: float
+    degrees: float
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -194,17 +204,46 @@ def seeds_for(mean: float, sd: float, level: float, *, power: float = POWER) -> 
     return counts[at] if at < len(counts) else None
 
 
-def spread_bound(
-    sd: float, degrees: int, counts: tuple[int, int], *, level: float, family: int
-) -> float:
+def moderated(spreads: Sequence[Spread]) -> tuple[Spread, ...]:
+    """Standard deviations of like samples, each steadied by the others (Smyth 2004, as in limma).
+
+    The variances are taken for draws from one inverse chi-square distribution, whose mean and
+    degrees of freedom are estimated from them; a sample's own is averaged with that mean by
+    degrees of freedom. Samples that differ no more than chance has it share one spread; those that
+    differ much keep their own. None is made smaller. Fewer than `LEAST_SAMPLES` are left alone.
+
+    Args:
+        spreads: each with an SD > 0.
+    """
+    from scipy.optimize import brentq  # Takes a third of a second, and only the gate comes here.
+
+    if len(spreads) < LEAST_SAMPLES:
+        return tuple(spreads)
+    variances = np.array([one.sd**2 for one in spreads])
+    degrees = np.array([one.degrees for one in spreads], float)
+    logs = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
+    excess = float(np.var(logs, ddof=1) - polygamma(1, degrees / 2).mean())
+    total = float(degrees.sum())
+    if excess <= 0:
+        shared, prior = float(degrees @ variances) / total, math.inf
+    else:
+        half = float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-6, 1e9))
+        prior = 2 * half
+        shared = math.exp(float(logs.mean()) + float(digamma(half)) - math.log(half))
+    weight = 1.0 if math.isinf(prior) else prior / (prior + degrees)
+    steadied = np.maximum(variances, weight * shared + (1 - weight) * variances)
+    known = np.minimum(prior + degrees, total)
+    return tuple(Spread(math.sqrt(v), float(d)) for v, d in zip(steadied, known, strict=True))
+
+
+def spread_bound(spread: Spread, counts: tuple[int, int], *, level: float, family: int) -> float:
     """Difference of two means of one process that is exceeded with probability `level` at most.
 
-    The bound is Student's for two independent samples of sizes `counts` whose pooled standard
-    deviation `sd` has `degrees` of freedom, with `level` shared by the `family` of comparisons
-    (Bonferroni).
+    The bound is Student's for two independent samples of sizes `counts` of one `spread`, with
+    `level` shared by the `family` of comparisons (Bonferroni).
     """
-    quantile = float(stdtrit(degrees, 1 - level / (2 * family)))
-    return quantile * sd * math.sqrt(sum(1 / count for count in counts))
+    quantile = float(stdtrit(spread.degrees, 1 - level / (2 * family)))
+    return quantile * spread.sd * math.sqrt(sum(1 / count for count in counts))
 
 
 def _draws(rng: np.random.Generator, count: int) -> np.ndarray:

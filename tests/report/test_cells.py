@@ -181,11 +181,12 @@ def test_best_is_what_no_interval_rules_out(full_store: MemoryStore) -> None:
     test = shared_test_set(evidence)
     names = ("baseline", "control", "spatial", "temporal", "both")
     arms = {name: arm(full_store, evidence, name) for name in names}
-    # both - control is 30, 20, 40 by seed: t = 5.196, p = 0.035, but any of ten pairs may be so.
-    assert not_below_best(arms, test, "selected") == set(names)
-    assert not_below_best({**arms, "none": outcomes(evidence, "unknown")}, test, "last") == set(
-        names
-    )
+    # One-sided, an arm against four: spatial - control is 20, 20, 30 by seed, t = 7, p = 0.0099;
+    # both - control 30, 20, 40, t = 5.2, p = 0.0176; the level is 0.0125.
+    left = set(names) - {"control"}
+    assert not_below_best(arms, test, "selected") == left
+    unknown = {**arms, "none": outcomes(evidence, "unknown")}
+    assert not_below_best(unknown, test, "last") == left
     # Of two arms it is the one pair.
     pair = {name: arms[name] for name in ("both", "control")}
     assert not_below_best(pair, test, "selected") == {"both"}
@@ -206,9 +207,12 @@ TABLES, ARMS, SEEDS, SESSIONS, OF_SESSION = 300, 5, 5, 12, 10
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_of_equal_arms_one_loses_its_bold_in_one_table_of_twenty(grouped: bool) -> None:
-    """All arms, seeds and, where they count, sessions have effects of their own, none a lead."""
-    rng, lost = np.random.default_rng(5), 0
+def test_the_best_arm_loses_its_bold_in_one_table_of_twenty_at_most(grouped: bool) -> None:
+    """All arms, seeds and, where they count, sessions have effects of their own, none a lead.
+
+    Where all are the best, none may be left out more often than that.
+    """
+    rng, lost = np.random.default_rng(5), np.zeros(ARMS, int)
     clips = SESSIONS * OF_SESSION
     groups = tuple(f"s{i // OF_SESSION}" if grouped else "" for i in range(clips))
     test = cells.TestSet(tuple(f"c{i:03}" for i in range(clips)), groups, (0,) * clips)
@@ -221,15 +225,17 @@ def test_of_equal_arms_one_loses_its_bold_in_one_table_of_twenty(grouped: bool) 
             f"arm{i}": Outcomes(tuple(range(SEEDS)), one, one, {}, ())
             for i, one in enumerate(right)
         }
-        lost += len(not_below_best(arms, test, "selected")) < ARMS
-    assert lost <= stats.binom.ppf(0.999, TABLES, 0.05)
+        bold = not_below_best(arms, test, "selected")
+        lost += [f"arm{i}" not in bold for i in range(ARMS)]
+    assert max(lost) <= stats.binom.ppf(0.999, TABLES, 0.05)
 
 
 def test_arms_that_are_clearly_below_lose_their_bold(store: MemoryStore) -> None:
     for seed in range(5):
         for name, count in {"control": 2, "spatial": 8, "both": 9}.items():
             # Neither is better by the same count with every seed, which would be no test at all.
-            store.trial(name, seed, _first(count - (seed % 2 if name != "both" else seed // 3)))
+            worse = {"control": seed % 2, "spatial": seed % 3 // 2, "both": seed // 3}[name]
+            store.trial(name, seed, _first(count - worse))
     evidence = collect(store, store.sweep, "made-up")
     arms = {name: arm(store, evidence, name) for name in ("control", "spatial", "both")}
     test = shared_test_set(evidence)

@@ -112,12 +112,13 @@ def test_claims_are_printed_and_written(stores: Stores, healthy: str, tmp_path: 
     where = ("--sweep", str(stores.path), "--tracking-uri", healthy, "--out", str(tmp_path))
     code, output = run("claims", *where)
     assert code == 0, output
-    names = [tmp_path / f"claims_small_made-up.{kind}" for kind in ("json", "md")]
+    kinds = ("csv", "html", "json", "md", "tex")
+    names = [tmp_path / f"claims_small_made-up.{kind}" for kind in kinds]
     assert sorted(tmp_path.iterdir()) == names
     helps = next(line for line in output.splitlines() if line.startswith("| spatial\\_helps"))
     assert "| supported |" in helps
     code, text = run("claims", *where, "--json")
-    assert (code, text) == (0, names[0].read_text())
+    assert (code, text) == (0, names[2].read_text())
     found = {(one["claim"], one["half"]): one for one in json.loads(text)["claims"]}
     assert found["both_helps", "TSM"]["verdict"] == "supported"
     assert found["near_teacher", "TSM"]["verdict"] == "contradicted"
@@ -213,8 +214,28 @@ def test_a_report_that_was_touched_is_found(stores: Stores, healthy: str, tmp_pa
     code, output = run("verify", str(made), *where)
     assert code == 1
     assert f"{page}: line " in output and "but the store gives" in output
-    assert f"1 of {len(list(made.iterdir()))} files" in output
+    assert f"1 files in {made} are not what the store gives" in output
     assert run("verify", str(tmp_path / "absent"), *where)[0] == 2
+
+
+def test_a_file_that_is_missing_is_found_and_a_foreign_one_said(
+    stores: Stores, healthy: str, tmp_path: Path
+) -> None:
+    where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
+    assert run("tables", *where, "--no-plots", "--out", str(tmp_path))[0] == 0
+    assert run("claims", *where, "--out", str(tmp_path))[0] == 0
+    page = next(tmp_path.glob("table_*.tex"))
+    page.unlink()
+    # Without any LaTeX it may have been made without; the claims have theirs.
+    assert run("verify", str(tmp_path), *where)[0] == 0
+    gone = next(tmp_path.glob("claims_*.tex"))
+    gone.unlink()
+    (tmp_path / "table_9_other.md").write_text("made up")
+    code, output = run("verify", str(tmp_path), *where)
+    assert code == 0 and f"not verified: {tmp_path}/table_9_other.md" in output
+    (tmp_path / gone.name.replace(".tex", ".csv")).unlink()
+    (tmp_path / gone.name.replace(".tex", ".md")).unlink()
+    assert run("verify", str(tmp_path), *where)[0] == 0
 
 
 @pytest.mark.slow

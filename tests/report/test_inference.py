@@ -7,11 +7,13 @@ import pytest
 from scipy import stats
 
 from cmkd.report.statistics import (
+    Spread,
     cluster_interval,
     cluster_p,
     detectable,
     exceeds_p,
     holm,
+    moderated,
     resample_units,
     resampled_p,
     seeds_for,
@@ -117,7 +119,34 @@ def test_seeds_that_nobody_has() -> None:
 
 def test_the_bound_of_two_samples() -> None:
     # t(1 - 0.05 / 2, 8) = 2.306004
-    bound = spread_bound(2.0, 8, (5, 5), level=0.05, family=1)
+    bound = spread_bound(Spread(2.0, 8), (5, 5), level=0.05, family=1)
     assert bound == pytest.approx(2.306004 * 2.0 * (2 / 5) ** 0.5, rel=1e-6)
-    wider = spread_bound(2.0, 8, (5, 5), level=0.05, family=10)
+    wider = spread_bound(Spread(2.0, 8), (5, 5), level=0.05, family=10)
     assert wider == pytest.approx(stats.t.isf(0.0025, 8) * 2.0 * (2 / 5) ** 0.5, rel=1e-6)
+
+
+def test_spreads_that_differ_by_chance_are_one() -> None:
+    sds = (1.0, 1.1, 0.9, 1.05, 0.95)
+    found = moderated([Spread(sd, 4) for sd in sds])
+    shared = float(np.mean(np.square(sds))) ** 0.5
+    assert [one.sd for one in found] == pytest.approx([max(sd, shared) for sd in sds])
+    assert {one.degrees for one in found} == {20}
+
+
+def test_spreads_that_differ_much_are_kept() -> None:
+    given = [Spread(sd, 100) for sd in (0.1, 0.5, 2.0, 10.0, 50.0)]
+    found = moderated(given)
+    assert [one.sd for one in found] == pytest.approx([one.sd for one in given], rel=0.05)
+    assert all(100 < one.degrees < 102 for one in found)
+    # Of thousands of samples the prior is found: s0 = 2 with 6 degrees of freedom.
+    rng = np.random.default_rng(0)
+    variances = 4 * 6 / rng.chisquare(6, 5000) * rng.chisquare(4, 5000) / 4
+    many = moderated([Spread(float(v) ** 0.5, 4) for v in variances])
+    assert many[0].degrees == pytest.approx(10, rel=0.1)
+    least = min(one.sd for one in many) ** 2
+    assert least == pytest.approx(6 * 4 / 10, rel=0.1)
+
+
+def test_few_spreads_are_left_alone() -> None:
+    given = [Spread(1.0, 4), Spread(2.0, 4)]
+    assert moderated(given) == tuple(given)

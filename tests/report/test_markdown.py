@@ -73,27 +73,27 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
         "61.9",
         "87.6",
         "spatial",
-        "**76.7 ± 5.8 (3 seeds)**",
-        "**66.7 ± 5.8 (3 seeds)**",
+        "**76.7 ± 5.8 \\[62.3, 91.0\\]**",
+        "**66.7 ± 5.8 \\[52.3, 81.0\\]**",
         "+26.7 \\[−2.0, +55.4\\]",
         "+23.3 \\[+9.0, +37.7\\]",
     ]
     assert row(full_store, "baseline")[9] == "reference"
     assert row(full_store, "control") == [
-        "TSM, decoder, no KD (control) (not in the paper)",
+        "TSM, decoder, no KD (control) †",
         "No",
         "No",
         "—",
         "—",
         "—",
         "control",
-        "**53.3 ± 5.8 (3 seeds)**",
-        "**43.3 ± 5.8 (3 seeds)**",
+        "53.3 ± 5.8 \\[39.0, 67.7\\]",
+        "43.3 ± 5.8 \\[29.0, 57.7\\]",
         "+3.3 \\[−11.0, +17.7\\]",
         "reference",
     ]
     teacher = row(full_store, "teacher tiny\\_tdn")
-    assert teacher[0] == "RGB teacher of the TSM half (not in the paper)"
+    assert teacher[0] == "RGB teacher of the TSM half †"
     assert teacher[7:] == ["90.0 (one training per fold)"] * 2 + ["—", "—"]
 
 
@@ -128,10 +128,11 @@ def test_means_of_different_seeds_say_so(full_store: MemoryStore) -> None:
 
 
 def test_the_caption_says_what_bold_means(full_store: MemoryStore) -> None:
-    assert (
-        "Bold: not established to lie below the highest mean of the arms of its half (teachers "
-        "stand apart); at 5 %, corrected for all pairs of them, from 3 shared seeds on."
-    ) in composed(full_store).grids[0].caption
+    caption = composed(full_store).grids[0].caption
+    assert "Bold: with 95 % confidence the best arm of the half is among these" in caption
+    assert "Top-1 accuracy in %, mean ± SD over 3 seeds [95 % interval], on made-up" in caption
+    assert "- Top-5 accuracy (SSV2-top5): not measured here." in page(full_store)
+    assert "- †: not in the paper." in page(full_store)
 
 
 def test_means_of_equal_seeds_say_nothing_of_it(full_store: MemoryStore) -> None:
@@ -149,8 +150,8 @@ def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
         "— (0 pairs)",
         "— (0 pairs)",
     ]
-    assert row(store, "baseline")[7] == "**75.0 ± 35.4 (2 of 3 seeds) ⚠**"
-    assert row(store, "control")[7] == "**50.0 (1 of 3 seeds) ⚠**"
+    assert row(store, "baseline")[7] == "**75.0 ± 35.4 \\[0.0, 100.0\\] (2 seeds) ⚠**"
+    assert row(store, "control")[7] == "**50.0 ⚠**"
     assert row(store, "control")[9] == "0.0 (1 pair) ⚠"
     assert row(store, "spatial")[9] == "— (0 pairs)"
     assert row(store, "—")[7:] == ["— (not measured)", "— (not measured)", "—", "—"]
@@ -169,9 +170,10 @@ def test_folds_are_told(store: MemoryStore) -> None:
             store.trial("control", seed, [1, 0], fold=fold, tags={"folds": "5"})
     store.trial("spatial", 0, [1, 0], fold=1)
     store.trial("spatial", 0, [1, 0], fold=1, status="FAILED", tags={"git_commit": "x"})
-    assert row(store, "control")[7] == "50.0 ± 0.0 (3 seeds × 2 folds)"
+    assert row(store, "control")[7] == "50.0 ± 0.0 \\[50.0, 50.0\\]"
     assert row(store, "spatial")[7] == "— (0 seeds)"
     text = page(store)
+    assert "mean ± SD over 3 seeds × 2 folds \\[95 % interval\\]" in text
     assert "4 test clips, ONLY 2 OF 5 FOLDS (0, 1)" in text
     assert "spatial: seed 1; seed 2; seed 0 fold 0" in text
     assert "Runs not counted: 1 FAILED" in text
@@ -203,7 +205,9 @@ def test_groups_have_a_table_of_their_own(store: MemoryStore) -> None:
     assert "bootstrap over 2 groups of clips and over seeds (one seed: over groups alone)" in text
     assert ", too narrow with fewer than about 30 groups. ⚠" in text
     assert "| Group | Clips | baseline | spatial | temporal | both | control |" in text
-    assert "Accuracy in %, mean over seeds, on made-up; selected epoch: best validation." in text
+    assert (
+        "Top-1 accuracy in %, mean over seeds, on made-up; selected epoch: best validation." in text
+    )
     assert "| s2 | 1 | — | 0.0 | — | — | 100.0 |" in text
     assert "| s\\|1 | 2 | — | 100.0 | — | — | 50.0 |" in text
 
@@ -226,7 +230,7 @@ def test_the_last_epoch_has_its_differences(full_store: MemoryStore) -> None:
     head, _, *lines = section.strip().splitlines()[2:]
     assert head == "| Arm | Last epoch | Δ to baseline \\[95 % CI\\] | Δ to control \\[95 % CI\\] |"
     spatial = next(line for line in lines if line.startswith("| spatial |"))
-    assert "| **75.0 ± 17.3 (4 seeds)** | +26.7 " in spatial
+    assert "| **75.0 ± 17.3 \\[47.4, 100.0\\] (4 seeds)** | +26.7 " in spatial
     assert "| +30.0 " in spatial
     assert len(lines) == 5
 
@@ -266,11 +270,11 @@ def test_a_deterministic_arm_shows_no_spread(
         store.trial("motion_svm", seed, [1, 0])
     assert row(store, "motion\\_svm")[7] == "50.0 (deterministic)"
     store.trial("both", 2, [1, 0])
-    assert row(store, "motion\\_svm")[7] == "**50.0 (deterministic, 2 of 3 seeds)**"
+    assert row(store, "motion\\_svm")[7] == "**50.0 (deterministic)**"
     for seed in (0, 1, 2):
         store.trial("motion_svm", seed, [1, 0], fold=1)
     store.trial("motion_svm", 2, [1, 0])
-    assert row(store, "motion\\_svm")[7] == "50.0 (deterministic × 2 folds)"
+    assert row(store, "motion\\_svm")[7] == "50.0 (deterministic)"
 
 
 def test_hostile_names_reach_no_format(store: MemoryStore) -> None:

@@ -3,15 +3,16 @@
 A cell is the mean accuracy of one arm over its seeds, or the accuracy of a teacher. Now and then
 may differ by
 
-    t(1 - FALSE_ALARM / 2m; n_then - 1) * s * sqrt(1 / n_then + 1 / n_now) + drift
+    t(1 - FALSE_ALARM / 2m; nu) * s * sqrt(1 / n_then + 1 / n_now) + drift
 
 where m is the number of cells, s the standard deviation over the seeds of the baseline, at least
-one test clip, and drift the allowance for another platform, a field of the baseline. The fresh
-runs have no part in s: a change that makes seeds erratic would widen its own tolerance. A teacher
-is one training: n = 1 on both sides, and its s is that of all arms of the baseline, pooled. The
-first term is Student's bound with the degrees of freedom that s has, shared by all cells
-(Bonferroni), so that an unchanged rerun on other seeds passes with a probability of at least
-1 - FALSE_ALARM.
+one test clip, with nu degrees of freedom, and drift the allowance for another platform, a field of
+the baseline. An arm has its own s, raised where the other arms of the baseline have it that it is
+small by chance, which adds to its degrees of freedom (`statistics.moderated`). The fresh runs have
+no part in s: a change that makes seeds erratic would widen its own tolerance. A teacher is one
+training: n = 1 on both sides, and its s is that of all arms of the baseline, pooled. The first term
+is Student's bound, shared by all cells (Bonferroni), so that an unchanged rerun on other seeds
+passes with a probability of about 1 - FALSE_ALARM.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from cmkd.errors import InputError
 from cmkd.report.judging.baseline import (
@@ -29,12 +31,12 @@ from cmkd.report.judging.baseline import (
     teacher_accuracies,
 )
 from cmkd.report.judging.twins import twins
-from cmkd.report.statistics import mean_sd, spread_bound
+from cmkd.report.statistics import Spread, mean_sd, moderated, spread_bound
 from cmkd.report.store.evidence import Evidence
 from cmkd.report.values.cells import shared_test_set
 
 FALSE_ALARM = 0.01
-"""Probability that an unchanged rerun on other seeds fails, at most."""
+"""Probability that an unchanged rerun on other seeds fails."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,22 @@ class Finding:
         return bool(self.cells) and not self.structure and not any(c.fails for c in self.cells)
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The spread of the baseline: sum of squares about each arm's mean, degrees of freedom."""
+def spreads(records: Mapping[str, ArmRecord], least: float) -> Mapping[str, Spread]:
+    """The spread over seeds of each arm of a baseline, steadied by those of the others.
 
-    squares: float
-    degrees: int
-
-    def bound(self, counts: tuple[int, int], family: int, *, least: float) -> float:
-        """What two means over `counts` seeds may differ by; `least` is the least SD in points."""
-        sd = max(math.sqrt(self.squares / self.degrees), least)
-        return spread_bound(sd, self.degrees, counts, level=FALSE_ALARM, family=family)
+    Args:
+        least: the least SD, in points.
+    """
+    own = [Spread(max(one.sd, least), one.seeds - 1) for one in records.values()]
+    return dict(zip(records, moderated(own), strict=True))
 
 
-def pooled(records: Iterable[ArmRecord]) -> Pool:
-    """The spread over seeds that the arms `records` of a baseline have in common."""
+def common_spread(records: Iterable[ArmRecord], least: float) -> Spread:
+    """The spread over seeds that the arms of a baseline have in common, at least `least`."""
     kept = tuple(records)
+    degrees = sum(one.seeds - 1 for one in kept)
     squares = sum((one.seeds - 1) * one.sd**2 for one in kept)
-    return Pool(squares, sum(one.seeds - 1 for one in kept))
+    return Spread(max(math.sqrt(squares / degrees), least), degrees)
 
 
 def compare(baseline: Baseline, evidence: Evidence) -> Finding:
@@ -165,13 +165,14 @@ def _moves(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Itera
         for half, before in baseline.teachers.items()
         if before is not None and (after := now.get(half)) is not None
     }
-    family = len(shared) + len(teachers)
     clip = 100 / baseline.test_clips
+    bound = partial(spread_bound, level=FALSE_ALARM, family=len(shared) + len(teachers))
+    of_arms = spreads(baseline.arms, clip)
     for name, values in shared.items():
         record, counts = baseline.arms[name], (baseline.arms[name].seeds, len(values))
-        bound = pooled([record]).bound(counts, family, least=clip) + baseline.drift
-        yield Moved(f"arm {name}", record.mean, mean_sd(values)[0], bound, counts)
-    everything = pooled(baseline.arms.values())
+        tolerance = bound(of_arms[name], counts) + baseline.drift
+        yield Moved(f"arm {name}", record.mean, mean_sd(values)[0], tolerance, counts)
+    common = common_spread(baseline.arms.values(), clip)
     for half, (before, after) in teachers.items():
-        bound = everything.bound((1, 1), family, least=clip)
-        yield Moved(f"teacher of the {half} half", before, after, bound + baseline.drift)
+        tolerance = bound(common, (1, 1)) + baseline.drift
+        yield Moved(f"teacher of the {half} half", before, after, tolerance)

@@ -14,6 +14,7 @@ from cmkd.report.values.wording import (
     COST_SCOPE,
     FEW_MARK,
     OPEN_MARK,
+    OUTSIDE_MARK,
     absent_halves,
     commits_text,
     folds_text,
@@ -23,6 +24,7 @@ from cmkd.report.values.wording import (
     notice_text,
     seeds_text,
     uneven_text,
+    unmeasured_text,
 )
 
 
@@ -65,6 +67,11 @@ def _circumstances(table: Table, version: str) -> Iterator[str]:
             f"{len(table.test.clips)} test clips, {folds_text(table)}."
         )
         yield f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds."
+        if table.published.columns and any(row.printed is None for row in table.rows):
+            yield f"{OUTSIDE_MARK}: not in the paper."
+        unmeasured = unmeasured_text(table)
+        if unmeasured is not None:
+            yield unmeasured
         yield from _teacher_lines(table)
         yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
         for half in absent_halves(table):

@@ -10,7 +10,7 @@ from cmkd.report.paper.arms import NOT_OURS, half_of
 from cmkd.report.store.evidence import trials_of
 from cmkd.report.values.tables import Table
 from cmkd.report.values.tracing import run_url, teachers_name
-from cmkd.report.values.wording import DASH
+from cmkd.report.values.wording import DASH, seeds_caption
 
 
 def last_grid(table: Table) -> Grid:
@@ -27,7 +27,10 @@ def last_grid(table: Table) -> Grid:
         for one in table.measured
     ]
     columns = ("Arm", "Last epoch", *difference_heads(table))
-    caption = f"Accuracy in % on {table.evidence.data} after the last epoch; nothing is selected."
+    caption = (
+        f"Top-1 accuracy in % on {table.evidence.data} after the last epoch, mean ± SD over "
+        f"{seeds_caption(table)} [95 % interval]; nothing is selected."
+    )
     return Grid("last", "Differences at the last epoch", caption, columns, tuple(lines))
 
 
@@ -43,9 +46,9 @@ def group_grid(table: Table) -> Grid:
             cells.append(Cell(shown, "measured", value, trials=one.outcomes.trials))
         lines.append(_line(cells))
     columns = ("Group", "Clips", *(one.arm.name for one in table.measured))
-    selection = table.evidence.selection
     caption = (
-        f"Accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: {selection}."
+        f"Top-1 accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: "
+        f"{table.evidence.selection}."
     )
     return Grid("groups", "Accuracy per group", caption, columns, tuple(lines))
 

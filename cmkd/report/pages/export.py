@@ -6,10 +6,9 @@ import csv
 import io
 import json
 import re
-from dataclasses import asdict
 from typing import Any
 
-from cmkd.report.pages.page import Cell, Page
+from cmkd.report.pages.page import Cell, Grid, Page
 
 SCHEMA = 1
 """Of the JSON; raised when a key changes its meaning or goes."""
@@ -59,11 +58,30 @@ def render_csv(page: Page) -> str:
 
 def render_json(page: Page) -> str:
     """The page as it is; keys of numbers that a cell does not have are left out."""
-    whole = asdict(page)
-    for grid, of_page in zip(whole["grids"], page.grids, strict=True):
-        for line, of_grid in zip(grid["lines"], of_page.lines, strict=True):
-            line["cells"] = [_cell(cell) for cell in of_grid.cells]
-    return json.dumps({"schema": SCHEMA, **whole}, ensure_ascii=False, indent=1) + "\n"
+    whole = {
+        "schema": SCHEMA,
+        "name": page.name,
+        "heading": page.heading,
+        "headline": page.headline,
+        "notice": page.notice,
+        "grids": [_grid(grid) for grid in page.grids],
+        "circumstances": page.circumstances,
+        "notes": page.notes,
+    }
+    return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    return {
+        "name": grid.name,
+        "title": grid.title,
+        "caption": grid.caption,
+        "columns": grid.columns,
+        "lines": [
+            {"cells": [_cell(cell) for cell in line.cells], "group": line.group}
+            for line in grid.lines
+        ],
+    }
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

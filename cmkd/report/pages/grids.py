@@ -13,11 +13,14 @@ from cmkd.report.values.tracing import teachers_name
 from cmkd.report.values.wording import (
     COST_SCOPE,
     DASH,
+    OUTSIDE_MARK,
     cost_text,
     difference_text,
     heading,
     score_text,
+    seeds_caption,
     signed,
+    usual_seeds,
 )
 
 
@@ -25,6 +28,7 @@ def main_grid(table: Table) -> Grid:
     """The rows of the paper beside ours, the rows outside it, and the teachers."""
     published, data = table.published, table.evidence.data
     costs = ["GFLOPs: paper", "GMACs: ours", "Δ %"] if published.has_gflops else []
+    last = f"{data}: last epoch"
     columns = [
         "Method",
         *published.labels,
@@ -32,11 +36,12 @@ def main_grid(table: Table) -> Grid:
         *costs,
         "Arm",
         f"{data}: selected epoch",
-        f"{data}: last epoch",
+        last,
         *difference_heads(table),
     ]
     lines = tuple(Line(tuple(_main_cells(row, table)), _group(row, table)) for row in table.rows)
-    return Grid("main", heading(table), _main_caption(table), tuple(columns), lines)
+    spare = ("Arm", last) if table.spec.references else ("Arm",)
+    return Grid("main", heading(table), _main_caption(table), tuple(columns), lines, spare)
 
 
 def _group(row: Row, table: Table) -> str:
@@ -51,12 +56,13 @@ def _main_caption(table: Table) -> str:
     if not evidence.trials:
         return f"{title} No finished trial on {evidence.data}."
     selection = (
-        f"Accuracy in %, mean ± SD over seeds, on {evidence.data} ({evidence.data_kind}, data_id "
-        f"{evidence.data_id}); selected epoch: {evidence.selection}."
+        f"Top-1 accuracy in %, mean ± SD over {seeds_caption(table)} [95 % interval], on "
+        f"{evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}); selected epoch: "
+        f"{evidence.selection}."
     )
     best = (
-        "Bold: not established to lie below the highest mean of the arms of its half (teachers "
-        "stand apart); at 5 %, corrected for all pairs of them, from 3 shared seeds on."
+        "Bold: with 95 % confidence the best arm of the half is among these (teachers stand apart; "
+        "one-sided paired tests from 3 shared seeds on, the level shared by an arm's rivals)."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
     return f"{title} {selection} {best}{delta if table.spec.references else ''}"
@@ -65,7 +71,7 @@ def _main_caption(table: Table) -> str:
 def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
     published = table.published
     outside = row.printed is None and published.columns
-    yield Cell(f"{row.method} (not in the paper)" if outside else row.method)
+    yield Cell(f"{row.method} {OUTSIDE_MARK}" if outside else row.method)
     yield from (Cell(label) for label in row.labels)
     for column in published.columns:
         value = row.printed.get(column) if row.printed is not None else None
@@ -109,7 +115,7 @@ def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
     """The accuracy of an arm at `epoch`."""
     score: Score = one.selected if epoch == "selected" else one.last
     return Cell(
-        score_text(score, table),
+        score_text(score, usual_seeds(table)),
         "measured",
         score.mean,
         score.sd,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 from cmkd.report.pages.page import Cell, Grid, Line, Page
@@ -38,6 +39,7 @@ _SPECIAL = {
     "\N{GREEK CAPITAL LETTER DELTA}": r"$\Delta$",
     "\N{GREEK SMALL LETTER LAMDA}": r"$\lambda$",
     "\N{WARNING SIGN}": r"$\triangle$",
+    "\N{DAGGER}": r"$\dagger$",
     "\N{DOUBLE DAGGER}": r"$\ddagger$",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
@@ -61,7 +63,8 @@ def render_page(page: Page) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
+def _float(name: str, whole: Grid, under: tuple[str, ...]) -> list[str]:
+    grid = _narrow(whole)
     numeric = [any(line.cells[i].value is not None for line in grid.lines) for i in _columns(grid)]
     layout = "".join("r" if is_number else "l" for is_number in numeric)
     label = name if grid.name == "main" else f"{name}-{grid.name}"
@@ -82,7 +85,7 @@ def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
-        " & ".join(escape(column) for column in grid.columns) + r" \\",
+        " & ".join(_head(column) for column in grid.columns) + r" \\",
         r"\midrule",
         "\n\\midrule\n".join(groups),
         r"\bottomrule",
@@ -92,11 +95,31 @@ def _float(name: str, grid: Grid, under: tuple[str, ...]) -> list[str]:
     ]
 
 
+def _narrow(grid: Grid) -> Grid:
+    """The grid without its spare columns."""
+    kept = [i for i, column in enumerate(grid.columns) if column not in grid.spare]
+    lines = (replace(line, cells=tuple(line.cells[i] for i in kept)) for line in grid.lines)
+    return replace(grid, columns=tuple(grid.columns[i] for i in kept), lines=tuple(lines))
+
+
+def _head(text: str) -> str:
+    """The heading of a column, in two lines where it has several words."""
+    first, second = _halves(text)
+    return rf"\shortstack{{{escape(first)}\\{escape(second)}}}" if second else escape(first)
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """The text parted at the blank that leaves the longer part shortest."""
+    words = text.split()
+    splits = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words) + 1)]
+    return min(splits, key=lambda parts: max(map(len, parts)), default=("", ""))
+
+
 def _letters_across(grid: Grid) -> int:
     """Letters of the longest cell of each column, and two for the space beside it."""
     lines = [line.cells for line in grid.lines]
     return sum(
-        2 + max(len(head), *(len(cells[i].text) for cells in lines))
+        2 + max(*map(len, _halves(head)), *(len(cells[i].text) for cells in lines))
         for i, head in enumerate(grid.columns)
     )
 

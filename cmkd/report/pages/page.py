@@ -43,13 +43,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A rectangle of cells; `caption` says what they are and on which data."""
+    """A rectangle of cells; `caption` says what they are and on which data.
+
+    `spare` names columns that a narrow page does without: they are said elsewhere.
+    """
 
     name: str
     title: str
     caption: str
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ def render_trace(table: Table, traces: Sequence[Trace]) -> str:
 def _lines(table: Table, one: Trace) -> Iterator[str]:
     arm, measured = one.measured.arm, one.measured
     yield f"{heading(table)}, {arm.name}: setting {arm.setting.id}"
-    yield f"  selected epoch: {score_text(measured.selected, table)}"
-    yield f"  last epoch: {score_text(measured.last, table)}"
+    yield f"  selected epoch: {score_text(measured.selected)}"
+    yield f"  last epoch: {score_text(measured.last)}"
     for role, delta in measured.differences["selected"].items():
         reference = delta.reference if delta is not None else DASH
         text = difference_text(delta, arm.name, reference, len(table.evidence.seeds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,8 +140,8 @@ def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
     per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
     mean, sd = mean_sd(per_seed)
     if seedless and len(right) > 1 and bool((right == right[0]).all()):
-        return Score(mean, None, _interval(100.0 * right[:1], test), per_seed, True)
-    return Score(mean, sd, _interval(100.0 * right, test), per_seed)
+        return Score(mean, None, _accuracy_interval(right[:1], test), per_seed, True)
+    return Score(mean, sd, _accuracy_interval(right, test), per_seed)
 
 
 def difference(
@@ -161,38 +160,42 @@ def difference(
 
 
 def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
-    """The arm of the highest mean, and those not established to lie below it.
+    """The arms among which the best is, at a confidence of 95 % (a subset as Gupta's, 1965).
 
-    An arm lies below where the paired t test over seeds says so, and over groups where clips share
-    them; a digit less proves nothing, and neither do fewer than `LEAST_PAIRS`. The level is 5 %,
-    shared by all pairs of arms (Bonferroni), since it is the results that say which is the best:
-    where all are equal, a table in which any arm lies below is as rare as that. Empty for fewer
-    than two arms with a complete seed: there is nothing to be better than.
+    An arm is not in it where another lies above: where a one-sided paired t test over seeds says
+    so, and one over groups where clips share them; a digit less proves nothing, and neither do
+    fewer than `LEAST_PAIRS`. The level is 5 %, shared by the rivals of an arm (Bonferroni), so
+    that the arm that is truly the best is left out as rarely as that, however many there are.
+    Empty for fewer than two arms with a complete seed: there is nothing to be better than.
     """
     scored = {name: one for name, one in arms.items() if one.seeds}
     if len(scored) < 2:
         return frozenset()
-    best = max(scored, key=lambda name: float(scored[name].right(epoch).mean()))
-    tested = sum(len(one.seeds) >= LEAST_PAIRS for one in scored.values())
-    confidence = 1 - (1 - CONFIDENCE) / max(1, math.comb(tested, 2))
+    rivals = sum(len(one.seeds) >= LEAST_PAIRS for one in scored.values()) - 1
+    # A one-sided test at a level is a two-sided interval at twice that.
+    confidence = 1 - 2 * (1 - CONFIDENCE) / max(1, rivals)
     below = {
         name
         for name, one in scored.items()
-        if name != best and _lies_above(scored[best], one, test, epoch, confidence)
+        if any(
+            _lies_above(other, one, test, epoch, confidence)
+            for other in scored.values()
+            if other is not one
+        )
     }
     return frozenset(scored.keys() - below)
 
 
 def _lies_above(
-    best: Outcomes, other: Outcomes, test: TestSet, epoch: Epoch, confidence: float
+    one: Outcomes, other: Outcomes, test: TestSet, epoch: Epoch, confidence: float
 ) -> bool:
-    delta = _paired(best, other, epoch)
+    delta = _paired(one, other, epoch)
     if len(delta) < LEAST_PAIRS:
         return False
     intervals = [t_interval(delta.mean(axis=1).tolist(), confidence)]
     if test.grouped:
         intervals.append(cluster_interval(delta, test.units, confidence))
-    return all(one is not None and one.low > 0 for one in intervals)
+    return all(interval is not None and interval.low > 0 for interval in intervals)
 
 
 def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
@@ -226,6 +229,12 @@ def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | 
             return None
         total += value
     return total / len(test.folds)
+
+
+def _accuracy_interval(right: np.ndarray, test: TestSet) -> Interval | None:
+    """Within [0, 100], beyond which Student's goes where seeds are few."""
+    found = _interval(100.0 * right, test)
+    return found and Interval(max(0.0, found.low), min(100.0, found.high))
 
 
 def _interval(values: np.ndarray, test: TestSet) -> Interval | None:

@@ -14,7 +14,7 @@ from cmkd.report.paper.specs import TABLES, TableSpec
 from cmkd.report.store.evidence import NothingMeasured, no_evidence
 from cmkd.report.values.gathering import Gatherer, Request
 from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
+from cmkd.report.values.tables import Measured, Table
 
 USUAL = "4"
 """The table that stands for a sweep of the user's own, and for a store that is empty."""
@@ -68,9 +68,20 @@ def _fill(
     # Without the store: a page is read on other machines too.
     command = shlex.join(["cmkd", "sweep", name, "--data", data])
     table = build_table(spec, evidence, costs, command=command)
+    if spec.published is None and not is_wanted and not any(map(_departs, table.measured)):
+        raise NothingMeasured(
+            f"the store has trials of the arms that its rows are compared with, and no other; "
+            f"run: {gatherer.command(spec.sweep)}"
+        )
     return replace(
         table,
         read_history=partial(gatherer.history, evidence),
         read_inside=partial(gatherer.inside, evidence),
         server=gatherer.server,
     )
+
+
+def _departs(one: Measured) -> bool:
+    """Whether an arm has runs and is none of those that others are compared with."""
+    references = {found.reference for found in one.differences["selected"].values() if found}
+    return bool(one.outcomes.trials) and one.arm.name not in references

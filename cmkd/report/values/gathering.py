@@ -70,6 +70,21 @@ class Request:
         return shlex.join(["cmkd", "sweep", sweep, "--data", data, *where])
 
 
+def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
+    """Data set -> the sweeps that made its finished trials, by name; empty without a store.
+
+    Raises:
+        InfrastructureError: the store does not answer.
+    """
+    if not store_exists(request.tracking_uri):
+        return {}
+    found: dict[str, set[str]] = {}
+    for run in open_reader(request.tracking_uri).find({"kind": "trial"}):
+        if run.status == "FINISHED" and "data" in run.tags:
+            found.setdefault(run.tags["data"], set()).add(run.tags.get("sweep", ""))
+    return {data: tuple(sorted(names - {""})) for data, names in sorted(found.items())}
+
+
 class _Snapshot(RunReader):
     """A store as it was when first asked, so that all tables of a report see the same runs."""
 

@@ -110,13 +110,12 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
     pooled = {arm.name: outcomes(evidence, arm.setting.id) for arm in sweep.arms}
     measured = {arm.name: _measure(arm, spec, sweep, pooled, test) for arm in sweep.arms}
     for half in HALVES:
-        names = [a.name for a in sweep.arms if half_of(a.setting) == half]
-        level = {
-            epoch: not_below_best({name: pooled[name] for name in names}, test, epoch)
-            for epoch in EPOCHS
-        }
-        for name in names:
-            at = frozenset(epoch for epoch in EPOCHS if name in level[epoch])
+        # Arms that spell one setting differently are one arm.
+        arms = {a.name: a.setting.id for a in sweep.arms if half_of(a.setting) == half}
+        own = {setting_id: pooled[name] for name, setting_id in arms.items()}
+        level = {epoch: not_below_best(own, test, epoch) for epoch in EPOCHS}
+        for name, setting_id in arms.items():
+            at = frozenset(epoch for epoch in EPOCHS if setting_id in level[epoch])
             measured[name] = replace(measured[name], level=at)
     return measured
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from cmkd.config.training import BackboneName, is_tiny
@@ -13,6 +14,7 @@ from cmkd.report.values.tables import FEW_SEEDS, Measured, Row, Table
 
 FEW_MARK = "\N{WARNING SIGN}"
 OPEN_MARK = "\N{DOUBLE DAGGER}"
+OUTSIDE_MARK = "\N{DAGGER}"
 DASH = "\N{EM DASH}"
 COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
@@ -31,23 +33,29 @@ def heading(table: Table) -> str:
     return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}"
 
 
-def score_text(score: Score, table: Table) -> str:
-    """``60.0 ± 1.7 (5 seeds)``; ``(3 of 5 seeds)`` when some are missing; a mark below three.
+def usual_seeds(table: Table) -> int:
+    """How many complete seeds most arms have, of equally frequent counts the largest."""
+    counts = Counter(len(one.outcomes.seeds) for one in table.measured if one.outcomes.seeds)
+    return max(counts, key=lambda count: (counts[count], count), default=0)
 
-    ``55.0 (deterministic)`` where the seed decides nothing, so that few seeds are no weakness.
+
+def score_text(score: Score, usual: int | None = None) -> str:
+    """``60.0 ± 1.7 [57.9, 62.1] (5 seeds)``, with the seeds where they are not the `usual` ones.
+
+    A mark below three seeds; ``55.0 (deterministic)`` where the seed decides nothing, so that few
+    are no weakness.
     """
     if score.mean is None:
         return f"{DASH} (0 seeds)"
-    done, planned = len(score.per_seed), len(table.evidence.seeds)
-    spread = f" ± {score.sd:.1f}" if score.sd is not None else ""
-    seeds = f"{done} of {planned} seeds" if done < planned else plural(done, "seed")
-    folds = len(table.evidence.folds)
-    times = f" {_TIMES} {folds} folds" if folds > 1 else ""
-    if score.deterministic:
-        lacking = f", {seeds}" if done < planned else ""
-        return f"{score.mean:.1f} (deterministic{lacking}{times})"
-    mark = f" {FEW_MARK}" if done < FEW_SEEDS else ""
-    return f"{score.mean:.1f}{spread} ({seeds}{times}){mark}"
+    done = len(score.per_seed)
+    text = f"{score.mean:.1f}"
+    text += f" ± {score.sd:.1f}" if score.sd is not None else ""
+    if score.interval is not None:
+        text += f" [{score.interval.low:.1f}, {score.interval.high:.1f}]"
+    notes = ["deterministic"] if score.deterministic else []
+    notes += [plural(done, "seed")] if done != usual else []
+    text += f" ({', '.join(notes)})" if notes else ""
+    return f"{text} {FEW_MARK}" if done < FEW_SEEDS and not score.deterministic else text
 
 
 def difference_text(
@@ -115,7 +123,7 @@ def interval_text(table: Table) -> str:
         units = len(set(table.test.units.tolist()))
         few = f", too narrow with fewer than about {MANY_GROUPS} groups"
         return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
-    return "Student's t over seeds"
+    return "Student's t over seeds, for these test clips"
 
 
 def seeds_text(table: Table) -> str | None:
@@ -124,6 +132,20 @@ def seeds_text(table: Table) -> str | None:
     if run >= wanted:
         return None
     return f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
+
+
+def seeds_caption(table: Table) -> str:
+    """``5 seeds``, or ``2 seeds x 4 folds``, and that some cells may name others."""
+    usual, folds = usual_seeds(table), len(table.evidence.folds)
+    times = f" {_TIMES} {folds} folds" if folds > 1 else ""
+    uneven = any(len(one.outcomes.seeds) not in (0, usual) for one in table.measured)
+    return f"{plural(usual, 'seed')}{times}{' but where a cell says otherwise' if uneven else ''}"
+
+
+def unmeasured_text(table: Table) -> str | None:
+    """Which columns of the paper are of a measure that our trials do not log."""
+    others = [one for one in table.published.columns if one not in table.published.top1]
+    return f"Top-5 accuracy ({', '.join(others)}): not measured here." if others else None
 
 
 def uneven_text(table: Table) -> str | None:
