@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from cmkd.config.base import Config
 
 GraphIndex = Literal[1, 2, 3]
+Gate = Literal["off", "softmax", "sigmoid"]
 
 
 class MethodConfig(Config):
@@ -37,7 +38,7 @@ class MethodConfig(Config):
         description="A2: channels inside the pseudo-decoder; None: those of the feature maps",
     )
 
-    gate: Literal["off", "softmax", "sigmoid"] = Field(
+    gate: Gate = Field(
         default="softmax", description="A8: T * softmax, the plain sigmoid of SE, or alpha = 1"
     )
     gate_learns: Literal["pooling", "loss"] = Field(

@@ -276,3 +276,23 @@ def _counterpart(claims: Claims, name: str, half: Half) -> Counterpart:
     if name == TEACHER:
         return Counterpart(half=half, teacher=True)
     return Counterpart(half=half, **claims.arms[name].model_dump())
+
+
+def test_claims_about_parts_of_the_method_have_their_arms() -> None:
+    claims, sweep = load_claims(), load_sweep("components")
+    found = {}
+    for name in ("gate_helps", "graphs_enrich"):
+        claim = claims.claims[name]
+        assert isinstance(claim, AccuracyClaim)
+        for arm in {arm for pair in claim.pairs for arm in pair}:
+            wanted = Counterpart(half="TSM", **claims.arms[arm].model_dump())
+            one = find_arm(sweep, wanted)
+            assert one is not None
+            found[arm] = (one.setting.method.gate, one.setting.method.tg)
+    assert found == {
+        "both_mid": ("softmax", (1, 2, 3)),
+        "both_no_gate": ("off", (1, 2, 3)),
+        "both_first_graph": ("softmax", (1,)),
+        "both_second_graph": ("softmax", (2,)),
+        "both_third_graph": ("softmax", (3,)),
+    }

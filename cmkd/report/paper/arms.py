@@ -90,6 +90,8 @@ def _fits(setting: Setting, wanted: Counterpart) -> bool:
         and _weighs(method.lambda_1, wanted.lambda_1)
         and _weighs(method.lambda_2, wanted.lambda_2)
         and (method.logits != "off") == wanted.logits
+        and wanted.gate in (None, method.gate)
+        and wanted.tg in (None, method.tg)
     )
 
 

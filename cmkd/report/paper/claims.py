@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmkd.config.base import Config
 from cmkd.config.load import explain, read_yaml, suggest
+from cmkd.config.method import Gate, GraphIndex
 from cmkd.config.paths import packaged
 from cmkd.config.spec import NAME
 from cmkd.errors import ConfigError
@@ -28,6 +29,8 @@ class ArmOfClaim(Config):
     lambda_1: Weight = 0.0
     lambda_2: Weight = 0.0
     logits: bool = False
+    gate: Gate | None = Field(default=None, description="None: whichever the method has")
+    tg: tuple[GraphIndex, ...] | None = Field(default=None, description="None: likewise")
 
 
 class Statement(Config):

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmkd.config.base import Config
 from cmkd.config.load import explain, read_yaml
+from cmkd.config.method import Gate, GraphIndex
 from cmkd.config.paths import packaged
 from cmkd.errors import ConfigError
 
@@ -31,6 +32,8 @@ class Counterpart(Config):
     lambda_1: Weight = 0.0
     lambda_2: Weight = 0.0
     logits: bool = False
+    gate: Gate | None = Field(default=None, description="None: whichever the method has")
+    tg: tuple[GraphIndex, ...] | None = Field(default=None, description="None: likewise")
 
 
 class RowCost(Config):
