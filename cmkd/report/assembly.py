@@ -125,8 +125,8 @@ def _elsewhere(request: Request, sweeps: Sequence[str]) -> NothingMeasured:
         shlex.join(["cmkd", "report", "tables", "--data", data, "--sweep", name]) for name in sweeps
     ]
     return NothingMeasured(
-        f"data set {data}: its finished trials are of other sweeps than the tables'; "
-        f"run: {' and '.join(commands)}"
+        f"data set {data}: its finished trials are of other sweeps than the tables'"
+        + (f"; run: {' and '.join(commands)}" if commands else "")
     )
 
 

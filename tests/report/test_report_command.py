@@ -50,6 +50,7 @@ def fill(place: str, folder: Path, *, seeds: int) -> None:
             right = right_answers(arm.setting, seed)
             tags = common | {
                 "kind": "trial",
+                "sweep": "ablation",
                 "arm": arm.name,
                 "setting_id": arm.setting.id,
                 "seed": str(seed),
@@ -84,6 +85,29 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(*arguments: str) -> tuple[int, str, BaseException | None]:
     result = CliRunner().invoke(app, ["tables", *arguments])
     return result.exit_code, result.output, result.exception
+
+
+def test_every_data_set_of_the_store_has_its_tables(uri: str, tmp_path: Path) -> None:
+    place = tmp_path / "mlflow.db"
+    shutil.copy(uri.removeprefix("sqlite:///"), place)
+    with sqlite3.connect(place) as store:
+        chosen = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'seed' AND value = '1')"
+        store.execute(f"UPDATE tags SET value = 'mine' WHERE key = 'data' AND {chosen}")
+        mine = "SELECT min(run_uuid) FROM tags WHERE key = 'data' AND value = 'mine'"
+        (run_id,) = store.execute(mine).fetchone()
+        for key, value in {"data": "other", "sweep": "own", "setting_id": "of none"}.items():
+            change = "UPDATE tags SET value = ? WHERE key = ? AND run_uuid = ?"
+            store.execute(change, (value, key, run_id))
+    where = ("--no-plots", "--format", "md", "--tracking-uri", f"sqlite:///{place}")
+    code, output, _ = run("--table", "4", *where, "--out", str(tmp_path / "made"))
+    assert code == 0
+    names = [f"table_4_{data}.md" for data in ("mine", "synthetic")]
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == names
+    other = "run: cmkd report tables --data other --sweep own"
+    assert "left out: data set other: its finished trials are of other sweeps" in output
+    assert other in output
+    code, output, _ = run("--table", "4", *where, "--data", "mine", "--out", str(tmp_path / "one"))
+    assert code == 0 and [path.name for path in (tmp_path / "one").iterdir()] == names[:1]
 
 
 def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cmkd.report.figures.style import (
     BLUE,
     GREY,
     LARGE,
+    MANY,
     NORMAL,
     SMALL,
     VERMILLION,
@@ -150,8 +151,18 @@ def _draw_gains(axes: Axes, one: Compared) -> None:
             axes.hlines(place, span.low, span.high, color=colour, linewidth=1.5)
         face = colour if is_clear else "white"
         axes.plot(gain.mean, place, "D", color=colour, mfc=face, markersize=5, zorder=3)
-        below = np.full(len(one.per_seed), place + 0.27)
-        axes.plot(one.per_seed[:, place], below, "o", color=GREY, alpha=0.6, ms=2.5, mew=0)
+    seeds, classes = one.per_seed.shape
+    below = np.tile(np.arange(classes) + 0.27, (seeds, 1))
+    axes.plot(
+        one.per_seed.ravel(),
+        below.ravel(),
+        "o",
+        color=GREY,
+        alpha=0.6,
+        ms=2.5,
+        mew=0,
+        rasterized=seeds > MANY,
+    )
     axes.tick_params(labelsize=SMALL)
     style(axes, grid="both")
 

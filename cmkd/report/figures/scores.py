@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cmkd.report.figures.style import BLUE, GREEN, GREY, VERMILLION, plain, style
+from cmkd.report.figures.style import BLUE, GREEN, GREY, MANY, VERMILLION, plain, style
 from cmkd.report.paper.arms import HALVES
 from cmkd.report.paper.published import Half
 from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
@@ -132,7 +132,10 @@ def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> Non
         axes.vlines([low, high], position - 0.1, position + 0.1, color=colour, linewidth=1.5)
     axes.plot(score.mean, position, "D", color=colour, markersize=7, zorder=3)
     below = [position + 0.27] * len(score.per_seed)
-    axes.plot(score.per_seed, below, "o", color=colour, alpha=0.55, markersize=4.5, mew=0)
+    many = len(score.per_seed) > MANY
+    axes.plot(
+        score.per_seed, below, "o", color=colour, alpha=0.55, markersize=4.5, mew=0, rasterized=many
+    )
     seeds = "deterministic" if score.deterministic else f"n = {len(score.per_seed)}"
     _write_value(axes, score.mean, position, f"{score.mean:.1f}  {seeds}")
 

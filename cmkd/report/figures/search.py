@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cmkd.report.figures.style import BLUE, GREY, LARGE, NORMAL, SMALL, WIDTH, plain, style
+from cmkd.report.figures.style import BLUE, GREY, LARGE, MANY, NORMAL, SMALL, WIDTH, plain, style
 from cmkd.report.values.cells import Score
 from cmkd.report.values.searches import SYMBOLS, Search, Searches
 from cmkd.report.values.tables import Table
@@ -87,7 +87,16 @@ def _draw_ours(axes: Axes, search: Search[Score], without: Score | None, zero: f
     _line(axes, search, zero, means, colour=BLUE, face=BLUE)
     for place, score in zip(places, scores, strict=True):
         beside = [place + 0.09] * len(score.per_seed)
-        axes.plot(beside, score.per_seed, "o", color=BLUE, alpha=0.6, markersize=3, mew=0)
+        axes.plot(
+            beside,
+            score.per_seed,
+            "o",
+            color=BLUE,
+            alpha=0.6,
+            markersize=3,
+            mew=0,
+            rasterized=len(beside) > MANY,
+        )
     if without is not None:
         place = zero - 0.2
         if without.interval is not None:

@@ -21,6 +21,10 @@ SMALL, NORMAL, LARGE = 7.0, 8.0, 10.0
 """Letters in points."""
 
 
+MANY = 100
+"""Points of a kind from which on they are a picture in an SVG too, which else takes megabytes."""
+
+
 def style(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
     """A light grid behind the data, and no box around it."""
     axes.grid(axis=grid, color="#dddddd", linewidth=0.8)
