@@ -168,9 +168,9 @@ def verify(
     """
     from cmkd import __version__
     from cmkd.errors import TrialFailed
-    from cmkd.report.assembly import verify_report
     from cmkd.report.paper.claims import load_claims
     from cmkd.report.values.gathering import Request
+    from cmkd.report.verification import verify_report
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json", mlflow_url

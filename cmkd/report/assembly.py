@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cmkd.config.paths import slug
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import InputError
-from cmkd.report.book import FORMATS, Format, render_files
+from cmkd.report.book import Format, render_files
 from cmkd.report.judging.judge import Judgement, judge
 from cmkd.report.pages.claims_json import render_claims_json
 from cmkd.report.pages.claims_page import build_claims_page
@@ -175,81 +173,3 @@ def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimRepo
         f"{stem}.html": render_html((page,), {}, title=f"cmkd: claims on {first.data}"),
     }
     return ClaimReport(judgement, page, {name: text.encode() for name, text in texts.items()})
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Names of the files that were compared, and what is wrong, a line each.
-
-    `notes` are files of a report that were not compared, and why.
-    """
-
-    compared: tuple[str, ...]
-    wrong: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def verify_report(request: Request, claims: Claims, folder: Path, *, version: str) -> Verification:
-    """Make the files of `folder` again and compare them.
-
-    A file that is not there is wrong where the folder has others of its format; one that the store
-    does not give is wrong where `request` names neither table, data set nor sweep, and so is one
-    for everything that there is.
-
-    Raises:
-        InputError: none of the files is in the folder, so that nothing would be verified.
-    """
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    plots = any(name.endswith((".png", ".svg")) for name in there)
-    files = dict(table_report(request, FORMATS, plots=plots, version=version).files)
-    if any(name.startswith("claims_") for name in there):
-        files |= claim_report(request, claims, version=version).files
-    compared = tuple(sorted(files.keys() & there))
-    if not compared:
-        raise InputError(
-            f"{folder}: has none of the files of this report ({', '.join(sorted(files))}); write "
-            f"them with: cmkd report tables --out {folder}"
-        )
-    wrong = [
-        f"{folder / name}: {fault}"
-        for name in compared
-        if (fault := _fault((folder / name).read_bytes(), files[name]))
-    ]
-    kinds = {_kind(name) for name in compared}
-    absent = sorted(name for name in files.keys() - there if _kind(name) in kinds)
-    wrong += [f"{folder / name}: is missing, and the store gives it" for name in absent]
-    foreign = [
-        f"{folder / name}: is not of this report"
-        for name in sorted(there - files.keys())
-        if name.split("_")[0] in _BEGINNINGS and Path(name).suffix[1:] in (*FORMATS, *_PICTURES)
-    ]
-    is_whole = not (request.tables or request.data or request.sweep)
-    return Verification(
-        compared,
-        (*wrong, *foreign) if is_whole else tuple(wrong),
-        () if is_whole else tuple(foreign),
-    )
-
-
-_BEGINNINGS = frozenset({"table", "claims", "report", DECODING, *TABLES})
-_PICTURES = ("png", "svg")
-
-
-def _kind(name: str) -> tuple[bool, str]:
-    """What is made together: verdicts or tables, in one format."""
-    return name.startswith("claims_"), Path(name).suffix
-
-
-def _fault(kept: bytes, made: bytes) -> str | None:
-    if kept == made:
-        return None
-    try:
-        lines = kept.decode().splitlines(), made.decode().splitlines()
-    except UnicodeDecodeError:
-        return "is another picture than the store gives now"
-    longest = max(map(len, lines))
-    one, other = ([*side, *[""] * (longest - len(side))] for side in lines)
-    at = next((i for i in range(longest) if one[i] != other[i]), longest - 1)
-    same = len(os.path.commonprefix([one[at], other[at]]))
-    here, there = (repr(line[max(0, same - 20) : same + 40]) for line in (one[at], other[at]))
-    return f"line {at + 1}, column {same + 1}: {here}, but the store gives {there}"
