@@ -62,7 +62,8 @@ def table_5() -> Sweep:
 def test_table_5_has_exactly_the_rows_of_the_paper_and_a_control() -> None:
     assert [arm.name for arm in table_5().arms].count("control") == 1
     methods = [arm.setting.method for arm in table_5().arms if arm.name != "control"]
-    rows = [(m.decoder, m.lambda_1, m.lambda_2, m.logits != "off") for m in methods]
+    # Chosen as the paper did, the search's own rows are the printed ones.
+    rows = {(m.decoder, m.lambda_1, m.lambda_2, m.logits != "off") for m in methods}
     assert sorted(rows) == sorted(
         [
             (False, 0.0, 0.0, False),

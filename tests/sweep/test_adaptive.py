@@ -76,9 +76,11 @@ def test_variants_of_a_component_are_compared_with_the_standard() -> None:
 
 def test_candidates_of_a_selection_are_compared_with_each_other() -> None:
     low, middle, high = (f"spatial[lambda_1={value}]" for value in (0.01, 0.1, 1.0))
+    printed = [f"printed[lambda_2={value}]" for value in (0.1, 1.0, 5.0)]
+    printed += [f"printed_logits[lambda_2={value}]" for value in (0.0, 1.0)]
     assert names(load_sweep("hyperparameters")) == {
         ("control", "baseline"),
-        *((one, "control") for one in (low, middle, high)),
+        *((one, "control") for one in (low, middle, high, *printed)),
         *((low, middle), (low, high), (middle, high)),
     }
 

@@ -72,23 +72,25 @@ def swept(request: SweepRequest) -> tuple[Plan, list[RunRecord], list[int]]:
 
 def test_table_5_is_trained_in_three_stages_from_what_the_store_has() -> None:
     plan, runs, stages = swept(request_for("hyperparameters", seeds=2))
-    assert stages == [5 * 2, 4 * 2, 1 * 2]
+    # The paper's rows after its own choices wait for none; others were made here.
+    assert stages == [(5 + 5) * 2, 4 * 2, 1 * 2]
     assert plan.complete
     assert [choice.name for choice in plan.choices] == ["lambda_1", "lambda_2"]
-    assert len({trial.config.setting.id for trial in plan.trials}) == 9 + 1, "and the control"
-    assert len({run.trial_id for run in runs}) == 20, "nothing is trained twice"
+    settings = {trial.config.setting.id for trial in plan.trials}
+    assert len(settings) == 9 + 1 + 5, "and the control, and the rows after the paper's choices"
+    assert len({run.trial_id for run in runs}) == 30, "nothing is trained twice"
 
 
 def test_more_seeds_open_the_question_again() -> None:
     _, runs, _ = swept(request_for("hyperparameters"))
     plan = survey(request_for("hyperparameters", seeds=2), DATASET, runs)
-    assert (plan.choices, len(plan.waiting), plan.count("done")) == ((), 5, 5)
+    assert (plan.choices, len(plan.waiting), plan.count("done")) == ((), 5, 10)
     assert plan.unlisted == 0, "what waits is not gone"
 
 
 def test_a_setting_of_several_tables_is_trained_once() -> None:
     _, runs, _ = swept(request_for("ablation"))
-    for name, new in (("comparison", 0), ("ablation", 0), ("hyperparameters", 5 - 3)):
+    for name, new in (("comparison", 0), ("ablation", 0), ("hyperparameters", 10 - 4)):
         plan = survey(request_for(name), DATASET, runs)
         assert len(plan.to_run) == new, name
         assert plan.unlisted == 0, "those of other sweeps are not counted"

@@ -137,8 +137,8 @@ def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell
     """The differences of an arm at `epoch` to the references of `table`."""
     for role, difference in one.differences[epoch].items():
         standard = standard_reference(table.sweep, role, half_of(one.arm.setting))
-        name, planned = standard.name if standard else None, len(table.evidence.seeds)
-        text = difference_text(difference, one.arm.name, name, planned)
+        name = standard.name if standard else None
+        text = difference_text(difference, one.arm.name, name, usual_seeds(table))
         yield _difference_cell(text, difference, one.arm.name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cmkd.report.store.evidence import Trial
 from cmkd.report.values.tables import Table
 from cmkd.report.values.tracing import Trace, run_url
-from cmkd.report.values.wording import DASH, difference_text, heading, score_text
+from cmkd.report.values.wording import DASH, difference_text, heading, score_text, usual_seeds
 
 SCHEMA = 1
 """Of the JSON; raised when a key changes its meaning or goes."""
@@ -27,7 +27,7 @@ def _lines(table: Table, one: Trace) -> Iterator[str]:
     yield f"  last epoch: {score_text(measured.last)}"
     for role, delta in measured.differences["selected"].items():
         reference = delta.reference if delta is not None else DASH
-        text = difference_text(delta, arm.name, reference, len(table.evidence.seeds))
+        text = difference_text(delta, arm.name, reference, usual_seeds(table))
         yield f"  difference to {role} ({reference}): {text}"
     config = ", ".join(f"{key}={json.dumps(value)}" for key, value in one.departures.items())
     yield f"  config, where not the default: {config or DASH}"

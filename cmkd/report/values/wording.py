@@ -59,11 +59,11 @@ def score_text(score: Score, usual: int | None = None) -> str:
 
 
 def difference_text(
-    difference: Difference | None, arm: str, standard: str | None, planned: int
+    difference: Difference | None, arm: str, standard: str | None, usual: int
 ) -> str:
     """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
 
-    ``(3 pairs)`` is added where they are fewer than the `planned` seeds; a mark below three.
+    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three.
     """
     if difference is None:
         return DASH
@@ -76,7 +76,7 @@ def difference_text(
         text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
     if difference.reference != standard:
         text += f" to {difference.reference}"
-    if difference.pairs < max(planned, FEW_SEEDS):
+    if difference.pairs != usual or difference.pairs < FEW_SEEDS:
         text += f" ({plural(difference.pairs, 'pair')})"
     return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
 
@@ -247,13 +247,17 @@ def _has_any(outcomes: Outcomes) -> bool:
 
 
 def missing_text(table: Table) -> Iterable[str]:
-    """One line per arm that lacks seeds or folds which other runs of the table have."""
+    """One line per arm that lacks seeds or folds which other runs of the table have.
+
+    Seeds beyond those that the spec asks for are further ones, which no arm lacks.
+    """
     absent = absent_halves(table)
+    asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
     for one in table.measured:
         if half_of(one.arm.setting) in absent:
             continue
         have = one.outcomes
-        gone = [s for s in table.evidence.seeds if s not in have.seeds and s not in have.partial]
+        gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
         parts = [f"seed {seed}" for seed in gone]
         parts += [
             f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
