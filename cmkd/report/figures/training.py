@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from cmkd.report.values.tables import Table
 from cmkd.report.values.wording import heading
 
 _ACROSS = 5
-"""Arms side by side."""
+"""Arms side by side, at most."""
 _MOST = 20
 """Lines of seeds in a panel; more hide each other."""
 
@@ -25,7 +26,9 @@ def draw_training(
 ) -> Figure:
     """`curves` by metric and arm; `references` maps arms to the arm drawn behind them, if any."""
     arms = [one.arm.name for one in table.measured if one.arm.name in curves["val_acc"]]
-    bands = [arms[start : start + _ACROSS] for start in range(0, len(arms), _ACROSS)]
+    # As many arms on every line, as far as their number allows.
+    width = math.ceil(len(arms) / math.ceil(len(arms) / _ACROSS))
+    bands = [arms[start : start + width] for start in range(0, len(arms), width)]
     figure = Figure(figsize=(WIDTH, 1.1 + 2.9 * len(bands)))
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05)
     across = max(map(len, bands))

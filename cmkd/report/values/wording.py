@@ -28,9 +28,13 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def heading(table: Table) -> str:
-    """``Table 4 on synthetic``; a table outside the paper says so in its title."""
-    name = table.spec.name
-    return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}"
+    """``Table 4 on synthetic``; ``Table 4 on synthetic, sweep ceiling`` where it is not its own.
+
+    A table outside the paper says so in its title.
+    """
+    name, own = table.spec.name, table.sweep.spec.name
+    sweep = f", sweep {own}" if own != table.spec.sweep else ""
+    return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}{sweep}"
 
 
 def usual_seeds(table: Table) -> int:
