@@ -123,6 +123,8 @@ def test_claims_are_printed_and_written(stores: Stores, healthy: str, tmp_path: 
     assert found["both_helps", "TSM"]["verdict"] == "supported"
     assert found["near_teacher", "TSM"]["verdict"] == "contradicted"
     assert found["temporal_helps", "TSM"]["verdict"] == "no runs"
+    reason = found["gate_helps", "TSM"]["reason"]
+    assert reason.count("run: cmkd sweep") <= 1 and "sqlite" not in text
     assert found["cheaper_tsm", "TSM"]["reason"] == "run: cmkd cost"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,7 +102,9 @@ class _Finder:
     ) -> None:
         self._claims = claims
         self._gatherer = gatherer
-        self._command = gatherer.command(sweep)
+        # Without the store: a page is read on other machines too.
+        _, own, data = gatherer.sweep(sweep)
+        self._command = shlex.join(["cmkd", "sweep", own, "--data", data])
         self._evidence = found if isinstance(found, Evidence) else None
         self._twins = set(twins(found)) if isinstance(found, Evidence) else set()
         self._test = shared_test_set(found) if isinstance(found, Evidence) else None
@@ -113,7 +116,11 @@ class _Finder:
         found = [self._pair(*pair, half, self._evidence, self._test) for pair in claim.pairs]
         pairs = tuple(one for one in found if isinstance(one, Paired))
         gaps = dict.fromkeys(one for one in found if isinstance(one, str))
-        return Case(name, half, claim, pairs, "; ".join(gaps))
+        # Once, however many pairs lack the same.
+        command = f"; run: {self._command}"
+        lacking = "; ".join(one.removesuffix(command) for one in gaps)
+        lacking += command if any(one.endswith(command) for one in gaps) else ""
+        return Case(name, half, claim, pairs, lacking)
 
     def _pair(
         self, one: str, other: str, half: Half, evidence: Evidence, test: TestSet
