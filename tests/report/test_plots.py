@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation
 
@@ -92,3 +93,11 @@ def test_every_half_has_axes_of_its_own(
 
 def test_without_printed_values_there_is_one_panel(full_store: MemoryStore) -> None:
     assert axes_of(save(draw_arms(build(full_store, name="components")), "svg")) == 1
+
+
+def test_long_labels_are_not_cut() -> None:
+    figure = Figure(figsize=(3.0, 1.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks([0, 1], ["green_bounce (83 clips)", "blue_dash (83 clips)"], fontsize=7.0)
+    png = imread(io.BytesIO(save(figure, "png")), format="png")
+    assert bool((png[:, 0, :3] == 1).all()), "the left edge is white"

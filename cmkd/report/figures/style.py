@@ -21,6 +21,8 @@ SMALL, NORMAL, LARGE = 7.0, 8.0, 10.0
 """Letters in points."""
 
 
+DOTS = 150
+"""Of a PNG, per inch."""
 MANY = 100
 """Points of a kind from which on they are a picture in an SVG too, which else takes megabytes."""
 
@@ -41,11 +43,13 @@ def save(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     """The picture; equal figures give equal bytes with one matplotlib version."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        # Once for both kinds: left in place it would be run again, twice for each.
+        # Here for both kinds: left in place it would be run again, twice for each. At the dots of
+        # the PNG, since the width of letters depends on them.
+        figure.set_dpi(DOTS)
         engine.execute(figure)
         figure.set_layout_engine(None)
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "cmkd"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=DOTS, metadata=metadata)
     return buffer.getvalue()
