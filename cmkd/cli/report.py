@@ -32,7 +32,11 @@ def tables(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name or id of the data set; default: the sweep's own."),
+        typer.Option(
+            metavar="NAME",
+            help="Name or id of the data set; default: every one of the store, with --sweep the "
+            "sweep's own.",
+        ),
     ] = None,
     sweep: Annotated[
         str | None,
@@ -69,7 +73,7 @@ def tables(
         "reports", "generated"
     ),
 ) -> None:
-    """Write the tables of the paper with our rows for one data set."""
+    """Write the tables of the paper with our rows, for each data set."""
     from cmkd import __version__
     from cmkd.report.assembly import table_report
     from cmkd.report.book import parse_formats

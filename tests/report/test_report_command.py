@@ -19,7 +19,7 @@ from cmkd.cli.report import app
 from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.errors import InputError
+from cmkd.errors import InputError, TrialFailed
 from cmkd.report.paper.arms import half_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
@@ -108,6 +108,18 @@ def test_every_data_set_of_the_store_has_its_tables(uri: str, tmp_path: Path) ->
     assert other in output
     code, output, _ = run("--table", "4", *where, "--data", "mine", "--out", str(tmp_path / "one"))
     assert code == 0 and [path.name for path in (tmp_path / "one").iterdir()] == names[:1]
+
+
+def test_a_table_that_is_missing_is_found(uri: str, tmp_path: Path) -> None:
+    both = ("--table", "4", "--table", "5", "--tracking-uri", uri)
+    code, *_ = run(*both, "--no-plots", "--format", "md", "--out", str(tmp_path))
+    assert code == 0
+    verify = ["verify", str(tmp_path), *both]
+    assert CliRunner().invoke(app, verify).exit_code == 0
+    (tmp_path / "table_5_synthetic.md").unlink()
+    result = CliRunner().invoke(app, verify)
+    assert isinstance(result.exception, TrialFailed)
+    assert f"{tmp_path}/table_5_synthetic.md: is missing, and the store gives it" in result.output
 
 
 def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
