@@ -140,6 +140,27 @@ def test_no_runs_name_the_command(claims: Claims, store: MemoryStore) -> None:
     assert "run: cmkd sweep" in judgement.rulings[0].reason
 
 
+def test_arms_without_a_common_seed_name_the_command_and_no_store(
+    tmp_path: Path, store: MemoryStore
+) -> None:
+    """Once for both pairs of the claim, and without the address: others read the page too."""
+    for seed, arm in enumerate(("both", "spatial", "control")):
+        store.trial(arm, seed, [1, 0] * 10)
+    path = tmp_path / "two_pairs.yaml"
+    path.write_text(CLAIMS.replace("[[both, control]]", "[[both, control], [both, spatial]]"))
+    spec = str(store.sweep.path)
+    request = Request((), "made-up", spec, tracking_uri="sqlite:////srv/private/runs.db")
+    judgement = judge(read_claims(path), Gatherer(request, store), {})
+    assert judgement.rulings[0].reason == (
+        "both and control have no seed in common; both and spatial have no seed in common; "
+        f"run: cmkd sweep {spec} --data made-up"
+    )
+    page = render_page(build_claims_page(judgement, version="cmkd test"))
+    for text in (page, render_claims_json(judgement)):
+        assert "no seed in common" in text
+        assert "private" not in text
+
+
 def test_a_teacher_tested_on_other_clips_is_refused(claims: Claims, planted: MemoryStore) -> None:
     planted.texts["run-teacher-0"] = "clip,group,label,selected,last\nother,,1,1,1"
     with pytest.raises(InputError, match="RGB teacher of the TSM half was tested on other clips"):

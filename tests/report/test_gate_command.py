@@ -123,7 +123,6 @@ def test_claims_are_printed_and_written(stores: Stores, healthy: str, tmp_path: 
     assert found["both_helps", "TSM"]["verdict"] == "supported"
     assert found["near_teacher", "TSM"]["verdict"] == "contradicted"
     assert found["temporal_helps", "TSM"]["verdict"] == "no runs"
-    assert "sqlite" not in text
     assert found["cheaper_tsm", "TSM"]["reason"] == "run: cmkd cost"
 
 
