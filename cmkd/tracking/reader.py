@@ -93,6 +93,8 @@ class SqliteReader:
     def __init__(self, connection: sqlite3.Connection, uri: str) -> None:
         self._connection = connection
         self._uri = uri
+        # Where the artifacts of the runs found so far are: a report reads those of most of them.
+        self._places: dict[str, str] = {}
 
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
         """All runs, of any experiment, whose tags include `tags`; without their parameters."""
@@ -106,10 +108,11 @@ class SqliteReader:
         )
         values = [part for pair in tags.items() for part in pair]
         found = self._rows(
-            f"SELECT run_uuid, status, experiment_id FROM runs WHERE run_uuid IN ({chosen}) "
-            "ORDER BY start_time, run_uuid",
+            "SELECT run_uuid, status, experiment_id, artifact_uri FROM runs "
+            f"WHERE run_uuid IN ({chosen}) ORDER BY start_time, run_uuid",
             values,
         )
+        self._places |= {run_id: place for run_id, _, _, place in found}
         tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, *_ in found}
         query = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({chosen})"
         for run_id, key, value in self._rows(query, values):
@@ -130,13 +133,15 @@ class SqliteReader:
                 metrics=metrics_of[run_id],
                 experiment_id=str(experiment_id),
             )
-            for run_id, status, experiment_id in found
+            for run_id, status, experiment_id, _ in found
         ]
 
     def read_text(self, run_id: str, name: str) -> str:
         """The text of one artifact; those in a folder are read there, others through MLflow."""
-        rows = self._rows("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id])
-        place = urlsplit(rows[0][0]) if rows else None
+        if run_id not in self._places:
+            query = "SELECT run_uuid, artifact_uri FROM runs WHERE run_uuid = ?"
+            self._places |= dict(self._rows(query, [run_id]))
+        place = urlsplit(self._places[run_id]) if run_id in self._places else None
         if place is None or place.scheme not in ("", "file"):
             return open_store(self._uri).read_text(run_id, name)
         path = Path(unquote(place.path), name)

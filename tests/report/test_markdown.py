@@ -150,8 +150,9 @@ def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
         "— (0 pairs)",
         "— (0 pairs)",
     ]
-    assert row(store, "baseline")[7] == "**75.0 ± 35.4 \\[0.0, 100.0\\] (2 seeds) ⚠**"
-    assert row(store, "control")[7] == "**50.0 ⚠**"
+    # Two seeds prove nothing: any arm may be the best, and none is bold.
+    assert row(store, "baseline")[7] == "75.0 ± 35.4 \\[0.0, 100.0\\] (2 seeds) ⚠"
+    assert row(store, "control")[7] == "50.0 ⚠"
     assert row(store, "control")[9] == "0.0 (1 pair) ⚠"
     assert row(store, "spatial")[9] == "— (0 pairs)"
     assert row(store, "—")[7:] == ["— (not measured)", "— (not measured)", "—", "—"]
@@ -269,8 +270,6 @@ def test_a_deterministic_arm_shows_no_spread(
     for seed in (0, 1):
         store.trial("motion_svm", seed, [1, 0])
     assert row(store, "motion\\_svm")[7] == "50.0 (deterministic)"
-    store.trial("both", 2, [1, 0])
-    assert row(store, "motion\\_svm")[7] == "**50.0 (deterministic)**"
     for seed in (0, 1, 2):
         store.trial("motion_svm", seed, [1, 0], fold=1)
     store.trial("motion_svm", 2, [1, 0])

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 
 from cmkd.config.sweep import Sweep
@@ -101,3 +102,22 @@ def test_long_labels_are_not_cut() -> None:
     axes.set_yticks([0, 1], ["green_bounce (83 clips)", "blue_dash (83 clips)"], fontsize=7.0)
     png = imread(io.BytesIO(save(figure, "png")), format="png")
     assert bool((png[:, 0, :3] == 1).all()), "the left edge is white"
+
+
+class Unsteady(ConstrainedLayoutEngine):
+    """Off by the last bits, as its solver is now and then with many axes."""
+
+    def execute(self, fig: Figure) -> None:
+        super().execute(fig)
+        for axes in fig.axes:
+            axes.set_position([one * (1 + 2e-16) for one in axes.get_position().bounds])
+
+
+def test_the_last_bits_of_a_layout_do_not_show() -> None:
+    def drawn(engine: ConstrainedLayoutEngine) -> bytes:
+        figure = Figure(figsize=(3.0, 1.5), layout=engine)
+        for axes in figure.subplots(3, 3).flat:
+            axes.plot([0, 1])
+        return save(figure, "svg")
+
+    assert drawn(ConstrainedLayoutEngine()) == drawn(Unsteady())

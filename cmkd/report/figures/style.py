@@ -48,6 +48,10 @@ def save(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
         figure.set_dpi(DOTS)
         engine.execute(figure)
         figure.set_layout_engine(None)
+        # Its solver may differ in the last bit from run to run, and an SVG names clips by all bits.
+        for axes in figure.axes:
+            bounds = axes.get_position(original=True).bounds
+            axes.set_position(tuple(round(one, 9) for one in bounds))
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "cmkd"}):

@@ -62,7 +62,8 @@ def _main_caption(table: Table) -> str:
     )
     best = (
         "Bold: with 95 % confidence the best arm of the half is among these (teachers stand apart; "
-        "one-sided paired tests from 3 shared seeds on, the level shared by an arm's rivals)."
+        "one-sided paired tests from 3 shared seeds on, the level shared by an arm's rivals; none "
+        "is bold where that may be any of them)."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
     return f"{title} {selection} {best}{delta if table.spec.references else ''}"

@@ -7,18 +7,19 @@ from types import MappingProxyType
 
 from cmkd.report.pages.page import Cell, Grid, Page, Picture
 
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 NO_PICTURES: Mapping[str, Picture] = MappingProxyType({})
-_BACKSLASHED = set("\\`*_[]|$~")
+_SHOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\`*_[]|$~"}
+)
 
 
 def escape(text: str) -> str:
     """Text that shows as itself on one line of Markdown, inside a table cell as well."""
     one_line = " ".join(text.split())
-    shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in one_line)
-    return "".join(
-        f"\\{char}" if char in _BACKSLASHED else _ENTITIES.get(char, char) for char in shown
-    )
+    if not one_line.isprintable():
+        replaced = (one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in one_line)
+        one_line = "".join(replaced)
+    return one_line.translate(_SHOWN)
 
 
 def render_page(page: Page, pictures: Mapping[str, Picture] = NO_PICTURES) -> str:

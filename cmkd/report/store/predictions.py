@@ -14,6 +14,8 @@ import numpy as np
 from cmkd.errors import InputError
 
 COLUMNS = ("clip", "group", "label", "selected", "last")
+_MOST_LINES = 500_000
+"""That are kept of a test set, some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,20 @@ class PredictionsReader:
 class _Test:
     """What the files of trials with the same test clips share.
 
-    A line of theirs is its of `beginnings`, clip, group and label, and one of `ends`, two classes,
-    whose number is said * K + last for K `classes`. `order` sorts the lines by their clips;
-    `truth` has the labels in that order, as indices into `classes`.
+    The line at a place of theirs is its of `beginnings`, clip, group and label, and one of `ends`,
+    two classes, whose number is said * K + last for K `classes`. `order` sorts the lines by their
+    clips; `truth` has the labels in that order, as indices into `classes`. `known` has lines that
+    were met before, as place * K * K + number: trials mostly say the same of a clip.
     """
 
     shared: Predictions
     header: str
     beginnings: list[str]
-    lengths: list[int]
     ends: Mapping[str, int]
     order: np.ndarray
     classes: tuple[str, ...]
     truth: np.ndarray
+    known: dict[str, int]
 
     @classmethod
     def of(cls, found: Predictions, lines: list[str]) -> _Test:
@@ -123,26 +126,27 @@ class _Test:
             shared=found,
             header=lines[0],
             beginnings=beginnings,
-            lengths=[len(one) for one in beginnings],
             ends={f",{said},{last}": i for i, (said, last) in enumerate(product(classes, classes))},
             order=np.array(sorted(range(len(clips)), key=clips.__getitem__)),
             classes=classes,
             truth=np.array([index[label] for label in found.labels], np.int16),
+            known={},
         )
 
     def read(self, lines: list[str]) -> Predictions | None:
         """None for other clips, and where one was taken for a class that no clip has."""
         header, *rows = lines
-        if header != self.header or len(rows) != len(self.lengths):
+        if header != self.header or len(rows) != len(self.beginnings):
             return None
-        pairs = list(zip(rows, self.lengths, strict=True))
-        if [row[:length] for row, length in pairs] != self.beginnings:
+        codes = []
+        for place, (row, code) in enumerate(zip(rows, map(self.known.get, rows), strict=True)):
+            if code is None and (code := self._learn(place, row)) is None:
+                return None
+            codes.append(code)
+        places, numbers = np.divmod(np.array(codes), len(self.ends))
+        if not np.array_equal(places, np.arange(len(rows))):
             return None
-        try:
-            numbers = np.array([self.ends[row[length:]] for row, length in pairs])[self.order]
-        except KeyError:
-            return None
-        said, last = np.divmod(numbers, len(self.classes))
+        said, last = np.divmod(numbers[self.order], len(self.classes))
         one = self.shared
         return Predictions(
             one.clips,
@@ -153,6 +157,16 @@ class _Test:
             self.classes,
             said.astype(np.int16),
         )
+
+    def _learn(self, place: int, row: str) -> int | None:
+        beginning = self.beginnings[place]
+        number = self.ends.get(row.removeprefix(beginning)) if row.startswith(beginning) else None
+        if number is None:
+            return None
+        code = place * len(self.ends) + number
+        if len(self.known) < _MOST_LINES:
+            self.known[row] = code
+        return code
 
 
 def _bad(run_id: str, what: str) -> InputError:

@@ -114,6 +114,7 @@ class Gatherer:
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
         self._request = request
         self._store = store
+        self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._known = Known()
 
@@ -125,7 +126,9 @@ class Gatherer:
     def sweep(self, name: str) -> tuple[Sweep, str, str]:
         """The sweep that stands for `name`, what it was asked for by, and the data set."""
         name = self._request.sweep or name
-        sweep = load_sweep(name)
+        if name not in self._sweeps:
+            self._sweeps[name] = load_sweep(name)
+        sweep = self._sweeps[name]
         return sweep, name, self._request.data or sweep.spec.data
 
     def command(self, name: str) -> str:

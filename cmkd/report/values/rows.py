@@ -114,6 +114,11 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
         arms = {a.name: a.setting.id for a in sweep.arms if half_of(a.setting) == half}
         own = {setting_id: pooled[name] for name, setting_id in arms.items()}
         level = {epoch: not_below_best(own, test, epoch) for epoch in EPOCHS}
+        complete = {setting_id for setting_id, one in own.items() if one.seeds}
+        # A mark on all of them would look like a result and say nothing.
+        level = {
+            epoch: found if found < complete else frozenset() for epoch, found in level.items()
+        }
         for name, setting_id in arms.items():
             at = frozenset(epoch for epoch in EPOCHS if setting_id in level[epoch])
             measured[name] = replace(measured[name], level=at)
