@@ -95,6 +95,10 @@ def test_curves_are_means_over_folds_of_complete_seeds(store: MemoryStore) -> No
         if (seed, fold) == (1, 1):
             del values[3]
         store.logged.setdefault("val_acc", {})[run_id] = values
+    # One value is no curve: that of a support vector machine, say.
+    for fold in (0, 1):
+        run_id = store.trial("spatial", 0, [1, 0], fold=fold)
+        store.logged["val_acc"][run_id] = {1: 85.0}
     curves = training_curves(build(store))
     assert curves["loss_ce"] == {}
     assert list(curves["val_acc"]) == ["control"]

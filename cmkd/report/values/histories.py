@@ -27,7 +27,7 @@ class Curve:
 
 
 def training_curves(table: Table) -> dict[str, dict[str, Curve]]:
-    """The curves of every arm that logged some, by metric and arm.
+    """The curves of every arm that logged some for two epochs or more, by metric and arm.
 
     Only complete seeds count, and epochs that all their trials have.
     """
@@ -46,7 +46,7 @@ def _curve(one: Measured, evidence: Evidence, by_run: Mapping[str, History]) -> 
             by_seed[trial.seed].append(by_run.get(trial.run_id, {}))
     logged = [history for histories in by_seed.values() for history in histories]
     epochs = sorted(set.intersection(*(set(one) for one in logged))) if logged else []
-    if not epochs:
+    if len(epochs) < 2:  # a support vector machine has one value, which is no curve
         return None
     values = [
         np.mean([[history[epoch] for epoch in epochs] for history in histories], axis=0)
