@@ -163,7 +163,7 @@ def test_latex_takes_no_command_from_a_name() -> None:
 def test_latex_compiles(page: Page, tmp_path: Path) -> None:
     (tmp_path / "a.tex").write_text(latex.render_page(page), encoding="utf-8")
     (tmp_path / "b.tex").write_text(latex.render_page(hostile_page()), encoding="utf-8")
-    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,rotating,textcomp}"
+    packages = r"\usepackage[T1]{fontenc}\usepackage{array,booktabs,graphicx,rotating,textcomp}"
     body = r"\begin{document}\input{a}\input{b}\end{document}"
     (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}{body}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
@@ -247,10 +247,26 @@ def test_html_follows_the_readers_colours(page: Page) -> None:
 
 
 def test_a_table_of_long_lines_lies_on_its_side(page: Page) -> None:
-    def kind(letters: int) -> str:
+    def kind(letters: int, lines: int = 1) -> str:
         cells = tuple(Cell("x" * letters) for _ in range(4))
-        grid = Grid("main", "t", "c", ("a", "b", "c", "d"), (Line(cells, ""),))
+        grid = Grid("main", "t", "c", ("a", "b", "c", "d"), (Line(cells, ""),) * lines)
         text = latex.render_page(replace(page, grids=(grid,)))
         return text.partition("\\begin{")[2].partition("}")[0]
 
     assert (kind(20), kind(40)) == ("table", "sidewaystable")
+    # A page on its side is not as high: of many lines, also of long texts, some would be cut off.
+    assert (kind(40, 40), kind(40, 41), kind(81, 14)) == ("sidewaystable", "table", "table")
+
+
+def test_latex_sets_long_texts_in_lines_of_their_own_column() -> None:
+    sentence = Cell("spatial KD improves on the baseline " * 6)
+    number = Cell("1.0 [0.0, 2.0], which is an average over 300 seeds of 3 folds", "measured", 1.0)
+    line = Line((Cell("short"), sentence, number), "")
+    grid = Grid("main", "t", "c", ("Claim", "Sentence", "Mean"), (line,))
+    text = latex.render_page(Page("4", "h", "l", "n", (grid,), (), ()))
+    wide = r">{\raggedright\arraybackslash}p{20em}"
+    assert rf"\begin{{tabular}}{{l{wide}r}}" in text
+    # Its lines of 40 letters are what counts for the width of the page, not its 200 letters.
+    assert r"\begin{sidewaystable}" in text
+    short = Grid("main", "t", "c", ("Claim", "Sentence"), (Line((Cell("a"), sentence), ""),))
+    assert r"\begin{table}" in latex.render_page(Page("4", "h", "l", "n", (short,), (), ()))

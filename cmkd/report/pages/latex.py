@@ -1,7 +1,9 @@
-"""A page as LaTeX tables for ``\\input``; they need T1 fonts, booktabs, graphicx and rotating."""
+"""A page as LaTeX tables for ``\\input``; its first line names the packages that they need."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -13,6 +15,10 @@ PROVENANCE = frozenset({"arms", "runs"})
 UPRIGHT = 110
 """Letters of a line that a page holds upright; a wider table lies on its side, or would be shrunk
 until nobody can read it."""
+LYING = 40
+"""Lines of a table that lies on its side, at most; one that is longer is held upright after all."""
+LONG = 40
+"""Letters of a cell from which on its column is set in lines of about so many."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -55,7 +61,7 @@ def escape(text: str) -> str:
 def render_page(page: Page) -> str:
     """One float per grid; the notes stand under the first."""
     floats = [grid for grid in page.grids if grid.name not in PROVENANCE]
-    lines = [r"% \usepackage[T1]{fontenc} \usepackage{booktabs,graphicx,rotating,textcomp}"]
+    lines = [r"% \usepackage[T1]{fontenc} \usepackage{array,booktabs,graphicx,rotating,textcomp}"]
     for grid in floats:
         first = grid is page.grids[0]
         under = (f"{page.headline} {page.notice}", *page.circumstances, *page.notes)
@@ -65,14 +71,14 @@ def render_page(page: Page) -> str:
 
 def _float(name: str, whole: Grid, under: tuple[str, ...]) -> list[str]:
     grid = _narrow(whole)
-    numeric = [any(line.cells[i].value is not None for line in grid.lines) for i in _columns(grid)]
-    layout = "".join("r" if is_number else "l" for is_number in numeric)
+    layout = "".join(_alignment([line.cells[i] for line in grid.lines]) for i in _columns(grid))
     label = name if grid.name == "main" else f"{name}-{grid.name}"
     groups = [
         " \\\\\n".join(_row(line) for line in lines) + r" \\"
         for _, lines in groupby(grid.lines, key=lambda line: line.group)
     ]
-    kind = "table" if _letters_across(grid) <= UPRIGHT else "sidewaystable"
+    is_upright = _letters_across(grid) <= UPRIGHT or _lines_down(grid) > LYING
+    kind = "table" if is_upright else "sidewaystable"
     notes = [rf"\par {escape(text)}" for text in under]
     return [
         "",
@@ -93,6 +99,23 @@ def _float(name: str, whole: Grid, under: tuple[str, ...]) -> list[str]:
         *([r"\par\smallskip\parbox{\textwidth}{\scriptsize", *notes, "}"] if notes else []),
         rf"\end{{{kind}}}",
     ]
+
+
+def _alignment(cells: Sequence[Cell]) -> str:
+    if not _is_text(cells):
+        return "r"
+    if _longest(cells) <= LONG:
+        return "l"
+    # A letter is about half an em wide.
+    return rf">{{\raggedright\arraybackslash}}p{{{LONG // 2}em}}"
+
+
+def _is_text(cells: Sequence[Cell]) -> bool:
+    return all(cell.value is None for cell in cells)
+
+
+def _longest(cells: Sequence[Cell]) -> int:
+    return max(len(cell.text) for cell in cells)
 
 
 def _narrow(grid: Grid) -> Grid:
@@ -116,12 +139,19 @@ def _halves(text: str) -> tuple[str, str]:
 
 
 def _letters_across(grid: Grid) -> int:
-    """Letters of the longest cell of each column, and two for the space beside it."""
-    lines = [line.cells for line in grid.lines]
-    return sum(
-        2 + max(*map(len, _halves(head)), *(len(cells[i].text) for cells in lines))
-        for i, head in enumerate(grid.columns)
-    )
+    """Letters of the longest line of each column, and two for the space beside it."""
+    across = 0
+    for i, head in enumerate(grid.columns):
+        cells = [line.cells[i] for line in grid.lines]
+        longest = min(_longest(cells), LONG) if _is_text(cells) else _longest(cells)
+        across += 2 + max(longest, *map(len, _halves(head)))
+    return across
+
+
+def _lines_down(grid: Grid) -> int:
+    texts = [i for i in _columns(grid) if _is_text([line.cells[i] for line in grid.lines])]
+    longest = (max((len(line.cells[i].text) for i in texts), default=1) for line in grid.lines)
+    return sum(max(1, math.ceil(letters / LONG)) for letters in longest)
 
 
 def _columns(grid: Grid) -> range:
