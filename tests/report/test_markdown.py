@@ -158,10 +158,10 @@ def test_missing_cells_are_marked_never_filled(store: MemoryStore) -> None:
     assert row(store, "—")[7:] == ["— (not measured)", "— (not measured)", "—", "—"]
     assert list(missing_text(build(store))) == [
         "baseline: seed 2",
-        "spatial: seed 0; seed 1",
-        "temporal: seed 0; seed 1; seed 2",
-        "both: seed 0; seed 1; seed 2",
-        "control: seed 1; seed 2",
+        "spatial: seeds 0, 1",
+        "temporal: all seeds",
+        "both: all seeds",
+        "control: seeds 1, 2",
     ]
 
 
@@ -176,7 +176,7 @@ def test_folds_are_told(store: MemoryStore) -> None:
     text = page(store)
     assert "mean ± SD over 3 seeds × 2 folds \\[95 % interval\\]" in text
     assert "4 test clips, ONLY 2 OF 5 FOLDS (0, 1)" in text
-    assert "spatial: seed 1; seed 2; seed 0 fold 0" in text
+    assert "spatial: seeds 1, 2; seed 0 fold 0" in text
     assert "Runs not counted: 1 FAILED" in text
 
 
@@ -300,7 +300,7 @@ def test_half_a_table_says_how_to_get_the_other(
     full_store.trial("tdn_both", 0, [1, 0] * 5, tags={"teacher": "t"})
     text = page(full_store)
     assert "TDN half: no finished" not in text
-    assert "- Missing: tdn\\_spatial: seed 0; seed 1; seed 2. tdn\\_both: seed 1; seed 2." in text
+    assert "- Missing: tdn\\_spatial: all seeds. tdn\\_both: seeds 1, 2." in text
 
 
 def test_arms_of_other_names_cannot_be_asked_for_alone(

@@ -262,7 +262,8 @@ def missing_text(table: Table) -> Iterable[str]:
             continue
         have = one.outcomes
         gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
-        parts = [f"seed {seed}" for seed in gone]
+        listed = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        parts = ["all seeds" if gone == asked else listed] if gone else []
         parts += [
             f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
         ]
