@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from benchmarks.sweep import WORKERS, trial_wall
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import open_arrays
-from cmkd.data.clips import read_clip
-from cmkd.data.datasets import Dataset, open_dataset
-from cmkd.data.rows import plan_rows
+from cmkd.data.clip import read_clip
+from cmkd.data.dataset import Dataset, open_dataset
+from cmkd.data.decoded_cache import open_arrays, plan_rows
 from cmkd.data.views import apply_view
-from cmkd.sweep.expand import expand
+from cmkd.sweep.plan import expand
 
 SPEC = """\
 name: against_naive
@@ -133,12 +132,12 @@ def train(config: dict[str, Any]) -> None:
     """One trial, as a function trainable of Ray Tune."""
     from ray import tune
 
-    from cmkd.training.clips import ClipReader, first_rows
+    from cmkd.training.batches import ClipReader, first_rows
     from cmkd.training.evaluate import accuracy
     from cmkd.training.features import OnlineFeatures, measure_standard
     from cmkd.training.frozen import open_frozen, teacher_folder
-    from cmkd.training.learner import StudentLearner
     from cmkd.training.runtime import configure, pick_device
+    from cmkd.training.student import StudentLearner
 
     configure(threads=1)
     trial: TrialConfig = config["trial"]

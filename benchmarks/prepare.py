@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.reencode import EncodeTask, reencode
+from cmkd.data.prepare.reencode import EncodeTask, reencode
 
 CLIPS = (
     "v_SoccerJuggling_g23_c01.avi",

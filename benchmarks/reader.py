@@ -1,6 +1,6 @@
 """How fast clips are read, beside other ways on the same files; ``python -m benchmarks.reader``.
 
-The files are real clips as `cmkd.data.reencode` writes them: 320 x 256, an I-frame every 12. All
+The files are real clips as `cmkd.data.prepare.reencode` writes them: 320 x 256, a GOP of 12. All
 ways run in this process on one thread and take turns, clip by clip; times are CPU times, of each
 clip and way the least of its rounds, to which other work on the machine adds least. A figure is
 the median over the clips of the ratio of two ways on one clip.
@@ -35,9 +35,9 @@ import av
 
 from benchmarks.prepare import CLIPS
 from cmkd.config.data import EncodingConfig, InputConfig, Reading
-from cmkd.data.bitstream import decode_positions, open_mpeg4
-from cmkd.data.clips import read_compressed
-from cmkd.data.reencode import EncodeTask, reencode
+from cmkd.data.clip import read_compressed
+from cmkd.data.codec import decode_positions, open_mpeg4
+from cmkd.data.prepare.reencode import EncodeTask, reencode
 from cmkd.data.sampling import sample_clip
 
 ROUNDS = 5

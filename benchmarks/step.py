@@ -16,15 +16,15 @@ from torch import nn
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import TeacherConfig, TeacherTrainingConfig
 from cmkd.config.trial import Setting, TrialConfig
-from cmkd.data.arrays import ensure_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.method.losses import total_loss
-from cmkd.training.clips import view_rows
+from cmkd.training.batches import view_rows
 from cmkd.training.frozen import load_teacher, teacher_folder
-from cmkd.training.learner import StudentLearner
-from cmkd.training.run import TrialRun
 from cmkd.training.runtime import configure
+from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher
+from cmkd.training.trial import TrialRun
 
 DATA = "synthetic-smoke"
 WARM_UP, COUNTED, BATCH = 4, 25, 32

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.servers import mlflow_server, slow_proxy
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.records import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunIdentity
 
 TRIALS, EPOCHS = 5, 20
 METRICS = (

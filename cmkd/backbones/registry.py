@@ -15,8 +15,7 @@ from torch import nn
 
 from cmkd.backbones.resnet import STRIDE, Depth, ResNet
 from cmkd.backbones.tdn import TDN, LongTermTDN
-from cmkd.backbones.tiny import TinyResNet
-from cmkd.backbones.tiny_tdn import TinyTDN
+from cmkd.backbones.tiny import TinyResNet, TinyTDN
 from cmkd.config.training import BackboneName, channels_of
 
 

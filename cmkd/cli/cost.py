@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cmkd.data.datasets import Dataset
+    from cmkd.data.dataset import Dataset
     from cmkd.data.decoding import Decoding
-    from cmkd.training.cost import Cost, Speed, Subject
+    from cmkd.training.flops import Cost, Speed, Subject
 
 DECODED = 50
 """Clips, by default: their mean is known well enough for a comparison of ways."""
@@ -50,14 +50,14 @@ def cost(
 ) -> None:
     """Count GMACs and parameters of every network of Tables 2 and 3 that cmkd builds."""
     from cmkd.errors import InputError
-    from cmkd.report.files import write_files
+    from cmkd.report.build import write_files
 
     if decoding is not None:
         if measure:
             raise InputError("--decoding and --measure: each disturbs the other; one at a time")
         _cost_of_decoding(decoding, clips, frames, out)
         return
-    from cmkd.training.cost import SIDE, count, subjects
+    from cmkd.training.flops import SIDE, count, subjects
     from cmkd.training.runtime import pick_device
 
     where = pick_device(device).type if measure else ""
@@ -77,7 +77,7 @@ def _timed(name: str, device: str, batch: int) -> Speed:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from cmkd.training.cost import measure
+    from cmkd.training.flops import measure
 
     # A process of its own, whose memory nothing else has raised.
     context = multiprocessing.get_context("spawn")
@@ -117,10 +117,10 @@ def _cost_of_decoding(name: str, clips: int, frames: int, out: Path) -> None:
     """Measure on up to `clips` clips and write decoding.json."""
     from cmkd.cli.work import progress
     from cmkd.config.paths import usable_cache
-    from cmkd.data.datasets import open_dataset
+    from cmkd.data.dataset import open_dataset
     from cmkd.data.decoding import measure_decoding
-    from cmkd.report.files import write_files
-    from cmkd.report.values.decoding import FILE
+    from cmkd.report.build import write_files
+    from cmkd.report.decoding import FILE
 
     dataset = open_dataset(name, usable_cache())
     total = len(dataset.clips)
@@ -145,7 +145,7 @@ def _cost_of_decoding(name: str, clips: int, frames: int, out: Path) -> None:
 def _decoding_record(
     dataset: Dataset, clips: int, frames: int, measured: Decoding
 ) -> Mapping[str, object]:
-    """What `cmkd.report.values.decoding` reads."""
+    """What `cmkd.report.decoding` reads."""
     import platform
 
     from cmkd import __version__

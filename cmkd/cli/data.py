@@ -8,18 +8,109 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cmkd.cli.check import inspect, verify
 from cmkd.cli.work import progress, usable_workers
+from cmkd.errors import DataError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from cmkd.config.data import SplitConfig
-    from cmkd.data.official import OfficialRequest
-    from cmkd.data.planning import PrepareRequest
-    from cmkd.data.pool import RunFiles
+    from cmkd.data.prepare.official import OfficialRequest
+    from cmkd.data.prepare.plan import PrepareRequest
+    from cmkd.data.workers import RunFiles
 
     Model = TypeVar("Model", bound=BaseModel)
+
+
+def verify(
+    data: Annotated[str, typer.Argument(metavar="NAME|PATH", help="prepared data set")],
+    workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
+) -> None:
+    """Decode every clip and compare it with the manifest and the encoding of the data set.
+
+    Prints all that is wrong with each clip and a summary; exit code 2 if there is anything.
+    """
+    from cmkd.config.paths import cache_root
+    from cmkd.data.dataset import open_dataset
+    from cmkd.data.verify import verify as run
+
+    count = usable_workers(workers)
+    dataset = open_dataset(data, cache_root())
+    with progress("verifying") as on_progress:
+        damaged = run(dataset, workers=count, on_progress=on_progress)
+    for damage in damaged:
+        typer.echo(f"{damage.path}: {'; '.join(damage.problems)}")
+    total = len(dataset.clips)
+    typer.echo(f"{dataset.info.name}: {total - len(damaged)} of {total} clips are intact")
+    if damaged:
+        embedded = dataset.info.kind == "embedded"
+        again = "run it again" if embedded else "give the same cmkd data prepare again"
+        raise DataError(
+            f"{dataset.root}: {len(damaged)} clips are damaged (listed above); remove these files "
+            f"and {again}, which makes them anew"
+        )
+
+
+def inspect(
+    clip: Annotated[str, typer.Argument(metavar="FILE|NAME:CLIP", help="a prepared clip")],
+    output: Annotated[Path | None, typer.Option(help="default: CLIP.png in this folder")] = None,
+    frames: Annotated[int, typer.Option(min=2, max=64, help="sampled P-frames")] = 8,
+) -> None:
+    """Draw what the student sees of a clip: I-frames, motion, residuals and what they add up to.
+
+    In NAME:CLIP the name is that of a data set and the clip a path of its manifest.
+    """
+    from cmkd.data.inspect import inspect_clip, wheel
+    from cmkd.io import write_atomic
+    from cmkd.report.figures.clip import render_pictures
+
+    path = _clip(clip)
+    seen = inspect_clip(path, frames)
+    picture = render_pictures(
+        title=path.name,
+        columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
+        rows=[
+            (
+                f"frame {one.number} from {one.intra}\nerror: moved {one.motion_error:.1f}, "
+                f"rebuilt {one.error:.1f}",
+                (one.frame, one.iframe, one.motion, one.residual, one.rebuilt),
+            )
+            for one in seen.frames
+        ],
+        legend=wheel(120),
+        legend_text=(
+            "Motion: the hue is the direction towards the I-frame, as on the disc; brightness is "
+            f"full from {seen.full:.1f} pixels on.\n"
+            "Residual: middle grey is none, a level is a level.\n"
+            "Rebuilt: the I-frame moved by 4 x 4 cells of motion, plus 2 x 2 cells of residual.\n"
+            "Error: mean absolute difference from the decoded frame in grey levels, of the moved "
+            "I-frame alone and of the rebuilt frame."
+        ),
+    )
+    target = output or Path(f"{path.stem}.png")
+    write_atomic(target, lambda draft: draft.write_bytes(picture))
+    mean = sum(one.error for one in seen.frames) / len(seen.frames)
+    typer.echo(f"{target}: {len(seen.frames)} frames, rebuilt to {mean:.2f} grey levels on average")
+
+
+def _clip(text: str) -> Path:
+    """The file, or the clip of a data set.
+
+    Raises:
+        DataError: there is neither.
+    """
+    from cmkd.config.paths import cache_root
+    from cmkd.data.dataset import open_dataset
+
+    name, colon, inside = text.partition(":")
+    if Path(text).is_file() or not colon:
+        return Path(text)
+    dataset = open_dataset(name, cache_root())
+    if inside not in {clip.path for clip in dataset.clips}:
+        first = dataset.clips[0].path
+        raise DataError(f"{name}: has no clip {inside!r}; give a path of its manifest, as {first}")
+    return dataset.root / inside
+
 
 app = typer.Typer(help="Prepare, list and check data sets.", no_args_is_help=True)
 app.command()(verify)
@@ -101,8 +192,8 @@ def prepare(
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.planning import PrepareRequest
-    from cmkd.data.prepare import prepare as run
+    from cmkd.data.prepare.plan import PrepareRequest
+    from cmkd.data.prepare.run import prepare as run
     from cmkd.errors import InputError
 
     if slug(name) != name:
@@ -165,7 +256,7 @@ def _place(
         return nullcontext()
     if workers is not None:
         raise InputError("--address and --workers: a cluster runs a file per CPU; leave out one")
-    from cmkd.sweep.preparing import on_cluster
+    from cmkd.sweep.prepare import on_cluster
 
     return on_cluster(address, request.root, request.output)
 
@@ -174,7 +265,7 @@ def _place(
 def list_datasets() -> None:
     """Show the embedded data sets and those prepared in the cache."""
     from cmkd.config.paths import cache_root
-    from cmkd.data.datasets import find_datasets, read_folder
+    from cmkd.data.dataset import find_datasets, read_folder
     from cmkd.data.synthetic import RECIPES
     from cmkd.errors import DataError
 
@@ -201,8 +292,8 @@ def list_datasets() -> None:
 def _official(
     name: str | None, annotations: Path | None, split: str | None, subset: bool
 ) -> OfficialRequest | None:
-    from cmkd.config.load import suggest
-    from cmkd.data.official import OFFICIAL, OfficialRequest
+    from cmkd.config.yaml_loader import suggest
+    from cmkd.data.prepare.official import OFFICIAL, OfficialRequest
     from cmkd.errors import InputError
 
     if name is None:
@@ -252,7 +343,7 @@ def _split_rule(
 def _config(model: type[Model], values: dict[str, Any]) -> Model:
     from pydantic import ValidationError
 
-    from cmkd.config.load import explain
+    from cmkd.config.yaml_loader import explain
     from cmkd.errors import InputError
 
     try:

@@ -3,12 +3,214 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmkd.cli import gate
-from cmkd.cli.gate import Data, MlflowUrl, TrackingUri
+if TYPE_CHECKING:
+    from cmkd.report.regression import Baseline, Finding
+
+
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name or id of the data set; default: the sweep's own."),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the runs are; default: $MLFLOW_TRACKING_URI, else ./mlflow.db.",
+        show_default=False,
+    ),
+]
+MlflowUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where MLflow's pages show the runs, http://127.0.0.1:5000 of cmkd ui, say; default: "
+        "the store, where it is a server.",
+        show_default=False,
+    ),
+]
+
+
+def claims(
+    data: Data = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Look for the arms of all claims in this sweep."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Claims of your own; default: those of the paper.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON, not the table.")] = False,
+    tracking_uri: TrackingUri = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="File of measured costs; default: cost.json in the folder --out."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder the files are written to.")] = Path(
+        "reports", "generated"
+    ),
+) -> None:
+    """Decide the sentences of the paper by the runs: supported, inconclusive or contradicted.
+
+    Exit code 1 where two arms that should differ give the same predictions.
+    """
+    from cmkd import __version__
+    from cmkd.errors import TrialFailed
+    from cmkd.report.build import claim_report, other_data, write_files
+    from cmkd.report.claims import load_claims, read_claims
+    from cmkd.report.gather import Request
+    from cmkd.report.writers.markdown import render_grid, render_notice
+
+    wanted = read_claims(file) if file else load_claims()
+    request = Request((), data, sweep, tracking_uri, costs or out / "cost.json")
+    made = claim_report(request, wanted, version=f"cmkd {__version__}")
+    paths = write_files(out, made.files)
+    if as_json:
+        (text,) = (one for name, one in made.files.items() if name.endswith(".json"))
+        typer.echo(text.decode(), nl=False)
+    else:
+        page = made.page
+        typer.echo(f"{render_notice(page)}\n\n{page.heading}\n\n{render_grid(page.grids[0])}\n")
+        for command in other_data(request):
+            typer.echo(f"not judged, and in the store: {command}")
+        for path in paths:
+            typer.echo(path)
+    dead = [ruling.reason for ruling in made.judgement.rulings if ruling.verdict == "dead"]
+    if dead:
+        raise TrialFailed("; ".join(dict.fromkeys(dead)))
+
+
+def baseline(
+    out: Annotated[Path, typer.Option(help="File that is written, to be committed.")],
+    data: Data = None,
+    sweep: Annotated[
+        str, typer.Option(metavar="SPEC", help="Sweep whose arms are kept.")
+    ] = "ablation",
+    drift: Annotated[
+        float, typer.Option(min=0, help="Points that another platform may move an accuracy.")
+    ] = 0.5,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write down what the arms of a sweep reach, for `check` to hold later results against."""
+    from cmkd import __version__
+    from cmkd.report.build import write_files
+    from cmkd.report.gather import Gatherer, Request
+    from cmkd.report.regression import make_baseline, render_baseline
+
+    evidence = Gatherer(Request((), data, None, tracking_uri)).evidence(sweep)
+    made = make_baseline(
+        evidence, sweep, drift=drift, platform=_platform(), version=f"cmkd {__version__}"
+    )
+    write_files(out.parent, {out.name: render_baseline(made).encode()})
+    for one, other in made.identical:
+        typer.echo(f"warning: {one} and {other} give the same predictions")
+    typer.echo(f"{len(made.arms)} arms and {len(made.teachers)} teachers on {made.data}: {out}")
+
+
+def check(
+    baseline: Annotated[Path, typer.Option(help="File that `baseline` wrote.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name or id of the data set; default: the baseline's."),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Hold the results in the store against a baseline.
+
+    Exit codes: 0 nothing moved; 1 a regression; 2 bad input, or nothing to compare.
+    """
+    from cmkd.errors import TrialFailed
+    from cmkd.report.gather import Gatherer, Request
+    from cmkd.report.regression import compare, read_baseline
+
+    then = read_baseline(baseline)
+    request = Request((), data or then.data, None, tracking_uri)
+    evidence = Gatherer(request).evidence(then.sweep)
+    finding = compare(then, evidence)
+    _show(then, finding)
+    if not finding.passes:
+        since = ", ".join(commit[:12] for commit in then.commits)
+        now = ", ".join(commit[:12] for commit in evidence.commits)
+        count = len(finding.structure) + sum(cell.fails for cell in finding.cells)
+        raise TrialFailed(
+            f"{count} regression{'s' if count > 1 else ''} on {evidence.data} since commit {since} "
+            f"(now {now}); if it is meant, write the baseline anew: cmkd report baseline "
+            f"--sweep {then.sweep} --data {then.data} --out {baseline}"
+        )
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a report, as committed.")] = Path(
+        "reports", "generated"
+    ),
+    table: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N", help="As `tables` was given it; can be repeated."),
+    ] = None,
+    data: Data = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="As `tables` was given it.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="File of measured costs; default: cost.json in the folder.")
+    ] = None,
+    mlflow_url: MlflowUrl = None,
+) -> None:
+    """Make the tables, figures and claims of a folder again and compare every byte.
+
+    Exit codes: 0 all equal; 1 a file differs, is missing, or is one that the store does not give;
+    2 bad input, or nothing to compare.
+    """
+    from cmkd import __version__
+    from cmkd.errors import TrialFailed
+    from cmkd.report.claims import load_claims
+    from cmkd.report.gather import Request
+    from cmkd.report.verification import verify_report
+
+    request = Request(
+        tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json", mlflow_url
+    )
+    found = verify_report(request, load_claims(), folder, version=f"cmkd {__version__}")
+    for line in found.wrong:
+        typer.echo(line)
+    for line in found.notes:
+        typer.echo(f"not verified: {line}")
+    if found.wrong:
+        raise TrialFailed(
+            f"{len(found.wrong)} files in {folder} are not what the store gives "
+            f"({len(found.compared)} were compared)"
+        )
+    typer.echo(
+        f"{len(found.compared)} files in {folder} are what the store gives: "
+        f"{', '.join(found.compared)}"
+    )
+
+
+def _show(then: Baseline, finding: Finding) -> None:
+    here = _platform()
+    if here != then.platform:
+        typer.echo(f"the baseline is of another platform: {then.platform}; this one is {here}")
+    for line in finding.structure:
+        typer.echo(f"REGRESSION  {line}")
+    width = max(len(cell.cell) for cell in finding.cells) if finding.cells else 0
+    for cell in finding.cells:
+        mark = "REGRESSION" if cell.fails else "ok"
+        then_n, now_n = cell.seeds
+        count = f", n {then_n} -> {now_n}" if then_n != now_n else ""
+        typer.echo(
+            f"{mark:10}  {cell.cell:{width}}  {cell.before:5.1f} -> {cell.after:5.1f}  "
+            f"{cell.delta:+5.1f}  (tolerance {cell.tolerance:.1f}{count})"
+        )
+
+
+def _platform() -> str:
+    import platform
+
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
 
 app = typer.Typer(
     help="Tables, figures and verdicts from the tracking store.", no_args_is_help=True
@@ -75,13 +277,11 @@ def tables(
 ) -> None:
     """Write the tables of the paper with our rows, for each data set."""
     from cmkd import __version__
-    from cmkd.report.assembly import table_report
-    from cmkd.report.book import parse_formats
-    from cmkd.report.files import write_files
-    from cmkd.report.pages.markdown import render_grid, render_notice
-    from cmkd.report.pages.trace import render_trace
-    from cmkd.report.values.gathering import Request
-    from cmkd.report.values.tracing import traces
+    from cmkd.report.build import parse_formats, table_report, write_files
+    from cmkd.report.gather import Request
+    from cmkd.report.provenance import traces
+    from cmkd.report.provenance_page import render_trace
+    from cmkd.report.writers.markdown import render_grid, render_notice
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url
@@ -115,10 +315,9 @@ def trace(
     mlflow_url: MlflowUrl = None,
 ) -> None:
     """Say where the cells of a table come from: trials, runs, commits, configs."""
-    from cmkd.report.pages.trace import render_trace, render_trace_json
-    from cmkd.report.values.fill import fill_tables
-    from cmkd.report.values.gathering import Request
-    from cmkd.report.values.tracing import traces
+    from cmkd.report.gather import Request, fill_tables
+    from cmkd.report.provenance import traces
+    from cmkd.report.provenance_page import render_trace, render_trace_json
 
     request = Request((table,), data, sweep, tracking_uri, mlflow_url=mlflow_url)
     (filled,), _ = fill_tables(request)
@@ -126,7 +325,7 @@ def trace(
     typer.echo(render(filled, traces(filled, arm)), nl=False)
 
 
-app.command()(gate.claims)
-app.command()(gate.verify)
-app.command()(gate.baseline)
-app.command()(gate.check)
+app.command()(claims)
+app.command()(verify)
+app.command()(baseline)
+app.command()(check)

@@ -11,13 +11,13 @@ import typer
 
 from cmkd.config.paths import cache_root
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.location import default_uri, named, store_exists
+from cmkd.tracking.uri import default_uri, named, store_exists
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cmkd.sweep.standing import Standing
+    from cmkd.sweep.status import Standing
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
@@ -53,7 +53,7 @@ def status(
 
 def _standings(tracking_uri: str | None) -> list[Standing]:
     """Those that drivers of this cache kept, then what else the store has."""
-    from cmkd.sweep.standing import kept_standings, named_store, standings_of_store
+    from cmkd.sweep.status import kept_standings, named_store, standings_of_store
 
     kept = kept_standings(cache_root())
     uri = tracking_uri or default_uri()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cmkd.errors import InputError
-from cmkd.tracking.location import checked_uri, default_uri, redact, store_exists
+from cmkd.tracking.uri import checked_uri, default_uri, redact, store_exists
 
 
 def ui(

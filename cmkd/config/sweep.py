@@ -14,12 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cmkd.config.load import Document, explain, read_yaml, suggest
 from cmkd.config.paths import packaged
 from cmkd.config.presets import PRESETS, preset_settings
-from cmkd.config.selection import candidates, check_selections, references
-from cmkd.config.spec import NAME, SweepSpec
+from cmkd.config.spec import NAME, SweepSpec, candidates, check_selections, references
 from cmkd.config.trial import Setting
+from cmkd.config.yaml_loader import Document, explain, read_yaml, suggest
 from cmkd.errors import ConfigError, InputError
 
 TABLES = {

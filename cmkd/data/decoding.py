@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cmkd.config.data import InputConfig, Reading
-from cmkd.data.bitstream import Mpeg4Clip, decode_positions, open_mpeg4
-from cmkd.data.clips import read_compressed
-from cmkd.data.colour import planes_to_rgb
+from cmkd.data.clip import read_compressed
+from cmkd.data.codec import Mpeg4Clip, decode_positions, open_mpeg4
+from cmkd.data.color import planes_to_rgb
+from cmkd.data.motion import Trace, follow, pool_motion
 from cmkd.data.sampling import Sample, sample_clip
-from cmkd.data.tracing import Trace, follow, pool_motion
 from cmkd.errors import DataError
 
 ROUNDS = 5

@@ -19,9 +19,9 @@ from cmkd.config.data import (
     SplitConfig,
     ViewsConfig,
 )
-from cmkd.config.load import explain
-from cmkd.data.files import write_text
+from cmkd.config.yaml_loader import explain
 from cmkd.errors import DataError
+from cmkd.io import write_text
 
 INFO_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.csv"

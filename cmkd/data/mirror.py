@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from cmkd.data.files import writing
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.io import writing
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from jaxtyping import Float64, UInt8
 from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
-from cmkd.data.clips import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
+from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
 from cmkd.errors import DataError
 
 Row = tuple[float, float, float]
@@ -183,7 +183,7 @@ def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[Compress
     What comes into the picture from outside repeats the edge in I-frames and RGB, and is zero in
     motion and residual. Vectors also turn with the picture: they are multiplied by the inverse
     of the linear part, so a horizontal flip negates their x. The view's phase is not applied
-    here; it decides which frames `cmkd.data.clips.read_clip` reads.
+    here; it decides which frames `cmkd.data.clip.read_clip` reads.
     """
     height, width = clip.iframes.shape[-2:]
     shown = (view.crop or height, view.crop or width)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
-from cmkd.report.assembly import claim_report, table_report
-from cmkd.report.book import FORMATS
-from cmkd.report.pages.decoding import NAME as DECODING
-from cmkd.report.paper.claims import Claims
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.values.gathering import Request, sweeps_by_data
+from cmkd.report.build import FORMATS, claim_report, table_report
+from cmkd.report.claims import Claims
+from cmkd.report.decoding_page import NAME as DECODING
+from cmkd.report.gather import Request, sweeps_by_data
+from cmkd.report.paper import TABLES
 
 _BEGINNINGS = frozenset({"table", "claims", "report", DECODING, *TABLES})
 _PICTURES = ("png", "svg")

@@ -10,10 +10,8 @@ from typing import Literal, NamedTuple
 
 from cmkd.config.base import content_id
 from cmkd.config.trial import Setting
-from cmkd.sweep.axes import flat
-from cmkd.sweep.expand import epochs_of, teachers_of
-from cmkd.sweep.plan import Plan
-from cmkd.tracking.records import RunRecord
+from cmkd.sweep.plan import Plan, epochs_of, flat, teachers_of
+from cmkd.tracking.store import RunRecord
 
 Source = Literal["finished trials", "a measured step", "nothing"]
 

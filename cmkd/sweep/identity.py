@@ -12,9 +12,8 @@ from pathlib import Path
 import cmkd
 from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import SELECTION_RULE, TrialConfig
-from cmkd.sweep.axes import flat
-from cmkd.sweep.expand import PlannedTrial
-from cmkd.tracking.records import RunIdentity
+from cmkd.sweep.plan import PlannedTrial, flat
+from cmkd.tracking.store import RunIdentity
 
 TEACHER_ARM = "teacher (RGB)"
 

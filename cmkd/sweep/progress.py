@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cmkd.config.trial import TrialConfig
-from cmkd.sweep.expand import PlannedTrial, epochs_of, teachers_of
 from cmkd.sweep.identity import TEACHER_ARM, teacher_name
-from cmkd.sweep.plan import Plan
-from cmkd.tracking.records import EpochRecord
+from cmkd.sweep.plan import Plan, PlannedTrial, epochs_of, teachers_of
+from cmkd.tracking.store import EpochRecord
 
 Status = Literal["done", "pruned", "running", "failed", "to go"]
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking.records import EpochRecord, RunIdentity, RunStatus, RunStore
+from cmkd.tracking.store import EpochRecord, RunIdentity, RunStatus, RunStore
 
 RETRY_SECONDS = 5.0
 LAST_SECONDS = 60.0

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmkd.config.stages import resolve
+from cmkd.config.selections import resolve
 from cmkd.config.sweep import Sweep
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.adaptive import (
+from cmkd.sweep.interim_looks import (
     LEAST_SEEDS,
     Order,
     TestScores,
@@ -20,13 +20,12 @@ from cmkd.sweep.adaptive import (
     orders,
     wanted_seeds,
 )
-from cmkd.sweep.expand import PlannedTrial, epochs_of, expand
-from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.plan import Plan, PlannedTrial, epochs_of, expand, make_plan
 from cmkd.sweep.search import Ended, Halving, Proposals, Values, propose
-from cmkd.tracking.records import RunRecord
+from cmkd.tracking.store import RunRecord
 
 if TYPE_CHECKING:
-    from cmkd.data.datasets import Dataset
+    from cmkd.data.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking.location import (
+from cmkd.tracking.mlflow_calls import MlflowRuns, record_of
+from cmkd.tracking.store import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
+from cmkd.tracking.uri import (
     checked_uri,
     default_uri,
     is_here,
@@ -23,8 +25,6 @@ from cmkd.tracking.location import (
     redact,
     sqlite_file,
 )
-from cmkd.tracking.mlflow_runs import MlflowRuns, record_of
-from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
 
 ENDING_TAGS = frozenset(
     {"failure", "failure_epoch", "failure_trace", "pruned", "pruned_epoch", "pruned_score"}

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking.location import default_uri, sqlite_file
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.records import History, RunRecord
+from cmkd.tracking.store import History, RunRecord
+from cmkd.tracking.uri import default_uri, sqlite_file
 
 BUSY_SECONDS = 60.0
 EXPECTED: Mapping[str, frozenset[str]] = {

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cmkd.data.files import damaged, write_atomic, write_text
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.io import damaged, write_atomic, write_text
 
 CURRENT, PREVIOUS, NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
 _DAMAGE = (RuntimeError, EOFError, ValueError)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from cmkd.config.training import BackboneName, is_tiny
-from cmkd.data.datasets import Dataset
-from cmkd.data.files import write_atomic
+from cmkd.data.dataset import Dataset
+from cmkd.io import write_atomic
 
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
 
@@ -72,3 +73,16 @@ def write_predictions(
                 )
 
     write_atomic(path, write)
+
+
+def clip_scores(
+    score: Callable[[Int64[np.ndarray, " R"]], Float[Tensor, "R K"]],
+    rows: Int64[np.ndarray, "N M"],
+) -> Float[Tensor, "N K"]:
+    """Logits of N clips, each averaged over its M rows of the clip arrays.
+
+    Args:
+        score: logits of single rows.
+    """
+    scores: Tensor = score(rows.reshape(-1)).unflatten(0, rows.shape)
+    return scores.mean(1)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
-from cmkd.data.datasets import Dataset
-from cmkd.data.files import load_array, require_space
+from cmkd.data.dataset import Dataset
+from cmkd.io import load_array, require_space
 from cmkd.method.losses import TeacherTargets
+from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order
 from cmkd.training.checkpoint import read_tensors, write_tensors
-from cmkd.training.clips import ClipReader, all_rows, first_rows, in_order
 from cmkd.training.evaluate import eval_batch
 from cmkd.training.frozen import FrozenTeacher, open_frozen, teacher_folder
 

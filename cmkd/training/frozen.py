@@ -15,8 +15,8 @@ from cmkd.config.trial import Setting, TrialConfig
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import read_tensors
 from cmkd.training.evaluate import eval_batch
+from cmkd.training.networks import stride_of
 from cmkd.training.runtime import autocast, place
-from cmkd.training.students import stride_of
 
 WEIGHTS_FILE = "teacher.safetensors"
 

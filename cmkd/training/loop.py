@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from cmkd.config.base import content_id
 from cmkd.config.training import TrainingConfig
 from cmkd.errors import TrialFailed
-from cmkd.tracking.records import EpochRecord
+from cmkd.tracking.store import EpochRecord
 from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
+from cmkd.training.distributed import ALONE, Peers
 from cmkd.training.evaluate import Validation
-from cmkd.training.optimisation import make_optimizer, make_schedule, prepare
-from cmkd.training.parallel import ALONE, Peers
+from cmkd.training.optim import make_optimizer, make_schedule, prepare
 from cmkd.training.runtime import Loader
 
 BatchT = TypeVar("BatchT")

@@ -18,8 +18,8 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 
 from cmkd.data.splits import Split
-from cmkd.tracking.records import EpochRecord
-from cmkd.training.clips import ClipReader, all_rows, first_rows
+from cmkd.tracking.store import EpochRecord
+from cmkd.training.batches import ClipReader, all_rows, first_rows
 from cmkd.training.evaluate import Validation, accuracy
 
 GRID = (6, 8)

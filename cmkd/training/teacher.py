@@ -17,23 +17,23 @@ from torch.nn import functional as F
 
 from cmkd.config.training import TeacherConfig
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import Dataset, open_planned
+from cmkd.data.dataset import Dataset, open_planned
+from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
-from cmkd.tracking.records import EpochRecord
+from cmkd.tracking.store import EpochRecord
+from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json, write_tensors
-from cmkd.training.clips import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.evaluate import (
     Validation,
     accuracy,
+    clip_scores,
     eval_batch,
     validation,
     write_predictions,
 )
 from cmkd.training.frozen import WEIGHTS_FILE, build_teacher, teacher_folder
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
-from cmkd.training.multiview import clip_scores
 from cmkd.training.runtime import autocast, pick_device, place
 from cmkd.training.weights.pretrained import load_into_teacher
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.backbones.tiny import Shortcut, split_stride
-from cmkd.backbones.tiny_tdn import frame_differences
+from cmkd.backbones.tiny import Shortcut, frame_differences, split_stride
 from cmkd.backbones.tsm import TemporalShift, temporal_shift
 from cmkd.config.training import segment_of
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cmkd.cli.live import LiveView, PlainView, make_view
 from cmkd.sweep.progress import Board, TrialProgress
-from cmkd.tracking.records import EpochRecord
+from cmkd.tracking.store import EpochRecord
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from cmkd.cli.main import app
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.standing import ArmStanding, InTraining, Journal, Standing
-from cmkd.tracking.location import owner
+from cmkd.sweep.status import ArmStanding, InTraining, Journal, Standing
+from cmkd.tracking.uri import owner
 
 ARMS = (ArmStanding("control", 3, 1, 0, 1, 61.25), ArmStanding("both", 2, 0, 1, 2, None))
 

@@ -12,22 +12,19 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
-from cmkd.cli.plan import plan_json, plan_text
-from cmkd.cli.sweep import _command, _summary
-from cmkd.config.stages import Choice
+from cmkd.cli.sweep import _command, _summary, plan_json, plan_text
+from cmkd.config.selections import Choice
 from cmkd.config.sweep import load_sweep
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.adaptive import Order
-from cmkd.sweep.expand import expand
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.forecast import Range, class_of, forecast
-from cmkd.sweep.memory import Room
-from cmkd.sweep.outlook import Outlook
-from cmkd.sweep.plan import make_plan
-from cmkd.sweep.session import SweepOutcome
+from cmkd.sweep.interim_looks import Order
+from cmkd.sweep.plan import expand, make_plan
+from cmkd.sweep.preflight import Outlook, Room
+from cmkd.sweep.run import SweepOutcome
 from cmkd.sweep.survey import SweepRequest
-from cmkd.tracking.records import RunRecord, RunStatus
+from cmkd.tracking.store import RunRecord, RunStatus
 
 
 @pytest.fixture(scope="module")

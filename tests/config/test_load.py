@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cmkd.config.base import Config
-from cmkd.config.load import MAX_BYTES, explain, read_yaml, suggest
+from cmkd.config.yaml_loader import MAX_BYTES, explain, read_yaml, suggest
 from cmkd.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.stages import Choice, resolve
+from cmkd.config.selections import Choice, resolve
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, Reading, SplitConfig, ViewsConfig
-from cmkd.data.arrays import ClipArrays, ensure_arrays, open_arrays
-from cmkd.data.clips import read_clip
-from cmkd.data.datasets import Dataset, read_folder
+from cmkd.data.clip import read_clip
+from cmkd.data.dataset import Dataset, read_folder
+from cmkd.data.decoded_cache import ClipArrays, ensure_arrays, open_arrays, plan_rows
 from cmkd.data.manifest import file_sha256
-from cmkd.data.rows import plan_rows
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.data.views import apply_view, label_of, make_views
 from cmkd.errors import DataError, InfrastructureError, InputError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.bitstream import VECTORS, decode_rgb, encode, open_mpeg4, probe
+from cmkd.data.codec import VECTORS, decode_rgb, encode, open_mpeg4, probe
 from cmkd.errors import DataError, InfrastructureError
 
 SIZE = 64

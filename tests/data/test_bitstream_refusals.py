@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.data.bitstream import container, decode_rgb, open_mpeg4
+from cmkd.data.codec import decode_rgb, open_mpeg4
+from cmkd.data.codec import probe as container
 from cmkd.errors import DataError
 
 

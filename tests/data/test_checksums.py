@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.data import app
-from cmkd.data.checksums import ALGORITHMS, with_checksums
-from cmkd.data.datasets import open_dataset
-from cmkd.data.sources import Listing, Source
+from cmkd.data.dataset import open_dataset
+from cmkd.data.prepare.reencode import ALGORITHMS, with_checksums
+from cmkd.data.prepare.sources import Listing, Source
 from cmkd.errors import DataError
 
 ONE, TWO, THREE = "1" * 32, "2" * 64, "3" * 32

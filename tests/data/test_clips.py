@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, Reading
-from cmkd.data.bitstream import Mpeg4Clip, decode_rgb, encode, open_mpeg4
-from cmkd.data.clips import read_clip, read_compressed
-from cmkd.data.motion import fetch
-from cmkd.data.tracing import follow, residual
+from cmkd.data.clip import read_clip, read_compressed
+from cmkd.data.codec import Mpeg4Clip, decode_rgb, encode, open_mpeg4
+from cmkd.data.motion import fetch, follow, residual
 from cmkd.errors import DataError
 
 SIZE = 64

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cmkd.data.colour import difference_to_rgb, planes_to_rgb, rgb_to_planes
+from cmkd.data.color import difference_to_rgb, planes_to_rgb, rgb_to_planes
 
 # BT.601, 8 bits, limited range: RGB -> (Y, U, V).
 KNOWN = {

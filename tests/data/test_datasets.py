@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.datasets import find_datasets, open_dataset, read_folder
+from cmkd.data.dataset import find_datasets, open_dataset, read_folder
 from cmkd.data.manifest import MANIFEST_FILE, digest
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.errors import DataError

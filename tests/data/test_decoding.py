@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from cmkd.cli.main import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.bitstream import decode_positions, decode_rgb, encode
+from cmkd.data.codec import decode_positions, decode_rgb, encode
 from cmkd.data.decoding import ROUNDS, WAYS, DecodingCost, measure_decoding
 from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
 from cmkd.errors import DataError, InputError
-from cmkd.report.values.decoding import read_decoding
+from cmkd.report.decoding import read_decoding
 
 T = 4
 # Of 24 frames in two GOPs: the last frame of each quarter.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.files import make_folder, write_atomic, write_text
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.io import make_folder, write_atomic, write_text
 
 
 def test_text_is_written_as_it_is_below_new_folders(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.bitstream import decode_rgb, encode
-from cmkd.data.inspect_clip import colours, inspect_clip, wheel
+from cmkd.data.codec import decode_rgb, encode
+from cmkd.data.inspect import colours, inspect_clip, wheel
 from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
 from cmkd.errors import DataError
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.bitstream import VECTORS, encode, open_mpeg4
+from cmkd.data.codec import VECTORS, encode, open_mpeg4
 from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, taint
 
 

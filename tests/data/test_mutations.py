@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
-from cmkd.data.bitstream import container_fault, survey
-from cmkd.data.clips import read_clip
-from cmkd.data.datasets import read_folder
+from cmkd.data.clip import read_clip
+from cmkd.data.codec import container_fault, survey
+from cmkd.data.dataset import read_folder
 from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
-from cmkd.data.pool import run_tasks
-from cmkd.data.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
+from cmkd.data.prepare.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
 from cmkd.data.verify import verify
+from cmkd.data.workers import run_tasks
 from cmkd.errors import CmkdError, DataError
 
 SMALL = EncodingConfig(width=64, height=64, gop=12, qscale=5)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, Reading
-from cmkd.data.bitstream import encode
-from cmkd.data.clips import read_clip
-from cmkd.data.colour import difference_to_rgb, planes_to_rgb
+from cmkd.data.clip import read_clip
+from cmkd.data.codec import encode
+from cmkd.data.color import difference_to_rgb, planes_to_rgb
 from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
 
 

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from cmkd.data.pool import run_tasks, usable_cpus
+from cmkd.data.workers import run_tasks, usable_cpus
 from cmkd.errors import DataError, InfrastructureError
 
 

@@ -18,12 +18,12 @@ from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
-from cmkd.data.arrays import ensure_arrays
-from cmkd.data.bitstream import encode, probe
-from cmkd.data.clips import read_clip
-from cmkd.data.datasets import open_dataset
-from cmkd.data.prepare import PrepareRequest, prepare
-from cmkd.data.reencode import uniform_indices
+from cmkd.data.clip import read_clip
+from cmkd.data.codec import encode, probe
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import ensure_arrays
+from cmkd.data.prepare.reencode import uniform_indices
+from cmkd.data.prepare.run import PrepareRequest, prepare
 from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 
 SMALL = EncodingConfig(width=80, height=64, gop=12, qscale=5)

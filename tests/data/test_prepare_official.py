@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
 from cmkd.config.data import Reading
-from cmkd.data.arrays import ensure_arrays
-from cmkd.data.datasets import Dataset, open_dataset
-from cmkd.data.official import OFFICIAL
+from cmkd.data.dataset import Dataset, open_dataset
+from cmkd.data.decoded_cache import ensure_arrays
+from cmkd.data.prepare.official import OFFICIAL
 from cmkd.errors import DataError, InputError
 
 SMALL = ("--width", "80", "--height", "64", "--gop", "12", "--frames", "24", "--qscale", "5")

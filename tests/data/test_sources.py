@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.sources import Source, find_sources
+from cmkd.data.prepare.sources import Source, find_sources
 from cmkd.errors import DataError
 
 

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from cmkd.data import synthetic
-from cmkd.data.datasets import read_folder
-from cmkd.data.synthetic import RECIPES, SyntheticRecipe, ensure_synthetic, folder_of
-from cmkd.data.synthetic_scene import CLASSES, COLOURS, SceneConfig, render
+from cmkd.data.dataset import read_folder
+from cmkd.data.synthetic import (
+    CLASSES,
+    COLOURS,
+    RECIPES,
+    SceneConfig,
+    SyntheticRecipe,
+    ensure_synthetic,
+    folder_of,
+    render,
+)
 
 PLAIN = SceneConfig(
     late_share=0.0, texture=0.0, pan=0.0, jitter=0.0, noise=0.0, gain=0.0, flicker=0.0,

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.bitstream import encode, survey
-from cmkd.data.datasets import Dataset, read_folder
+from cmkd.data.codec import encode, survey
+from cmkd.data.dataset import Dataset, read_folder
 from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
 from cmkd.data.verify import verify
 from cmkd.errors import DataError

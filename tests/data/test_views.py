@@ -15,8 +15,8 @@ from cmkd.config.data import (
     SplitConfig,
     ViewsConfig,
 )
-from cmkd.data.bitstream import encode
-from cmkd.data.clips import CompressedClip, RawClip, read_clip
+from cmkd.data.clip import CompressedClip, RawClip, read_clip
+from cmkd.data.codec import encode
 from cmkd.data.views import (
     IDENTITY,
     View,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cmkd.errors import InfrastructureError
-from cmkd.report.files import write_files
+from cmkd.report.build import write_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

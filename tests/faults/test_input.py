@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cmkd.cli.main import app
 from cmkd.config.paths import slug
 from cmkd.errors import CmkdError, ConfigError
-from cmkd.sweep.lock import sweep_lock
+from cmkd.sweep.run import sweep_lock
 
 HEAD = "name: s\ndescription: d\ndata: synthetic-smoke\n"
 MISTAKES = {

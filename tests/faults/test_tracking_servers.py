@@ -20,7 +20,7 @@ from cmkd.errors import InfrastructureError
 from cmkd.sweep.recorder import Recorder
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.records import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunIdentity
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARY = "canary-9f2c"

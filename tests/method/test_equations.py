@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.config.method import MethodConfig
-from cmkd.method.attention import CrossModalAttention, attn
 from cmkd.method.attention_gate import AttentionGate, entropy
-from cmkd.method.bi_convlstm import BiConvLSTM
 from cmkd.method.losses import (
     TeacherTargets,
     logits_loss,
@@ -17,6 +15,7 @@ from cmkd.method.losses import (
     temporal_loss,
     total_loss,
 )
+from cmkd.method.pseudo_decoder import BiConvLSTM, CrossModalAttention, attn
 from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import EPS, adjacency, edges, vertices
 

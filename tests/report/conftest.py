@@ -9,7 +9,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.records import EpochRecord, History, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.store import EpochRecord, History, RunIdentity, RunRecord, RunStatus
 
 SPEC = """
 name: ablation

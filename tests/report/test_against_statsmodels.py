@@ -11,7 +11,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from cmkd.report.statistics import (
+from cmkd.stats import (
     POWER,
     cluster_interval,
     cluster_p,

@@ -1,6 +1,6 @@
 """The gate and the claims against losses that are broken, on networks that are really trained.
 
-A sweep refuses such a loss before it trains anything (`cmkd.sweep.liveness`). Here trials are
+A sweep refuses such a loss before it trains anything (`cmkd.sweep.preflight`). Here trials are
 trained without that step, to see that what is held against their results finds it too.
 """
 
@@ -16,15 +16,15 @@ import torch
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import TrialConfig
-from cmkd.data import datasets
-from cmkd.data.arrays import ensure_arrays
+from cmkd.data import dataset as datasets
+from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.synthetic import SyntheticRecipe
 from cmkd.method import losses
-from cmkd.sweep.expand import PlannedTrial
 from cmkd.sweep.identity import Origin, trial_identity
+from cmkd.sweep.plan import PlannedTrial
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.training.run import TrialRun
 from cmkd.training.teacher import ensure_teacher
+from cmkd.training.trial import TrialRun
 
 # MLflow's own use of SQLAlchemy, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmkd.report.store.evidence import Evidence, collect
-from cmkd.report.values import cells
-from cmkd.report.values.cells import (
+from cmkd.report import cells
+from cmkd.report.cells import (
     Outcomes,
     difference,
     fold_weighted,
@@ -18,6 +17,7 @@ from cmkd.report.values.cells import (
     score,
     shared_test_set,
 )
+from cmkd.report.evidence import Evidence, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -12,12 +12,7 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
-from cmkd.report.judging.judge import Judgement, judge
-from cmkd.report.pages.claims_json import render_claims_json
-from cmkd.report.pages.claims_page import build_claims_page
-from cmkd.report.pages.markdown import render_page
-from cmkd.report.paper.arms import find_arm
-from cmkd.report.paper.claims import (
+from cmkd.report.claims import (
     TEACHER,
     AccuracyClaim,
     Claims,
@@ -25,11 +20,14 @@ from cmkd.report.paper.claims import (
     load_claims,
     read_claims,
 )
-from cmkd.report.paper.cost import ModelCost
-from cmkd.report.paper.published import Counterpart, Half, load_published
-from cmkd.report.statistics import holm
-from cmkd.report.store.evidence import NothingMeasured
-from cmkd.report.values.gathering import Gatherer, Request
+from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.costs import ModelCost
+from cmkd.report.evidence import NothingMeasured
+from cmkd.report.gather import Gatherer, Request
+from cmkd.report.judge import Judgement, judge
+from cmkd.report.paper import Counterpart, Half, find_arm, load_published
+from cmkd.report.writers.markdown import render_page
+from cmkd.stats import holm
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

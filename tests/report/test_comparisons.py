@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cmkd import stats as statistics
 from cmkd.config.sweep import Sweep
-from cmkd.report import statistics
-from cmkd.report.judging.comparisons import Contrast, against, contrast, factorial
-from cmkd.report.store.evidence import Evidence, collect
-from cmkd.report.values.cells import outcomes, shared_test_set
+from cmkd.report.cells import outcomes, shared_test_set
+from cmkd.report.comparisons import Contrast, against, contrast, factorial
+from cmkd.report.evidence import Evidence, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from cmkd.cli.report import app
 from cmkd.errors import InputError, TrialFailed
+from cmkd.report.decoding import FILE, NAMES, Decoding, read_decoding
+from cmkd.report.decoding_page import build_decoding_page
 from cmkd.report.figures.decoding import decoding_picture, draw_decoding
-from cmkd.report.pages.decoding import build_decoding_page
-from cmkd.report.pages.export import render_csv
-from cmkd.report.pages.latex import render_page as render_latex
-from cmkd.report.values.decoding import FILE, NAMES, Decoding, read_decoding
+from cmkd.report.writers.data import render_csv
+from cmkd.report.writers.latex import render_page as render_latex
 
 MS = {"rgb": 10.0, "half": 8.0, "quarter": 5.0, "compressed": 12.34, "motion": 7.0, "iframes": 2.0}
 ERRORS = {"half": (1.26, 2.5), "quarter": (2.0, 4.0)}

@@ -8,7 +8,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.store.evidence import Known, collect
+from cmkd.report.evidence import Known, collect
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

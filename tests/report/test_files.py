@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.files import write_files
+from cmkd.report.build import write_files
 
 
 def test_files_are_written_and_nothing_else_stays(tmp_path: Path) -> None:

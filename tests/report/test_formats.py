@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cmkd.report.pages import latex
-from cmkd.report.pages.compose import build_page
-from cmkd.report.pages.export import COLUMNS, render_csv, render_json
-from cmkd.report.pages.html import render_html
-from cmkd.report.pages.latex import escape
-from cmkd.report.pages.page import Cell, Grid, Line, Page, Picture
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.rows import build_table
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import collect
+from cmkd.report.page import Cell, Grid, Line, Page, Picture
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.writers import latex
+from cmkd.report.writers.data import COLUMNS, render_csv, render_json
+from cmkd.report.writers.html import render_html
+from cmkd.report.writers.latex import escape
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -15,7 +15,7 @@ from cmkd.cli.report import app
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import CmkdError
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.records import RunIdentity, RunStore
+from cmkd.tracking.store import RunIdentity, RunStore
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")

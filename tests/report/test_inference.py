@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmkd.report.statistics import (
+from cmkd.stats import (
     Spread,
     cluster_interval,
     cluster_p,

@@ -14,15 +14,15 @@ import pytest
 from matplotlib.image import imread
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.report.diagnostics import gate_view, graph_view
+from cmkd.report.evidence import collect
 from cmkd.report.figures.inside import draw_gates, draw_graphs, pictures_of
 from cmkd.report.figures.pictures import draw_pictures
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.store.inside import parse_inside
-from cmkd.report.values.gathering import Gatherer, Request
-from cmkd.report.values.inside import gate_view, graph_view
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
+from cmkd.report.gather import Gatherer, Request
+from cmkd.report.paper import TABLES
+from cmkd.report.predictions import parse_inside
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.pages.compose import build_page
-from cmkd.report.pages.markdown import escape, render_grid, render_notice, render_page
-from cmkd.report.pages.page import Page, Picture
-from cmkd.report.paper.cost import ModelCost
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import missing_text, signed, uneven_text
+from cmkd.report.compose import build_page
+from cmkd.report.costs import ModelCost
+from cmkd.report.evidence import collect
+from cmkd.report.page import Page, Picture
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Table
+from cmkd.report.text import missing_text, signed, uneven_text
+from cmkd.report.writers.markdown import escape, render_grid, render_notice, render_page
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -14,18 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 
 from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.report.confusions import LEGIBLE, class_views
+from cmkd.report.costs import ModelCost
+from cmkd.report.evidence import collect, no_evidence
 from cmkd.report.figures.classes import draw_confusions
 from cmkd.report.figures.cost import draw_cost
 from cmkd.report.figures.pictures import _all, draw_pictures
 from cmkd.report.figures.style import plain
-from cmkd.report.paper.cost import ModelCost
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect, no_evidence
-from cmkd.report.values.confusions import LEGIBLE, class_views
-from cmkd.report.values.histories import training_curves
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.searches import searches
-from cmkd.report.values.tables import Table
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.searches import searches, training_curves
+from cmkd.report.tables import Table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

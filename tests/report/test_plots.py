@@ -12,12 +12,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 
 from cmkd.config.sweep import Sweep
+from cmkd.report.evidence import collect
 from cmkd.report.figures.scores import draw_arms
 from cmkd.report.figures.style import save
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.store import predictions
-from cmkd.report.store.predictions import Predictions, PredictionsReader, parse_predictions
+from cmkd.report import predictions
+from cmkd.report.predictions import Predictions, PredictionsReader, parse_predictions
 
 HEADER = "clip,group,label,selected,last\n"
 

@@ -9,9 +9,7 @@ import pytest
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.paper.arms import find_arm
-from cmkd.report.paper.published import PublishedTable, load_published, read_published
-from cmkd.report.paper.specs import TABLES
+from cmkd.report.paper import TABLES, PublishedTable, find_arm, load_published, read_published
 
 
 def load(number: int) -> PublishedTable:

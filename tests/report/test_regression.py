@@ -14,17 +14,21 @@ from scipy import stats
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InputError
-from cmkd.report.judging.baseline import (
+from cmkd.report.evidence import Evidence, collect
+from cmkd.report.identical_arms import twins
+from cmkd.report.regression import (
+    FALSE_ALARM,
     ArmRecord,
     Baseline,
+    Finding,
+    common_spread,
+    compare,
     make_baseline,
     read_baseline,
     render_baseline,
+    spreads,
 )
-from cmkd.report.judging.regression import FALSE_ALARM, Finding, common_spread, compare, spreads
-from cmkd.report.judging.twins import twins
-from cmkd.report.statistics import Spread, spread_bound
-from cmkd.report.store.evidence import Evidence, collect
+from cmkd.stats import Spread, spread_bound
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -20,10 +20,10 @@ from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError, TrialFailed
-from cmkd.report.paper.arms import half_of
+from cmkd.report.paper import half_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.records import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunIdentity
 
 if TYPE_CHECKING:
     from conftest import Browser

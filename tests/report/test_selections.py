@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.judging.judge import judge
-from cmkd.report.pages.compose import build_page
-from cmkd.report.paper.claims import read_claims
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.gathering import Gatherer, Request
-from cmkd.report.values.rows import build_table
+from cmkd.report.claims import read_claims
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import collect
+from cmkd.report.gather import Gatherer, Request
+from cmkd.report.judge import judge
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

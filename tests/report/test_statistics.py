@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmkd.report.statistics import group_interval, mean_sd, t_interval
+from cmkd.stats import group_interval, mean_sd, t_interval
 
 
 def test_mean_and_sample_deviation() -> None:

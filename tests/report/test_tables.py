@@ -8,10 +8,10 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.evidence import collect
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -11,15 +11,15 @@ from urllib.parse import unquote
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.pages.compose import build_page
-from cmkd.report.pages.html import render_html
-from cmkd.report.pages.trace import render_trace, render_trace_json
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.gathering import Request
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
-from cmkd.report.values.tracing import traces
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import collect
+from cmkd.report.gather import Request
+from cmkd.report.paper import TABLES
+from cmkd.report.provenance import traces
+from cmkd.report.provenance_page import render_trace, render_trace_json
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Table
+from cmkd.report.writers.html import render_html
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

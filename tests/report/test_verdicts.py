@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmkd.report import statistics
-from cmkd.report.judging.comparisons import Contrast
-from cmkd.report.judging.verdicts import Case, Paired, Ruling, rule
-from cmkd.report.paper.claims import AccuracyClaim
-from cmkd.report.statistics import detectable
+from cmkd import stats as statistics
+from cmkd.report.claims import AccuracyClaim
+from cmkd.report.comparisons import Contrast
+from cmkd.report.verdicts import Case, Paired, Ruling, rule
+from cmkd.stats import detectable
 
 CLIPS = 200
 

@@ -10,11 +10,11 @@ import pytest
 
 from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import load_sweep
-from cmkd.report.paper.specs import TABLES
-from cmkd.report.store.evidence import collect
-from cmkd.report.values.rows import build_table
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import comparable_columns, notice_text
+from cmkd.report.evidence import collect
+from cmkd.report.paper import TABLES
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Table
+from cmkd.report.text import comparable_columns, notice_text
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -12,7 +12,7 @@ import pytest
 
 from cmkd.config.sweep import Arm, Sweep, load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.adaptive import LEVEL, comparisons, looks, orders, wanted_seeds
+from cmkd.sweep.interim_looks import LEVEL, comparisons, looks, orders, wanted_seeds
 
 CLEAR = [7.0, 8.0, 7.5, 6.5, 7.9, 7.2, 7.7, 6.9, 7.4, 8.1]
 """Differences in points that leave no doubt, and `NONE` that leave every."""

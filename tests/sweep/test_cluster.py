@@ -12,9 +12,8 @@ import pytest
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError, InputError
 from cmkd.sweep import cluster
-from cmkd.sweep.cluster import Node, joined, require_alike
-from cmkd.sweep.place import Place
-from cmkd.sweep.pulse import Pulse
+from cmkd.sweep.cluster import Node, Pulse, joined, require_alike
+from cmkd.sweep.shared_cache import Place
 
 NODES = [Node("a", "10.0.0.1", 2.0, 0.0), Node("b", "10.0.0.2", 2.0, 0.0)]
 
@@ -95,7 +94,7 @@ def test_a_data_set_that_a_node_lacks_is_refused_or_comes_from_the_storage(
         ask(Place(tmp_path / "cache"))
     offered: list[str] = []
     monkeypatch.setattr(
-        "cmkd.sweep.mirrored.MirroredCache.offer_data",
+        "cmkd.sweep.shared_cache.MirroredCache.offer_data",
         lambda self, config: offered.append(config.data),
     )
     ask(Place(tmp_path / "cache", (tmp_path / "storage").as_uri()))

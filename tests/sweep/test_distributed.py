@@ -14,11 +14,11 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from cmkd.config.trial import Setting, TrialConfig
-from cmkd.data.datasets import open_dataset
-from cmkd.sweep.distributed import TrialCrew
-from cmkd.sweep.place import Place
-from cmkd.sweep.runner import start_engine
-from cmkd.training.run import TrialRun
+from cmkd.data.dataset import open_dataset
+from cmkd.sweep.worker import TrialCrew
+from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.ray_engine import start_engine
+from cmkd.training.trial import TrialRun
 from cmkd.training.runtime import configure
 
 def trial(lr, data_id):

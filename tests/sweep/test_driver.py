@@ -13,15 +13,14 @@ from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConf
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import TrialFailed
-from cmkd.sweep.driver import Driver
-from cmkd.sweep.expand import expand, teachers_of
+from cmkd.sweep.events import Driver
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import make_plan
+from cmkd.sweep.plan import expand, make_plan, teachers_of
+from cmkd.sweep.queue import Turns
 from cmkd.sweep.signals import SignalGuard
-from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import Outcome, Update
-from cmkd.tracking.records import EpochRecord
+from cmkd.tracking.store import EpochRecord
 
 INFO = DatasetInfo(
     name="gestures",

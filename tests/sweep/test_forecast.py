@@ -8,8 +8,6 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.axes import flat
-from cmkd.sweep.expand import expand, teachers_of
 from cmkd.sweep.forecast import (
     BESIDES,
     START,
@@ -22,8 +20,8 @@ from cmkd.sweep.forecast import (
     teacher_class,
     too_large,
 )
-from cmkd.sweep.plan import Plan, make_plan
-from cmkd.tracking.records import RunRecord
+from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
+from cmkd.tracking.store import RunRecord
 
 SPEC = """
 name: s

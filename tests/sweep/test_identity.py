@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
-from cmkd.sweep.expand import PlannedTrial
 from cmkd.sweep.identity import Origin, code_version, teacher_identity, trial_identity
+from cmkd.sweep.plan import PlannedTrial
 
 INFO = DatasetInfo(
     name="gestures",

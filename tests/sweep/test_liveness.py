@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.axes import axes_of, flat
-from cmkd.sweep.liveness import dead_axes, pairs_to_try
+from cmkd.sweep.plan import axes_of, flat
+from cmkd.sweep.preflight import dead_axes, pairs_to_try
 from cmkd.training.preflight import ProbeTask, probe
 
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.sweep.lock import sweep_lock
+from cmkd.sweep.run import sweep_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from cmkd.sweep.lock import sweep_lock
+from cmkd.sweep.run import sweep_lock
 with sweep_lock(Path(sys.argv[1]), "s", "d"):
     print("held", flush=True)
     time.sleep(60)

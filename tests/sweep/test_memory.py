@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.sweep.memory import Room, free_memory
+from cmkd.sweep.preflight import Room, free_memory
 
 GIB = 2**30
 

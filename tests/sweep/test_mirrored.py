@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.trial import Setting, TrialConfig
-from cmkd.data.files import write_text
 from cmkd.errors import InputError
-from cmkd.sweep.caches import WorkerCache
-from cmkd.sweep.mirrored import MirroredCache
-from cmkd.sweep.place import Place
+from cmkd.io import write_text
+from cmkd.sweep.shared_cache import MirroredCache, Place, WorkerCache
 from cmkd.training.checkpoint import CURRENT, PREVIOUS
 
 

@@ -10,14 +10,12 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.data.datasets import Dataset, open_dataset
+from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.errors import ConfigError, TrialFailed
-from cmkd.sweep.axes import flat
-from cmkd.sweep.expand import expand, teachers_of
 from cmkd.sweep.forecast import BESIDES
-from cmkd.sweep.outlook import outlook
-from cmkd.sweep.plan import Plan, make_plan
-from cmkd.tracking.records import RunRecord
+from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
+from cmkd.sweep.preflight import outlook
+from cmkd.tracking.store import RunRecord
 from cmkd.training.preflight import Probe
 
 SPEC = """
@@ -61,7 +59,7 @@ def test_what_has_finished_before_needs_no_trial_step(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr("cmkd.data.pool.run_tasks", refuse)
+    monkeypatch.setattr("cmkd.data.workers.run_tasks", refuse)
     runs = runs_of_seed_0(plan_of(tmp_path, smoke, []))
     plan = plan_of(tmp_path, smoke, runs)
     expected = outlook(plan, smoke, runs, workers=1).forecast
@@ -82,7 +80,7 @@ def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_l
             found[key] = Probe(fingerprint=str(acting), seconds=1.0, memory=1)
         return found, {key: Probe(seconds=1.0) for key in teachers}, ()
 
-    monkeypatch.setattr("cmkd.sweep.outlook._probe", steps)
+    monkeypatch.setattr("cmkd.sweep.preflight._probe", steps)
     extra = "method.lambda_2: [1.0, 0.0], method.tg_edge: [sqrt, raw]"
     whole = plan_of(tmp_path, smoke, [], extra)
     assert outlook(whole, smoke, [], workers=1).forecast
@@ -113,7 +111,7 @@ def test_workers_are_as_many_as_find_room(
     tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of(tmp_path, smoke, [])
-    monkeypatch.setattr("cmkd.sweep.outlook.free_memory", lambda: 2 * 10**9)
+    monkeypatch.setattr("cmkd.sweep.preflight.free_memory", lambda: 2 * 10**9)
     expected = outlook(plan, smoke, [], workers=64)
     assert expected.room.free == (2 * 10**9,)
     assert 600 * 2**20 < expected.room.need < 10**9

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.expand import PlannedTrial, expand
-from cmkd.sweep.plan import make_plan
-from cmkd.tracking.records import RunRecord, RunStatus
+from cmkd.sweep.plan import PlannedTrial, expand, make_plan
+from cmkd.tracking.store import RunRecord, RunStatus
 
 
 def runs(

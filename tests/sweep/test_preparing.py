@@ -33,7 +33,7 @@ cluster.shutdown()
 HURRIED = """
 import sys, time
 from pathlib import Path
-from cmkd.sweep.preparing import on_cluster
+from cmkd.sweep.prepare import on_cluster
 
 with on_cluster(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[2])) as run:
     for number, result in run(time.sleep, [0.0, 600.0, 0.1], timeout=20.0):

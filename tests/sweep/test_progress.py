@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.expand import expand
-from cmkd.sweep.plan import make_plan
+from cmkd.sweep.plan import expand, make_plan
 from cmkd.sweep.progress import Board, TrialProgress
-from cmkd.tracking.records import EpochRecord, RunRecord, RunStatus
+from cmkd.tracking.store import EpochRecord, RunRecord, RunStatus
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.pulse import PERIOD_SECONDS, Pulse
+from cmkd.sweep.cluster import PERIOD_SECONDS, Pulse
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep import recorder as module
 from cmkd.sweep.recorder import Recorder
-from cmkd.tracking.records import EpochRecord, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.store import EpochRecord, RunIdentity, RunRecord, RunStatus
 
 IDENTITY = RunIdentity("t", "e", "n", {}, {})
 EPOCH = EpochRecord(1, 1, {"val_acc": 1.0})

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.sweep.runner import gpu_share
+from cmkd.sweep.ray_engine import gpu_share
 
 TOO_LONG = """
 import sys
 from pathlib import Path
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.place import Place
-from cmkd.sweep.runner import start_engine
+from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.ray_engine import start_engine
 try:
     with start_engine(1, Place(Path(sys.argv[1]))):
         pass
@@ -34,7 +34,7 @@ ray.init = too_slow
 # As Ray 2.60 says it, in part.
 OUT_OF_MEMORY = """
 from ray.exceptions import OutOfMemoryError
-from cmkd.sweep.tuning import engine_failure
+from cmkd.sweep.tune_adapter import engine_failure
 print(engine_failure(OutOfMemoryError(
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
     "127.0.0.1, ID: 17f8) was 14.87GB used / 23.54GB limit (0.631545)\\nOOM kill reason: x\\n"
@@ -48,7 +48,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from ray import cloudpickle
 from ray.exceptions import RayActorError
-from cmkd.sweep.tuning import engine_failure, error_of
+from cmkd.sweep.tune_adapter import engine_failure, error_of
 folder = Path(sys.argv[1])
 trial = SimpleNamespace(error_file=str(folder / "error.txt"), pickled_error_file=None)
 print(error_of(trial))
@@ -68,7 +68,7 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback, WorkerHealthCheckFailedError,
 )
-from cmkd.sweep.tuning import engine_failure
+from cmkd.sweep.tune_adapter import engine_failure
 lost = WorkerHealthCheckFailedError("rank 1", RayActorError("a0", "The actor died."))
 wrong = UserExceptionWithTraceback(ValueError("no such thing"), "frames")
 for one in (lost, wrong):
@@ -77,7 +77,7 @@ for one in (lost, wrong):
 SECRETS = """
 import os
 from ray.tune.execution import class_cache
-from cmkd.sweep.tuning import keep_secrets, trainable
+from cmkd.sweep.tune_adapter import keep_secrets, trainable
 os.environ.update(AWS_SECRET_ACCESS_KEY="canary", RAY_CHDIR_TO_TRIAL_DIR="0")
 keep_secrets()
 made = class_cache._ActorClassCache().get(trainable())
@@ -88,8 +88,8 @@ ERRORS = """
 import os, sys
 from pathlib import Path
 from cmkd.sweep import runner, tuning
-from cmkd.sweep.place import Place
-from cmkd.sweep.turns import Turns
+from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.queue import Turns
 
 class Fails:
     def __init__(self, configs, cache):
@@ -130,8 +130,8 @@ GIVEN_UP = """
 import sys, time
 from pathlib import Path
 from cmkd.sweep import runner, tuning
-from cmkd.sweep.place import Place
-from cmkd.sweep.turns import Turns
+from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.queue import Turns
 from cmkd.sweep.worker import Outcome, Update
 
 class Counts:

@@ -14,18 +14,16 @@ import pytest
 from cmkd.config.spec import Limits, SearchSpec
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.axes import flat
-from cmkd.sweep.driver import Driver
-from cmkd.sweep.expand import teachers_of
+from cmkd.sweep.events import Driver
 from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import Plan
+from cmkd.sweep.plan import Plan, flat, teachers_of
+from cmkd.sweep.queue import Turns
+from cmkd.sweep.run import preview
 from cmkd.sweep.search import Ended, Halving, propose
-from cmkd.sweep.session import preview
 from cmkd.sweep.signals import SignalGuard
 from cmkd.sweep.survey import SweepRequest, survey
-from cmkd.sweep.turns import Turns
 from cmkd.sweep.worker import Outcome, Update
-from cmkd.tracking.records import EpochRecord, RunRecord
+from cmkd.tracking.store import EpochRecord, RunRecord
 
 FIRST, SECOND = "method.lambda_1", "method.lambda_2"
 RANGES = {FIRST: Limits(low=0.001, high=10.0), SECOND: Limits(low=0.01, high=10.0)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cmkd.sweep.progress import Board, TrialProgress
-from cmkd.sweep.standing import (
+from cmkd.sweep.status import (
     ArmStanding,
     InTraining,
     Journal,
@@ -20,8 +20,8 @@ from cmkd.sweep.standing import (
     named_store,
     standings_of_store,
 )
-from cmkd.tracking.location import owner
-from cmkd.tracking.records import EpochRecord, RunRecord
+from cmkd.tracking.store import EpochRecord, RunRecord
+from cmkd.tracking.uri import owner
 
 GONE = owner().rpartition(":")[0] + ":999999999"
 

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.data.datasets import Dataset
+from cmkd.data.dataset import Dataset
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.axes import flat
-from cmkd.sweep.expand import PlannedTrial
-from cmkd.sweep.plan import Plan
+from cmkd.sweep.plan import Plan, PlannedTrial, flat
 from cmkd.sweep.survey import SweepRequest, survey
-from cmkd.tracking.records import RunRecord
+from cmkd.tracking.store import RunRecord
 
 
 class OneFold:
@@ -126,7 +124,7 @@ def test_failed_trials_are_run_when_asked_for(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from cmkd.data.datasets import open_dataset
+    from cmkd.data.dataset import open_dataset
 
     return open_dataset("synthetic-smoke", tmp_path_factory.mktemp("cache"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmkd.sweep.turns import Turns
+from cmkd.sweep.queue import Turns
 
 
 def taken(turns: Turns) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.tracking.location import (
+from cmkd.tracking.uri import (
     checked_uri,
     default_uri,
     named,

@@ -16,9 +16,10 @@ from dataclasses import replace
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking import location, mlflow_calls, mlflow_store
+from cmkd.tracking import mlflow_calls, mlflow_store
+from cmkd.tracking import uri as location
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.records import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunIdentity
 
 # MLflow's own, against SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")

@@ -12,7 +12,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import MlflowStore, open_store
 from cmkd.tracking.reader import SqliteReader, open_reader
-from cmkd.tracking.records import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunIdentity
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")

@@ -12,8 +12,8 @@ from cmkd.config.data import Reading
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import StudentConfig, TeacherConfig, TeacherTrainingConfig, TrainingConfig
 from cmkd.config.trial import Setting, TrialConfig
-from cmkd.data.arrays import ensure_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.training.runtime import configure
 
 DATA = "synthetic-smoke"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmkd.data.files import write_atomic
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.io import write_atomic
 from cmkd.training.checkpoint import (
     CURRENT,
     PREVIOUS,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.report.paper.cost import read_costs
-from cmkd.training.cost import Cost, count, measure, subjects
+from cmkd.report.costs import read_costs
+from cmkd.training.flops import Cost, count, measure, subjects
 
 COUNTED: dict[str, Cost] = {}
 

@@ -15,13 +15,12 @@ from safetensors.torch import load_file, save_file
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.training import TeacherTrainingConfig
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.losses import TeacherTargets
 from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.clips import ClipReader, first_rows, view_rows
-from cmkd.training.edges import EdgeFigures, mean_edges, problems
+from cmkd.training.batches import ClipReader, first_rows, view_rows
 from cmkd.training.features import (
     LARGEST,
     CachedFeatures,
@@ -30,8 +29,9 @@ from cmkd.training.features import (
     ensure_features,
 )
 from cmkd.training.frozen import WEIGHTS_FILE, teacher_folder
-from cmkd.training.run import TrialRun
+from cmkd.training.graph_stats import EdgeFigures, mean_edges, problems
 from cmkd.training.teacher import ensure_teacher
+from cmkd.training.trial import TrialRun
 from cmkd.training.weights.pretrained import import_file
 
 MakeTrial = Callable[..., TrialConfig]

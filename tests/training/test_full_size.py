@@ -10,17 +10,17 @@ import torch
 
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.presets import PRESETS
-from cmkd.data.arrays import ClipArrays, ensure_arrays
-from cmkd.data.prepare import PrepareRequest, prepare
+from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
+from cmkd.data.prepare.run import PrepareRequest, prepare
 from cmkd.method.losses import total_loss
-from cmkd.training.clips import ClipReader
-from cmkd.training.edges import measure_edges
+from cmkd.training.batches import ClipReader
 from cmkd.training.features import OnlineFeatures, measure_standard
 from cmkd.training.frozen import FrozenTeacher, build_teacher
-from cmkd.training.optimisation import make_optimizer
-from cmkd.training.optimisation import prepare as set_up
+from cmkd.training.graph_stats import measure_edges
+from cmkd.training.networks import build_student
+from cmkd.training.optim import make_optimizer
+from cmkd.training.optim import prepare as set_up
 from cmkd.training.runtime import place
-from cmkd.training.students import build_student
 
 STEPS = 20
 CPU = torch.device("cpu")

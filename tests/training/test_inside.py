@@ -13,12 +13,12 @@ import torch
 
 from cmkd.config.method import MethodConfig
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import open_arrays
 from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.inside import MOST_CLIPS, chosen_clips, graphs_of, motion_lengths
-from cmkd.training.run import TrialRun
+from cmkd.training.diagnostics import MOST_CLIPS, chosen_clips, graphs_of, motion_lengths
 from cmkd.training.teacher import ensure_teacher
+from cmkd.training.trial import TrialRun
 
 MakeTrial = Callable[..., TrialConfig]
 

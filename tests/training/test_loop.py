@@ -18,9 +18,8 @@ from cmkd.backbones.tiny import TinyResNet
 from cmkd.config.training import TrainingConfig
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import CURRENT, PREVIOUS
-from cmkd.training.evaluate import Validation
+from cmkd.training.evaluate import Validation, clip_scores
 from cmkd.training.loop import EpochLoop, StepResult
-from cmkd.training.multiview import clip_scores
 from cmkd.training.runtime import autocast, configure, place
 
 CPU = torch.device("cpu")

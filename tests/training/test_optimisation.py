@@ -11,7 +11,7 @@ from cmkd.config.method import MethodConfig
 from cmkd.config.training import TrainingConfig
 from cmkd.errors import ConfigError
 from cmkd.method.student import Branches, Student
-from cmkd.training.optimisation import make_optimizer, make_schedule, prepare
+from cmkd.training.optim import make_optimizer, make_schedule, prepare
 
 PLAIN = TrainingConfig(epochs=3, lr=0.1, weight_decay=0.01)
 TSN = PLAIN.model_copy(update={"multipliers": "tsn", "optimizer": "sgd"})

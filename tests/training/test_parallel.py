@@ -16,9 +16,9 @@ from cmkd.config.training import TrainingConfig
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import CURRENT
+from cmkd.training.distributed import ALONE, Peers, SyncedBatchNorm
 from cmkd.training.evaluate import Validation
 from cmkd.training.loop import EpochLoop, StepResult
-from cmkd.training.parallel import ALONE, Peers, SyncedBatchNorm
 from cmkd.training.runtime import configure
 
 EPOCHS = 3

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from cmkd.backbones.registry import FAMILIES, Size
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
-from cmkd.training.weights.file import read_tensors
-from cmkd.training.weights.layouts import recognise
+from cmkd.training.weights.layouts import read_tensors, recognise
 from cmkd.training.weights.pretrained import (
     find_weights,
+    for_network,
     import_file,
     list_weights,
     load_into_backbone,
     load_into_teacher,
 )
-from cmkd.training.weights.transplant import for_network
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from cmkd.config.trial import TrialConfig
-from cmkd.data.arrays import open_arrays
-from cmkd.data.datasets import open_dataset
+from cmkd.data.dataset import open_dataset
+from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed
-from cmkd.tracking.records import EpochRecord
+from cmkd.tracking.store import EpochRecord
 from cmkd.training import features as features_module
-from cmkd.training import run as run_module
+from cmkd.training import trial as run_module
+from cmkd.training.batches import ClipReader, all_rows, first_rows, shuffled, view_rows
 from cmkd.training.checkpoint import CURRENT
-from cmkd.training.clips import ClipReader, all_rows, first_rows, shuffled, view_rows
 from cmkd.training.frozen import load_teacher
-from cmkd.training.learner import StudentLearner
-from cmkd.training.run import TrialRun
 from cmkd.training.runtime import pick_device
+from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher, open_teacher
+from cmkd.training.trial import TrialRun
 
 MakeTrial = Callable[..., TrialConfig]
 CLOCKS = ("seconds", "step_seconds")

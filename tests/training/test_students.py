@@ -16,7 +16,7 @@ from cmkd.config.trial import Setting
 from cmkd.method.branch import Branch
 from cmkd.method.student import Student
 from cmkd.training.checkpoint import write_tensors
-from cmkd.training.students import build_student
+from cmkd.training.networks import build_student
 from cmkd.training.weights.pretrained import import_file
 
 CLIPS, SIDE = 1, 64

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cmkd.report.confusions import ClassView, Compared
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
@@ -22,9 +23,8 @@ from cmkd.report.figures.style import (
     plain,
     style,
 )
-from cmkd.report.values.confusions import ClassView, Compared
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import heading, plural
+from cmkd.report.tables import Table
+from cmkd.report.text import heading, plural
 
 _ACROSS, _PANELS = 2, 4
 """Matrices, and panels of gains, side by side."""

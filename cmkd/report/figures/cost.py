@@ -20,7 +20,7 @@ from cmkd.report.figures.style import (
     plain,
     style,
 )
-from cmkd.report.values.tables import Row, Table
+from cmkd.report.tables import Row, Table
 
 _KINDS = {
     "RD": ("o", GREY, "white", "literature, raw domain (RD)"),

@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from cmkd.report.decoding import NAMES, Decoding
+from cmkd.report.decoding_page import TITLE, what_text
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
@@ -18,9 +20,7 @@ from cmkd.report.figures.style import (
     save,
     style,
 )
-from cmkd.report.pages.decoding import TITLE, what_text
-from cmkd.report.pages.page import Picture
-from cmkd.report.values.decoding import NAMES, Decoding
+from cmkd.report.page import Picture
 
 
 def decoding_picture(measured: Decoding) -> Picture:

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cmkd.report.diagnostics import GateView, GraphView, gate_view, graph_view
 from cmkd.report.figures.style import BLUE, GREY, LARGE, NORMAL, SMALL, WIDTH, plain, style
-from cmkd.report.store.inside import FILE, parse_inside
-from cmkd.report.store.predictions import Predictions, parse_predictions
-from cmkd.report.values.inside import GateView, GraphView, gate_view, graph_view
+from cmkd.report.predictions import FILE, Predictions, parse_inside, parse_predictions
 
 COLOURS = "cividis"
 """From dark to light in even steps, in grey print and to colour-blind eyes too."""

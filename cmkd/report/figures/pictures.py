@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
-from cmkd.report.pages.page import Picture
-from cmkd.report.paper.arms import find_reference
-from cmkd.report.values.cells import Difference
-from cmkd.report.values.confusions import ClassView, class_views
-from cmkd.report.values.histories import training_curves
-from cmkd.report.values.inside import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
-from cmkd.report.values.searches import searches
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import folds_text, heading, interval_text, plural, uneven_text
+from cmkd.report.cells import Difference
+from cmkd.report.confusions import ClassView, class_views
+from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
+from cmkd.report.page import Picture
+from cmkd.report.paper import find_reference
+from cmkd.report.searches import searches, training_curves
+from cmkd.report.tables import Table
+from cmkd.report.text import folds_text, heading, interval_text, plural, uneven_text
 
 if TYPE_CHECKING:
     from cmkd.report.figures.style import Figure

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cmkd.report.figures.style import BLUE, GREEN, GREY, MANY, VERMILLION, plain, style
-from cmkd.report.paper.arms import HALVES
-from cmkd.report.paper.published import Half
-from cmkd.report.values.tables import Measured, Row, Table, TeacherScore
-from cmkd.report.values.wording import (
+from cmkd.report.paper import HALVES, Half
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.text import (
     absent_halves,
     comparable_columns,
     folds_text,

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cmkd.report.cells import Score
 from cmkd.report.figures.style import BLUE, GREY, LARGE, MANY, NORMAL, SMALL, WIDTH, plain, style
-from cmkd.report.values.cells import Score
-from cmkd.report.values.searches import SYMBOLS, Search, Searches
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import heading
+from cmkd.report.searches import SYMBOLS, Search, Searches
+from cmkd.report.tables import Table
+from cmkd.report.text import heading
 
 _DECADE = 1.0
 """How far left of the least positive weight the weight 0 is put, in decades."""

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cmkd.report.figures.style import BLUE, GREY, LARGE, NORMAL, SMALL, WIDTH, plain, style
-from cmkd.report.values.histories import METRICS, Curve
-from cmkd.report.values.tables import Table
-from cmkd.report.values.wording import heading
+from cmkd.report.searches import METRICS, Curve
+from cmkd.report.tables import Table
+from cmkd.report.text import heading
 
 _ACROSS = 5
 """Arms side by side, at most."""

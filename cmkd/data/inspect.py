@@ -1,0 +1,137 @@
+"""Pictures of what the student sees of a clip, and of how much of the frames that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cmkd.config.data import InputConfig, Reading
+from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
+from cmkd.data.codec import survey
+from cmkd.data.sampling import sample_clip
+
+_Rgb = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One sampled P-frame as the student sees it.
+
+    Attributes:
+        number: of the frame in the clip.
+        intra: number of the I-frame that it builds on.
+        frame: decoded.
+        iframe: decoded.
+        motion: accumulated displacement on cells of 4 x 4; hue is direction, brightness length.
+        residual: grey 128 is none, a level of grey is a level of difference.
+        rebuilt: the I-frame moved by the cells of motion, plus the residual.
+        motion_error: mean absolute difference of `frame` and the moved I-frame, in grey levels.
+        error: the same with the residual: what is lost between the decoder and the student.
+    """
+
+    number: int
+    intra: int
+    frame: _Rgb
+    iframe: _Rgb
+    motion: _Rgb
+    residual: _Rgb
+    rebuilt: _Rgb
+    motion_error: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Sights:
+    """All sampled frames of a clip; motion of `full` pixels or more has full brightness."""
+
+    frames: tuple[Sight, ...]
+    full: float
+
+
+def inspect_clip(path: Path, num_frames: int) -> Sights:
+    """Read a clip as a trial with that many frames does, with accumulated motion.
+
+    Raises:
+        DataError: not a usable MPEG-4 Part 2 file, or fewer frames than that.
+    """
+    clip, raw = read_clip(path, Reading(inputs=InputConfig(num_frames=num_frames)))
+    # `read_clip` has vetted the file, so its picture types are all I or P.
+    sample = sample_clip(list(survey(path).kinds), num_frames, None, 0.0)
+    lengths = np.hypot(*clip.motion.astype(np.float32).swapaxes(0, 1))
+    # A few vectors are far longer than the rest and would leave it in the dark.
+    full = max(1.0, float(np.percentile(lengths, 98)))
+    sights = [
+        _sight(clip, raw, at, number, sample.intra[sample.slot[at]], full)
+        for at, number in enumerate(sample.positions)
+    ]
+    return Sights(tuple(sights), full)
+
+
+def _sight(
+    clip: CompressedClip, raw: RawClip, at: int, number: int, intra: int, full: float
+) -> Sight:
+    frame = raw.frames[at].transpose(1, 2, 0)
+    iframe = clip.iframes[clip.gop[at]].transpose(1, 2, 0)
+    motion = clip.motion[at].transpose(1, 2, 0).astype(np.float32)
+    residual = _enlarged(clip.residual[at].transpose(1, 2, 0).astype(np.float32), RESIDUAL_CELL)
+    moved = _moved(iframe, _enlarged(motion, MOTION_CELL))
+    rebuilt = _bytes(moved + residual)
+    return Sight(
+        number=number,
+        intra=intra,
+        frame=frame,
+        iframe=iframe,
+        motion=_enlarged(colours(motion / full), MOTION_CELL),
+        residual=_bytes(128 + residual),
+        rebuilt=rebuilt,
+        motion_error=_difference(frame, moved),
+        error=_difference(frame, rebuilt),
+    )
+
+
+def _enlarged(maps: np.ndarray, cell: int) -> np.ndarray:
+    return maps.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+def _moved(
+    iframe: UInt8[np.ndarray, "H W 3"], motion: Float[np.ndarray, "H W 2"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Each pixel from where its displacement points, to the nearest whole pixel inside."""
+    height, width = iframe.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    columns = np.clip(x + np.rint(motion[..., 0]).astype(int), 0, width - 1)
+    rows = np.clip(y + np.rint(motion[..., 1]).astype(int), 0, height - 1)
+    moved: UInt8[np.ndarray, "H W 3"] = iframe[rows, columns]
+    return moved
+
+
+def colours(motion: Float[np.ndarray, "h w 2"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Vectors of length up to 1 as colours: hue is the angle (red to the right, then clockwise on
+    the picture through yellow), brightness the length."""
+    angle = np.arctan2(motion[..., 1], motion[..., 0]) / (2 * np.pi) % 1
+    length = np.clip(np.hypot(motion[..., 0], motion[..., 1]), 0, 1)
+    turns = (angle[..., None] * 6 + np.array([0, 4, 2])) % 6
+    return _bytes(255 * length[..., None] * np.clip(np.abs(turns - 3) - 1, 0, 1))
+
+
+def wheel(side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The legend of `colours`: a disc whose points show the vectors from its centre to them."""
+    axis = (np.arange(side) - (side - 1) / 2) / (side / 2)
+    vectors = np.stack(np.meshgrid(axis, axis), axis=-1)
+    inside = np.hypot(vectors[..., 0], vectors[..., 1]) <= 1
+    disc: UInt8[np.ndarray, "side side 3"] = np.where(
+        inside[..., None], colours(vectors), np.uint8(255)
+    )
+    return disc
+
+
+def _bytes(values: np.ndarray) -> UInt8[np.ndarray, ...]:
+    levels: UInt8[np.ndarray, ...] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return levels
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(np.float32) - other.astype(np.float32)).mean())

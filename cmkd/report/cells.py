@@ -1,0 +1,249 @@
+"""The values of a table's cells, computed from the trials; rendering them is another module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from cmkd.report.evidence import Evidence, Trial
+from cmkd.stats import (
+    CONFIDENCE,
+    Interval,
+    cluster_interval,
+    group_interval,
+    mean_sd,
+    t_interval,
+)
+
+Epoch = Literal["selected", "last"]
+EPOCHS: tuple[Epoch, ...] = ("selected", "last")
+
+LEAST_PAIRS = 3
+"""Seeds that two arms share; fewer establish no order."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The N clips that trials are measured on: those of all folds, one after the other."""
+
+    clips: tuple[str, ...]
+    groups: tuple[str, ...]
+    folds: tuple[int, ...]
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Int "N": equal for clips of one group, and unique to every clip that has none."""
+        keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether clips share groups (sessions), so that they are not independent."""
+        return 1 < len(set(self.units.tolist())) < len(self.groups)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups by name, without the clips that have none."""
+        return tuple(sorted(set(self.groups) - {""}))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one arm got right: Bool "S N" for S complete seeds and the N clips of a `TestSet`.
+
+    `partial` maps a seed that lacks folds to the folds it lacks; it counts nowhere else.
+    `trials` are the ids of the trials behind the complete seeds.
+    """
+
+    seeds: tuple[int, ...]
+    selected: np.ndarray
+    last: np.ndarray
+    partial: Mapping[int, tuple[int, ...]]
+    trials: tuple[str, ...]
+
+    def right(self, epoch: Epoch) -> np.ndarray:
+        """Bool "S N" at `epoch`."""
+        return self.selected if epoch == "selected" else self.last
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one arm in [0, 100]: mean, SD over seeds, one value per complete seed.
+
+    `sd` is None for one seed, `mean` for none, `interval` where no interval can be formed.
+    `deterministic`: the seed decides nothing, so that equal values are no measured spread of 0.
+    """
+
+    mean: float | None
+    sd: float | None
+    interval: Interval | None
+    per_seed: tuple[float, ...]
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of an arm minus that of the arm `reference`, in points, over shared seeds."""
+
+    reference: str
+    mean: float | None
+    interval: Interval | None
+    pairs: int
+    trials: tuple[str, ...] = ()
+
+
+def shared_test_set(evidence: Evidence) -> TestSet:
+    """The test clips of the folds of `evidence`, which all its trials agree on."""
+    first = {trial.fold: trial.predictions for trial in reversed(evidence.trials)}
+    parts = [(fold, first[fold]) for fold in evidence.folds]
+    return TestSet(
+        tuple(clip for _, part in parts for clip in part.clips),
+        tuple(group for _, part in parts for group in part.groups),
+        tuple(fold for fold, part in parts for _ in part.clips),
+    )
+
+
+def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
+    """Pool the folds of every seed of one setting: a seed with all folds is one measurement."""
+    found: dict[int, dict[int, Trial]] = {}
+    for trial in evidence.trials:
+        if trial.setting_id == setting_id:
+            found.setdefault(trial.seed, {})[trial.fold] = trial
+    lacking = {
+        seed: tuple(fold for fold in evidence.folds if fold not in found[seed])
+        for seed in sorted(found)
+    }
+    seeds = tuple(seed for seed, folds in lacking.items() if not folds)
+    pooled = [[found[seed][fold] for fold in evidence.folds] for seed in seeds]
+    return Outcomes(
+        seeds=seeds,
+        selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
+        last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
+        partial={seed: folds for seed, folds in lacking.items() if folds},
+        trials=tuple(trial.trial_id for folds in pooled for trial in folds),
+    )
+
+
+def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
+    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold.
+
+    An arm that is `seedless` (its method draws nothing) and indeed got the same clips right with
+    two or more seeds is `deterministic`: it has no SD, and an interval over groups alone.
+    """
+    if not len(right):
+        return Score(None, None, None, ())
+    per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
+    mean, sd = mean_sd(per_seed)
+    if seedless and len(right) > 1 and bool((right == right[0]).all()):
+        return Score(mean, None, _accuracy_interval(right[:1], test), per_seed, True)
+    return Score(mean, sd, _accuracy_interval(right, test), per_seed)
+
+
+def difference(
+    arm: Outcomes, reference: Outcomes, name: str, test: TestSet, epoch: Epoch = "selected"
+) -> Difference:
+    """Accuracy of `arm` at `epoch` minus that of `reference`, called `name`, by seed.
+
+    The interval is the paired t interval over seeds; where the test set has groups it is the
+    bootstrap of the clips' differences over groups and seeds.
+    """
+    if not set(arm.seeds) & set(reference.seeds):
+        return Difference(name, None, None, 0)
+    delta = _paired(arm, reference, epoch)
+    trials = tuple(dict.fromkeys(arm.trials + reference.trials))
+    return Difference(name, float(delta.mean()), _interval(delta, test), len(delta), trials)
+
+
+def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
+    """The arms among which the best is, at a confidence of 95 % (a subset as Gupta's, 1965).
+
+    An arm is not in it where another lies above: where a one-sided paired t test over seeds says
+    so, and one over groups where clips share them; a digit less proves nothing, and neither do
+    fewer than `LEAST_PAIRS`. The level is 5 %, shared by the rivals of an arm (Bonferroni), so
+    that the arm that is truly the best is left out as rarely as that, however many there are.
+    Empty for fewer than two arms with a complete seed: there is nothing to be better than.
+    """
+    scored = {name: one for name, one in arms.items() if one.seeds}
+    if len(scored) < 2:
+        return frozenset()
+    rivals = sum(len(one.seeds) >= LEAST_PAIRS for one in scored.values()) - 1
+    # A one-sided test at a level is a two-sided interval at twice that.
+    confidence = 1 - 2 * (1 - CONFIDENCE) / max(1, rivals)
+    below = {
+        name
+        for name, one in scored.items()
+        if any(
+            _lies_above(other, one, test, epoch, confidence)
+            for other in scored.values()
+            if other is not one
+        )
+    }
+    return frozenset(scored.keys() - below)
+
+
+def _lies_above(
+    one: Outcomes, other: Outcomes, test: TestSet, epoch: Epoch, confidence: float
+) -> bool:
+    delta = _paired(one, other, epoch)
+    if len(delta) < LEAST_PAIRS:
+        return False
+    intervals = [t_interval(delta.mean(axis=1).tolist(), confidence)]
+    if test.grouped:
+        intervals.append(cluster_interval(delta, test.units, confidence))
+    return all(interval is not None and interval.low > 0 for interval in intervals)
+
+
+def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
+    """Float "S N" in points: what `arm` has more of each clip, by shared seed."""
+    at = {seed: number for number, seed in enumerate(reference.seeds)}
+    pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
+    ours = arm.right(epoch)[[own for own, _ in pairs]]
+    theirs = reference.right(epoch)[[other for _, other in pairs]]
+    delta: np.ndarray = 100.0 * (ours.astype(np.int8) - theirs.astype(np.int8))
+    return delta
+
+
+def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
+    """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds.
+
+    Clips without a group are in none of them.
+    """
+    names = np.array(test.groups)
+    return {
+        group: 100 * float(arm.selected[:, names == group].mean()) if arm.seeds else None
+        for group in test.group_names
+    }
+
+
+def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | None:
+    """Mean of one value per fold, weighted by its test clips; None where a fold has none."""
+    total = 0.0
+    for fold in test.folds:
+        value = values.get(fold)
+        if value is None:
+            return None
+        total += value
+    return total / len(test.folds)
+
+
+def _accuracy_interval(right: np.ndarray, test: TestSet) -> Interval | None:
+    """Within [0, 100], beyond which Student's goes where seeds are few."""
+    found = _interval(100.0 * right, test)
+    return found and Interval(max(0.0, found.low), min(100.0, found.high))
+
+
+def _interval(values: np.ndarray, test: TestSet) -> Interval | None:
+    if test.grouped:
+        return group_interval(values, test.units)
+    return t_interval([float(value) for value in values.mean(axis=1)])
+
+
+def _stack(pooled: list[list[np.ndarray]]) -> np.ndarray:
+    if not pooled:
+        return np.zeros((0, 0), bool)
+    return np.stack([np.concatenate(folds) for folds in pooled])

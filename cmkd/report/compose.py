@@ -1,0 +1,231 @@
+"""The page of a table: its grids, its circumstances and its notes put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cmkd.report.evidence import trials_of
+from cmkd.report.grids import cost_grid, difference_cells, difference_heads, main_grid, score_cell
+from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.paper import NOT_OURS, cited, half_of
+from cmkd.report.provenance import run_url, teachers_name
+from cmkd.report.tables import Table
+from cmkd.report.text import (
+    COST_SCOPE,
+    DASH,
+    FEW_MARK,
+    OPEN_MARK,
+    OUTSIDE_MARK,
+    absent_halves,
+    commits_text,
+    folds_text,
+    heading,
+    interval_text,
+    missing_text,
+    notice_text,
+    seeds_caption,
+    seeds_text,
+    uneven_text,
+    unmeasured_text,
+)
+
+
+def last_grid(table: Table) -> Grid:
+    """Accuracies and differences at the last epoch."""
+    lines = [
+        _line(
+            [
+                Cell(one.arm.name),
+                score_cell(one, "last", table),
+                *difference_cells(one, "last", table),
+            ],
+            half_of(one.arm.setting),
+        )
+        for one in table.measured
+    ]
+    columns = ("Arm", "Last epoch", *difference_heads(table))
+    caption = (
+        f"Top-1 accuracy in % on {table.evidence.data} after the last epoch, mean ± SD over "
+        f"{seeds_caption(table)} [95 % interval]; nothing is selected."
+    )
+    return Grid("last", "Differences at the last epoch", caption, columns, tuple(lines))
+
+
+def group_grid(table: Table) -> Grid:
+    """Accuracy of every arm on each group of clips."""
+    lines = []
+    for group in table.test.group_names:
+        count = table.test.groups.count(group)
+        cells = [Cell(group), Cell(str(count), value=count)]
+        for one in table.measured:
+            value = one.by_group[group]
+            shown = f"{value:.1f}" if value is not None else DASH
+            cells.append(Cell(shown, "measured", value, trials=one.outcomes.trials))
+        lines.append(_line(cells))
+    columns = ("Group", "Clips", *(one.arm.name for one in table.measured))
+    caption = (
+        f"Top-1 accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: "
+        f"{table.evidence.selection}."
+    )
+    return Grid("groups", "Accuracy per group", caption, columns, tuple(lines))
+
+
+def arm_grid(table: Table) -> Grid:
+    """What the arms are."""
+    lines = []
+    for arm in (one.arm for one in table.measured):
+        setting, method = arm.setting, arm.setting.method
+        details = [
+            setting.student.backbone,
+            setting.teacher.backbone,
+            str(setting.training.epochs),
+            "yes" if method.decoder else "no",
+            f"{method.lambda_1:g}",
+            f"{method.lambda_2:g}",
+            method.logits,
+        ]
+        if setting.model != "student":
+            details = [NOT_OURS] * len(details)
+        texts = [arm.name, setting.id, setting.model, *details]
+        lines.append(_line([Cell(text) for text in texts], half_of(setting)))
+    columns = ("Arm", "setting_id", "Model", "Student", "Teacher", "Epochs", "Decoder")
+    caption = f"What each arm of the sweep {table.sweep.spec.name} is."
+    return Grid("arms", "Arms", caption, (*columns, "λ1", "λ2", "Logits KD"), tuple(lines))
+
+
+def run_grid(table: Table) -> Grid:
+    """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
+    evidence, lines = table.evidence, []
+    for one in table.measured:
+        trials = trials_of(table.evidence, one.arm)
+        runs = [f"{trial.seed}/{trial.fold} {trial.run_id[:8]}" for trial in trials]
+        urls = [run_url(table.server, trial) for trial in trials] if table.server else []
+        cell = Cell(
+            ", ".join(runs) or DASH,
+            trials=tuple(trial.trial_id for trial in trials),
+            links=tuple(zip(runs, urls, strict=False)),
+        )
+        lines.append(_line([Cell(one.arm.name), cell], half_of(one.arm.setting)))
+    for half, by_fold in evidence.teachers.items():
+        known = {fold: one for fold, one in by_fold.items() if one.run_id}
+        runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known.items()]
+        urls = [run_url(table.server, one) for one in known.values()] if table.server else []
+        if known:
+            cell = Cell(
+                ", ".join(runs),
+                trials=tuple(dict.fromkeys(one.teacher_id for one in known.values())),
+                links=tuple(zip(runs, urls, strict=False)),
+            )
+            lines.append(_line([Cell(teachers_name(half)), cell], half))
+    columns = ("Arm", "Runs (seed/fold, start of the run id)")
+    shown = (
+        f"They are shown at {table.server}."
+        if table.server
+        else "cmkd ui shows them, cmkd report trace lists them whole."
+    )
+    caption = f"Finished runs on {evidence.data}. {shown}"
+    return Grid("runs", "Runs", caption, columns, tuple(lines))
+
+
+def _line(cells: Sequence[Cell], group: str = "") -> Line:
+    return Line(tuple(cells), group)
+
+
+def build_page(table: Table, *, version: str) -> Page:
+    """Put all of `table` into words; `version` names what wrote the report."""
+    headline, notice = notice_text(table)
+    grids = [main_grid(table)]
+    if any(row.cost is not None for row in table.rows):
+        grids.append(cost_grid(table))
+    if table.evidence.trials:
+        if table.spec.references:
+            grids.append(last_grid(table))
+        if table.test.grouped:
+            grids.append(group_grid(table))
+        grids += [arm_grid(table), run_grid(table)]
+    notes = table.published.notes
+    if table.published.source:
+        notes = (f"Printed numbers: {table.published.source}.", *notes)
+    works = [f"[{number}] {work}" for number, work in cited(table.published).items()]
+    if works:
+        notes = (*notes, f"Works in brackets: {'; '.join(works)}.")
+    return Page(
+        name=table.spec.name,
+        heading=heading(table),
+        headline=headline,
+        notice=notice,
+        grids=tuple(grids),
+        circumstances=tuple(_circumstances(table, version)),
+        notes=notes,
+    )
+
+
+def _circumstances(table: Table, version: str) -> Iterator[str]:
+    evidence = table.evidence
+    if not evidence.trials:
+        yield f"Data: no finished trial on {evidence.data}; run: {table.command}."
+    else:
+        yield (
+            f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
+            f"{len(table.test.clips)} test clips, {folds_text(table)}."
+        )
+        yield f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds."
+        if table.published.columns and any(row.printed is None for row in table.rows):
+            yield f"{OUTSIDE_MARK}: not in the paper."
+        unmeasured = unmeasured_text(table)
+        if unmeasured is not None:
+            yield unmeasured
+        yield from _teacher_lines(table)
+        yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
+        for half in absent_halves(table):
+            yield f"{half} half: no finished trial yet; run: {table.command}{_only(table, half)}."
+        if table.sweep.waiting:
+            names = ", ".join(
+                sorted({one for many in table.sweep.waiting.values() for one in many})
+            )
+            yield f"Rows that wait for the selection of {names}: run: {table.command}."
+        seeds = seeds_text(table)
+        if seeds is not None:
+            yield f"Seeds: {seeds}."
+        uneven = uneven_text(table)
+        if uneven is not None:
+            yield uneven
+        missing = list(missing_text(table))
+        yield f"Missing: {'. '.join(missing) if missing else 'nothing of what was begun'}."
+        if evidence.unfinished:
+            counts = ", ".join(f"{count} {status}" for status, count in evidence.unfinished.items())
+            yield f"Runs not counted: {counts}."
+    if table.published.has_gflops:
+        yield from _cost_lines(table)
+    made = f"{commits_text(table)}; " if evidence.trials else ""
+    yield f"Sweep {table.sweep.spec.name}; {made}report by {version}."
+
+
+def _only(table: Table, half: str) -> str:
+    """The option that trains the arms of `half` alone, where their names allow one."""
+    prefix = f"{half.lower()}_"
+    own = {
+        arm.name.startswith(prefix) == (half_of(arm.setting) == half) for arm in table.sweep.arms
+    }
+    return f" --only '{prefix}*'" if own == {True} else ""
+
+
+def _teacher_lines(table: Table) -> Iterator[str]:
+    for half, by_fold in sorted(table.evidence.teachers.items()):
+        networks = ", ".join(sorted({one.backbone for one in by_fold.values()}))
+        ids = ", ".join(dict.fromkeys(one.teacher_id for one in by_fold.values()))
+        known = all(one.selected is not None for one in by_fold.values())
+        lost = "" if known else "; its run is not in the store"
+        yield f"RGB teacher of the {half} half: {networks} {ids}{lost}."
+
+
+def _cost_lines(table: Table) -> Iterator[str]:
+    if not any(row.cost is not None for row in table.rows):
+        yield "GMACs of ours: not measured; run: cmkd cost."
+        return
+    yield COST_SCOPE
+    if any(row.cost is not None and row.cost.is_open for row in table.rows):
+        yield (
+            f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "
+            "reading of several."
+        )

@@ -1,0 +1,180 @@
+"""What goes on inside students, as values of figures: gates over motion, and temporal graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmkd.report.evidence import Evidence, trials_of
+from cmkd.report.paper import HALVES, Counterpart, Half, find_arm
+from cmkd.report.predictions import Graphs, InsideClip
+from cmkd.report.tables import Table
+
+GATE_CLIPS = 4
+"""Clips side by side."""
+MOST_SEEDS = 5
+"""Read of every arm; a figure shows no more."""
+TEACHER = "teacher"
+
+Inside = tuple[InsideClip, ...]
+
+
+@dataclass(frozen=True)
+class GateView:
+    """The gate on C clips of T frames.
+
+    Attributes:
+        labels: classes of the clips.
+        motion: Float "C T", see `InsideClip`.
+        alpha: by arm, Float "S C T" of its seeds.
+        follows: by arm, the correlation of its weights with motion over the frames of a clip, mean
+            over clips and seeds; an arm without any spread has none.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    motion: np.ndarray
+    alpha: Mapping[str, np.ndarray]
+    follows: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """Temporal graphs of one clip side by side.
+
+    Attributes:
+        columns: whose graphs they are; the teacher, if it is known, comes first.
+        likeness: by student and graph, the correlation of its edges with the teacher's over all
+            pairs of frames, mean over the clips and seeds that were looked at.
+    """
+
+    name: str
+    clip: str
+    label: str
+    columns: Mapping[str, Graphs]
+    likeness: Mapping[str, Mapping[int, float]]
+
+
+def gate_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GateView | None:
+    """The gates of `arms`, each with one `Inside` per seed; None where none of them has a gate.
+
+    Trials that kept other clips than the first are left out.
+    """
+    gated = {
+        arm: [clips for clips in seeds if all(one.alpha is not None for one in clips)]
+        for arm, seeds in arms.items()
+    }
+    found = _alike(gated)
+    if not found:
+        return None
+    first = next(iter(found.values()))[0]
+    motion = np.stack([one.motion for one in first])
+    alpha = {
+        arm: np.array([[one.alpha for one in clips] for clips in seeds], float)
+        for arm, seeds in found.items()
+    }
+    follows = {
+        arm: _mean(
+            _correlation(own, moved)
+            for weights in by_seed
+            for own, moved in zip(weights, motion, strict=True)
+        )
+        for arm, by_seed in alpha.items()
+    }
+    return GateView(
+        name,
+        tuple(one.label for one in first[:GATE_CLIPS]),
+        motion[:GATE_CLIPS],
+        {arm: weights[:, :GATE_CLIPS] for arm, weights in alpha.items()},
+        {arm: value for arm, value in follows.items() if value is not None},
+    )
+
+
+def graph_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GraphView | None:
+    """The graphs of `arms`, each with one `Inside` per seed, on the first clip of the first seed.
+
+    None where there are none; trials that kept other clips than the first are left out.
+    """
+    found = _alike(arms)
+    if not found:
+        return None
+    first = next(iter(found.values()))[0][0]
+    taught = [clips for seeds in found.values() for clips in seeds if clips[0].teacher is not None]
+    teacher = [one.teacher or {} for one in taught[0]] if taught else []
+    likeness = {arm: _likeness(seeds, teacher) for arm, seeds in found.items()}
+    students = {arm: seeds[0][0].student for arm, seeds in found.items()}
+    columns = {TEACHER: teacher[0], **students} if teacher else students
+    return GraphView(name, first.clip, first.label, columns, likeness)
+
+
+def _likeness(seeds: Sequence[Inside], teacher: Sequence[Graphs]) -> dict[int, float]:
+    found = {
+        number: _mean(
+            _correlation(_pairs(clip.student[number]), _pairs(theirs[number]))
+            for clips in seeds
+            for clip, theirs in zip(clips, teacher, strict=True)
+        )
+        for number in (teacher[0] if teacher else ())
+    }
+    return {number: value for number, value in found.items() if value is not None}
+
+
+def inside_of(table: Table) -> Iterator[tuple[Half, Mapping[str, Sequence[Inside]]]]:
+    """By half, what trials of control, spatial, temporal and both keep of one fold, by arm.
+
+    The fold is the first; a half whose trials keep nothing is left out.
+    """
+    fold = table.evidence.folds[0] if table.evidence.folds else 0
+    for half in HALVES:
+        found = {
+            arm: [one for run_id in run_ids if (one := table.read_inside(run_id))]
+            for arm, run_ids in _runs(table.evidence, half, fold).items()
+        }
+        found = {arm: seeds for arm, seeds in found.items() if seeds}
+        if found:
+            yield half, found
+
+
+def _runs(evidence: Evidence, half: Half, fold: int) -> Mapping[str, list[str]]:
+    runs: dict[str, list[str]] = {}
+    for temporal in (False, True):
+        for spatial in (False, True):
+            wanted = Counterpart(half=half, lambda_1=spatial or 0.0, lambda_2=temporal or 0.0)
+            arm = find_arm(evidence.sweep, wanted)
+            if arm is not None:
+                own = [one for one in trials_of(evidence, arm) if one.fold == fold]
+                runs[arm.name] = [trial.run_id for trial in own[:MOST_SEEDS]]
+    return runs
+
+
+def _alike(arms: Mapping[str, Sequence[Inside]]) -> dict[str, list[Inside]]:
+    kept = [(arm, clips) for arm, seeds in arms.items() for clips in seeds if clips]
+    found: dict[str, list[Inside]] = {}
+    for arm, clips in kept:
+        if _places(clips) == _places(kept[0][1]):
+            found.setdefault(arm, []).append(clips)
+    return found
+
+
+def _places(clips: Inside) -> list[tuple[str, int]]:
+    """The clips by name, with their frames."""
+    return [(one.clip, len(one.motion)) for one in clips]
+
+
+def _pairs(edges: np.ndarray) -> np.ndarray:
+    upper: np.ndarray = edges[np.triu_indices(len(edges), 1)]
+    return upper
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Pearson's; None where one of them is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _mean(values: Iterator[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

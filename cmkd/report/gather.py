@@ -1,0 +1,293 @@
+"""Which tables the store can fill, and their values."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+
+from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.config.yaml_loader import suggest
+from cmkd.errors import InfrastructureError, InputError
+from cmkd.report.cells import TestSet
+from cmkd.report.costs import ModelCost, any_cost, read_costs
+from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
+from cmkd.report.paper import TABLES, Half, TableSpec
+from cmkd.report.predictions import FILE as INSIDE
+from cmkd.report.predictions import InsideClip, parse_inside, parse_predictions
+from cmkd.report.rows import build_table
+from cmkd.report.tables import Measured, Table
+from cmkd.tracking.reader import RunReader, open_reader
+from cmkd.tracking.store import History, RunRecord
+from cmkd.tracking.uri import default_uri, redact, store_exists
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to report on.
+
+    Attributes:
+        tables: keys of `TABLES`; every one that can be filled where there is none.
+        data: name or id of the data set; None: the sweep's own.
+        sweep: spec whose arms are the rows; None: that of each table.
+        costs: the file of measured costs, which need not be there; nor need that of decoding
+            beside it.
+        mlflow_url: of the MLflow pages that show the runs; None: the store, where it is a server.
+    """
+
+    tables: tuple[str, ...] = ()
+    data: str | None = None
+    sweep: str | None = None
+    tracking_uri: str | None = None
+    costs: Path = Path("cost.json")
+    mlflow_url: str | None = None
+
+    @property
+    def server(self) -> str | None:
+        """The address of the MLflow pages that show the runs, without user and password.
+
+        Raises:
+            InputError: `mlflow_url` is no address of a server.
+        """
+        uri = self.mlflow_url or self.tracking_uri or default_uri()
+        parts = urlsplit(uri)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return urlunsplit(
+                (parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "")
+            )
+        if self.mlflow_url:
+            raise InputError(
+                f"--mlflow-url {redact(self.mlflow_url)!r} is no address of a server; give "
+                "http://127.0.0.1:5000 while cmkd ui runs, say"
+            )
+        return None
+
+    def command(self, sweep: str, data: str) -> str:
+        """What trains the arms of `sweep` on `data`, writing to the store that is read."""
+        uri = self.tracking_uri
+        where = ["--tracking-uri", redact(uri)] if uri else []
+        return shlex.join(["cmkd", "sweep", sweep, "--data", data, *where])
+
+
+def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
+    """Data set -> the sweeps that made its finished trials, by name; empty without a store.
+
+    Raises:
+        InfrastructureError: the store does not answer.
+    """
+    if not store_exists(request.tracking_uri):
+        return {}
+    found: dict[str, set[str]] = {}
+    for run in open_reader(request.tracking_uri).find({"kind": "trial"}):
+        if run.status == "FINISHED" and "data" in run.tags:
+            found.setdefault(run.tags["data"], set()).add(run.tags.get("sweep", ""))
+    return {data: tuple(sorted(names - {""})) for data, names in sorted(found.items())}
+
+
+class _Snapshot(RunReader):
+    """A store as it was when first asked, so that all tables of a report see the same runs."""
+
+    def __init__(self, store: RunReader) -> None:
+        self._store = store
+        self._found: dict[frozenset[tuple[str, str]], Sequence[RunRecord]] = {}
+
+    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
+        key = frozenset(tags.items())
+        if key not in self._found:
+            self._found[key] = self._store.find(tags)
+        return self._found[key]
+
+    def read_text(self, run_id: str, name: str) -> str:
+        return self._store.read_text(run_id, name)
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        return self._store.histories(run_ids, name)
+
+
+class Gatherer:
+    """Evidence by the name of a sweep; `request` may put another sweep in place of all.
+
+    A `store` that is not given is opened when it is first needed.
+    """
+
+    def __init__(self, request: Request, store: RunReader | None = None) -> None:
+        self._request = request
+        self._store = store
+        self._sweeps: dict[str, Sweep] = {}
+        self._found: dict[str, Evidence | NothingMeasured] = {}
+        self._known = Known()
+
+    @property
+    def server(self) -> str | None:
+        """See `Request.server`."""
+        return self._request.server
+
+    def sweep(self, name: str) -> tuple[Sweep, str, str]:
+        """The sweep that stands for `name`, what it was asked for by, and the data set."""
+        name = self._request.sweep or name
+        if name not in self._sweeps:
+            self._sweeps[name] = load_sweep(name)
+        sweep = self._sweeps[name]
+        return sweep, name, self._request.data or sweep.spec.data
+
+    def command(self, name: str) -> str:
+        """What trains the sweep that stands for `name`, into the store that is read."""
+        _, name, data = self.sweep(name)
+        return self._request.command(name, data)
+
+    def evidence(self, name: str) -> Evidence:
+        """What the store has for the sweep `name`.
+
+        Raises:
+            NothingMeasured: no finished run; the message says which command makes some.
+            InputError: what `collect` refuses.
+        """
+        command = self.command(name)
+        sweep, _, data = self.sweep(name)
+        key = sweep.spec.name
+        if key not in self._found:
+            try:
+                self._found[key] = collect(self._open(command), sweep, data, command, self._known)
+            except NothingMeasured as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, NothingMeasured):
+            raise found
+        return found
+
+    def history(self, evidence: Evidence, name: str) -> Mapping[str, History]:
+        """What the trials of `evidence` logged as the metric `name`, by run id."""
+        run_ids = [trial.run_id for trial in evidence.trials]
+        return self._store.histories(run_ids, name) if self._store is not None else {}
+
+    def inside(self, evidence: Evidence, run_id: str) -> tuple[InsideClip, ...]:
+        """What the trial of `evidence` with that run keeps of its inside; () where it is nothing.
+
+        Raises:
+            InputError: it is not what a trial writes.
+            InfrastructureError: the store does not answer.
+        """
+        if self._store is None:
+            return ()
+        try:
+            text = self._store.read_text(run_id, INSIDE)
+        except InfrastructureError:
+            # Students without a decoder have no such file. A store that is gone raises here again.
+            trial = next(one for one in evidence.trials if one.run_id == run_id)
+            self._store.find({"trial_id": trial.trial_id})
+            return ()
+        return parse_inside(text, f"run {run_id}")
+
+    def teacher(self, evidence: Evidence, half: Half, test: TestSet) -> np.ndarray | None:
+        """What the RGB teachers of `half` got right at the selected epoch: Bool "N" over `test`.
+
+        None where the run of a fold's teacher, or its predictions, are not in the store.
+
+        Raises:
+            InputError: a teacher was tested on other clips than its students.
+        """
+        teachers = evidence.teachers.get(half, {})
+        clips: list[str] = []
+        right: list[np.ndarray] = []
+        for fold in evidence.folds:
+            run_id = teachers[fold].run_id if fold in teachers else None
+            if run_id is None or self._store is None:
+                return None
+            predictions = parse_predictions(
+                self._store.read_text(run_id, "predictions.csv"), run_id
+            )
+            clips += predictions.clips
+            right.append(predictions.selected)
+        if tuple(clips) != test.clips:
+            raise InputError(
+                f"the RGB teacher of the {half} half was tested on other clips than its students; "
+                "delete the runs that are wrong and sweep again"
+            )
+        return np.concatenate(right)
+
+    def _open(self, command: str) -> RunReader:
+        uri = self._request.tracking_uri
+        if self._store is None:
+            if not store_exists(uri):
+                raise NothingMeasured(
+                    f"{redact(uri or default_uri())}: no tracking store is there yet; "
+                    f"run: {command}"
+                )
+            self._store = _Snapshot(open_reader(uri))
+        return self._store
+
+
+USUAL = "4"
+"""The table that stands for a sweep of the user's own, and for a store that is empty."""
+
+
+def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
+    """The tables of `request`, at least one, and why others are not among them.
+
+    A table that was not asked for by its name is left out where there is nothing of ours in it.
+    One that was is an error then, unless it has rows of others to show.
+
+    Raises:
+        InputError: an unknown table; nothing to show; what `collect` and `read_costs` refuse.
+        ConfigError: what `load_sweep` and `build_table` refuse.
+        InfrastructureError: the store does not answer.
+    """
+    names = tuple(dict.fromkeys(request.tables))
+    for name in names:
+        if name not in TABLES:
+            raise InputError(f"unknown table {name!r}{suggest(name, TABLES)}")
+    costs = read_costs(request.costs)
+    gatherer = Gatherer(request)
+    if request.sweep is not None and not names:
+        names = (USUAL,)
+    tables: list[Table] = []
+    left_out: dict[str, NothingMeasured] = {}
+    for name in names or TABLES:
+        try:
+            tables.append(_fill(TABLES[name], gatherer, costs, is_wanted=bool(names)))
+        except NothingMeasured as error:
+            if names:
+                raise
+            left_out[name] = error
+    if not tables:
+        raise left_out[USUAL]
+    return tuple(tables), tuple(f"table {name}: {error}" for name, error in left_out.items())
+
+
+def _fill(
+    spec: TableSpec, gatherer: Gatherer, costs: Mapping[str, ModelCost], *, is_wanted: bool
+) -> Table:
+    sweep, name, data = gatherer.sweep(spec.sweep)
+    try:
+        evidence = gatherer.evidence(spec.sweep)
+    except NothingMeasured:
+        published = spec.load()
+        has_others = any(row.ours is None for row in published.rows)
+        if not (any_cost(published, costs) or (is_wanted and has_others)):
+            raise
+        evidence = no_evidence(sweep, data)
+    # Without the store: a page is read on other machines too.
+    command = shlex.join(["cmkd", "sweep", name, "--data", data])
+    table = build_table(spec, evidence, costs, command=command)
+    if spec.published is None and not is_wanted and not any(map(_departs, table.measured)):
+        raise NothingMeasured(
+            f"the store has trials of the arms that its rows are compared with, and no other; "
+            f"run: {gatherer.command(spec.sweep)}"
+        )
+    return replace(
+        table,
+        read_history=partial(gatherer.history, evidence),
+        read_inside=partial(gatherer.inside, evidence),
+        server=gatherer.server,
+    )
+
+
+def _departs(one: Measured) -> bool:
+    """Whether an arm has runs and is none of those that others are compared with."""
+    references = {found.reference for found in one.differences["selected"].values() if found}
+    return bool(one.outcomes.trials) and one.arm.name not in references

@@ -1,0 +1,191 @@
+"""The grid of a table itself, and that of its computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cmkd.report.cells import Difference, Epoch, Score
+from cmkd.report.costs import CostCell
+from cmkd.report.page import Cell, Grid, Line
+from cmkd.report.paper import half_of, standard_reference
+from cmkd.report.provenance import teachers_name
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.text import (
+    COST_SCOPE,
+    DASH,
+    OUTSIDE_MARK,
+    cost_text,
+    difference_text,
+    heading,
+    score_text,
+    seeds_caption,
+    signed,
+    usual_seeds,
+)
+
+
+def main_grid(table: Table) -> Grid:
+    """The rows of the paper beside ours, the rows outside it, and the teachers."""
+    published, data = table.published, table.evidence.data
+    costs = ["GFLOPs: paper", "GMACs: ours", "Δ %"] if published.has_gflops else []
+    last = f"{data}: last epoch"
+    columns = [
+        "Method",
+        *published.labels,
+        *(f"Paper: {column}" for column in published.columns),
+        *costs,
+        "Arm",
+        f"{data}: selected epoch",
+        last,
+        *difference_heads(table),
+    ]
+    lines = tuple(Line(tuple(_main_cells(row, table)), _group(row, table)) for row in table.rows)
+    spare = ("Arm", last) if table.spec.references else ("Arm",)
+    return Grid("main", heading(table), _main_caption(table), tuple(columns), lines, spare)
+
+
+def _group(row: Row, table: Table) -> str:
+    """What stands together: halves, and in a table outside the paper what one block varies."""
+    if table.spec.published is None and isinstance(row.measured, Measured):
+        return row.measured.arm.block
+    return row.half or ""
+
+
+def _main_caption(table: Table) -> str:
+    evidence, title = table.evidence, table.published.title
+    if not evidence.trials:
+        return f"{title} No finished trial on {evidence.data}."
+    selection = (
+        f"Top-1 accuracy in %, mean ± SD over {seeds_caption(table)} [95 % interval], on "
+        f"{evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}); selected epoch: "
+        f"{evidence.selection}."
+    )
+    best = (
+        "Bold: with 95 % confidence the best arm of the half is among these (teachers stand apart; "
+        "one-sided paired tests from 3 shared seeds on, the level shared by an arm's rivals; none "
+        "is bold where that may be any of them)."
+    )
+    delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
+    return f"{title} {selection} {best}{delta if table.spec.references else ''}"
+
+
+def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
+    published = table.published
+    outside = row.printed is None and published.columns
+    yield Cell(f"{row.method} {OUTSIDE_MARK}" if outside else row.method)
+    yield from (Cell(label) for label in row.labels)
+    for column in published.columns:
+        value = row.printed.get(column) if row.printed is not None else None
+        absent = DASH if row.printed is None else "-"
+        yield Cell(f"{value:.1f}" if value is not None else absent, "published", value)
+    if published.has_gflops:
+        yield from _cost_cells(row)
+    measured = row.measured
+    if measured is None:
+        text = DASH if row.half is None else f"{DASH} (not measured)"
+        yield from (Cell(DASH), Cell(text), Cell(text), *_blank(table))
+    elif isinstance(measured, TeacherScore):
+        yield Cell(f"teacher {measured.backbone}")
+        for accuracy in (measured.selected, measured.last):
+            shown = f"{accuracy:.1f} (one training per fold)" if accuracy is not None else DASH
+            where = teachers_name(measured.half) if accuracy is not None else ""
+            yield Cell(shown, "measured", accuracy, trials=measured.ids, arm=where)
+        yield from _blank(table)
+    else:
+        yield Cell(measured.arm.name)
+        yield score_cell(measured, "selected", table)
+        yield score_cell(measured, "last", table)
+        yield from difference_cells(measured, "selected", table)
+
+
+def _blank(table: Table) -> list[Cell]:
+    return [Cell(DASH)] * len(table.spec.references)
+
+
+def _cost_cells(row: Row) -> Iterator[Cell]:
+    absent = DASH if row.printed is None else "-"
+    printed = f"{row.gflops:g}" if row.gflops is not None else absent
+    yield Cell(printed, "published", row.gflops)
+    cost = row.cost
+    yield Cell(cost_text(cost), "measured", cost.total) if cost else Cell(DASH)
+    delta = cost.delta if cost else None
+    yield Cell(signed(delta), "measured", delta) if delta is not None else Cell(DASH)
+
+
+def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
+    """The accuracy of an arm at `epoch`."""
+    score: Score = one.selected if epoch == "selected" else one.last
+    return Cell(
+        score_text(score, usual_seeds(table)),
+        "measured",
+        score.mean,
+        score.sd,
+        score.interval.low if score.interval else None,
+        score.interval.high if score.interval else None,
+        len(score.per_seed),
+        one.outcomes.trials,
+        epoch in one.level,
+        one.arm.name,
+    )
+
+
+def difference_heads(table: Table) -> list[str]:
+    """Headings of `difference_cells`."""
+    return [f"Δ to {role} [95 % CI]" for role in table.spec.references]
+
+
+def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
+    """The differences of an arm at `epoch` to the references of `table`."""
+    for role, difference in one.differences[epoch].items():
+        standard = standard_reference(table.sweep, role, half_of(one.arm.setting))
+        name = standard.name if standard else None
+        text = difference_text(difference, one.arm.name, name, usual_seeds(table))
+        yield _difference_cell(text, difference, one.arm.name)
+
+
+def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell:
+    if difference is None:
+        return Cell(text)
+    interval = difference.interval
+    return Cell(
+        text,
+        "measured",
+        difference.mean,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=difference.pairs,
+        trials=difference.trials,
+        arm=arm,
+    )
+
+
+def cost_grid(table: Table) -> Grid:
+    """Computation per view and parameters of the rows that have a measured cost."""
+    lines = [
+        Line(tuple(_per_view_cells(row, row.cost)), row.half or "")
+        for row in table.rows
+        if row.cost is not None
+    ]
+    columns = (
+        "Method",
+        "Views",
+        "Paper: GFLOPs per view",
+        "Ours: GMACs per view",
+        "Ours: million parameters",
+        "Identifiable",
+    )
+    caption = (
+        "Computation at 224 x 224; GFLOPs of the paper are multiply-accumulates (GMACs). "
+        f"{COST_SCOPE}"
+    )
+    return Grid("cost", "Computation per view", caption, columns, tuple(lines))
+
+
+def _per_view_cells(row: Row, cost: CostCell) -> Iterator[Cell]:
+    printed = row.gflops / cost.views if row.gflops is not None else None
+    yield Cell(", ".join((row.method, *row.labels[1:2])))
+    yield Cell(str(cost.views), "published", cost.views)
+    yield Cell(f"{printed:.1f}" if printed is not None else "-", "published", printed)
+    yield Cell(f"{cost.per_view:.1f}", "measured", cost.per_view)
+    yield Cell(f"{cost.parameters / 1e6:.1f}", "measured", cost.parameters)
+    yield Cell("no" if cost.is_open else "yes")

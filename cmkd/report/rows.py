@@ -1,0 +1,186 @@
+"""The rows of a table: the paper's, ours beside them, and those that the paper does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cmkd.config.sweep import Arm, Sweep
+from cmkd.errors import ConfigError
+from cmkd.report.cells import (
+    EPOCHS,
+    Difference,
+    Epoch,
+    Outcomes,
+    TestSet,
+    difference,
+    fold_weighted,
+    group_accuracies,
+    not_below_best,
+    outcomes,
+    score,
+    shared_test_set,
+)
+from cmkd.report.costs import ModelCost, row_cost
+from cmkd.report.evidence import Evidence
+from cmkd.report.paper import (
+    HALVES,
+    NOT_OURS,
+    Half,
+    PublishedRow,
+    PublishedTable,
+    TableSpec,
+    family_of,
+    find_arm,
+    find_reference,
+    half_of,
+    label_of,
+)
+from cmkd.report.runs import Teacher
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
+
+
+def build_table(
+    spec: TableSpec,
+    evidence: Evidence,
+    costs: Mapping[str, ModelCost] | None = None,
+    *,
+    command: str = "",
+) -> Table:
+    """The rows of the paper in its order, and the arms that are not in the paper.
+
+    A table whose rows are all ours is put half by half, what the paper lacks after each; in a
+    comparison with others our further rows follow at the end.
+
+    Raises:
+        ConfigError: the sweep has an arm for none of the paper's rows.
+    """
+    published, sweep = spec.load(), evidence.sweep
+    wanted = [row.ours for row in published.rows if row.ours is not None and not row.ours.teacher]
+    if wanted and not any(find_arm(sweep, one) for one in wanted):
+        raise ConfigError(
+            f"{sweep.path}: none of its arms is a row of table {spec.name}; "
+            f"the sweep {spec.sweep!r} has them"
+        )
+    test = shared_test_set(evidence)
+    measured = _measure_all(spec, evidence, test)
+    rows = [
+        Row(
+            row.method,
+            row.ours.half if row.ours else None,
+            row.labels,
+            row.printed,
+            row.gflops,
+            _counterpart(row, measured, evidence, test),
+            row_cost(row, costs or {}),
+        )
+        for row in published.rows
+    ]
+    added, teachers = _added_rows(published, measured, evidence, test)
+    shown = {one.measured.arm.name for one in rows + added if isinstance(one.measured, Measured)}
+    rest = [
+        _outside(published.names.get(name, name), one, published)
+        for name, one in measured.items()
+        if name not in shown
+    ]
+    ordered = [*rows, *added, *rest, *teachers]
+    if all(row.half is not None for row in ordered):
+        ordered.sort(key=lambda row: HALVES.index(row.half) if row.half else 0)
+    return Table(spec, published, evidence, test, tuple(ordered), command)
+
+
+def _added_rows(
+    published: PublishedTable,
+    measured: Mapping[str, Measured],
+    evidence: Evidence,
+    test: TestSet,
+) -> tuple[list[Row], list[Row]]:
+    """Students and teachers that stand beside the rows of the paper, where there are any."""
+    students, teachers = [], []
+    for row in published.added:
+        found = _counterpart(row, measured, evidence, test)
+        if isinstance(found, Measured):
+            students.append(_outside(row.method, found, published))
+        elif found is not None and row.ours is not None:
+            labels = tuple(NOT_OURS for _ in published.labels)
+            teachers.append(Row(row.method, row.ours.half, labels, None, None, found, None))
+    return students, teachers
+
+
+def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str, Measured]:
+    sweep = evidence.sweep
+    pooled = {arm.name: outcomes(evidence, arm.setting.id) for arm in sweep.arms}
+    measured = {arm.name: _measure(arm, spec, sweep, pooled, test) for arm in sweep.arms}
+    for half in HALVES:
+        # Arms that spell one setting differently are one arm.
+        arms = {a.name: a.setting.id for a in sweep.arms if half_of(a.setting) == half}
+        own = {setting_id: pooled[name] for name, setting_id in arms.items()}
+        level = {epoch: not_below_best(own, test, epoch) for epoch in EPOCHS}
+        complete = {setting_id for setting_id, one in own.items() if one.seeds}
+        # A mark on all of them would look like a result and say nothing.
+        level = {
+            epoch: found if found < complete else frozenset() for epoch, found in level.items()
+        }
+        for name, setting_id in arms.items():
+            at = frozenset(epoch for epoch in EPOCHS if setting_id in level[epoch])
+            measured[name] = replace(measured[name], level=at)
+    return measured
+
+
+def _measure(
+    arm: Arm, spec: TableSpec, sweep: Sweep, pooled: Mapping[str, Outcomes], test: TestSet
+) -> Measured:
+    def against(role: str, epoch: Epoch) -> Difference | None:
+        other = find_reference(sweep, role, arm.setting)
+        if other is None:
+            return None
+        # Arms that spell one setting differently are one arm.
+        name = arm.name if other.setting == arm.setting else other.name
+        return difference(own, pooled[other.name], name, test, epoch)
+
+    own, seedless = pooled[arm.name], arm.setting.model == "motion_svm"
+    return Measured(
+        arm=arm,
+        outcomes=own,
+        selected=score(own.selected, test, seedless=seedless),
+        last=score(own.last, test, seedless=seedless),
+        differences={e: {role: against(role, e) for role in spec.references} for e in EPOCHS},
+        by_group=group_accuracies(own, test) if test.grouped else {},
+    )
+
+
+def _counterpart(
+    row: PublishedRow, measured: Mapping[str, Measured], evidence: Evidence, test: TestSet
+) -> Measured | TeacherScore | None:
+    wanted = row.ours
+    if wanted is None:
+        return None
+    if not wanted.teacher:
+        arm = find_arm(evidence.sweep, wanted)
+        return measured[arm.name] if arm else None
+    if row.printed is None:
+        return _teacher(wanted.half, evidence.teachers.get(wanted.half, {}), test)
+    # A printed teacher is a network by name, and either half may be taught by it.
+    for half, by_fold in evidence.teachers.items():
+        if {family_of(one.backbone) for one in by_fold.values()} == {wanted.half}:
+            return _teacher(half, by_fold, test)
+    return None
+
+
+def _teacher(half: Half, by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
+    if not by_fold:
+        return None
+    return TeacherScore(
+        " and ".join(sorted({one.backbone for one in by_fold.values()})),
+        tuple(dict.fromkeys(one.teacher_id for one in by_fold.values())),
+        fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test),
+        fold_weighted({fold: one.last for fold, one in by_fold.items()}, test),
+        half,
+    )
+
+
+def _outside(method: str, measured: Measured, published: PublishedTable) -> Row:
+    """A row of ours that the paper does not have; its labels follow from its setting."""
+    setting = measured.arm.setting
+    labels = tuple(label_of(name, setting) for name in published.labels)
+    return Row(method, half_of(setting), labels, None, None, measured, None)

@@ -1,0 +1,163 @@
+"""Runs of the store as reports read them: tags, selections between stages, teachers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+from math import isfinite, nan
+
+from cmkd.config.selections import Choice, Scores, resolve
+from cmkd.config.sweep import Arm, Sweep
+from cmkd.config.training import BackboneName
+from cmkd.errors import InputError
+from cmkd.report.paper import Half, distils, half_of
+from cmkd.tracking.reader import RunReader
+from cmkd.tracking.store import RunRecord
+
+
+def tag(run: RunRecord, name: str) -> str:
+    """The tag `name` of `run`; InputError when it has none."""
+    value = run.tags.get(name)
+    if not value:
+        raise InputError(
+            f"run {run.run_id} has no tag {name!r}, so it was not written by cmkd sweep; delete it"
+        )
+    return value
+
+
+def number(run: RunRecord, name: str) -> int:
+    """The tag `name` of `run` as a whole number >= 0; InputError when it is none."""
+    value = tag(run, name)
+    if not value.isdecimal():
+        raise InputError(f"run {run.run_id}: tag {name!r} is {value!r}, not a number; delete it")
+    return int(value)
+
+
+def metric(run: RunRecord, name: str) -> float:
+    """The accuracy `name` of `run`; InputError when it is missing or outside [0, 100]."""
+    value = run.metrics.get(name)
+    if value is None or not math.isfinite(value) or not 0 <= value <= 100:
+        raise InputError(
+            f"run {run.run_id}: metric {name} is {value}, not an accuracy in [0, 100]; "
+            "delete that run and sweep again"
+        )
+    return value
+
+
+def place(run: RunRecord) -> tuple[int, int]:
+    """Seed and fold of a trial."""
+    return number(run, "seed"), number(run, "fold")
+
+
+def one_value(runs: Sequence[RunRecord], name: str, remedy: str) -> str:
+    """The value of tag `name` that all `runs` share; InputError naming the runs otherwise."""
+    holders: dict[str, list[str]] = {}
+    for run in runs:
+        holders.setdefault(tag(run, name), []).append(run.run_id)
+    if len(holders) > 1:
+        raise InputError(f"these runs mix values of {name}: {_listed(holders)}; {remedy}")
+    return next(iter(holders))
+
+
+def _listed(holders: Mapping[str, Sequence[str]]) -> str:
+    def some(run_ids: Sequence[str]) -> str:
+        more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+        return ", ".join(run_ids[:3]) + more
+
+    return "; ".join(f"{value!r} in {some(ids)}" for value, ids in sorted(holders.items()))
+
+
+def make_selections(sweep: Sweep, runs: Sequence[RunRecord]) -> tuple[Sweep, tuple[Choice, ...]]:
+    """The arms that are known after the selections that the finished trials in `runs` allow.
+
+    They are made with as many seeds as have finished for all candidates of the first: a search
+    with three seeds was decided by three, whatever the spec asks for.
+    """
+    if not sweep.spec.select:
+        return sweep, ()
+    scores = {
+        (tag(run, "setting_id"), fold, seed): accuracy
+        for run in runs
+        if isfinite(accuracy := run.metrics.get("best_val_acc", nan))
+        for seed, fold in [place(run)]
+    }
+    folds = max((number(run, "folds") for run in runs if "folds" in run.tags), default=1)
+    seeds = _complete_seeds(sweep, scores, folds)
+    return resolve(sweep, scores, folds=folds, seeds=seeds) if seeds else (sweep, ())
+
+
+def _complete_seeds(sweep: Sweep, scores: Scores, folds: int) -> int:
+    first = next(iter(sweep.spec.select.values()))
+    candidates = [arm.setting.id for arm in sweep.arms if arm.block in first.among]
+
+    def is_complete(seed: int) -> bool:
+        return all((one, fold, seed) in scores for one in candidates for fold in range(folds))
+
+    return sum(1 for _ in takewhile(is_complete, count()))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The RGB teacher of one fold; accuracies in [0, 100].
+
+    What follows `backbone` is None where its run is not in the store.
+    """
+
+    teacher_id: str
+    backbone: BackboneName
+    run_id: str | None
+    experiment_id: str | None
+    commit: str | None
+    selected: float | None
+    last: float | None
+
+
+def teachers_of(
+    store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
+) -> dict[Half, dict[int, Teacher]]:
+    """The teacher that taught the students among `runs`, by half and fold.
+
+    Args:
+        arms: by setting id.
+
+    Raises:
+        InputError: students of one half and fold had different teachers, or a teacher has two
+            runs; the message names them and the remedy.
+    """
+    groups: dict[tuple[Half, int], list[RunRecord]] = {}
+    for run in runs:
+        setting = arms[tag(run, "setting_id")].setting
+        if distils(setting):
+            groups.setdefault((half_of(setting), number(run, "fold")), []).append(run)
+    finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
+    teachers: dict[Half, dict[int, Teacher]] = {}
+    for (half, fold), group in sorted(groups.items()):
+        remedy = (
+            f"the {half} half of a table compares arms under one teacher: delete the older runs, "
+            "or split the sweep"
+        )
+        teacher_id = one_value(group, "teacher", remedy)
+        backbone = arms[tag(group[0], "setting_id")].setting.teacher.backbone
+        teachers.setdefault(half, {})[fold] = _teacher(finished, teacher_id, backbone)
+    return teachers
+
+
+def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: BackboneName) -> Teacher:
+    found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
+    if not found:
+        return Teacher(teacher_id, backbone, None, None, None, None, None)
+    if len(found) > 1:
+        ids = ", ".join(sorted(run.run_id for run in found))
+        raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
+    run = found[0]
+    return Teacher(
+        teacher_id,
+        backbone,
+        run.run_id,
+        run.experiment_id,
+        run.tags.get("git_commit", "unknown"),
+        metric(run, "test_acc"),
+        metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,
+    )

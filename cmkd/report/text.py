@@ -1,0 +1,282 @@
+"""Values and circumstances of a table in words, shared by its text and its figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cmkd.config.training import BackboneName, is_tiny
+from cmkd.report.cells import Difference, Outcomes, Score
+from cmkd.report.costs import CostCell
+from cmkd.report.evidence import Evidence
+from cmkd.report.paper import HALVES, half_of
+from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
+
+FEW_MARK = "\N{WARNING SIGN}"
+OPEN_MARK = "\N{DOUBLE DAGGER}"
+OUTSIDE_MARK = "\N{DAGGER}"
+DASH = "\N{EM DASH}"
+COST_SCOPE = (
+    "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
+    "accuracies stand in the same row."
+)
+MANY_GROUPS = 30
+"""With fewer a percentile bootstrap of them is clearly too optimistic."""
+
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def heading(table: Table) -> str:
+    """``Table 4 on synthetic``; ``Table 4 on synthetic, sweep ceiling`` where it is not its own.
+
+    A table outside the paper says so in its title.
+    """
+    name, own = table.spec.name, table.sweep.spec.name
+    sweep = f", sweep {own}" if own != table.spec.sweep else ""
+    return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}{sweep}"
+
+
+def usual_seeds(table: Table) -> int:
+    """How many complete seeds most arms have, of equally frequent counts the largest."""
+    counts = Counter(len(one.outcomes.seeds) for one in table.measured if one.outcomes.seeds)
+    return max(counts, key=lambda count: (counts[count], count), default=0)
+
+
+def score_text(score: Score, usual: int | None = None) -> str:
+    """``60.0 ± 1.7 [57.9, 62.1] (5 seeds)``, with the seeds where they are not the `usual` ones.
+
+    A mark below three seeds; ``55.0 (deterministic)`` where the seed decides nothing, so that few
+    are no weakness.
+    """
+    if score.mean is None:
+        return f"{DASH} (0 seeds)"
+    done = len(score.per_seed)
+    text = f"{score.mean:.1f}"
+    text += f" ± {score.sd:.1f}" if score.sd is not None else ""
+    if score.interval is not None:
+        text += f" [{score.interval.low:.1f}, {score.interval.high:.1f}]"
+    notes = ["deterministic"] if score.deterministic else []
+    notes += [plural(done, "seed")] if done != usual else []
+    text += f" ({', '.join(notes)})" if notes else ""
+    return f"{text} {FEW_MARK}" if done < FEW_SEEDS and not score.deterministic else text
+
+
+def difference_text(
+    difference: Difference | None, arm: str, standard: str | None, usual: int
+) -> str:
+    """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
+
+    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three.
+    """
+    if difference is None:
+        return DASH
+    if difference.reference == arm:
+        return "reference"
+    if difference.mean is None:
+        return f"{DASH} (0 pairs)"
+    text = signed(difference.mean)
+    if difference.interval is not None:
+        text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
+    if difference.reference != standard:
+        text += f" to {difference.reference}"
+    if difference.pairs != usual or difference.pairs < FEW_SEEDS:
+        text += f" ({plural(difference.pairs, 'pair')})"
+    return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
+
+
+def cost_text(cost: CostCell) -> str:
+    """``392.4 (65.4 × 6)``, marked where the paper does not say what it counted."""
+    mark = f" {OPEN_MARK}" if cost.is_open else ""
+    return f"{cost.total:.1f} ({cost.per_view:.1f} {_TIMES} {cost.views}){mark}"
+
+
+def signed(value: float) -> str:
+    """One decimal with its sign; what rounds to zero is ``0.0``."""
+    text = f"{abs(value):.1f}"
+    if text == "0.0":
+        return text
+    return f"{'+' if value > 0 else _MINUS}{text}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def folds_text(table: Table) -> str:
+    """Which folds the trials cover, and plainly so when they are not all."""
+    folds, count = table.evidence.folds, table.evidence.fold_count
+    listed = ", ".join(map(str, folds))
+    if count is None:
+        return f"{plural(len(folds), 'fold')} ({listed})"
+    if len(folds) < count:
+        return f"ONLY {len(folds)} OF {count} FOLDS ({listed})"
+    return "one fold" if count == 1 else f"all {count} folds"
+
+
+def interval_text(table: Table) -> str:
+    """How the 95 % intervals were formed."""
+    if table.test.grouped:
+        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
+        alone = table.test.groups.count("")
+        if alone:
+            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
+        lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
+        once = " (one seed: over groups alone)" if lonely else ""
+        units = len(set(table.test.units.tolist()))
+        few = f", too narrow with fewer than about {MANY_GROUPS} groups"
+        return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
+    return "Student's t over seeds, for these test clips"
+
+
+def seeds_text(table: Table) -> str | None:
+    """That fewer seeds were run than the sweep asks for; None where it got them all."""
+    run, wanted = len(table.evidence.seeds), table.sweep.spec.seeds
+    if run >= wanted:
+        return None
+    return f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
+
+
+def seeds_caption(table: Table) -> str:
+    """``5 seeds``, or ``2 seeds x 4 folds``, and that some cells may name others."""
+    usual, folds = usual_seeds(table), len(table.evidence.folds)
+    times = f" {_TIMES} {folds} folds" if folds > 1 else ""
+    uneven = any(len(one.outcomes.seeds) not in (0, usual) for one in table.measured)
+    return f"{plural(usual, 'seed')}{times}{' but where a cell says otherwise' if uneven else ''}"
+
+
+def unmeasured_text(table: Table) -> str | None:
+    """Which columns of the paper are of a measure that our trials do not log."""
+    others = [one for one in table.published.columns if one not in table.published.top1]
+    return f"Top-5 accuracy ({', '.join(others)}): not measured here." if others else None
+
+
+def uneven_text(table: Table) -> str | None:
+    """What means of different seeds have to do with the differences; None where all have equal."""
+    counts = {len(one.outcomes.seeds) for one in table.measured} - {0}
+    if len(counts) < 2:
+        return None
+    return (
+        f"Arms have {min(counts)} to {max(counts)} seeds; differences are over the seeds that both "
+        "have, and differ from the difference of the means."
+    )
+
+
+def commits_text(table: Table) -> str:
+    """``trials of commit a``, and the teachers' commits where they are others."""
+    evidence = table.evidence
+    teachers = [one for by_fold in evidence.teachers.values() for one in by_fold.values()]
+    commits = sorted({one.commit for one in teachers if one.commit is not None})
+    text = f"trials of commit {', '.join(evidence.commits)}"
+    if commits and tuple(commits) != evidence.commits:
+        text += f"; teachers of commit {', '.join(commits)}"
+    return text
+
+
+def headline_text(evidence: Evidence) -> str:
+    """What the data is, before any number of it: most of all what it is not."""
+    official = evidence.official
+    if not evidence.trials:
+        return f"Nothing of ours was measured on {evidence.data}."
+    if official is not None and official.complete:
+        return f"{official.name} by its official annotations, our preparation."
+    if official is not None:
+        return f"These are NOT results on {official.name}: {evidence.data} is a SUBSET of it."
+    if evidence.data_kind == "embedded":
+        return "These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2."
+    return f"{evidence.data} is NOT a data set of the paper."
+
+
+def comparable_columns(table: Table) -> tuple[str, ...]:
+    """Columns of the paper that are of the same data set and measure as our accuracies.
+
+    There are some for a complete published data set with all of its folds, and ResNet-50 alone.
+    """
+    evidence = table.evidence
+    official = evidence.official
+    if official is None or not official.complete or evidence.fold_count != len(evidence.folds):
+        return ()
+    if not all(name.endswith("_r50") for name in _students(table)):
+        return ()
+    return tuple(column for column, name in table.published.top1.items() if name == official.name)
+
+
+def notice_text(table: Table) -> tuple[str, str]:
+    """Headline and explanation of what the numbers are not."""
+    evidence = table.evidence
+    headline = headline_text(evidence)
+    if not evidence.trials:
+        return (
+            headline,
+            "The accuracies are those that the paper prints, of its own and of other work.",
+        )
+    official = evidence.official
+    if official is not None:
+        data = f"{evidence.data} is {official.words}, every clip re-encoded."
+    elif evidence.data_kind == "embedded":
+        data = f"{evidence.data} is the embedded synthetic set."
+    else:
+        data = "It is a folder of the user's own clips."
+    networks = _students(table)
+    small = all(is_tiny(name) for name in networks)
+    kind = "small networks" if small else "networks of other sizes"
+    ours = f"The students are {kind} ({', '.join(networks)}){', not ResNet-50' if small else ''}."
+    same = comparable_columns(table)
+    if same:
+        ours = f"The students are {', '.join(networks)}."
+        beside = (
+            f"Of the paper's columns {' and '.join(same)} is of this data set; the paper states "
+            "neither its splits nor its number of runs. Do not compare other columns."
+        )
+    else:
+        beside = "Paper and ours stand side by side to name the rows; do not compare their values."
+    return headline, f"{data} {ours} {beside}" if table.published.columns else f"{data} {ours}"
+
+
+def _students(table: Table) -> list[BackboneName]:
+    settings = [arm.setting for arm in table.sweep.arms]
+    return sorted({one.student.backbone for one in settings if one.model == "student"})
+
+
+def absent_halves(table: Table) -> list[str]:
+    """Halves of which the sweep has arms and the store no finished trial."""
+    has_arms = {half_of(arm.setting) for arm in table.sweep.arms}
+    run = {half_of(one.arm.setting) for one in table.measured if _has_any(one.outcomes)}
+    return [half for half in HALVES if half in has_arms - run]
+
+
+def _has_any(outcomes: Outcomes) -> bool:
+    return bool(outcomes.seeds or outcomes.partial)
+
+
+def missing_text(table: Table) -> Iterable[str]:
+    """One line per arm that lacks seeds or folds which other runs of the table have.
+
+    Seeds beyond those that the spec asks for are further ones, which no arm lacks.
+    """
+    absent = absent_halves(table)
+    asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
+    for one in table.measured:
+        if half_of(one.arm.setting) in absent:
+            continue
+        have = one.outcomes
+        gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
+        listed = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        parts = ["all seeds" if gone == asked else listed] if gone else []
+        parts += [
+            f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
+        ]
+        if parts:
+            yield f"{one.arm.name}: {'; '.join(parts)}"
+
+
+def kd_text(row: Row) -> str:
+    """Which knowledge the student of a row distils."""
+    if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
+        return ""
+    method = row.measured.arm.setting.method
+    weights = {"spatial": method.lambda_1, "temporal": method.lambda_2}
+    kinds = [name for name, weight in weights.items() if weight > 0]
+    kinds += ["logits"] if method.logits != "off" else []
+    return " + ".join(kinds) + " KD" if kinds else "no KD"

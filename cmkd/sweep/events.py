@@ -1,0 +1,210 @@
+"""The driver's hand on a running sweep: news of workers go to board, view and recorder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from cmkd.config.paths import slug
+from cmkd.errors import TrialFailed
+from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
+from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
+from cmkd.sweep.plan import Plan, PlannedTrial, teachers_of
+from cmkd.sweep.progress import Board, SweepView
+from cmkd.sweep.queue import Turns
+from cmkd.sweep.recorder import Recorder
+from cmkd.sweep.tune_adapter import Events
+from cmkd.sweep.worker import Outcome, Update
+
+if TYPE_CHECKING:
+    from cmkd.sweep.ray_engine import Engine
+    from cmkd.sweep.signals import SignalGuard
+
+
+CONFIG = "config.json"
+MAX_TAG = 4000
+"""Characters of a tag's text; the stores that MLflow supports hold 5000 at least."""
+HOPELESS = 3
+"""So many trials that fail alike before any succeeds stop the sweep."""
+
+
+class Driver:
+    """Trains what a plan lacks.
+
+    Args:
+        recorded_teachers: teacher ids whose run in the store is finished.
+        workers: processes that train at once.
+        processes: that train one trial together.
+
+    Attributes:
+        finished: trials finished so far.
+        failures: (name, cause) of trials and teachers that failed so far.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        origin: Origin,
+        recorder: Recorder,
+        view: SweepView,
+        recorded_teachers: Collection[str],
+        *,
+        workers: int,
+        processes: int = 1,
+    ) -> None:
+        self.finished = 0
+        self.failures: list[tuple[str, Failure]] = []
+        self._plan = plan
+        self._origin = origin
+        self._recorder = recorder
+        self._view = view
+        self._recorded_teachers = frozenset(recorded_teachers)
+        self._tried: list[tuple[str, Failure]] = []
+        self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
+        self._teachers = teachers_of(plan.to_run)
+        needs = {
+            key: trial.config.teacher_id if trial.needs_teacher else None
+            for key, trial in self._trials.items()
+        }
+        self._turns = Turns(self._teachers, needs, workers=workers, processes=processes)
+        self._board = Board.of(plan)
+        self._best: dict[str, float] = {}
+        self._pruned: dict[str, str] = {}
+
+    def train(self, engine: Engine, guard: SignalGuard) -> None:
+        """Train teachers and trials, a trial as soon as its teacher is there.
+
+        A trial whose teacher failed fails of that, untried.
+
+        Raises:
+            TrialFailed: the first trials failed alike.
+        """
+        configs = self._teachers | {key: trial.config for key, trial in self._trials.items()}
+        events = Events(self._started, self._updated, guard.check, self._gives_up)
+        name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
+        self._view.show(self._board)
+        engine.train(configs, self._turns, events, name)
+
+    def _started(self, key: str) -> None:
+        if key in self._trials:
+            trial = self._trials[key]
+            resolved = {"trial_id": key, **trial.config.as_json()}
+            text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
+            self._recorder.open(trial_identity(trial, self._origin), {CONFIG: text})
+        elif key not in self._recorded_teachers:
+            self._recorder.open(teacher_identity(self._teachers[key], self._origin), {})
+        self._board.started(key)
+        self._view.show(self._board)
+
+    def _gives_up(self, update: Update) -> bool:
+        """In a search: whether the trial lags so far behind that it ends here."""
+        halving, key = self._plan.halving, update.trial_id
+        if halving is None or not update.epochs or key in self._teachers:
+            return False
+        if update.epochs[0].step == 1:
+            self._best.pop(key, None)
+        for epoch in update.epochs:
+            self._best[key] = max(self._best.get(key, 0.0), epoch.metrics["val_acc"])
+            halving.seen(key, epoch.step, self._best[key])
+        reason = "" if update.done else halving.gives_up(key, update.epochs[-1].step)
+        if reason:
+            self._pruned[key] = reason
+        return bool(reason)
+
+    def _updated(self, update: Update) -> None:
+        key = update.trial_id
+        progress = self._board.one(key)
+        if self._tries_again(update):
+            return
+        if key not in self._recorded_teachers:
+            self._record(update)
+        if update.epochs:
+            self._board.advanced(key, update.trained, update.epochs)
+        if update.outcome is not None:
+            self.finished += key in self._trials
+            if key not in self._recorded_teachers:
+                self._tell_notes(progress.name, update.outcome)
+            summary = update.outcome.summary
+            self._board.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
+        if update.failure is not None:
+            self.failures.append((progress.name, update.failure))
+            self._board.failed(key, update.failure.cause)
+        if key in self._pruned:
+            self._board.pruned(key, self._pruned[key])
+        if update.done or key in self._pruned:
+            self._view.ended(progress, self._board)
+            self._fail_untaught(update)
+            self._turns.ended(key)
+        else:
+            self._view.show(self._board)
+        if update.failure is not None and key in self._trials and update.failure.kind != UNTAUGHT:
+            self._tried.append((progress.name, update.failure))
+            self._stop_if_hopeless()
+
+    def _tries_again(self, update: Update) -> bool:
+        """Where memory ran out beside others: with fewer of them, from the last epoch on."""
+        failure = update.failure
+        if failure is None or failure.kind not in OF_MEMORY:
+            return False
+        workers = self._turns.again(update.trial_id)
+        if workers:
+            name = self._board.one(update.trial_id).name
+            self._view.note(f"{name}: {failure.cause}; goes on with {workers} at once")
+        return bool(workers)
+
+    def _fail_untaught(self, update: Update) -> None:
+        lost = update.failure
+        if lost is None:
+            return
+        for key in self._turns.waiting_for(update.trial_id):
+            self._turns.drop(key)
+            self._started(key)
+            self._updated(Update(key, failure=Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0)))
+
+    def _tell_notes(self, name: str, outcome: Outcome | None) -> None:
+        for note in outcome.notes if outcome is not None else ():
+            self._view.note(f"{name}: {note}")
+
+    def _stop_if_hopeless(self) -> None:
+        causes = digest(self._tried)
+        if not self.finished and len(self._tried) >= HOPELESS and len(causes) == 1:
+            raise beyond_the_trials(failure for _, failure in self._tried) or TrialFailed(
+                f"the first {len(self._tried)} trials failed alike, so the others were not tried: "
+                f"{causes[0]}"
+            )
+
+    def _record(self, update: Update) -> None:
+        self._recorder.log(update.trial_id, update.epochs)
+        if update.outcome is not None:
+            # A trial's config went with the start of its run.
+            started = update.trial_id in self._trials
+            files = [path for path in update.outcome.files if not started or path.name != CONFIG]
+            # A teacher that was imported as it is has no epochs.
+            last = update.epochs[-1].timestamp_ms if update.epochs else None
+            notes = "\n".join(update.outcome.notes)[:MAX_TAG]
+            tags = {"notes": notes} if notes else {}
+            self._recorder.close(
+                update.trial_id,
+                "FINISHED",
+                summary=update.outcome.summary,
+                timestamp_ms=last,
+                tags={**tags, **self._rungs(update.trial_id)},
+                files=files,
+                of=update.outcome.files,
+            )
+        if update.failure is not None:
+            self._recorder.close(update.trial_id, "FAILED", tags=update.failure.tags())
+        if reason := self._pruned.get(update.trial_id):
+            tags = {
+                "pruned": reason,
+                "pruned_epoch": str(update.epochs[-1].step),
+                "pruned_score": str(self._best[update.trial_id]),
+            }
+            tags |= self._rungs(update.trial_id)
+            self._recorder.close(update.trial_id, "KILLED", tags=tags)
+
+    def _rungs(self, trial_id: str) -> dict[str, str]:
+        halving = self._plan.halving
+        reached = halving.of_trial(trial_id) if halving else {}
+        return {"rungs": json.dumps(reached)} if reached else {}

@@ -1,0 +1,302 @@
+"""Before the fan-out: a step of every kind of network, what it costs and whether it has room."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmkd.config.trial import Setting
+from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
+from cmkd.sweep.forecast import (
+    Forecast,
+    around_step,
+    class_of,
+    forecast,
+    known_costs,
+    known_teacher_costs,
+    teacher_class,
+)
+from cmkd.sweep.plan import Plan, axes_of, teachers_of
+from cmkd.tracking.store import RunRecord
+
+if TYPE_CHECKING:
+    from cmkd.data.dataset import Dataset
+    from cmkd.training.preflight import Probe
+
+
+Pairs = Mapping[str, tuple[tuple[str, str], ...]]
+
+PAIRS = 4
+"""Pairs that are tried for an axis: a product may hold some whose other keys disable it."""
+
+
+def is_of_network(key: str) -> bool:
+    """Whether the key acts on the network or the loss.
+
+    Others choose data, teacher or optimisation, and are told apart by those.
+    """
+    return key.startswith(("method.", "student.")) and not key.endswith("weights")
+
+
+def pairs_to_try(settings: Iterable[Setting]) -> Pairs:
+    """By axis, up to `PAIRS` pairs of setting ids that differ in it alone.
+
+    Axes that never vary by themselves are not there.
+    """
+    values = axes_of(one for one in settings if one.model == "student")
+    keys = [key for key in next(iter(values.values()), {}) if is_of_network(key)]
+    pairs: dict[str, tuple[tuple[str, str], ...]] = {}
+    for key in keys:
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for setting_id, row in values.items():
+            others = tuple(value for other, value in row.items() if other != key)
+            alike.setdefault(others, []).append(setting_id)
+        found = (pair for ids in alike.values() for pair in itertools.pairwise(ids))
+        if chosen := tuple(itertools.islice(found, PAIRS)):
+            pairs[key] = chosen
+    return pairs
+
+
+def dead_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
+    """Axes of which no pair differs in its fingerprint."""
+    return [
+        key
+        for key, tried in pairs.items()
+        if all(fingerprints[one] == fingerprints[other] for one, other in tried)
+    ]
+
+
+BESIDES = 600 * 2**20
+"""Bytes of a worker beside what it trains: Python, torch, batches, pages of its arrays."""
+SPARED = 0.9
+"""Share of the free memory that a sweep takes at most."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What trials need and what there is, in bytes.
+
+    Attributes:
+        need: of the largest trial, or teacher, with its process; 0 where nothing was measured.
+        free: of each GPU, or of the machine where there is none; empty where it cannot be told.
+    """
+
+    need: int = 0
+    free: tuple[int, ...] = ()
+
+    def workers(self, wanted: int) -> int:
+        """How many of `wanted` fit, at least one."""
+        if not self.need or not self.free:
+            return wanted
+        return max(1, min(wanted, sum(int(SPARED * one / self.need) for one in self.free)))
+
+    def describe(self, wanted: int) -> str:
+        """A line for the user where fewer than `wanted` fit, or not even one; else empty."""
+        if not self.need or not self.free:
+            return ""
+        sizes = (
+            f"a trial was measured to need about {self.need / 2**30:.1f} GiB, "
+            f"{max(self.free) / 2**30:.1f} GiB are free"
+        )
+        if self.need > max(self.free):
+            return f"{sizes}; raise training.accumulate, or set training.checkpointing"
+        fit = self.workers(wanted)
+        return f"{fit} instead of {wanted} workers: {sizes}" if fit < wanted else ""
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process and its children may still take; None where it is not Linux.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    known = [_available(root / "proc/meminfo"), _left_to_group(root / "sys/fs/cgroup")]
+    return min((one for one in known if one is not None), default=None)
+
+
+def _available(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _left_to_group(group: Path) -> int | None:
+    """What a container's limit leaves; file pages can be given back, so they do not count."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = (group / "memory.stat").read_text(encoding="ascii").split()
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    pages = dict(zip(stat[::2], stat[1::2], strict=False))
+    return max(0, int(limit) - used + int(pages.get("inactive_file", "0")))
+
+
+VALIDATION = 1 / 3
+"""Cost of a clip that is only looked at, against one that is trained on."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is to be expected of the trials to run.
+
+    Attributes:
+        forecast: with as many workers as find room.
+        room: what was measured of it; nothing where no step was taken, or none is asked for.
+        wanted: workers that were asked for.
+    """
+
+    forecast: Forecast
+    room: Room
+    wanted: int
+
+    def lines(self) -> list[str]:
+        """For the user, ahead of the sweep."""
+        note = self.room.describe(self.wanted)
+        return [note] * bool(note) + [self.forecast.describe()]
+
+
+def outlook(
+    plan: Plan,
+    dataset: Dataset,
+    runs: Sequence[RunRecord],
+    *,
+    workers: int,
+    is_shared: bool = True,
+) -> Outlook:
+    """What the trials to run will cost, after a step of each new kind of them was taken.
+
+    Settings with a finished trial on this data are known to work, and to find room.
+
+    Args:
+        runs: all runs on this data set.
+        workers: wanted; fewer where the memory of this machine, or of its GPUs, is too small.
+        is_shared: whether the workers share this machine; else they are not looked after.
+
+    Raises:
+        ConfigError: an axis changes neither network, loss nor gradients; it is named.
+        TrialFailed: a step fails.
+    """
+    by_arm = {t.arm: t.config.setting for t in plan.to_run}
+    settings = {setting.id: setting for setting in by_arm.values()}
+    everyone = {setting.id: setting for setting in plan.settings.values()}
+    arms = {setting.id: arm for arm, setting in reversed(plan.settings.items())}
+    tried = {run.tags.get("setting_id") for run in runs if run.status == "FINISHED"}
+    known, known_teachers = known_costs(runs), known_teacher_costs(runs)
+    classes = {key: class_of(one) for key, one in settings.items()}
+
+    # Of all arms: what is left of a sweep may be the very ones whose other keys disable an axis.
+    fresh = settings.keys() - tried
+    pairs = {
+        axis: found
+        for axis, found in pairs_to_try(everyone.values()).items()
+        if any(not fresh.isdisjoint(pair) for pair in found)
+    }
+    first_of = {name: key for key, name in reversed(classes.items())}
+    needed = {key for name, key in first_of.items() if name not in known}
+    needed |= {key for tried_pairs in pairs.values() for pair in tried_pairs for key in pair}
+    students = {
+        key: one for key, one in everyone.items() if key in needed and one.model == "student"
+    }
+    teachers = _teachers_to_train(plan, runs)
+    new_teachers = {
+        teacher_class(one): one
+        for one in teachers.values()
+        if teacher_class(one) not in known_teachers
+    }
+    probes, teacher_probes, gpus = _probe(dataset, students, new_teachers)
+
+    _refuse_failures(arms, probes, teacher_probes)
+    if dead := dead_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
+        raise ConfigError(
+            f"{', '.join(dead)}: the values of this axis give the same network, loss and "
+            "gradients; remove it, or set what it depends on"
+        )
+    clips = _clips(dataset)
+    measured = {
+        class_of(everyone[key]): around_step(clips * one.seconds) for key, one in probes.items()
+    }
+    known_teachers |= {
+        name: around_step(clips * one.seconds) for name, one in teacher_probes.items()
+    }
+    epochs = {key: known_teachers[teacher_class(one)] for key, one in teachers.items()}
+    most = max((one.memory for one in (*probes.values(), *teacher_probes.values())), default=0)
+    room = _room(most, gpus) if is_shared and most else Room()
+    fit = room.workers(workers)
+    return Outlook(forecast(plan, known, measured, epochs, workers=fit), room, workers)
+
+
+def _room(memory: int, gpus: Sequence[int]) -> Room:
+    free = free_memory()
+    return Room(memory + BESIDES, tuple(gpus) or ((free,) if free is not None else ()))
+
+
+def _refuse_failures(
+    arms: Mapping[str, str], probes: Mapping[str, Probe], teachers: Mapping[str, Probe]
+) -> None:
+    named = [
+        *((f"arm {arms[key]!r}", one) for key, one in probes.items()),
+        *((f"teacher {name}", one) for name, one in teachers.items()),
+    ]
+    for what, one in named:
+        if one.failure:
+            raise TrialFailed(f"a step of {what} fails, so nothing was started: {one.failure}")
+
+
+def _teachers_to_train(plan: Plan, runs: Sequence[RunRecord]) -> dict[str, Setting]:
+    done = {run.trial_id for run in runs if run.status == "FINISHED"}
+    needed = teachers_of(plan.to_run)
+    return {key: one.setting for key, one in needed.items() if key not in done}
+
+
+def _clips(dataset: Dataset) -> float:
+    """Training clips of an epoch, with those of validation at what they cost."""
+    split = dataset.split(0)
+    return len(split.train) + VALIDATION * len(split.val)
+
+
+def _probe(
+    dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
+) -> tuple[dict[str, Probe], dict[str, Probe], tuple[int, ...]]:
+    """Of students and teachers by key; and bytes that are free on each GPU.
+
+    Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end.
+    """
+    from cmkd.data.workers import run_tasks
+
+    if not students and not teachers:
+        return {}, {}, ()
+    info = dataset.info
+    crop = info.views.crop
+    picture = (crop, crop) if crop else (info.encoding.height, info.encoding.width)
+    task = (tuple(students.values()), tuple(teachers.values()), picture, len(info.classes))
+    # Two workers for one task: with one it would run in this process.
+    ((_, result),) = run_tasks(
+        _take_steps, [task], workers=2, name=lambda _: "a step of each network"
+    )
+    if isinstance(result, CmkdError):
+        raise InfrastructureError(f"the process that tries a step of each network: {result}")
+    return (
+        dict(zip(students, result[0], strict=True)),
+        dict(zip(teachers, result[1], strict=True)),
+        result[2],
+    )
+
+
+def _take_steps(
+    task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
+) -> tuple[tuple[Probe, ...], tuple[Probe, ...], tuple[int, ...]]:
+    from cmkd.training.preflight import ProbeTask, probe
+    from cmkd.training.runtime import free_gpu_memory
+
+    return *probe(ProbeTask(*task)), free_gpu_memory()

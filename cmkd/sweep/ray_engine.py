@@ -1,0 +1,238 @@
+"""Ray: the only door to `ray`. Trials and teachers by Ray Tune on reused workers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from cmkd.config.trial import TrialConfig
+from cmkd.errors import InfrastructureError, InputError
+from cmkd.sweep.cluster import UNHEARD_SECONDS, Pulse, joined, nodes, require_alike, servers
+from cmkd.sweep.queue import Turns
+from cmkd.sweep.shared_cache import Place, weights_of
+from cmkd.sweep.tune_adapter import (
+    RETRIES,
+    Events,
+    first_line,
+    keep_secrets,
+    kept,
+    reporter,
+    resources,
+    stopper,
+    trainable,
+    turn_taker,
+)
+from cmkd.sweep.worker import Update
+
+LOOPBACK = {
+    # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Of an engine of our own; the driver of a cluster has to be reached by its nodes."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Threads that spin while they wait slow each other tenfold where CPUs are shared.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # `Turns` says how many start; Tune alone would bring up one process after the other.
+    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),
+    # When Ray's server is gone, calls that wait for it fail before Ray ends this process.
+    "RAY_gcs_server_request_timeout_seconds": "30",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+    # The tracking store and the trials' folders are the state; Ray's own snapshot is not used.
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+}
+"""Read by Ray when it is imported and when it starts."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running Ray, on this machine alone or a cluster.
+
+    Attributes:
+        workers: processes that train at once, one CPU each.
+        gpu_share: part of a GPU that each may use; 0 without GPUs.
+        processes: that train one trial together; teachers are trained by one each.
+        joined: whether it is a cluster that others started.
+    """
+
+    workers: int
+    gpu_share: float
+    place: Place
+    processes: int
+    pulse: Pulse
+    joined: bool = False
+
+    def make_ready(self, configs: Sequence[TrialConfig], tick: Callable[[], None]) -> None:
+        """Compare the nodes of a cluster, and hand over what they may lack of these trials.
+
+        Raises:
+            InputError: a node does not fit; see `require_alike`.
+            InfrastructureError: the cluster or the storage does not answer.
+        """
+        if self.joined:
+            require_alike(self.place, configs[0], self.pulse, tick)
+        self.place.of_driver().offer_weights(weights_of(configs))
+
+    def train(
+        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Events, name: str
+    ) -> None:
+        """Train every trial and teacher of `turns` once; returns when all have ended.
+
+        Args:
+            configs: by the id of a trial, or of the teacher that is to be trained for it.
+            name: of a folder for Ray, which no other running sweep uses.
+
+        Raises:
+            InfrastructureError: Ray Tune stopped, or a server of Ray has died. What `events`
+                raise passes as it is.
+        """
+        import ray
+        from ray import tune
+
+        keep_secrets()
+        cache = self.place.of_driver()
+        storage = cache.folder / "ray"
+        shutil.rmtree(storage / name, ignore_errors=True)
+        raised: list[Exception] = []
+
+        def tick() -> None:
+            events.tick()
+            self.pulse.check()
+
+        def updated(update: Update) -> None:
+            if update.outcome is not None:
+                brought = replace(update.outcome, files=cache.bring(update.outcome.files))
+                update = replace(update, outcome=brought)
+            events.updated(update)
+
+        parameters = {
+            "configs": dict(configs),
+            "place": self.place,
+            "processes": self.processes,
+            "gpus": self.gpu_share > 0,
+        }
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(trainable(), **parameters), resources(self.gpu_share)
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=turn_taker(turns), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(storage),
+                verbose=0,
+                stop=stopper(events),
+                callbacks=[reporter(kept(replace(events, tick=tick, updated=updated), raised))],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
+            ),
+        )
+        try:
+            tuner.fit()
+        except (tune.TuneError, ray.exceptions.RayError) as error:
+            if not raised:
+                raise InfrastructureError(f"Ray Tune stopped: {first_line(error)}") from error
+        finally:
+            shutil.rmtree(storage / name, ignore_errors=True)
+        if raised:
+            raise raised[0]
+
+
+@contextmanager
+def start_engine(
+    workers: int, place: Place, processes: int = 1, address: str | None = None
+) -> Iterator[Engine]:
+    """Start Ray for this block, reachable from this machine alone, or join a cluster.
+
+    Args:
+        address: of a running cluster, see `joined`; it runs on after the block.
+
+    Raises:
+        InputError: a trial's processes would have to share a GPU, or the cluster is too small.
+        InfrastructureError: Ray does not start, or stops inside the block.
+    """
+    os.environ.update(ENVIRONMENT if address else ENVIRONMENT | LOOPBACK)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        with joined(address) if address else _own_ray(workers):
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            if workers > (cpus := resources.get("CPU", 0.0)):
+                raise InputError(
+                    f"--workers {workers}: the cluster at {address} has {cpus:g} CPUs; give a "
+                    f"number from 1 to {cpus:g}, or none"
+                )
+            share = gpu_share(resources.get("GPU", 0.0), workers)
+            if processes > 1 and 0 < share < 1:
+                raise InputError(
+                    f"--processes {processes}: each needs a GPU of its own, but here are "
+                    f"{resources['GPU']:g} for {workers} workers; use fewer --workers"
+                )
+            patience = UNHEARD_SECONDS if address else math.inf
+            pulse = Pulse(servers(), patience=patience)
+            yield Engine(workers, share, place, processes, pulse, joined=address is not None)
+    except ray.exceptions.RayError as error:
+        raise InfrastructureError(f"Ray stopped: {error}") from error
+
+
+def default_workers(address: str) -> int:
+    """One worker per GPU of a cluster, or per CPU where it has none.
+
+    Raises:
+        InputError: its nodes have no CPUs; and as `joined`.
+        InfrastructureError: as `joined`.
+    """
+    os.environ.update(ENVIRONMENT)
+    with joined(address):
+        found = nodes()
+    if not found:
+        raise InputError(f"--address {address}: no node of the cluster has CPUs; start one")
+    return int(sum(one.gpus for one in found) or sum(one.cpus for one in found))
+
+
+@contextmanager
+def _own_ray(workers: int) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+        address = ray.get_runtime_context().gcs_address
+        assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
+    except Exception as error:
+        # Of no kind of its own where its servers take too long to start.
+        ray.shutdown()
+        raise InfrastructureError(
+            f"Ray does not start: {first_line(error)}; a short RAY_TMPDIR may help"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gpu_share(gpus: float, workers: int) -> float:
+    """Part of one GPU for each of `workers`, so that all of them fit."""
+    return 1.0 / math.ceil(workers / gpus) if gpus else 0.0

@@ -1,0 +1,314 @@
+"""A sweep from its spec to its last record: the one place that knows the order of things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from cmkd.config.paths import slug
+from cmkd.errors import InfrastructureError, InputError
+from cmkd.sweep.events import Driver
+from cmkd.sweep.failures import Failure, beyond_the_trials
+from cmkd.sweep.forecast import too_large
+from cmkd.sweep.identity import Origin, code_version
+from cmkd.sweep.plan import Plan
+from cmkd.sweep.preflight import Outlook, outlook
+from cmkd.sweep.progress import SweepView
+from cmkd.sweep.recorder import Draw, Recorder
+from cmkd.sweep.shared_cache import Place, weights_of
+from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
+from cmkd.sweep.status import kept_standing
+from cmkd.sweep.survey import SweepRequest, survey
+from cmkd.tracking.store import RunRecord
+from cmkd.tracking.uri import default_uri, named, owner, store_exists
+
+if TYPE_CHECKING:
+    from cmkd.data.dataset import Dataset
+    from cmkd.tracking.mlflow_store import MlflowStore
+
+
+@contextmanager
+def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
+    """Hold ``<cache>/locks/<sweep>-<data>.lock``; the system frees it however we end.
+
+    Raises:
+        InputError: another process sweeps the same; it is named by host and process id.
+    """
+    folder = cache / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slug(f'{sweep}-{data}')}.lock"
+    # The holder is named in a file of its own, as the locked one may not be readable everywhere.
+    holder = path.with_suffix(".owner")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = named(holder.read_text(encoding="utf-8")) if holder.is_file() else "another process"
+        raise InputError(
+            f"sweep {sweep!r} on {data!r} is being run by {who} ({path}); "
+            "wait for it, or stop it first"
+        ) from None
+    try:
+        holder.write_text(owner(), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+INTERRUPT_SECONDS = 15.0
+"""How long an interrupted sweep waits for its store; a machine about to vanish gives 30 s."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep came to.
+
+    Attributes:
+        plan: the state of every trial at the end.
+        finished: trials finished now.
+        failures: (name, cause) of trials and teachers that failed now.
+        seconds: from the start of the engine to the last record.
+    """
+
+    plan: Plan
+    finished: int = 0
+    failures: tuple[tuple[str, Failure], ...] = ()
+    seconds: float = 0.0
+
+    def followed_by(self, plan: Plan, stage: SweepOutcome) -> SweepOutcome:
+        """This and what `stage` added to it, after which `plan` is how things are."""
+        return SweepOutcome(
+            plan,
+            self.finished + stage.finished,
+            (*self.failures, *stage.failures),
+            self.seconds + stage.seconds,
+        )
+
+
+def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Outlook]:
+    """The plan of a sweep without running it; a store that does not exist is not created."""
+    _require_possible(request)
+    dataset = _open_data(request, view)
+    runs: Sequence[RunRecord] = ()
+    if store_exists(request.tracking_uri):
+        runs = _open_store(request).find({"data_id": dataset.id})
+    plan = survey(request, dataset, runs, code_version())
+    _require_weights(plan, request.cache)
+    return plan, _outlook(plan, dataset, runs, request)
+
+
+def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) -> SweepOutcome:
+    """Train every trial of the sweep that has no successful run, stage by stage.
+
+    Args:
+        draw: pictures that each finished run is kept with.
+
+    Raises:
+        InputError: the request cannot be met; nothing was trained.
+        TrialFailed: the first trials failed alike, so that the others were not tried.
+        InfrastructureError: store, disk or engine failed; the same call goes on from there.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; runs that were open are KILLED in the store.
+    """
+    _require_possible(request)
+    name = request.sweep.spec.name
+    with guarded_signals() as guard:
+        dataset = _open_data(request, view)
+        where = request.tracking_uri or default_uri()
+        with (
+            sweep_lock(request.cache, name, dataset.info.name),
+            kept_standing(view, request.cache, name, dataset.info.name, where) as view,
+        ):
+            store = _open_store(request)
+            store.require_writable(f"{name}/{dataset.info.name}")
+            if orphans := store.close_orphans():
+                view.note(f"{orphans} runs of a sweep that died are marked KILLED")
+            runs = store.find({"data_id": dataset.id})
+            plan = survey(request, dataset, runs, code_version())
+            outcome = SweepOutcome(plan)
+            failed: set[str] = set()
+            while plan.to_run:
+                _require_weights(plan, request.cache)
+                workers = _announce(plan, dataset, runs, request, view)
+                done = _train_stage(request, dataset, plan, store, view, guard, draw, workers)
+                runs = store.find({"data_id": dataset.id})
+                after = survey(request, dataset, runs, code_version())
+                outcome = outcome.followed_by(after, done)
+                news = after.choices, after.orders, after.searched
+                if news == (plan.choices, plan.orders, plan.searched):
+                    break
+                failed |= {name for name, _ in done.failures}
+                plan = after.without_retries(failed)
+            else:
+                for line in plan.lines():
+                    view.note(line)
+            return outcome
+
+
+def _announce(
+    plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest, view: SweepView
+) -> int:
+    """Say what is going to happen, and ask whether it shall where it is much.
+
+    Returns:
+        Workers that find room.
+    """
+    for line in plan.lines():
+        view.note(line)
+    view.stage("trying a step of each kind of network", 0, 1)
+    expected = _outlook(plan, dataset, runs, request)
+    for line in expected.lines():
+        view.note(line)
+    reason = too_large(plan, expected.forecast)
+    if reason and not request.approved and not view.confirm(f"{reason}; go on?"):
+        raise InputError(f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it")
+    return expected.forecast.workers
+
+
+def _outlook(
+    plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest
+) -> Outlook:
+    # What the nodes of a cluster have is not known, nor the share of each process of a trial.
+    is_shared = request.address is None and request.processes == 1
+    return outlook(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
+
+
+def _require_possible(request: SweepRequest) -> None:
+    from cmkd.data.mirror import Mirror
+    from cmkd.data.workers import usable_cpus
+
+    workers, processes = request.workers, request.processes
+    if request.storage is not None:
+        Mirror(request.storage)
+        if processes > 1:
+            raise InputError(
+                f"--processes {processes}: the processes of a trial share a cache folder; put the "
+                "cache on a file system that all nodes mount, and leave out --storage"
+            )
+    if request.address is not None:
+        if workers < 1:
+            raise InputError(f"--workers {workers}: give 1 or more")
+    elif not 1 <= workers <= usable_cpus():
+        raise InputError(
+            f"--workers {workers}: this machine has {usable_cpus()} CPUs; "
+            f"give a number from 1 to {usable_cpus()}"
+        )
+    if not 1 <= processes <= workers:
+        raise InputError(
+            f"--processes {processes}: they are taken from the {workers} of --workers; "
+            f"give a number from 1 to {workers}"
+        )
+    if processes > 1 and request.sweep.spec.search is not None:
+        raise InputError(
+            f"--processes {processes}: a search ends trials early, which several processes of one "
+            "trial do not; leave it out"
+        )
+
+
+def _require_weights(plan: Plan, cache: Path) -> None:
+    """Refuse imported weights that are not there, before anything is trained."""
+    named = weights_of(trial.config for trial in plan.to_run)
+    if not named:
+        return
+    from cmkd.training.weights.pretrained import find_weights
+
+    for weights in named:
+        find_weights(weights, cache)
+
+
+def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
+    from cmkd.data.dataset import open_dataset
+
+    return open_dataset(
+        request.data,
+        request.cache,
+        on_progress=lambda done, total: view.stage("drawing and encoding clips", done, total),
+    )
+
+
+def _open_store(request: SweepRequest) -> MlflowStore:
+    from cmkd.tracking.mlflow_store import open_store
+
+    return open_store(request.tracking_uri)
+
+
+def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
+    from cmkd.data.decoded_cache import ensure_arrays
+    from cmkd.data.workers import usable_cpus
+
+    for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
+        ensure_arrays(
+            dataset,
+            reading,
+            request.cache,
+            # Those of a cluster may be more than this machine has CPUs.
+            workers=min(request.workers, usable_cpus()),
+            on_progress=lambda done, total: view.stage("decoding clips", done, total),
+        )
+
+
+def _train_stage(
+    request: SweepRequest,
+    dataset: Dataset,
+    plan: Plan,
+    store: MlflowStore,
+    view: SweepView,
+    guard: SignalGuard,
+    draw: Draw | None,
+    workers: int,
+) -> SweepOutcome:
+    from cmkd.sweep.ray_engine import start_engine
+
+    place = Place(request.cache, request.storage)
+    if not request.storage:
+        _prepare_arrays(request, dataset, plan, view)
+    started = time.monotonic()
+    choices = {one.name: one.describe() for one in plan.choices}
+    spec = request.sweep.spec
+    origin = Origin(
+        spec.name, dataset.info, dataset.num_folds, code_version(), choices, spec.description
+    )
+    teachers = store.find({"kind": "teacher", "data_id": dataset.id})
+    recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
+    recorder = Recorder(store, view.note, draw, writers=store.writers)
+    driver = Driver(
+        plan,
+        origin,
+        recorder,
+        view,
+        recorded,
+        workers=workers,
+        processes=request.processes,
+    )
+    view.note(f"starting {workers} workers")
+    with (
+        guard.deferred(),
+        start_engine(workers, place, request.processes, request.address) as engine,
+    ):
+        # Ray has taken SIGTERM for itself.
+        guard.install()
+        try:
+            engine.make_ready([trial.config for trial in plan.to_run], guard.check)
+            driver.train(engine, guard)
+        except BaseException as error:
+            _leave(recorder, view, hurry=isinstance(error, Interrupted))
+            raise
+        recorder.drain()
+    graver = beyond_the_trials(failure for _, failure in driver.failures)
+    if graver is not None:
+        raise graver
+    seconds = time.monotonic() - started
+    return SweepOutcome(plan, driver.finished, tuple(driver.failures), seconds)
+
+
+def _leave(recorder: Recorder, view: SweepView, *, hurry: bool) -> None:
+    try:
+        recorder.drain(timeout=INTERRUPT_SECONDS if hurry else None)
+    except InfrastructureError as refusal:
+        view.note(str(refusal))

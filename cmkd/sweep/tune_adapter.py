@@ -1,0 +1,297 @@
+"""What Ray Tune is given: a trainable that trains, whose turn it is, and who is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from cmkd.config.trial import TrialConfig
+from cmkd.sweep.failures import Failure, failure_of
+from cmkd.sweep.queue import Turns
+from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.worker import TrialCrew, TrialWorker, Update
+
+if TYPE_CHECKING:
+    from ray.tune import Callback, PlacementGroupFactory, Stopper
+    from ray.tune.experiment import Trial
+    from ray.tune.search import Searcher
+
+P = ParamSpec("P")
+
+RETRIES = 2
+"""How often a trial or teacher whose process died is started again."""
+
+KEY, CREW = "trial", "crew"
+"""In Tune's config of a trial: the id of our trial or teacher; whether several processes train it.
+"""
+WAITING_BYTES = 2**20
+"""Of memory for what waits for those processes, as it needs no CPU but Ray wants it to need some.
+"""
+
+WORKER_DIED = Failure(
+    "WorkerDied",
+    f"its process was killed {RETRIES + 1} times, perhaps for want of memory; use fewer --workers",
+    trace="",
+    epoch=0,
+)
+OUT_OF_MEMORY = Failure(
+    "OutOfMemoryError",
+    f"its process was killed {RETRIES + 1} times, as memory ran low; use fewer --workers",
+    trace="",
+    epoch=0,
+)
+_LOW = re.compile(r"running low on memory\. .*?was (\S+ used / \S+) limit")
+_HELD = re.compile(r"actual memory used=(\S+B)")
+
+
+@dataclass(frozen=True)
+class Events:
+    """What the driver does on news.
+
+    Attributes:
+        started: a worker takes this trial, again perhaps.
+        updated: news of a trial.
+        tick: called many times a second; may raise to stop everything.
+        gives_up: before `updated`, whether the trial is to end with this news.
+    """
+
+    started: Callable[[str], None]
+    updated: Callable[[Update], None]
+    tick: Callable[[], None]
+    gives_up: Callable[[Update], bool] = lambda _: False
+
+
+def keep_secrets() -> None:
+    """Have Tune leave credentials out of what it starts processes with.
+
+    It writes those of AWS that this process has into the command lines of all workers, which
+    everyone on their machines can read. Workers here inherit them, and nodes of a cluster have
+    their own.
+    """
+    from ray.tune.execution import class_cache
+
+    words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
+    passed = class_cache.ENV_VARS_TO_PROPAGATE
+    passed.difference_update([name for name in passed if any(word in name for word in words)])
+
+
+def trainable() -> type:
+    """The class that Tune makes an actor of per worker; see `TrialWorker` and `TrialCrew`."""
+    from ray import tune
+
+    class TrialTrainable(tune.Trainable):
+        """Ray's calls handed to what trains."""
+
+        def setup(
+            self,
+            config: dict[str, Any],
+            configs: Mapping[str, TrialConfig] | None = None,
+            place: Place | None = None,
+            processes: int = 1,
+            gpus: bool = False,
+        ) -> None:
+            assert configs is not None and place is not None
+            # What a crew and what a worker trains differs in resources, so no actor is reused
+            # for the other.
+            self.worker = (
+                TrialCrew(configs, place.cache, processes, gpus=gpus)
+                if config[CREW]
+                else TrialWorker(configs, place.of_worker())
+            )
+            self.worker.start(config[KEY])
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.worker.start(new_config[KEY])
+            return True
+
+        def step(self) -> dict[str, Any]:
+            update = self.worker.step()
+            return {"update": update, "done": update.done}
+
+    return TrialTrainable
+
+
+def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFactory]:
+    """What Tune asks how much of the machine a trial's actor takes."""
+    from ray.tune import PlacementGroupFactory
+
+    alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
+    waits = {"memory": float(WAITING_BYTES)}
+    return lambda config: PlacementGroupFactory([waits if config[CREW] else alone])
+
+
+def turn_taker(turns: Turns) -> Searcher:
+    """What Tune asks for the next trial or teacher, whenever it looks around."""
+    from ray.tune.search import Searcher
+
+    class TakesTurns(Searcher):
+        """Tune's question handed to `turns`."""
+
+        def __init__(self, turns: Turns) -> None:
+            super().__init__()
+            self.turns = turns
+
+        def __getstate__(self) -> dict[str, Any]:
+            # As of `Reporter`.
+            return {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            if self.turns.over:
+                # As its documentation says, but not its annotation.
+                return Searcher.FINISHED  # type: ignore[return-value]
+            key = self.turns.take()
+            return None if key is None else {KEY: key, CREW: self.turns.processes_of(key) > 1}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            """The driver knows by then, from `Reporter`."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: as of `Reporter`."""
+
+    return TakesTurns(turns)
+
+
+def error_of(trial: Trial) -> Exception | None:
+    """What the trial failed of last, by the files that Tune keeps of it.
+
+    Tune pickles errors of tasks and actors, and writes the text of all. That memory ran out is
+    neither, so its text alone is there, or beside it the pickled error of an earlier failure.
+    """
+    from ray import cloudpickle
+    from ray.exceptions import RayTaskError
+    from ray.tune import TuneError
+
+    # `get_error` and its like look beside the checkpoints, where files come with the first one.
+    written = trial.error_file
+    if written is None or not Path(written).is_file():
+        return None
+    text = re.split(r"^Failure # .*\n", Path(written).read_text("utf-8"), flags=re.MULTILINE)[-1]
+    pickled = trial.pickled_error_file
+    if pickled is not None and Path(pickled).is_file():
+        error: Exception = cloudpickle.loads(Path(pickled).read_bytes())
+        if isinstance(error, RayTaskError) or str(error).strip() == text.strip():
+            return error
+    return TuneError(text.strip())
+
+
+def engine_failure(error: Exception | None) -> Failure:
+    """What a trial or teacher failed of, from what Ray says about it."""
+    from ray.exceptions import RayError, RayTaskError
+
+    if isinstance(error, RayTaskError):
+        cause = _of_one_process(error.cause)
+        if not isinstance(cause, RayError):
+            # The frames of the other process are in the text of the wrapper alone.
+            return replace(failure_of(cause, 0), trace=failure_of(error, 0).trace)
+        error = cause
+    if low := _LOW.search(str(error)):
+        held = _HELD.search(str(error))
+        figures = f"{low[1]} on its machine" + (f"; {held[1]} by this process" if held else "")
+        return replace(OUT_OF_MEMORY, message=f"{OUT_OF_MEMORY.message} ({figures})")
+    return replace(WORKER_DIED, message=f"{WORKER_DIED.message} ({first_line(error)})")
+
+
+def _of_one_process(error: Exception) -> Exception:
+    """What the first process of a trial failed of, which Ray Train wraps twice; else `error`."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
+    return found
+
+
+def first_line(error: Exception | None) -> str:
+    """Of its message, or that there is none."""
+    return next(iter(str(error or "").strip().splitlines()), "no cause given")
+
+
+def kept(events: Events, raised: list[Exception]) -> Events:
+    """`events` that put what they raise into `raised` too: Tune makes errors of its own of it."""
+
+    def keep(action: Callable[P, None]) -> Callable[P, None]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                action(*args, **kwargs)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        return call
+
+    return replace(
+        events,
+        started=keep(events.started),
+        updated=keep(events.updated),
+        tick=keep(events.tick),
+    )
+
+
+def stopper(events: Events) -> Stopper:
+    """What Tune asks whether a trial is to end before its time."""
+    from ray import tune
+
+    class GivesUp(tune.Stopper):
+        """Tune's question handed to the driver."""
+
+        def __init__(self, events: Events) -> None:
+            self.events = events
+
+        def __getstate__(self) -> dict[str, Any]:
+            # As of `Reporter`.
+            return {}
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return self.events.gives_up(result["update"])
+
+        def stop_all(self) -> bool:
+            return False
+
+    return GivesUp(events)
+
+
+def reporter(events: Events) -> Callback:
+    """The callback by which Tune tells `events`."""
+    from ray import tune
+
+    class Reporter(tune.Callback):
+        """Tune's news handed to the driver."""
+
+        def __init__(self, events: Events) -> None:
+            self.events = events
+
+        def __getstate__(self) -> dict[str, Any]:
+            # Tune pickles its callbacks to restore them some day; this driver never does.
+            return {}
+
+        def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+            self.events.tick()
+
+        def on_trial_start(
+            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        ) -> None:
+            self.events.started(trial.config[KEY])
+
+        def on_trial_result(
+            self,
+            iteration: int,
+            trials: list[Trial],
+            trial: Trial,
+            result: dict[str, Any],
+            **info: Any,
+        ) -> None:
+            self.events.updated(result["update"])
+
+        def on_trial_error(
+            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        ) -> None:
+            trial_id = trial.config[KEY]
+            # A worker that never came up has not started its trial.
+            self.events.started(trial_id)
+            failure = engine_failure(error_of(trial))
+            self.events.updated(Update(trial_id, failure=failure))
+
+    return Reporter(events)
