@@ -4,41 +4,72 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmkd.config.base import Config
-from cmkd.config.method import Gate, GraphIndex, MethodConfig
+from cmkd.config.method import MethodConfig
 from cmkd.config.paths import packaged
+from cmkd.config.presets import preset_settings
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.config.training import BackboneName
 from cmkd.config.trial import Setting
-from cmkd.config.yaml_loader import explain, read_yaml
+from cmkd.config.yaml_loader import explain, read_yaml, suggest
 from cmkd.errors import ConfigError
 
-Half = Literal["TSM", "TDN"]
-"""The families of Table 4; each has students and an RGB teacher of its own."""
+Family = str
+"""Family of a network: a backbone's entry says which. Each has students and an RGB teacher."""
 
-Weight = bool | float
-"""Of a loss: a number is exactly that, true is any above 0."""
+FAMILIES: tuple[Family, ...] = ("TSM", "TDN")
+"""Families of the paper, in its order."""
+
+PLAIN: Mapping[str, Any] = {"lambda_1": 0.0, "lambda_2": 0.0}
+"""Values of `MethodConfig` in an arm whose query does not name them; others have their default."""
+
+READINGS = ("inputs.motion",)
+"""Keys of the method outside of `MethodConfig`."""
 
 
-class Counterpart(Config):
-    """What of ours repeats a row: students of one whole setting, or the RGB teacher of a half."""
+class ArmQuery(Config):
+    """An arm by its setting: the students of a family, or the family's RGB teacher.
 
-    half: Half
+    An arm fits where it has the named values of `method`, and everything else of the method is as
+    in the plain method: no KD, the default of the field or of the sweep's preset.
+    """
+
+    family: Family | None = Field(default=None, description="None: any")
     teacher: bool = False
-    decoder: bool = True
-    lambda_1: Weight = 0.0
-    lambda_2: Weight = 0.0
-    logits: bool = False
-    gate: Gate | None = Field(default=None, description="None: whichever the method has")
-    tg: tuple[GraphIndex, ...] | None = Field(default=None, description="None: likewise")
+    method: dict[str, Any] = Field(
+        default={},
+        description="key of `MethodConfig` -> value; true: any weight above 0, any kind but off",
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for key, value in method.items():
+            if key not in MethodConfig.model_fields:
+                raise ValueError(f"method has no {key!r}{suggest(key, MethodConfig.model_fields)}")
+            known = value
+            if value is not True:
+                text = json.dumps({**PLAIN, key: value})
+                known = getattr(MethodConfig.model_validate_json(text), key)
+            found[key] = known
+        return found
+
+    def __hash__(self) -> int:
+        return hash((self.family, self.teacher, *sorted(self.method.items())))
+
+    def of(self, family: Family) -> ArmQuery:
+        """The same arm in `family`."""
+        return self.model_copy(update={"family": family})
 
 
 class RowCost(Config):
@@ -61,7 +92,7 @@ class PublishedRow(Config):
     )
     gflops: float | None = Field(default=None, gt=0, description="as printed")
     cost: RowCost | None = None
-    ours: Counterpart | None = Field(default=None, description="None: we do not repeat the row")
+    ours: ArmQuery | None = Field(default=None, description="None: we do not repeat the row")
 
 
 class PublishedTable(Config):
@@ -160,9 +191,10 @@ class TableSpec:
             return load_published(self.published)
         teachers = tuple(
             PublishedRow(
-                method=f"RGB teacher of the {half} half", ours=Counterpart(half=half, teacher=True)
+                method=f"RGB teacher of the {family} family",
+                ours=ArmQuery(family=family, teacher=True),
             )
-            for half in HALVES
+            for family in FAMILIES
         )
         labels = ("Spatial KD", "Temporal KD")
         return PublishedTable(title=self.heading, source="", labels=labels, added=teachers)
@@ -197,26 +229,28 @@ TABLES: Mapping[str, TableSpec] = {
 
 NOT_OURS = "n/a"
 
-HALVES: tuple[Half, ...] = ("TSM", "TDN")
-
-REFERENCES: Mapping[str, Counterpart] = {
-    "baseline": Counterpart(half="TSM", decoder=False),
-    "control": Counterpart(half="TSM"),
-    "both": Counterpart(half="TSM", lambda_1=True, lambda_2=True),
+REFERENCES: Mapping[str, ArmQuery] = {
+    "baseline": ArmQuery(method={"decoder": False}),
+    "control": ArmQuery(),
+    "both": ArmQuery(method={"lambda_1": True, "lambda_2": True}),
 }
-"""What a column of differences refers to, by its heading; of the half of the row it stands in."""
-
-_COMPONENTS = MethodConfig.model_fields.keys() - {"decoder", "lambda_1", "lambda_2", "logits"}
+"""Reference of a column of differences by its heading, in the family of the row."""
 
 
-def family_of(backbone: BackboneName) -> Half:
+def family_of(backbone: BackboneName) -> Family:
     """The family that a network belongs to."""
     return "TDN" if "tdn" in backbone else "TSM"
 
 
-def half_of(setting: Setting) -> Half:
-    """The half that a setting belongs to: the family of its student."""
+def family_of_arm(setting: Setting) -> Family:
+    """The family of an arm: that of its student."""
     return family_of(setting.student.backbone)
+
+
+def families_of(sweep: Sweep) -> tuple[Family, ...]:
+    """Families of the arms of `sweep`: those of the paper first, then others by name."""
+    found = {family_of_arm(arm.setting) for arm in sweep.arms}
+    return (*(one for one in FAMILIES if one in found), *sorted(found - set(FAMILIES)))
 
 
 def distils(setting: Setting) -> bool:
@@ -224,31 +258,115 @@ def distils(setting: Setting) -> bool:
     return setting.model == "student" and setting.method.needs_teacher
 
 
-def find_arm(sweep: Sweep, wanted: Counterpart) -> Arm | None:
-    """The arm of `sweep` that is what `wanted` says, None where it has none.
+def find_arms(sweep: Sweep, query: ArmQuery) -> tuple[Arm, ...]:
+    """The arms of `sweep` that fit `query`, those with the fewest `departures` first.
 
-    Of several it is the one that departs least from the default method, so that a variant of a
-    component never stands for the whole; of equal ones the first of the file.
+    A variant of a component that the query does not name (gate, graphs, attention, motion) does
+    not fit. A departure in training or networks does, and is to be marked.
     """
-    fitting = [arm for arm in sweep.arms if _fits(arm.setting, wanted)]
-    return min(fitting, key=lambda arm: _departures(arm.setting.method), default=None)
+    if query.teacher:
+        return ()
+    plain = _plain_method(sweep)
+    fitting = [
+        arm
+        for arm in sweep.arms
+        if arm.setting.model == "student"
+        and query.family in (None, family_of_arm(arm.setting))
+        and arm.setting.inputs.motion == Setting().inputs.motion
+        and all(_has(getattr(arm.setting.method, key), want) for key, want in query.method.items())
+        and all(
+            getattr(arm.setting.method, key) == value
+            for key, value in plain.items()
+            if key not in query.method
+        )
+    ]
+    if len(fitting) < 2:
+        return tuple(fitting)
+    known = departures(sweep)
+    return tuple(sorted(fitting, key=lambda arm: len(known[arm.name])))
 
 
-def standard_reference(sweep: Sweep, role: str, half: Half) -> Arm | None:
-    """The arm that gives the column `role` its name in `half`."""
-    return find_arm(sweep, REFERENCES[role].model_copy(update={"half": half}))
+def find_arm(sweep: Sweep, query: ArmQuery) -> Arm | None:
+    """The first of `find_arms`; None where there is none."""
+    return next(iter(find_arms(sweep, query)), None)
+
+
+def departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
+    """By arm, the dotted keys in which it departs, with its values.
+
+    In the method an arm departs from the plain one, decoder and kinds of KD apart; elsewhere from
+    what most arms of its family in the sweep have.
+    """
+    plain = {f"method.{key}": value for key, value in _plain_method(sweep).items()}
+    plain = {**flat(Setting()), **json.loads(json.dumps(plain))}
+    settings = {arm.name: flat(arm.setting) for arm in sweep.arms}
+    peers: dict[tuple[str, Family], list[str]] = {}
+    for arm in sweep.arms:
+        kind = (arm.setting.model, family_of_arm(arm.setting))
+        peers.setdefault(kind, []).append(arm.name)
+    found: dict[str, Mapping[str, Any]] = {}
+    for names in peers.values():
+        for key in settings[names[0]]:
+            if not _is_method(key):
+                counts = Counter(json.dumps(settings[name][key]) for name in names)
+                plain[key] = json.loads(counts.most_common(1)[0][0])
+        for name in names:
+            found[name] = {
+                key: value
+                for key, value in settings[name].items()
+                if key not in _NAMED and value != plain[key]
+            }
+    return found
+
+
+_NAMED = {"method.decoder", "method.lambda_1", "method.lambda_2", "method.logits"}
+"""Keys that the grid of arms shows in columns of their own."""
+
+
+def flat(setting: Setting) -> dict[str, Any]:
+    """The values of `setting` by dotted key, as JSON types."""
+    found: dict[str, Any] = {}
+
+    def add(prefix: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                add(f"{prefix}{key}.", value)
+            else:
+                found[prefix + key] = value
+
+    add("", setting.as_json())
+    return found
+
+
+def standard_reference(sweep: Sweep, role: str, family: Family) -> Arm | None:
+    """The arm that gives the column `role` its name in `family`."""
+    return find_arm(sweep, REFERENCES[role].of(family))
+
+
+def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
+    """By arm, the arm that it is compared with in the column `role`; arms without one are absent.
+
+    A reference is of the same family and trained equally long, since a longer schedule is no gain.
+    """
+    standards = {one: standard_reference(sweep, role, one) for one in families_of(sweep)}
+    by_setting: dict[Setting, Arm] = {}
+    for arm in sweep.arms:
+        by_setting.setdefault(arm.setting, arm)
+    found: dict[str, Arm] = {}
+    for arm in sweep.arms:
+        standard = standards[family_of_arm(arm.setting)]
+        if standard is not None:
+            update = {"training": arm.setting.training}
+            reference = by_setting.get(standard.setting.model_copy(update=update))
+            if reference is not None:
+                found[arm.name] = reference
+    return found
 
 
 def find_reference(sweep: Sweep, role: str, setting: Setting) -> Arm | None:
-    """The arm that `setting` is compared with in the column `role`.
-
-    It is of the same half and trained equally long, since a longer schedule is no gain.
-    """
-    standard = standard_reference(sweep, role, half_of(setting))
-    if standard is None:
-        return None
-    wanted = standard.setting.model_copy(update={"training": setting.training})
-    return next((arm for arm in sweep.arms if arm.setting == wanted), None)
+    """The reference of the arm with `setting`; see `find_references`."""
+    name = next((arm.name for arm in sweep.arms if arm.setting == setting), "")
+    return find_references(sweep, role).get(name)
 
 
 def label_of(name: str, setting: Setting) -> str:
@@ -265,28 +383,25 @@ def label_of(name: str, setting: Setting) -> str:
     return {**known, "Backbone": setting.student.backbone, "Modality": "CD"}.get(name, NOT_OURS)
 
 
-def _fits(setting: Setting, wanted: Counterpart) -> bool:
-    method = setting.method
-    return (
-        setting.model == "student"
-        and not wanted.teacher
-        and half_of(setting) == wanted.half
-        and method.decoder == wanted.decoder
-        and _weighs(method.lambda_1, wanted.lambda_1)
-        and _weighs(method.lambda_2, wanted.lambda_2)
-        and (method.logits != "off") == wanted.logits
-        and wanted.gate in (None, method.gate)
-        and wanted.tg in (None, method.tg)
-    )
+def _plain_method(sweep: Sweep) -> dict[str, Any]:
+    """Values of the method without KD: the default of the field or of the sweep's preset."""
+    preset = preset_settings(sweep.spec.preset) if sweep.spec.preset else {}
+    own = {key.removeprefix("method."): v for key, v in preset.items() if key.startswith("method.")}
+    return {
+        **{key: getattr(MethodConfig(), key) for key in MethodConfig.model_fields},
+        **own,
+        **PLAIN,
+    }
 
 
-def _departures(method: MethodConfig) -> int:
-    plain = MethodConfig()
-    return sum(getattr(method, name) != getattr(plain, name) for name in _COMPONENTS)
+def _is_method(key: str) -> bool:
+    return key.startswith("method.") or key in READINGS
 
 
-def _weighs(weight: float, wanted: Weight) -> bool:
-    return weight > 0 if wanted is True else weight == wanted
+def _has(value: Any, wanted: Any) -> bool:
+    if wanted is True and not isinstance(value, bool):
+        return value != "off" if isinstance(value, str) else value > 0
+    return bool(value == wanted)
 
 
 def _yes(weight: float) -> str:

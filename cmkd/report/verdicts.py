@@ -8,7 +8,7 @@ from typing import Literal
 
 from cmkd.report.claims import AccuracyClaim
 from cmkd.report.comparisons import LEAST_SEEDS, Contrast
-from cmkd.report.paper import Half
+from cmkd.report.paper import Family
 from cmkd.stats import POWER, detectable, holm, seeds_for
 
 Verdict = Literal["supported", "inconclusive", "contradicted", "dead", "no runs"]
@@ -38,7 +38,7 @@ class Case:
     """A claim in one half with the pairs that were measured, and what the others lack (`gap`)."""
 
     name: str
-    half: Half
+    half: Family
     claim: AccuracyClaim
     pairs: tuple[Paired, ...]
     gap: str = ""

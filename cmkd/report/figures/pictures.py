@@ -163,7 +163,9 @@ def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
         f"Test clips of {table.evidence.data}, the first of every class, of fold "
         f"{min(table.evidence.folds)}; selected epoch: {table.evidence.selection}."
     )
-    gates = tuple(filter(None, (gate_view(f"{half} half", arms) for half, arms in found.items())))
+    gates = tuple(
+        filter(None, (gate_view(f"{family} family", arms) for family, arms in found.items()))
+    )
     if gates:
         title = f"{heading(table)}: weights of the gate, and motion"
         follows = "; ".join(
@@ -176,7 +178,9 @@ def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
             "over all clips that trials keep, and over seeds."
         )
         yield "gate", title, alt, caption, draw_gates(title, gates)
-    graphs = tuple(filter(None, (graph_view(f"{half} half", arms) for half, arms in found.items())))
+    graphs = tuple(
+        filter(None, (graph_view(f"{family} family", arms) for family, arms in found.items()))
+    )
     if graphs:
         title = f"{heading(table)}: temporal graphs"
         likeness = "; ".join(
