@@ -13,7 +13,8 @@ from cmkd.config.paths import packaged
 from cmkd.config.spec import NAME
 from cmkd.config.yaml_loader import explain, read_yaml, suggest
 from cmkd.errors import ConfigError
-from cmkd.report.paper import ArmQuery, Family, RowCost
+from cmkd.report.arms import ArmQuery, Family
+from cmkd.report.paper import RowCost
 
 TEACHER = "teacher"
 """The name of the RGB teacher where an arm is expected."""

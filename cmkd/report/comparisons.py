@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 
 from cmkd.config.sweep import Arm, Sweep
+from cmkd.report.arms import FAMILIES, ArmQuery, Family, family_of_arm, find_arm, find_reference
 from cmkd.report.cells import Outcomes, TestSet, outcomes
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import FAMILIES, ArmQuery, Family, family_of_arm, find_arm, find_reference
 from cmkd.stats import (
     CONFIDENCE,
     Interval,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cmkd.report.arms import NOT_OURS, family_of_arm
 from cmkd.report.evidence import trials_of
 from cmkd.report.grids import cost_grid, difference_cells, difference_heads, main_grid, score_cell
 from cmkd.report.page import Cell, Grid, Line, Page
-from cmkd.report.paper import NOT_OURS, cited, family_of_arm
+from cmkd.report.paper import cited
 from cmkd.report.provenance import run_url, teachers_name
 from cmkd.report.tables import Table
 from cmkd.report.text import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cmkd.report.arms import FAMILIES, ArmQuery, Family, find_arm
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.paper import FAMILIES, ArmQuery, Family, find_arm
 from cmkd.report.predictions import Graphs, InsideClip
 from cmkd.report.tables import Table
 

@@ -12,7 +12,7 @@ from cmkd.config.data import OfficialPart
 from cmkd.config.selections import Choice
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.paper import Family
+from cmkd.report.arms import Family
 from cmkd.report.predictions import Predictions, PredictionsReader
 from cmkd.report.runs import (
     Teacher,

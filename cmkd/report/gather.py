@@ -14,10 +14,11 @@ import numpy as np
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.report.arms import Family
 from cmkd.report.cells import TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
-from cmkd.report.paper import TABLES, Family, TableSpec
+from cmkd.report.paper import TABLES, TableSpec
 from cmkd.report.predictions import FILE as INSIDE
 from cmkd.report.predictions import InsideClip, parse_inside, parse_predictions
 from cmkd.report.rows import build_table

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cmkd.report.arms import family_of_arm, standard_reference
 from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.page import Cell, Grid, Line
-from cmkd.report.paper import family_of_arm, standard_reference
 from cmkd.report.provenance import teachers_name
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (

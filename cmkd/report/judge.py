@@ -10,6 +10,7 @@ import numpy as np
 
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
+from cmkd.report.arms import FAMILIES, Family, find_arm
 from cmkd.report.cells import Outcomes, TestSet, outcomes, shared_test_set
 from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim
 from cmkd.report.comparisons import Compared, against, contrast, factorial
@@ -17,7 +18,7 @@ from cmkd.report.costs import CostCell, ModelCost, row_cost
 from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gather import Gatherer
 from cmkd.report.identical_arms import twins
-from cmkd.report.paper import FAMILIES, Family, PublishedRow, RowCost, find_arm
+from cmkd.report.paper import PublishedRow, RowCost
 from cmkd.report.verdicts import Case, Paired, Ruling, Verdict, rule
 
 

@@ -7,6 +7,17 @@ from dataclasses import replace
 
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.errors import ConfigError
+from cmkd.report.arms import (
+    FAMILIES,
+    NOT_OURS,
+    Family,
+    families_of,
+    family_of,
+    family_of_arm,
+    find_arm,
+    find_reference,
+    label_of,
+)
 from cmkd.report.cells import (
     EPOCHS,
     Difference,
@@ -23,20 +34,7 @@ from cmkd.report.cells import (
 )
 from cmkd.report.costs import ModelCost, row_cost
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import (
-    FAMILIES,
-    NOT_OURS,
-    Family,
-    PublishedRow,
-    PublishedTable,
-    TableSpec,
-    families_of,
-    family_of,
-    family_of_arm,
-    find_arm,
-    find_reference,
-    label_of,
-)
+from cmkd.report.paper import PublishedRow, PublishedTable, TableSpec
 from cmkd.report.runs import Teacher
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 

@@ -12,7 +12,7 @@ from cmkd.config.selections import Choice, Scores, resolve
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.config.training import BackboneName
 from cmkd.errors import InputError
-from cmkd.report.paper import Family, distils, family_of_arm
+from cmkd.report.arms import Family, distils, family_of_arm
 from cmkd.tracking.reader import RunReader
 from cmkd.tracking.store import RunRecord
 

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from cmkd.config.trial import Setting
+from cmkd.report.arms import distils, family_of_arm
 from cmkd.report.cells import Score
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.paper import distils, family_of_arm
 from cmkd.report.tables import Measured, Table
 from cmkd.tracking.store import History
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cmkd.config.sweep import Arm, Sweep
+from cmkd.report.arms import Family
 from cmkd.report.cells import Difference, Epoch, Outcomes, Score, TestSet
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import Family, PublishedTable, TableSpec
+from cmkd.report.paper import PublishedTable, TableSpec
 from cmkd.report.predictions import InsideClip
 from cmkd.tracking.store import History
 

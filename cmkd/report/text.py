@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from cmkd.config.training import BackboneName, is_tiny
+from cmkd.report.arms import families_of, family_of_arm
 from cmkd.report.cells import Difference, Outcomes, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import families_of, family_of_arm
 from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
 
 FEW_MARK = "\N{WARNING SIGN}"

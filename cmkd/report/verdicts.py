@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cmkd.report.arms import Family
 from cmkd.report.claims import AccuracyClaim
 from cmkd.report.comparisons import LEAST_SEEDS, Contrast
-from cmkd.report.paper import Family
 from cmkd.stats import POWER, detectable, holm, seeds_for
 
 Verdict = Literal["supported", "inconclusive", "contradicted", "dead", "no runs"]

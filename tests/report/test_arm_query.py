@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.paper import ArmQuery, departures, find_arm, find_arms, find_references
+from cmkd.report.arms import ArmQuery, departures, find_arm, find_arms, find_references
 
 BOTH = ArmQuery(family="TSM", method={"lambda_1": True, "lambda_2": True})
 VARIANTS = """

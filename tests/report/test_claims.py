@@ -12,6 +12,7 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
+from cmkd.report.arms import ArmQuery, Family, find_arm
 from cmkd.report.claims import (
     TEACHER,
     AccuracyClaim,
@@ -25,7 +26,7 @@ from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
 from cmkd.report.judge import Judgement, judge
-from cmkd.report.paper import ArmQuery, Family, find_arm, load_published
+from cmkd.report.paper import load_published
 from cmkd.report.writers.markdown import render_page
 from cmkd.stats import holm
 

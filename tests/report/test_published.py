@@ -9,7 +9,8 @@ import pytest
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.paper import TABLES, PublishedTable, find_arm, load_published, read_published
+from cmkd.report.arms import find_arm
+from cmkd.report.paper import TABLES, PublishedTable, load_published, read_published
 
 
 def load(number: int) -> PublishedTable:

@@ -20,7 +20,7 @@ from cmkd.config.paths import packaged
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError, TrialFailed
-from cmkd.report.paper import family_of_arm
+from cmkd.report.arms import family_of_arm
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
 from cmkd.tracking.store import EpochRecord, RunIdentity

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
+from cmkd.report.arms import find_reference
 from cmkd.report.cells import Difference
 from cmkd.report.confusions import ClassView, class_views
 from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
 from cmkd.report.page import Picture
-from cmkd.report.paper import find_reference
 from cmkd.report.searches import searches, training_curves
 from cmkd.report.tables import Table
 from cmkd.report.text import folds_text, heading, interval_text, plural, uneven_text

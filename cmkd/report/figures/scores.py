@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cmkd.report.arms import FAMILIES, Family
 from cmkd.report.figures.style import BLUE, GREEN, GREY, MANY, VERMILLION, plain, style
-from cmkd.report.paper import FAMILIES, Family
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (
     absent_families,
