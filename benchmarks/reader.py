@@ -34,7 +34,7 @@ from pathlib import Path
 import av
 
 from benchmarks.prepare import CLIPS
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_compressed
 from cmkd.data.codec import decode_positions, open_mpeg4
 from cmkd.data.prepare.reencode import EncodeTask, reencode
@@ -189,7 +189,7 @@ def _ways() -> dict[str, Work]:
     else:
         ways["extractor"] = lambda path, _: _extract(VideoCap(), path)
     for count in POSITIONS:
-        reading = Reading(inputs=InputConfig(num_frames=count))
+        reading = ReaderConfig(inputs=InputConfig(num_frames=count))
         ways[f"trial {count}"] = lambda path, _, reading=reading: _drop(
             read_compressed(path, reading)
         )
@@ -247,7 +247,7 @@ def measure_memory(paths: Sequence[Path], reads: int) -> MemoryFigures:
 
 
 def _read_over_and_over(paths: Sequence[Path], reads: int) -> MemoryFigures:
-    reading = Reading(inputs=InputConfig(num_frames=POSITIONS[0]))
+    reading = ReaderConfig(inputs=InputConfig(num_frames=POSITIONS[0]))
     early = peak = held = 0.0
     for number, path in enumerate(islice(cycle(paths), reads), 1):
         read_compressed(path, reading)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Int8, Shaped, UInt8
 
-from cmkd.config.data import Reading
+from cmkd.config.data import ReaderConfig
 from cmkd.data.codec import Frame, Mpeg4Clip, Planes, open_mpeg4
 from cmkd.data.color import planes_to_rgb
 from cmkd.data.motion import MOTION_CELL as MOTION_CELL
@@ -53,7 +53,7 @@ class RawClip:
 
 
 def read_clip(
-    path: Path | str, reading: Reading, *, phase: float = 0.0
+    path: Path | str, reading: ReaderConfig, *, phase: float = 0.0
 ) -> tuple[CompressedClip, RawClip]:
     """Read the I-frames, motion and residuals of T P-frames, and those frames as the teacher's.
 
@@ -72,13 +72,15 @@ def read_clip(
     return compressed, RawClip(shown)
 
 
-def read_compressed(path: Path | str, reading: Reading, *, phase: float = 0.0) -> CompressedClip:
+def read_compressed(
+    path: Path | str, reading: ReaderConfig, *, phase: float = 0.0
+) -> CompressedClip:
     """`read_clip` of the student's part alone, as at inference."""
     return _read(path, reading, phase, with_raw=False)[0]
 
 
 def _read(
-    path: Path | str, reading: Reading, phase: float, *, with_raw: bool
+    path: Path | str, reading: ReaderConfig, phase: float, *, with_raw: bool
 ) -> tuple[CompressedClip, UInt8[np.ndarray, "T 3*S H W"]]:
     inputs = reading.inputs
     keep_freed_memory()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from cmkd.config.data import InputConfig, Reading
+from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.data.clip import read_compressed
 from cmkd.data.codec import Mpeg4Clip, decode_positions, open_mpeg4
 from cmkd.data.color import planes_to_rgb
@@ -147,7 +147,7 @@ def _quarter(path: Path, sample: Sample) -> tuple[np.ndarray, ...]:
 
 def _compressed(path: Path, sample: Sample) -> tuple[np.ndarray, ...]:
     inputs = InputConfig(num_frames=len(sample.positions))
-    clip = read_compressed(path, Reading(inputs=inputs))
+    clip = read_compressed(path, ReaderConfig(inputs=inputs))
     return clip.iframes, clip.motion, clip.residual
 
 

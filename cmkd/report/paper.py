@@ -11,17 +11,17 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import Config
 from cmkd.config.method import Gate, GraphIndex, MethodConfig
 from cmkd.config.paths import packaged
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import Arm, Sweep
-from cmkd.config.training import BackboneName
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import explain, read_yaml
 from cmkd.errors import ConfigError
 
-Half = Literal["TSM", "TDN"]
+Half = str
 """The families of Table 4; each has students and an RGB teacher of its own."""
 
 Weight = bool | float
@@ -209,9 +209,9 @@ REFERENCES: Mapping[str, Counterpart] = {
 _COMPONENTS = MethodConfig.model_fields.keys() - {"decoder", "lambda_1", "lambda_2", "logits"}
 
 
-def family_of(backbone: BackboneName) -> Half:
-    """The family that a network belongs to."""
-    return "TDN" if "tdn" in backbone else "TSM"
+def family_of(backbone: str) -> Half:
+    """Family of a backbone; backbones of other packages have families of their own."""
+    return find_backbone(backbone).family
 
 
 def half_of(setting: Setting) -> Half:

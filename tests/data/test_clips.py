@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip, read_compressed
 from cmkd.data.codec import Mpeg4Clip, decode_rgb, encode, open_mpeg4
 from cmkd.data.motion import fetch, follow, residual
@@ -54,7 +54,7 @@ def appearing(tmp_path_factory):
 
 def reading(num_frames, *, raw=1, compressed=1, **inputs):
     inputs = InputConfig(num_frames=num_frames, **inputs)
-    return Reading(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
+    return ReaderConfig(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
 
 
 def read_frames(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
+from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
 from cmkd.data.codec import container_fault, survey
 from cmkd.data.dataset import read_folder
@@ -145,7 +145,7 @@ def test_damaged_clips_never_pass_for_whole_ones(
 
 def read(path: Path) -> None:
     """Read a clip as a trial does."""
-    read_clip(path, Reading())
+    read_clip(path, ReaderConfig())
 
 
 def check(root: Path, clips: list[ClipEntry]) -> Iterator[str]:
