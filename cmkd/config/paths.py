@@ -81,5 +81,5 @@ def load_plugin(kind: str, name: str, known: Iterable[str] = ()) -> Any:
         return point.load()
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{point.value} cannot be imported: {error}; install its package, or start in its folder"
+            f"{point.value} cannot be imported: {error}; install it, or start in its folder"
         ) from None
