@@ -20,13 +20,13 @@ from jaxtyping import Float16, Int8, Int64, UInt8
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
-from cmkd.data.codec import probe
+from cmkd.data.codec.video import probe
 from cmkd.data.dataset import Dataset
-from cmkd.data.manifest import MANIFEST_FILE, file_sha256
+from cmkd.data.manifest import MANIFEST_FILE
 from cmkd.data.views import View, apply_view, label_of, make_views, plain_view, views_at_test
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, InfrastructureError
-from cmkd.io import load_array, make_folder, require_space
+from cmkd.io import file_sha256, load_array, make_folder, require_space
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig, SplitCon
 from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, read_folder
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays, open_arrays, plan_rows
-from cmkd.data.manifest import file_sha256
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.data.views import apply_view, label_of, make_views
 from cmkd.errors import DataError, InfrastructureError, InputError
+from cmkd.io import file_sha256
 
 READING = ReaderConfig()
 FOUR_GOPS = EncodingConfig(width=64, height=64, gop=4, qscale=6, num_frames=16)
