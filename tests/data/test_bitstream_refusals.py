@@ -1,11 +1,12 @@
 """Files that cannot be used are refused with their name, the reason and a remedy."""
 
+from importlib import import_module
+
 import av
 import numpy as np
 import pytest
 
 from cmkd.data.codec import decode_rgb, open_mpeg4
-from cmkd.data.codec import probe as container
 from cmkd.errors import DataError
 
 
@@ -110,7 +111,7 @@ def test_fewer_frames_than_declared_although_ffmpeg_is_content(tmp_path, write_w
 
 
 def test_a_huge_declared_size_is_refused_before_decoding(good, monkeypatch):
-    monkeypatch.setattr(container, "LARGEST_SIDE", 63)
+    monkeypatch.setattr(import_module("cmkd.data.codec.probe"), "LARGEST_SIDE", 63)
     with pytest.raises(DataError, match="size 64x64 is outside 1..63"):
         decode_all(good)
 
