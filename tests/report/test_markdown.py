@@ -76,7 +76,7 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
         "76.7 ± 5.8 \\[45.8, 100.0\\]",
         "66.7 ± 5.8 \\[32.0, 100.0\\]",
         "+26.7 \\[−6.5, +59.8\\]",
-        "+23.3 \\[−8.2, +54.8\\]",
+        "+23.3 \\[−4.3, +51.0\\]",
     ]
     assert row(full_store, "baseline")[9] == "reference"
     assert row(full_store, "control") == [
