@@ -93,7 +93,7 @@ def test_cells_in_words(full_store: MemoryStore) -> None:
         "reference",
     ]
     teacher = row(full_store, "teacher tiny\\_tdn")
-    assert teacher[0] == "RGB teacher of the TSM half †"
+    assert teacher[0] == "RGB teacher of the TSM family †"
     assert teacher[7:] == ["90.0 (one training per fold)"] * 2 + ["—", "—"]
 
 
@@ -129,7 +129,7 @@ def test_means_of_different_seeds_say_so(full_store: MemoryStore) -> None:
 
 def test_the_caption_says_what_bold_means(full_store: MemoryStore) -> None:
     caption = composed(full_store).grids[0].caption
-    assert "Bold: the highest mean of the half and those less than 2 points below it" in caption
+    assert "Bold: the highest mean of the family and those less than 2 points below it" in caption
     assert "Top-1 accuracy in %, mean ± SD over 3 seeds [95 % interval], on made-up" in caption
     assert "- Top-5 accuracy (SSV2-top5): not measured here." in page(full_store)
     assert "- †: not in the paper." in page(full_store)
@@ -186,7 +186,7 @@ def test_the_page_says_what_it_rests_on(full_store: MemoryStore) -> None:
     assert "> **These are NOT results on UCF-101, HMDB-51, Kinetics-400 or SSV2.**" in text
     assert "made-up (embedded, data\\_id d1), 10 test clips, 1 fold (0)" in text
     assert "selected epoch: best validation" in text
-    assert "RGB teacher of the TSM half: tiny\\_tdn teacher-0." in text
+    assert "RGB teacher of the TSM family: tiny\\_tdn teacher-0." in text
     assert "trials of commit c0ffee; report by cmkd 1" in text
     assert '"adopted to the RD"' in text
     assert "Missing: nothing of what was begun." in text
@@ -258,7 +258,7 @@ def test_the_runs_behind_every_arm(store: MemoryStore) -> None:
     section = page(store).partition("## Runs")[2].partition("##")[0]
     assert "| spatial | 0/0 run-spat, 1/0 run-spat |" in section
     assert "| both | — |" in section
-    assert "| RGB teacher of the TSM half (by fold) | 0 run-teac |" in section
+    assert "| RGB teacher of the TSM family (by fold) | 0 run-teac |" in section
 
 
 def test_a_deterministic_arm_shows_no_spread(
@@ -292,12 +292,12 @@ def test_half_a_table_says_how_to_get_the_other(
         "  tdn_spatial: {student.backbone: [tiny_tdn], method.lambda_2: [0.0]}\n"
     )
     text = page(full_store)
-    assert "- TDN half: no finished trial yet; run: cmkd sweep it --only 'tdn\\_\\*'." in text
+    assert "- TDN family: no finished trial yet; run: cmkd sweep it --only 'tdn\\_\\*'." in text
     assert "- Missing: nothing of what was begun." in text
     assert row(full_store, "tdn\\_both")[7:] == ["— (0 seeds)"] * 2 + ["—", "—"]
     full_store.trial("tdn_both", 0, [1, 0] * 5, tags={"teacher": "t"})
     text = page(full_store)
-    assert "TDN half: no finished" not in text
+    assert "TDN family: no finished" not in text
     assert "- Missing: tdn\\_spatial: all seeds. tdn\\_both: seeds 1, 2." in text
 
 
@@ -305,7 +305,7 @@ def test_arms_of_other_names_cannot_be_asked_for_alone(
     full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
 ) -> None:
     full_store.sweep = make_sweep("  mine: {student.backbone: [tiny_tdn]}\n")
-    assert "TDN half: no finished trial yet; run: cmkd sweep it." in page(full_store)
+    assert "TDN family: no finished trial yet; run: cmkd sweep it." in page(full_store)
 
 
 def test_equal_stores_give_equal_pages(full_store: MemoryStore) -> None:
