@@ -62,14 +62,8 @@ def _main_caption(table: Table) -> str:
         f"{evidence.selection}."
     )
     best = (
-<<<<<<< HEAD
-        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, from "
-        "3 seeds on; none where that is most arms."
-=======
-        "Bold: with 95 % confidence the best arm of the family is among these (teachers stand "
-        "apart; one-sided paired tests from 3 shared seeds on, the level shared by an arm's "
-        "rivals; none is bold where that may be any of them)."
->>>>>>> main
+        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
+        "from 3 seeds on; none where that is most arms."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
     return f"{title} {selection} {best}{delta if table.spec.references else ''}"
