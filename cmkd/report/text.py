@@ -20,7 +20,6 @@ COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
-MANY_GROUPS = 30
 """With fewer a percentile bootstrap of them is clearly too optimistic."""
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -117,17 +116,9 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """How the 95 % intervals were formed."""
-    if table.test.grouped:
-        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
-        alone = table.test.groups.count("")
-        if alone:
-            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
-        lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
-        once = " (one seed: over groups alone)" if lonely else ""
-        units = len(set(table.test.units.tolist()))
-        few = f", too narrow with fewer than about {MANY_GROUPS} groups"
-        return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
-    return "Student's t over seeds, for these test clips"
+    units = len(set(table.test.units.tolist()))
+    clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
+    return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 
 def seeds_text(table: Table) -> str | None:
