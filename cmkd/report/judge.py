@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
 from cmkd.report.arms import FAMILIES, Family, find_arm
-from cmkd.report.cells import Outcomes, TestSet, outcomes, shared_test_set
+from cmkd.report.cells import TestSet, outcomes, shared_test_set
 from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim
 from cmkd.report.comparisons import Compared, against, contrast, factorial
 from cmkd.report.costs import CostCell, ModelCost, row_cost
@@ -130,8 +128,7 @@ class _Finder:
             return self._lack(one, half, evidence)
         ours = outcomes(evidence, over.setting.id)
         if other == TEACHER:
-            right = self._gatherer.teacher(evidence, half, test) if ours.seeds else None
-            theirs = _as_outcomes(right, ours, evidence, half) if right is not None else None
+            theirs = self._gatherer.teacher(evidence, half, ours, test) if ours.seeds else None
         elif under is None:
             return self._lack(other, half, evidence)
         else:
@@ -155,13 +152,6 @@ class _Finder:
         lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {half} half"
         chosen = ", ".join(f"{one.name} = {one.value:g}" for one in evidence.choices)
         return f"{lack}; its search selected {chosen}" if chosen else lack
-
-
-def _as_outcomes(right: np.ndarray, like: Outcomes, evidence: Evidence, half: Family) -> Outcomes:
-    """The teacher, which has no seed of its own, beside each seed of its students."""
-    repeated = np.repeat(right[None], len(like.seeds), axis=0)
-    ids = tuple(evidence.teachers[half][fold].teacher_id for fold in evidence.folds)
-    return replace(like, selected=repeated, last=repeated, trials=ids * len(like.seeds))
 
 
 def _judge_cost(name: str, claim: CostClaim, costs: Mapping[str, ModelCost]) -> CostRuling:

@@ -14,9 +14,18 @@ from pydantic import Field, ValidationError, model_validator
 from cmkd.config.base import Config
 from cmkd.config.paths import packaged
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
+from cmkd.config.sweep import Sweep
 from cmkd.config.yaml_loader import explain, read_yaml
 from cmkd.errors import ConfigError
-from cmkd.report.arms import FAMILIES, ArmQuery
+from cmkd.report.arms import (
+    FAMILIES,
+    REFERENCES,
+    ArmQuery,
+    Family,
+    families_of,
+    flat,
+    standard_reference,
+)
 
 
 class RowCost(Config):
@@ -123,6 +132,9 @@ class TableSpec:
         references: columns of differences, keys of `arms.REFERENCES`.
         figures: what is drawn of it, in this order.
         heading: of a table outside the paper.
+        labels: columns of text of a table outside the paper.
+        families: of which it shows the RGB teacher, outside the paper.
+        is_own: table of a user's sweep, with a row per arm.
     """
 
     name: str
@@ -131,6 +143,9 @@ class TableSpec:
     references: tuple[str, ...] = ()
     figures: tuple[FigureName, ...] = ()
     heading: str = ""
+    labels: tuple[str, ...] = ("Spatial KD", "Temporal KD")
+    families: tuple[Family, ...] = FAMILIES
+    is_own: bool = False
 
     def load(self) -> PublishedTable:
         """The printed rows; none for a table outside the paper."""
@@ -141,10 +156,9 @@ class TableSpec:
                 method=f"RGB teacher of the {family} family",
                 ours=ArmQuery(family=family, teacher=True),
             )
-            for family in FAMILIES
+            for family in self.families
         )
-        labels = ("Spatial KD", "Temporal KD")
-        return PublishedTable(title=self.heading, source="", labels=labels, added=teachers)
+        return PublishedTable(title=self.heading, source="", labels=self.labels, added=teachers)
 
 
 def _of_paper(
@@ -172,3 +186,38 @@ TABLES: Mapping[str, TableSpec] = {
     )
 }
 """Every table by its name."""
+
+
+def own_table(sweep: Sweep) -> TableSpec:
+    """Table of a sweep that is no table of the paper: a row per arm, a column per swept key.
+
+    Arms are compared with the control of their family where the sweep has one, else with the
+    baseline, else with the first arm.
+    """
+    settings = [flat(arm.setting) for arm in sweep.arms]
+    swept = [
+        key
+        for key in (settings[0] if settings else ())
+        if len({json.dumps(setting.get(key)) for setting in settings}) > 1
+    ]
+    families = families_of(sweep)
+    roles = (
+        role
+        for role in REFERENCES
+        if any(standard_reference(sweep, role, family) for family in families)
+    )
+    first = [sweep.arms[0].name] if len(sweep.arms) > 1 else []
+    reference = sorted(roles, key=["control", "baseline", "both"].index)[:1] or first
+    if reference == ["both"]:
+        reference = first
+    return TableSpec(
+        name=sweep.spec.name,
+        sweep=sweep.spec.name,
+        published=None,
+        references=tuple(reference),
+        figures=("arms", "training"),
+        heading=f"Arms of sweep {sweep.spec.name}.",
+        labels=tuple(swept),
+        families=families,
+        is_own=True,
+    )

@@ -30,9 +30,10 @@ from pydantic import Field, ValidationError
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
-from cmkd.report.cells import TestSet, fold_weighted, outcomes, shared_test_set
+from cmkd.report.cells import TestSet, outcomes, shared_test_set
 from cmkd.report.evidence import Evidence
 from cmkd.report.identical_arms import twins
+from cmkd.report.rows import score_of_teachers
 from cmkd.stats import Spread, mean_sd, moderated, spread_bound
 
 SCHEMA: Literal[1] = 1
@@ -154,8 +155,8 @@ def measured(evidence: Evidence) -> Measurements:
 def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | None]:
     """Accuracy of the RGB teacher of each half, in percent; None where its run is not stored."""
     return {
-        half: fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test)
-        for half, by_fold in sorted(evidence.teachers.items())
+        half: score_of_teachers(evidence, half, test, "selected").mean
+        for half in sorted(evidence.teachers)
     }
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmkd.config.paths import slug
 from cmkd.errors import InputError
 from cmkd.report.build import FORMATS, claim_report, table_report
 from cmkd.report.claims import Claims
-from cmkd.report.decoding_page import NAME as DECODING
-from cmkd.report.gather import Request, sweeps_by_data
+from cmkd.report.gather import Request
 from cmkd.report.paper import TABLES
 
-_BEGINNINGS = frozenset({"table", "claims", "report", DECODING, *TABLES})
+_BEGINNINGS = frozenset({"table", "claims", "report", "sweep", *TABLES})
 _PICTURES = ("png", "svg")
 
 
@@ -44,13 +42,12 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     is_whole = not (request.tables or request.data or request.sweep)
     files: dict[str, bytes] = {}
-    for one in (request, *(_of_single_sweeps(request, there) if is_whole else ())):
-        end = "".join(f"_{slug(part)}" for part in (one.sweep, one.data) if part and is_whole)
-        of_one = {name for name in there if f"{end}." in name or f"{end}_" in name}
-        plots = any(name.endswith((".png", ".svg")) for name in of_one)
-        files |= table_report(one, FORMATS, plots=plots, version=version).files
-        if any(name.startswith("claims_") for name in of_one):
-            files |= claim_report(one, claims, version=version).files
+    end = "".join(f"_{slug(part)}" for part in (request.sweep, request.data) if part)
+    own = {name for name in there if f"{end}." in name or f"{end}_" in name}
+    plots = any(name.endswith((".png", ".svg")) for name in own)
+    files |= table_report(request, FORMATS, plots=plots, version=version).files
+    if any(name.startswith("claims_") for name in own):
+        files |= claim_report(request, claims, version=version).files
     compared = tuple(sorted(files.keys() & there))
     if not compared:
         raise InputError(
@@ -75,15 +72,6 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
         (*wrong, *foreign) if is_whole else tuple(wrong),
         () if is_whole else tuple(foreign),
     )
-
-
-def _of_single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
-    """Requests for the sweeps of the store whose names end the names of tables in the folder."""
-    for data, sweeps in sweeps_by_data(request).items():
-        for sweep in sweeps:
-            end = f"_{slug(sweep)}_{slug(data)}."
-            if any(name.startswith("table_") and end in name for name in there):
-                yield replace(request, data=data, sweep=sweep)
 
 
 def _kind(name: str) -> tuple[bool, str]:

@@ -80,7 +80,7 @@ def _students(table: Table) -> list[Row]:
 def _teacher(table: Table, family: Family) -> float | None:
     for row in table.rows:
         if isinstance(row.measured, TeacherScore) and row.family == family:
-            return row.measured.selected
+            return row.measured.selected.mean
     return None
 
 
