@@ -217,7 +217,7 @@ class InputConfig(Config):
         return self
 
 
-class Reading(Config):
+class ReaderConfig(Config):
     """What is read of every clip. With the data set it decides the decoded arrays."""
 
     inputs: InputConfig = InputConfig()

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cmkd.config.base import Config, ContentIds, content_id
-from cmkd.config.data import InputConfig, Reading
+from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import (
     StudentConfig,
@@ -75,9 +75,9 @@ class Setting(Config):
         return segment_of(self.student.backbone_of_p)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReaderConfig:
         """What is read of every clip."""
-        return Reading(
+        return ReaderConfig(
             inputs=self.inputs,
             raw_segment=self.raw_segment,
             compressed_segment=self.compressed_segment,
