@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import Config
 from cmkd.config.method import MethodConfig
 from cmkd.config.presets import preset_settings
 from cmkd.config.sweep import Arm, Sweep
-from cmkd.config.training import BackboneName
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import suggest
 
@@ -76,9 +76,9 @@ REFERENCES: Mapping[str, ArmQuery] = {
 """Reference of a column of differences by its heading, in the family of the row."""
 
 
-def family_of(backbone: BackboneName) -> Family:
-    """The family that a network belongs to."""
-    return "TDN" if "tdn" in backbone else "TSM"
+def family_of(backbone: str) -> Family:
+    """Family of a backbone, by its entry in the table of backbones."""
+    return find_backbone(backbone).family
 
 
 def family_of_arm(setting: Setting) -> Family:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.backbones import find_backbone
 from cmkd.report.arms import families_of, family_of_arm
 from cmkd.report.cells import Difference, Outcomes, Score
 from cmkd.report.costs import CostCell
@@ -188,7 +188,7 @@ def comparable_columns(table: Table) -> tuple[str, ...]:
     official = evidence.official
     if official is None or not official.complete or evidence.fold_count != len(evidence.folds):
         return ()
-    if not all(name.endswith("_r50") for name in _students(table)):
+    if not all(find_backbone(name).in_paper for name in _students(table)):
         return ()
     return tuple(column for column, name in table.published.top1.items() if name == official.name)
 
@@ -210,7 +210,7 @@ def notice_text(table: Table) -> tuple[str, str]:
     else:
         data = "It is a folder of the user's own clips."
     networks = _students(table)
-    small = all(is_tiny(name) for name in networks)
+    small = all(find_backbone(name).scalable for name in networks)
     kind = "small networks" if small else "networks of other sizes"
     ours = f"The students are {kind} ({', '.join(networks)}){', not ResNet-50' if small else ''}."
     same = comparable_columns(table)
@@ -225,7 +225,7 @@ def notice_text(table: Table) -> tuple[str, str]:
     return headline, f"{data} {ours} {beside}" if table.published.columns else f"{data} {ours}"
 
 
-def _students(table: Table) -> list[BackboneName]:
+def _students(table: Table) -> list[str]:
     settings = [arm.setting for arm in table.sweep.arms]
     return sorted({one.student.backbone for one in settings if one.model == "student"})
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
-from cmkd.config.training import BackboneName, is_tiny
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.decoded_cache import READER, ClipArrays
 from cmkd.data.splits import Split
@@ -24,11 +24,6 @@ Rows = NDArray[np.int64]
 
 VIEW_SEED = 0
 """Draw of the view that each clip starts from: one for all trials, so that arms stay paired."""
-
-NATURAL = ((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
-"""Mean and SD of natural video; pictures are brought to about zero mean, unit SD."""
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""Normalisation of published weights of TSM, TDN and torchvision, in grey levels of R, G and B."""
 
 SCALE_VALUES = 2**26
 """Most values that a scale is measured on; of large data sets a part is taken."""
@@ -150,8 +145,8 @@ def select_i_frames(
     return i_frames.reshape(-1, 1, *i_frames.shape[2:])[used], own.reshape(slots.shape)
 
 
-def _normalisation(backbone: BackboneName, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = NATURAL if is_tiny(backbone) else IMAGENET
+def _normalisation(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = find_backbone(backbone).normalisation
     return (
         torch.tensor(mean, device=device)[:, None, None],
         torch.tensor(std, device=device)[:, None, None],

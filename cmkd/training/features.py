@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset
@@ -30,7 +31,6 @@ from cmkd.method.teacher import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
 from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order, to_tensor
 from cmkd.training.checkpoint import read_finished, read_record, write_finished, write_record
-from cmkd.training.evaluate import eval_batch
 from cmkd.training.networks import build_teacher
 from cmkd.training.runtime import autocast, to_device
 
@@ -102,7 +102,8 @@ def load_frozen_teacher(
     """The trial's finished teacher on `device`; errors as of `load_teacher`."""
     recipe = config.setting.teacher
     network = to_device(load_teacher(config, cache, num_classes), device)
-    return FrozenTeacher(network, recipe.training.precision, eval_batch(recipe.backbone), device)
+    batch = find_backbone(recipe.backbone).eval_batch
+    return FrozenTeacher(network, recipe.training.precision, batch, device)
 
 
 class TeacherFeatures(Protocol):
@@ -199,7 +200,7 @@ def ensure_features(
         rows=load_array(folder / "rows.npy"),
         h=load_array(folder / "h.npy", mapped=True),
         logits=load_array(folder / "logits.npy", mapped=True),
-        batch=eval_batch(config.setting.teacher.backbone),
+        batch=find_backbone(config.setting.teacher.backbone).eval_batch,
         device=reader.device,
     )
 

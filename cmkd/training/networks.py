@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.config.training import BackboneName, channels_of
+from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.trial import Setting
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.method.branch import Branch, Resizing, Side
 from cmkd.method.student import Branches, Student
 from cmkd.method.teacher import Teacher
 from cmkd.training.weights import load_into_backbone
-
-FREE_STRIDE = 16
-"""Picture size / map size of the families that leave it open, for teacher and student."""
 
 BRANCH_BLOCKS = 1
 """Blocks per stage of a branch in the tiny families; the teacher has the two of `Size`."""
@@ -31,26 +28,18 @@ StudentInputs = tuple[
 ]
 
 
-def stride_of(backbone: BackboneName, cell: int = 1) -> int:
-    """Input size / map size on maps with one value per `cell` x `cell` pixels of the picture.
-
-    A family of free stride gets the one that leads from every kind of map to one grid.
-    """
-    return FAMILIES[backbone].stride or FREE_STRIDE // cell
-
-
-def grid_of(backbone: BackboneName, picture: Side) -> Side:
+def grid_of(backbone: str, picture: Side) -> Side:
     """(h, w) of the maps that a network makes of pictures of this size."""
-    stride = stride_of(backbone)
+    stride = find_backbone(backbone).stride_of()
     return -(-picture[0] // stride), -(-picture[1] // stride)
 
 
 def build_teacher(setting: Setting, num_classes: int) -> Teacher:
     """Teacher network, freshly initialised from torch's generator."""
     recipe = setting.teacher
-    size = Size(3, setting.inputs.num_frames, stride_of(recipe.backbone), recipe.width)
-    network = FAMILIES[recipe.backbone].temporal(size)
-    return Teacher(network, recipe.channels, num_classes, recipe.training.dropout)
+    backbone = find_backbone(recipe.backbone)
+    size = Size(3, setting.inputs.num_frames, backbone.stride_of(), recipe.width)
+    return Teacher(backbone.temporal(size), recipe.channels, num_classes, recipe.training.dropout)
 
 
 def build_student(
@@ -88,12 +77,13 @@ def sees_all_i_frames(setting: Setting) -> bool:
 
 
 def _i_branch(setting: Setting) -> nn.Module:
-    config = setting.student
-    family, stride = FAMILIES[config.backbone], stride_of(config.backbone)
-    if sees_all_i_frames(setting):
-        gops = setting.inputs.num_gops or 1
-        return family.i_temporal(Size(3, gops, stride, config.width, BRANCH_BLOCKS))
-    return family.image(Size(3, 1, stride, config.width, BRANCH_BLOCKS))
+    config, backbone = setting.student, find_backbone(setting.student.backbone)
+    across = sees_all_i_frames(setting)
+    frames = setting.inputs.num_gops or 1 if across else 1
+    build = backbone.i_temporal if across else backbone.image
+    return cast(
+        nn.Module, build(Size(3, frames, backbone.stride_of(), config.width, BRANCH_BLOCKS))
+    )
 
 
 def _p_branch(
@@ -104,17 +94,17 @@ def _p_branch(
     side: int | None,
     resizing: Resizing,
 ) -> Branch:
-    config, name = setting.student, setting.student.backbone_of_p
+    config, backbone = setting.student, find_backbone(setting.student.backbone_of_p)
     stored = (picture[0] // cell, picture[1] // cell)
-    stride = stride_of(name, cell)
+    stride = backbone.stride_of(cell)
     size = Size(in_channels, setting.inputs.num_frames, stride, config.width, BRANCH_BLOCKS)
     return Branch(
-        FAMILIES[name].temporal(size),
+        backbone.temporal(size),
         input_size=stored,
         resized=stored if side is None else (side, side),
         resizing=resizing,
         stride=stride,
-        channels=channels_of(name, config.width),
+        channels=backbone.channels(config.width),
         out_channels=config.channels,
         grid=grid_of(config.backbone, picture),
     )

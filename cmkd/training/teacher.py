@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.training import TeacherConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset, open_planned
@@ -41,7 +42,6 @@ from cmkd.training.evaluate import (
     Validation,
     accuracy,
     clip_scores,
-    eval_batch,
     validation,
     write_predictions,
 )
@@ -195,7 +195,7 @@ class TeacherLearner:
         parts: list[Tensor] = []
         precision, device = self.recipe.training.precision, self.reader.device
         with torch.inference_mode(), autocast(precision, device):
-            for part in in_order(rows, eval_batch(self.recipe.backbone)):
+            for part in in_order(rows, find_backbone(self.recipe.backbone).eval_batch):
                 _, logits = self.teacher(self.reader.frames(part))
                 parts.append(logits.float().cpu())
         return torch.cat(parts)
