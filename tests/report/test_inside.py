@@ -203,7 +203,7 @@ def test_one_trial_in_pictures(tmp_path: Path) -> None:
     assert [path.name for path in made] == ["confusion.png", "gate.png", "graphs.png"]
     for path in made:
         height, width, _ = imread(io.BytesIO(path.read_bytes()), format="png").shape
-        assert 100 < height < 1000 and 100 < width < 1000
+        assert 100 < height < 1200 and 100 < width < 1200
     before = [path.read_bytes() for path in made]
     assert [path.read_bytes() for path in pictures_of(files, tmp_path)] == before
     plain = [path for path in files if path.name != "inside.json"]

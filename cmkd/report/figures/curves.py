@@ -174,7 +174,7 @@ def draw_training(
         left=0.65,
         bottom=0.5 + legend_room(len(handles)),
         top=0.55,
-        gap=(0.12, 0.68 if len(bands) > 1 else 0.4),
+        gap=(0.12, 0.8 if len(bands) > 1 else 0.4),
         sharex=True,
     )
     for number, (name, label) in enumerate(METRICS.items()):
