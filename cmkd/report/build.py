@@ -186,7 +186,7 @@ def table_report(
     if "html" in formats:
         data = list(dict.fromkeys(table.evidence.data for table in tables))
         own = [tables[0].sweep.spec.name] if request.sweep else []
-        where = [data[0]] if len(data) == 1 or request.tables else []
+        where = [data[0]] if len(data) == 1 else []
         book = "_".join(["report", *request.tables, *map(slug, (*own, *where))])
         title = f"cmkd: tables on {', '.join(data)}"
         files[f"{book}.html"] = render_html(pages, pictures, title=title).encode()
@@ -200,7 +200,7 @@ def _home() -> frozenset[str]:
 
 def _parts(request: Request, home: Set[str]) -> list[Request]:
     """The same request for each data set of the store, where it means all of them."""
-    if request.tables or request.data or request.sweep:
+    if request.data or request.sweep:
         return [request]
     known = sorted(sweeps_by_data(request), key=lambda data: (data not in home, data))
     parts = [replace(request, data=data) for data in known]

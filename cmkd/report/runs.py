@@ -13,9 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cmkd.config.selections import Choice, Scores, resolve
 from cmkd.config.spec import SweepSpec
-from cmkd.config.sweep import Arm, Sweep
+from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import InputError
