@@ -256,8 +256,8 @@ def tables(
         list[str] | None,
         typer.Option(
             metavar="N",
-            help="1 to 5 or components; can be repeated. Default: every table and every sweep that "
-            "the store has runs for.",
+            help="1 to 5, components, or a YAML file of printed rows; can be repeated. Default: "
+            "every table and every sweep that the store has runs for.",
         ),
     ] = None,
     data: Annotated[

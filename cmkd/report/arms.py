@@ -162,6 +162,14 @@ _NAMED = {"method.decoder", "method.lambda_1", "method.lambda_2", "method.logits
 """Keys that the grid of arms shows in columns of their own."""
 
 
+def marked_departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
+    """Of `departures`, those outside the method: a row that the arm fills does not name them."""
+    return {
+        name: {key: value for key, value in found.items() if not _is_method(key)}
+        for name, found in departures(sweep).items()
+    }
+
+
 def flat(setting: Setting) -> dict[str, Any]:
     """The values of `setting` by dotted key, as JSON types."""
     found: dict[str, Any] = {}

@@ -187,7 +187,7 @@ def table_report(
         data = list(dict.fromkeys(table.evidence.data for table in tables))
         own = [tables[0].sweep.spec.name] if request.sweep else []
         where = [data[0]] if len(data) == 1 else []
-        book = "_".join(["report", *request.tables, *map(slug, (*own, *where))])
+        book = "_".join(["report", *map(slug, (*request.tables, *own, *where))])
         title = f"cmkd: tables on {', '.join(data)}"
         files[f"{book}.html"] = render_html(pages, pictures, title=title).encode()
     return TableReport(tuple(tables), pages, files, tuple(left_out))

@@ -12,13 +12,12 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from cmkd.config.sweep import Sweep, find_spec, load_sweep
-from cmkd.config.yaml_loader import suggest
 from cmkd.errors import ConfigError, InfrastructureError, InputError
 from cmkd.report.arms import Family
 from cmkd.report.cells import Outcomes, TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
-from cmkd.report.paper import TABLES, TableSpec, own_table
+from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
 from cmkd.report.predictions import FILE as INSIDE
 from cmkd.report.predictions import InsideClip, Predictions, parse_inside, parse_predictions
 from cmkd.report.rows import build_table
@@ -282,13 +281,11 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
         InfrastructureError: the store does not answer.
     """
     names = tuple(dict.fromkeys(request.tables))
-    for name in names:
-        if name not in TABLES:
-            raise InputError(f"unknown table {name!r}{suggest(name, TABLES)}")
+    specs = [find_table(name, request.sweep) for name in names]
     costs = read_costs(request.costs)
     gatherer = Gatherer(request)
     if names:
-        return tuple(_fill(TABLES[n], gatherer, costs, is_wanted=True) for n in names), ()
+        return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
     if request.sweep is not None:
         sweep, _, _ = gatherer.sweep(request.sweep)
         specs = [one for one in TABLES.values() if one.sweep == sweep.spec.name]

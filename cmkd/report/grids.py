@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cmkd.report.arms import departures, family_of_arm, standard_reference
+from cmkd.report.arms import family_of_arm, marked_departures, standard_reference
 from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.page import Cell, Grid, Line
@@ -43,7 +43,7 @@ def main_grid(table: Table) -> Grid:
         last,
         *difference_heads(table),
     ]
-    departing = departures(table.sweep)
+    departing = marked_departures(table.sweep)
     lines = tuple(
         Line(tuple(_main_cells(row, table, departing)), _group(row, table)) for row in table.rows
     )

@@ -12,11 +12,11 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from cmkd.config.base import Config
-from cmkd.config.paths import packaged
+from cmkd.config.paths import packaged, slug
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import Sweep
-from cmkd.config.yaml_loader import explain, read_yaml
-from cmkd.errors import ConfigError
+from cmkd.config.yaml_loader import explain, read_yaml, suggest
+from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import (
     FAMILIES,
     REFERENCES,
@@ -128,7 +128,8 @@ class TableSpec:
     Attributes:
         name: of the files; the paper's number where it has one.
         sweep: name of the spec whose arms are the rows.
-        published: name of the file of printed numbers; None for a table outside the paper.
+        published: file of printed numbers, or its name where it comes with the project; None for
+            a table without any.
         references: columns of differences, keys of `arms.REFERENCES`.
         figures: what is drawn of it, in this order.
         heading: of a table outside the paper.
@@ -150,6 +151,8 @@ class TableSpec:
     def load(self) -> PublishedTable:
         """The printed rows; none for a table outside the paper."""
         if self.published is not None:
+            if self.published.endswith((".yaml", ".yml")):
+                return read_published(Path(self.published))
             return load_published(self.published)
         teachers = tuple(
             PublishedRow(
@@ -186,6 +189,22 @@ TABLES: Mapping[str, TableSpec] = {
     )
 }
 """Every table by its name."""
+
+
+def find_table(name: str, sweep: str | None = None) -> TableSpec:
+    """The table called `name`, or that of a file of printed rows, filled by the arms of `sweep`.
+
+    Raises:
+        InputError: there is no such table, or a file without a sweep.
+    """
+    if name in TABLES:
+        return TABLES[name]
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(f"unknown table {name!r}{suggest(name, TABLES)}")
+    if sweep is None:
+        raise InputError(f"table {name}: name the sweep whose arms are its rows with --sweep")
+    stem = slug(Path(name).stem)
+    return TableSpec(stem, sweep, name, ("control",), ("arms", "training"))
 
 
 def own_table(sweep: Sweep) -> TableSpec:

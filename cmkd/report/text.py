@@ -9,7 +9,7 @@ import numpy as np
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Arm
-from cmkd.report.arms import departures, families_of, family_of_arm
+from cmkd.report.arms import families_of, family_of_arm, marked_departures
 from cmkd.report.cells import Difference, Epoch, Outcomes, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
@@ -299,7 +299,7 @@ def kd_text(row: Row) -> str:
 
 def marked_text(table: Table) -> Iterable[str]:
     """Rows of the paper whose arm departs in training or networks, which no column says."""
-    known = departures(table.sweep)
+    known = marked_departures(table.sweep)
     for row in table.rows:
         if row.printed is not None and isinstance(row.measured, Measured):
             found = known[row.measured.arm.name]
@@ -312,7 +312,7 @@ def how_to_read(table: Table) -> tuple[str, ...]:
     """What the numbers of a page are, and how they were formed."""
     evidence = table.evidence
     if not evidence.trials:
-        return ()
+        return (COST_SCOPE,) if any(row.cost is not None for row in table.rows) else ()
     lines = [
         f"Selected epoch: {evidence.selection}.",
         f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds.",
@@ -326,6 +326,6 @@ def how_to_read(table: Table) -> tuple[str, ...]:
         )
     if table.published.columns and any(row.printed is None for row in table.rows):
         lines.append(f"{OUTSIDE_MARK}: not in the paper.")
-    if table.published.has_gflops:
+    if any(row.cost is not None for row in table.rows):
         lines.append(COST_SCOPE)
     return tuple(lines)

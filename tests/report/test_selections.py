@@ -76,8 +76,8 @@ def test_the_page_says_what_was_selected_and_what_waits(searched: MemoryStore) -
 CLAIMS = """
 level: 0.05
 arms:
-  printed: {lambda_1: 0.1, lambda_2: 5.0}
-  searched: {lambda_1: 0.1}
+  printed: {method: {lambda_1: 0.1, lambda_2: 5.0}}
+  searched: {method: {lambda_1: 0.1}}
 claims:
   later: {says: s, source: t, kind: better, sweep: ablation, halves: [TSM],
     pairs: [[printed, searched]]}
