@@ -25,19 +25,26 @@ LAYERS: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "io": {"errors"},
+    "machine": set(),
+    "provenance": {"errors", "io"},
     "stats": {"errors"},
     "config": {"errors", "io"},
-    "data": {"errors", "io", "config"},
+    "data": {"errors", "io", "machine", "config"},
     "backbones": {"errors", "config"},
-    "tracking": {"errors", "config"},
+    "tracking": {"errors", "machine", "config"},
     "method": {"errors", "config", "backbones"},
-    "training": {"errors", "io", "config", "data", "backbones", "tracking.store", "method"},
+    "training": {
+        *("errors", "io", "machine", "provenance", "config", "data"),
+        *("backbones", "tracking.store", "method"),
+    },
     "sweep": {
-        *("errors", "io", "stats", "config", "data"),
+        *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
     "report": {"errors", "io", "stats", "config", "tracking"},
-    "cli": {"errors", "io", "config", "data", "tracking", "training", "sweep", "report"},
+    "cli": {
+        *("errors", "io", "machine", "config", "data", "tracking", "training", "sweep", "report"),
+    },
     "__main__": {"cli"},
 }
 DOORS: dict[str, str] = {

@@ -11,7 +11,8 @@ import typer
 
 from cmkd.config.paths import cache_root
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.uri import default_uri, named, store_exists
+from cmkd.machine import named
+from cmkd.tracking.uri import default_uri, store_exists
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -262,7 +262,7 @@ def _pictures(files: Sequence[Path], folder: Path) -> Sequence[Path]:
 
 def _default_workers(address: str | None) -> int:
     if address is None:
-        from cmkd.data.workers import usable_cpus
+        from cmkd.machine import usable_cpus
 
         return usable_cpus()
     from cmkd.sweep.ray_engine import default_workers

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -39,13 +38,6 @@ class RunFiles(Protocol):
         self, function: Callable[[Task], Result], tasks: Iterable[Task], *, timeout: float
     ) -> Iterator[tuple[int, Result | CmkdError]]:
         """Yield (task number, result or deliberate error) as tasks finish."""
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on, which a container or `taskset` makes fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_tasks(

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 
-import cmkd
 from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import SELECTION_RULE, TrialConfig
 from cmkd.sweep.plan import PlannedTrial, flat
@@ -24,7 +20,7 @@ class Origin:
 
     Attributes:
         folds: number of folds of the data set, whether or not this sweep trains on all.
-        commit: see `code_version`.
+        commit: see `Provenance.commit`.
         choices: by name, the selections of earlier stages and what they were made of.
         about: what the sweep is for, in its own words.
     """
@@ -96,22 +92,3 @@ def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
         "selection": SELECTION_RULE,
         **({"data_official": official.model_dump_json()} if official else {}),
     }
-
-
-def code_version() -> str:
-    """Commit of the checkout that runs, with ``-dirty`` when it was edited; else the version."""
-    folder = Path(cmkd.__file__).resolve().parents[1]
-    if (folder / ".git").exists():
-        try:
-            commit = _git(folder, "rev-parse", "HEAD")
-            return commit + ("-dirty" if _git(folder, "status", "--porcelain") else "")
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    return metadata.version("cmkd")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()

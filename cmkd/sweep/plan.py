@@ -250,7 +250,7 @@ def make_plan(
     A trial counts as done when any run of it, under any sweep and by any code, has finished.
 
     Args:
-        code: the code that runs now, see `code_version`.
+        code: the code that runs now, see `Provenance.commit`.
         prunes: whether what was given up early counts as over; for a search alone, other sweeps
             train it to its end.
     """

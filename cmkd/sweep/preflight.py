@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.config.trial import Setting
 from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
+from cmkd.machine import free_memory
 from cmkd.sweep.forecast import (
     Forecast,
     around_step,
@@ -105,41 +105,6 @@ class Room:
             return f"{sizes}; raise training.accumulate, or set training.checkpointing"
         fit = self.workers(wanted)
         return f"{fit} instead of {wanted} workers: {sizes}" if fit < wanted else ""
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process and its children may still take; None where it is not Linux.
-
-    Args:
-        root: where ``proc`` and ``sys`` are.
-    """
-    known = [_available(root / "proc/meminfo"), _left_to_group(root / "sys/fs/cgroup")]
-    return min((one for one in known if one is not None), default=None)
-
-
-def _available(meminfo: Path) -> int | None:
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _left_to_group(group: Path) -> int | None:
-    """What a container's limit leaves; file pages can be given back, so they do not count."""
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = (group / "memory.stat").read_text(encoding="ascii").split()
-    except OSError:
-        return None
-    if limit == "max":
-        return None
-    pages = dict(zip(stat[::2], stat[1::2], strict=False))
-    return max(0, int(limit) - used + int(pages.get("inactive_file", "0")))
 
 
 VALIDATION = 1 / 3

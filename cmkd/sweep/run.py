@@ -13,10 +13,12 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import named, owner, usable_cpus
+from cmkd.provenance import this_code
 from cmkd.sweep.events import Driver
 from cmkd.sweep.failures import Failure, beyond_the_trials
 from cmkd.sweep.forecast import too_large
-from cmkd.sweep.identity import Origin, code_version
+from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.preflight import Outlook, outlook
 from cmkd.sweep.progress import SweepView
@@ -26,7 +28,7 @@ from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
 from cmkd.sweep.status import kept_standing
 from cmkd.sweep.survey import SweepRequest, survey
 from cmkd.tracking.store import RunRecord
-from cmkd.tracking.uri import default_uri, named, owner, store_exists
+from cmkd.tracking.uri import default_uri, store_exists
 
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
@@ -99,7 +101,7 @@ def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Outlook]:
     runs: Sequence[RunRecord] = ()
     if store_exists(request.tracking_uri):
         runs = _open_store(request).find({"data_id": dataset.id})
-    plan = survey(request, dataset, runs, code_version())
+    plan = survey(request, dataset, runs, this_code().commit)
     _require_weights(plan, request.cache)
     return plan, _outlook(plan, dataset, runs, request)
 
@@ -130,7 +132,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
             runs = store.find({"data_id": dataset.id})
-            plan = survey(request, dataset, runs, code_version())
+            plan = survey(request, dataset, runs, this_code().commit)
             outcome = SweepOutcome(plan)
             failed: set[str] = set()
             while plan.to_run:
@@ -138,7 +140,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
                 workers = _announce(plan, dataset, runs, request, view)
                 done = _train_stage(request, dataset, plan, store, view, guard, draw, workers)
                 runs = store.find({"data_id": dataset.id})
-                after = survey(request, dataset, runs, code_version())
+                after = survey(request, dataset, runs, this_code().commit)
                 outcome = outcome.followed_by(after, done)
                 news = after.choices, after.orders, after.searched
                 if news == (plan.choices, plan.orders, plan.searched):
@@ -181,7 +183,6 @@ def _outlook(
 
 def _require_possible(request: SweepRequest) -> None:
     from cmkd.data.mirror import Mirror
-    from cmkd.data.workers import usable_cpus
 
     workers, processes = request.workers, request.processes
     if request.storage is not None:
@@ -240,7 +241,6 @@ def _open_store(request: SweepRequest) -> MlflowStore:
 
 def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
     from cmkd.data.decoded_cache import ensure_arrays
-    from cmkd.data.workers import usable_cpus
 
     for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
         ensure_arrays(
@@ -272,7 +272,7 @@ def _train_stage(
     choices = {one.name: one.describe() for one in plan.choices}
     spec = request.sweep.spec
     origin = Origin(
-        spec.name, dataset.info, dataset.num_folds, code_version(), choices, spec.description
+        spec.name, dataset.info, dataset.num_folds, this_code().commit, choices, spec.description
     )
     teachers = store.find({"kind": "teacher", "data_id": dataset.id})
     recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}

@@ -139,7 +139,7 @@ class MirroredCache(WorkerCache):
     def open(self, kind: Kind, config: TrialConfig) -> None:
         """As of `WorkerCache`; clips are decoded here, once per node."""
         from cmkd.data.decoded_cache import ensure_arrays
-        from cmkd.data.workers import usable_cpus
+        from cmkd.machine import usable_cpus
 
         setting = config.setting
         dataset = self.open_data(config)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
+from cmkd.machine import owner, owner_is_gone
 from cmkd.sweep.failures import Failure, digest
 from cmkd.tracking.store import RunRecord
-from cmkd.tracking.uri import owner, owner_is_gone, redact, sqlite_file
+from cmkd.tracking.uri import redact, sqlite_file
 
 if TYPE_CHECKING:
     from cmkd.sweep.progress import Board, SweepView, TrialProgress

@@ -84,7 +84,7 @@ def survey(
 
     Args:
         runs: all runs on this data set.
-        code: the code that runs now, see `code_version`.
+        code: the code that runs now, see `Provenance.commit`.
     """
     trials = [run for run in runs if run.tags.get("kind") == "trial"]
     if request.sweep.spec.search is not None:

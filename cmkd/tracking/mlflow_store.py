@@ -13,18 +13,10 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import is_here, named, owner, owner_is_gone
 from cmkd.tracking.mlflow_calls import MlflowRuns, record_of
 from cmkd.tracking.store import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
-from cmkd.tracking.uri import (
-    checked_uri,
-    default_uri,
-    is_here,
-    named,
-    owner,
-    owner_is_gone,
-    redact,
-    sqlite_file,
-)
+from cmkd.tracking.uri import checked_uri, default_uri, redact, sqlite_file
 
 ENDING_TAGS = frozenset(
     {"failure", "failure_epoch", "failure_trace", "pruned", "pruned_epoch", "pruned_score"}

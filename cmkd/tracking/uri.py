@@ -1,10 +1,9 @@
-"""Where runs are kept: tracking URIs, and who owns a run that is being written."""
+"""Tracking URIs: default, validation, redaction."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
 from pathlib import Path
 
 from cmkd.errors import InputError
@@ -66,52 +65,3 @@ def checked_uri(uri: str) -> str:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"{path}: cannot be written; choose another place with --tracking-uri")
     return f"sqlite:///{path}"
-
-
-def owner() -> str:
-    """This process, as the ``owner`` tag of the runs that it writes: ``host:pid-start``."""
-    return f"{socket.gethostname()}:{os.getpid()}{_start(os.getpid())}"
-
-
-def _start(pid: int) -> str:
-    """``-TICKS`` from the start of the machine to that of the process, where Linux tells it.
-
-    The number of a process is given to another one some day, in containers soon.
-    """
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = line.rpartition(")")[2].split()
-    # A killed process whose parent has not asked for it is still listed.
-    return "-ended" if fields[0] in "ZX" else f"-{fields[19]}"
-
-
-def is_here(tag: str) -> bool:
-    """Whether the process of an ``owner`` tag is, or was, one of this host."""
-    return tag.rpartition(":")[0] == socket.gethostname()
-
-
-def named(tag: str) -> str:
-    """``process 12 on host here``."""
-    host, _, process = tag.rpartition(":")
-    return f"process {process.partition('-')[0]} on host {host}"
-
-
-def owner_is_gone(tag: str) -> bool:
-    """Whether `tag` names a process of this host that no longer runs.
-
-    To be asked before this process opens runs: its own number then is that of a dead one.
-    """
-    pid, _, start = tag.rpartition(":")[2].partition("-")
-    if not is_here(tag) or not pid.isdecimal():
-        return False
-    if int(pid) == os.getpid():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return bool(start) and _start(int(pid)) not in ("", f"-{start}")

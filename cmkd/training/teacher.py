@@ -21,6 +21,7 @@ from cmkd.data.dataset import Dataset, open_planned
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
+from cmkd.provenance import Provenance, makers, sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json, write_tensors
@@ -58,6 +59,7 @@ class TeacherBundle:
     sha256: str
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    made_by: tuple[Provenance, ...]
 
 
 def ensure_teacher(
@@ -79,6 +81,7 @@ def ensure_teacher(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "summary.json").is_file():
+            sign(folder)
             _train(config, cache, folder, device, on_epoch)
     return open_teacher(config, cache)
 
@@ -94,6 +97,7 @@ def open_teacher(config: TrialConfig, cache: Path) -> TeacherBundle:
         sha256=stored["sha256"],
         files=(folder / "config.json", folder / "predictions.csv"),
         notes=tuple(stored.get("notes", ())),
+        made_by=makers(folder),
     )
 
 

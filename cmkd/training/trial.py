@@ -12,6 +12,7 @@ from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.decoded_cache import open_arrays
+from cmkd.provenance import Provenance, makers, sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, first_rows
 from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json
@@ -37,6 +38,7 @@ class TrialOutcome:
     summary: Mapping[str, float]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    made_by: tuple[Provenance, ...] = ()
 
 
 class TrialRun:
@@ -72,6 +74,8 @@ class TrialRun:
     def _open(self, cache: Path, device: str) -> None:
         started = time.perf_counter()
         config = self.config
+        if self.peers.first:
+            sign(self.folder)
         self.dataset = open_planned(config.data, config.data_id, cache)
         arrays = open_arrays(self.dataset, config.setting.reading, cache)
         self.split = self.dataset.split(config.fold)
@@ -133,7 +137,9 @@ class TrialRun:
         files = [self.folder / "config.json", self.folder / "predictions.csv"]
         if (inside := self.folder / INSIDE_FILE).is_file():
             files.append(inside)
-        return TrialOutcome(self._stored["summary"], tuple(files), self.notes)
+        return TrialOutcome(
+            self._stored["summary"], tuple(files), self.notes, makers(self.folder)
+        )
 
     def _read_outcome(self) -> dict[str, Any] | None:
         path = self.folder / "outcome.json"

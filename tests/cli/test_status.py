@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from cmkd.cli.main import app
 from cmkd.errors import InfrastructureError
 from cmkd.sweep.status import ArmStanding, InTraining, Journal, Standing
-from cmkd.tracking.uri import owner
+from cmkd.machine import owner
 
 ARMS = (ArmStanding("control", 3, 1, 0, 1, 61.25), ArmStanding("both", 2, 0, 1, 2, None))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
-from cmkd.sweep.identity import Origin, code_version, teacher_identity, trial_identity
+from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import PlannedTrial
 
 INFO = DatasetInfo(
@@ -86,12 +86,6 @@ def test_an_experiment_is_described_in_the_words_of_its_sweep():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
     assert trial_identity(trial, origin).about == "what KD adds"
     assert teacher_identity(CONFIG, origin).about == "what KD adds"
-
-
-def test_the_version_of_the_code_names_no_remote():
-    version = code_version()
-    assert version
-    assert "/" not in version and "@" not in version
 
 
 def test_a_further_seed_says_what_it_is_for():

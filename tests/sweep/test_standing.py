@@ -21,7 +21,7 @@ from cmkd.sweep.status import (
     standings_of_store,
 )
 from cmkd.tracking.store import EpochRecord, RunRecord
-from cmkd.tracking.uri import owner
+from cmkd.machine import owner
 
 GONE = owner().rpartition(":")[0] + ":999999999"
 

@@ -1,13 +1,8 @@
-"""Tracking URIs and run owners."""
+"""Tracking URIs."""
 
 from __future__ import annotations
 
 import os
-import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +10,6 @@ from cmkd.errors import InputError
 from cmkd.tracking.uri import (
     checked_uri,
     default_uri,
-    named,
-    owner,
-    owner_is_gone,
     redact,
     sqlite_file,
     store_exists,
@@ -90,17 +82,3 @@ def test_a_read_only_folder_is_named(tmp_path):
 )
 def test_passwords_are_hidden(text, shown):
     assert redact(text) == shown
-
-
-def test_owners(tmp_path: Path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    host = socket.gethostname()
-    assert re.fullmatch(rf"{re.escape(host)}:{os.getpid()}(-\d+)?", owner())
-    assert named(owner()) == f"process {os.getpid()} on host {host}"
-    assert owner_is_gone(f"{host}:{ended.pid}")
-    assert owner_is_gone(owner()), "asked before this process owns anything"
-    assert not owner_is_gone(f"{host}:{os.getppid()}")
-    assert owner_is_gone(f"{host}:{os.getppid()}-1"), "another process got its number"
-    assert not owner_is_gone(f"elsewhere:{ended.pid}")
-    assert not owner_is_gone("")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from dataclasses import replace
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import owner
 from cmkd.tracking import mlflow_calls, mlflow_store
-from cmkd.tracking import uri as location
+
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import EpochRecord, RunIdentity
 
@@ -139,6 +139,11 @@ def test_a_value_that_is_no_number_is_kept_as_such(store):
     assert math.isnan(store.find({})[0].metrics["loss"])
 
 
+def place() -> str:
+    """The part of an owner tag that names this machine."""
+    return owner().rpartition(":")[0]
+
+
 def test_runs_of_dead_processes_are_closed_and_others_are_not(store, database):
     run_id = store.open(identity("dead"), {})
     store.open(identity("alive"), {})
@@ -149,7 +154,7 @@ def test_runs_of_dead_processes_are_closed_and_others_are_not(store, database):
             connection.execute(
                 "update tags set value = ? where key = 'owner' and run_uuid = "
                 "(select run_uuid from tags where key = 'trial_id' and value = ?)",
-                (f"{socket.gethostname()}:{pid}", trial),
+                (f"{place()}:{pid}", trial),
             )
     assert store.close_orphans() == 1
     assert {run.trial_id: run.status for run in store.find({})} == {
@@ -228,7 +233,7 @@ def test_what_another_sweep_finished_stays_finished(store, database):
 
 
 def test_row_08_a_run_has_one_writer_and_the_next_one_goes_on(store, database, monkeypatch):
-    holder = f"{socket.gethostname()}:{os.getppid()}"
+    holder = f"{place()}:{os.getppid()}"
     run_id = store.open(identity(), {})
     store.log(run_id, EPOCHS[:1])
     set_owner(database, holder)
@@ -246,7 +251,7 @@ def test_row_08_a_run_has_one_writer_and_the_next_one_goes_on(store, database, m
     assert (run.status, run.tags["owner"]) == ("RUNNING", holder)
     assert len(rows(database)) == len(EPOCHS[0].metrics)
 
-    set_owner(database, f"{socket.gethostname()}:{os.getppid()}-1")
+    set_owner(database, f"{place()}:{os.getppid()}-1")
     other.close(run_id, "FINISHED", summary={"test_acc": 1.0})
     (run,) = store.find({})
     assert (run.status, run.tags.get("owner")) == ("FINISHED", None)
@@ -260,7 +265,7 @@ def test_row_08_who_was_given_up_elsewhere_writes_no_more(store, database):
     other = open_store()
     other.open(identity(), {})
     (run,) = store.find({})
-    assert run.tags["owner"] == location.owner(), "nobody can ask another host whether it lives"
+    assert run.tags["owner"] == owner(), "nobody can ask another host whether it lives"
     set_owner(database, "elsewhere:1")
     for write in (lambda: other.log(run_id, EPOCHS), lambda: other.close(run_id, "FINISHED")):
         with pytest.raises(InputError, match="was taken over by process 1 on host elsewhere"):
@@ -279,7 +284,7 @@ def test_a_run_keeps_the_tags_of_who_made_it(store):
     (run,) = store.find({})
     assert {key: run.tags[key] for key in first} == first
     assert run.tags["folds"] == "3"
-    assert run.tags["owner"] == location.owner()
+    assert run.tags["owner"] == owner()
 
 
 def test_a_summary_whose_first_writing_seemed_to_fail_is_there_once(store, database, monkeypatch):
