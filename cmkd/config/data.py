@@ -12,8 +12,12 @@ from cmkd.config.base import Config, content_id
 class EncodingConfig(Config):
     """MPEG-4 Part 2 without B-frames, the codec of the paper's Sec. 3.1."""
 
-    width: int = Field(default=320, ge=16, le=4096, multiple_of=16)
-    height: int = Field(default=256, ge=16, le=4096, multiple_of=16)
+    width: int = Field(
+        default=320, ge=16, le=4096, multiple_of=16, description="pixels of a stored picture"
+    )
+    height: int = Field(
+        default=256, ge=16, le=4096, multiple_of=16, description="pixels of a stored picture"
+    )
     gop: int = Field(default=12, ge=2, le=600, description="frames from one I-frame to the next")
     qscale: int = Field(default=2, ge=1, le=31, description="MPEG-4 quantiser; 1 is best")
     num_frames: int | None = Field(
@@ -33,7 +37,7 @@ class ViewsConfig(Config):
     13 places. It takes the place of `shift`, `scale` and `rotation`; flips and phases stay.
     """
 
-    count: int = Field(default=1, ge=1, le=100)
+    count: int = Field(default=1, ge=1, le=100, description="views per training clip")
     flip: Literal["none", "horizontal", "both"] = Field(
         default="none", description="mirror axes; labels follow `flip_labels` of the data set"
     )
@@ -71,10 +75,15 @@ class SplitConfig(Config):
     in `train_only` (recordings of mixed origin, say) never leave the training part.
     """
 
-    rule: Literal["given", "folds", "leave_one_group_out"] = "folds"
-    folds: int = Field(default=5, ge=2, le=100)
-    train_only: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
+    rule: Literal["given", "folds", "leave_one_group_out"] = Field(
+        default="folds",
+        description="by the manifest, k group-disjoint folds, or one fold per group",
+    )
+    folds: int = Field(default=5, ge=2, le=100, description="k of `rule: folds`")
+    train_only: tuple[str, ...] = Field(
+        default=(), description="groups that are never validation or test"
+    )
+    seed: int = Field(default=0, ge=0, description="draw of the folds and validation groups")
 
 
 class OfficialPart(Config):

@@ -20,8 +20,11 @@ class MethodConfig(Config):
     )
     lambda_1: float = Field(default=0.1, ge=0, description="weight of spatial KD in Eq. 7")
     lambda_2: float = Field(default=1.0, ge=0, description="weight of temporal KD in Eq. 7")
-    logits: Literal["off", "mse", "kl"] = Field(default="off", description="A16: logits KD")
-    lambda_logits: float = Field(default=1.0, ge=0, description="A16: its weight")
+    logits: Literal["off", "mse", "kl"] = Field(
+        default="off",
+        description="A16: logits KD by squared error, or by KL divergence at temperature 4",
+    )
+    lambda_logits: float = Field(default=1.0, ge=0, description="A16: weight of logits KD")
 
     attention: Literal["block", "literal"] = Field(
         default="block", description="A2: transformer block, or the bare sum of Eq. 1"
@@ -35,7 +38,7 @@ class MethodConfig(Config):
     width: int | None = Field(
         default=None,
         ge=1,
-        description="A2: channels inside the pseudo-decoder; None: those of the feature maps",
+        description="A2: channels inside the pseudo-decoder; null: those of the maps",
     )
 
     gate: Gate = Field(
@@ -46,7 +49,9 @@ class MethodConfig(Config):
         description="A8: alpha detached in Eq. 4 and trained as pooling weight, or through Eq. 4",
     )
 
-    tg: tuple[GraphIndex, ...] = Field(default=(1, 2, 3), min_length=1, description="of Eq. 5")
+    tg: tuple[GraphIndex, ...] = Field(
+        default=(1, 2, 3), min_length=1, description="temporal graphs of Eq. 5 that are distilled"
+    )
     tg_features: Literal["map", "pooled"] = Field(
         default="map", description="A6: vertices from the feature map or its global average"
     )

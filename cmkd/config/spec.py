@@ -22,8 +22,10 @@ class Selection(Config):
     made when all of them have finished with every seed in every fold.
     """
 
-    key: str = Field(description="dotted key of `Setting` that holds a number")
-    among: tuple[BlockName, ...] = Field(min_length=1)
+    key: str = Field(description="dotted key of a number that is chosen")
+    among: tuple[BlockName, ...] = Field(
+        min_length=1, description="blocks that vary `key` and nothing else"
+    )
     rule: Literal["best_mean_val_acc"] = Field(
         description="highest best_val_acc, mean over seeds and folds; of equal ones the smaller "
         "value of `key`"
@@ -33,8 +35,8 @@ class Selection(Config):
 class Limits(Config):
     """Where a searched value may lie; it is searched by its logarithm."""
 
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    low: float = Field(gt=0, description="least value")
+    high: float = Field(gt=0, description="largest value")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -49,14 +51,16 @@ class SearchSpec(Config):
     Each trial is one setting, trained with seed 0 on fold 0.
     """
 
-    ranges: dict[str, Limits] = Field(min_length=1, description="by dotted key of `Setting`")
+    ranges: dict[str, Limits] = Field(
+        min_length=1, description="dotted key of a setting -> its limits"
+    )
     epochs: int = Field(ge=1, description="budget: epochs of all trials together")
     batch: int = Field(default=4, ge=1, description="settings proposed at once")
     rungs: tuple[int, ...] = Field(
-        default=(), description="epochs after which a trial that lags behind is given up"
+        default=(), description="epochs after which the worse trials are pruned"
     )
-    reduction: int = Field(default=2, ge=2, description="one in so many goes on at a rung")
-    seed: int = Field(default=0, ge=0, description="of the sampler")
+    reduction: int = Field(default=2, ge=2, description="one trial in so many goes on at a rung")
+    seed: int = Field(default=0, ge=0, description="seed of the sampler")
 
     @property
     def lowest(self) -> dict[str, float]:
@@ -71,15 +75,25 @@ class SweepSpec(Config):
     Precedence: block > base > preset > default of the field.
     """
 
-    name: str = Field(pattern=NAME)
-    description: str
+    name: str = Field(pattern=NAME, description="name of the sweep, as in MLflow and reports")
+    description: str = Field(description="the question the sweep answers")
     data: str = Field(default="synthetic", description="data set when `--data` is not given")
     seeds: int = Field(default=5, ge=1, le=1000, description="paired seeds 0 .. seeds - 1")
-    preset: str | None = Field(default=None, description="a name of `cmkd.config.presets`")
-    base: dict[str, Any] = {}
-    select: dict[BlockName, Selection] = {}
-    search: SearchSpec | None = None
-    blocks: dict[BlockName, dict[str, list[Any]]] = Field(default={}, min_length=1)
+    preset: str | None = Field(
+        default=None, description="full-size settings to start from, as tsm-ssv2"
+    )
+    base: dict[str, Any] = Field(
+        default={}, description="dotted keys of a setting -> the value all arms start from"
+    )
+    select: dict[BlockName, Selection] = Field(
+        default={}, description="name -> a choice between stages; later blocks write $name"
+    )
+    search: SearchSpec | None = Field(default=None, description="a search by TPE instead of blocks")
+    blocks: dict[BlockName, dict[str, list[Any]]] = Field(
+        default={},
+        min_length=1,
+        description="name -> dotted keys with lists of values; the arms are their product",
+    )
 
     @model_validator(mode="after")
     def _blocks_or_search(self) -> Self:

@@ -35,16 +35,18 @@ class TrainingConfig(Config):
     the full-size ones are in `cmkd.config.presets`.
     """
 
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
+    epochs: int = Field(default=20, ge=1, description="passes over the training clips")
+    batch_size: int = Field(default=32, ge=2, description="clips per step")
     lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.02, ge=0)
-    clip_norm: float = Field(default=5.0, gt=0)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    weight_decay: float = Field(default=0.02, ge=0, description="decoupled for adamw")
+    clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="before the classifier")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd: momentum 0.9")
-    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    schedule: Literal["one_cycle", "steps"] = Field(
+        default="one_cycle", description="one_cycle: warm-up, then cosine; steps: see `milestones`"
+    )
     milestones: tuple[int, ...] = Field(
-        default=(), description="epochs after which `steps` multiplies the rate by 0.1"
+        default=(), description="steps: epochs after which the rate is multiplied by 0.1"
     )
     multipliers: Literal["none", "tsn"] = Field(
         default="none",
@@ -54,14 +56,14 @@ class TrainingConfig(Config):
     partial_bn: bool = Field(
         default=False, description="all batch normalisation but the first keeps its statistics"
     )
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of autocast")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast")
     accumulate: int = Field(
-        default=1, ge=1, description="parts that a batch is computed in, for want of memory"
+        default=1, ge=1, description="parts that a batch is computed in, to save memory"
     )
     checkpointing: bool = Field(
-        default=False, description="compute activations twice, for want of memory"
+        default=False, description="recompute activations in the backward pass, to save memory"
     )
-    compile: bool = Field(default=False, description="torch.compile")
+    compile: bool = Field(default=False, description="use torch.compile")
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Self:
@@ -88,21 +90,28 @@ class StudentConfig(Config):
     weights, as the tiny ones do. The paper's start from ImageNet (A17).
     """
 
-    backbone: BackboneName = "tiny_tsm"
+    backbone: BackboneName = Field(
+        default="tiny_tsm",
+        description="network of the I-frame branch, and of all branches by default",
+    )
     p_backbone: BackboneName | None = Field(
-        default=None, description="of motion and residual branch where it is another one"
+        default=None, description="network of the motion and residual branches; null: `backbone`"
     )
     width: int = Field(
-        default=16, ge=4, description="tiny ones: channels of the first stage; the last has 4x"
+        default=16, ge=4, description="tiny networks: channels of the first stage; the last has 4x"
     )
     motion_size: int | None = Field(
-        default=None, ge=16, description="side that motion maps are resized to; None leaves them"
+        default=None, ge=16, description="side that motion maps are resized to; null: as they are"
     )
     residual_size: int | None = Field(
-        default=None, ge=16, description="side that residuals are resized to; None leaves them"
+        default=None, ge=16, description="side that residuals are resized to; null: as they are"
     )
-    weights: str | None = Field(default=None, description="id of imported weights to start from")
-    p_weights: str | None = Field(default=None, description="the same for `p_backbone`")
+    weights: str | None = Field(
+        default=None, description="id of imported weights to start from; null: random"
+    )
+    p_weights: str | None = Field(
+        default=None, description="id of imported weights for the motion and residual branches"
+    )
 
     @property
     def channels(self) -> int:
@@ -127,15 +136,17 @@ class TeacherConfig(Config):
     One network gives one h_t sequence; TDN's published ensembles of two cannot (A18).
     """
 
-    backbone: BackboneName = "tiny_tdn"
-    width: int = Field(default=16, ge=4, description="of the tiny ones")
-    weights: str | None = Field(default=None, description="id of imported weights to start from")
+    backbone: BackboneName = Field(default="tiny_tdn", description="network of the RGB teacher")
+    width: int = Field(default=16, ge=4, description="tiny networks: channels of the first stage")
+    weights: str | None = Field(
+        default=None, description="id of imported weights to start from; null: random"
+    )
     features: Literal["cached", "online"] = Field(
         default="cached",
-        description="h_t of all views on disk, or computed in every step where that is too large",
+        description="h_t of all views kept on disk, or computed in every step",
     )
     training: TeacherTrainingConfig = TeacherTrainingConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="draw of the teacher")
 
     @property
     def channels(self) -> int:
