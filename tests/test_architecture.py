@@ -49,7 +49,7 @@ LAYERS: dict[str, set[str]] = {
 }
 DOORS: dict[str, str] = {
     "av": r"cmkd/data/codec/\w+\.py",
-    "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster|prepare)\.py",
+    "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster)\.py",
     "pyarrow": r"cmkd/data/mirror\.py",
     "mlflow": r"cmkd/tracking/mlflow_(store|calls)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",

@@ -256,9 +256,9 @@ def _place(
         return nullcontext()
     if workers is not None:
         raise InputError("--address and --workers: a cluster runs a file per CPU; leave out one")
-    from cmkd.sweep.prepare import on_cluster
+    from cmkd.sweep.cluster import prepare_on_cluster
 
-    return on_cluster(address, request.root, request.output)
+    return prepare_on_cluster(address, request.root, request.output)
 
 
 @app.command("list")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cmkd.sweep.status import Standing
+    from cmkd.sweep.status import SweepStatus
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
@@ -37,7 +37,7 @@ def status(
     """Show running and last sweeps: progress, time left, best per arm, failures."""
     from rich.console import Console
 
-    shown = _standings(tracking_uri)[:last]
+    shown = _statuses(tracking_uri)[:last]
     if as_json:
         document = {"schema": SCHEMA, "sweeps": [{**asdict(s), "state": s.state} for s in shown]}
         typer.echo(json.dumps(document, indent=2))
@@ -46,17 +46,17 @@ def status(
         typer.echo("no sweep yet in this cache or store; start one with: cmkd sweep smoke")
         return
     console = Console()
-    for number, standing in enumerate(shown):
+    for number, status in enumerate(shown):
         if number:
             console.print()
-        _print(console, standing)
+        _print(console, status)
 
 
-def _standings(tracking_uri: str | None) -> list[Standing]:
+def _statuses(tracking_uri: str | None) -> list[SweepStatus]:
     """Those that drivers of this cache kept, then what else the store has."""
-    from cmkd.sweep.status import kept_standings, named_store, standings_of_store
+    from cmkd.sweep.status import named_store, saved_statuses, statuses_of_store
 
-    kept = kept_standings(cache_root())
+    kept = saved_statuses(cache_root())
     uri = tracking_uri or default_uri()
     if tracking_uri is not None:
         kept = [one for one in kept if one.store == named_store(uri)]
@@ -72,11 +72,11 @@ def _standings(tracking_uri: str | None) -> list[Standing]:
             raise
         typer.echo(f"cmkd: {error}; this is what the cache knows", err=True)
         return kept
-    stored = standings_of_store(runs, named_store(uri))
+    stored = statuses_of_store(runs, named_store(uri))
     return [*kept, *(one for one in stored if (one.sweep, one.data, one.store) not in known)]
 
 
-def _print(console: Console, one: Standing) -> None:
+def _print(console: Console, one: SweepStatus) -> None:
     from rich.text import Text
 
     lines = [f"{one.sweep} on {one.data}: {_state(one)}", f"  {_counts(one)}"]
@@ -90,7 +90,7 @@ def _print(console: Console, one: Standing) -> None:
     console.print(Text("\n".join([*running, *failures, f"  store {one.store}"])), soft_wrap=True)
 
 
-def _state(one: Standing) -> str:
+def _state(one: SweepStatus) -> str:
     from cmkd.sweep.forecast import duration
 
     if not one.owner:
@@ -109,7 +109,7 @@ def _state(one: Standing) -> str:
     return f"{one.ending} ({moment})"
 
 
-def _counts(one: Standing) -> str:
+def _counts(one: SweepStatus) -> str:
     parts = [f"{one.done} done", f"{one.running} running", f"{one.failed} failed"]
     if one.pruned:
         parts.insert(1, f"{one.pruned} pruned")
@@ -118,7 +118,7 @@ def _counts(one: Standing) -> str:
     return ", ".join(parts)
 
 
-def _table(one: Standing) -> Table:
+def _table(one: SweepStatus) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -13,12 +13,12 @@ import typer
 
 from cmkd.errors import InputError
 from cmkd.sweep.plan import Plan, TrialState, axes_of
-from cmkd.sweep.preflight import Outlook
+from cmkd.sweep.preflight import Preflight
 from cmkd.sweep.survey import SweepRequest
 from cmkd.tracking.uri import redact
 
 if TYPE_CHECKING:
-    from cmkd.sweep.run import SweepOutcome
+    from cmkd.sweep.run import SweepResult
 
 
 SCHEMA = 1
@@ -26,7 +26,7 @@ SCHEMA = 1
 STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "new")
 
 
-def plan_text(plan: Plan, expected: Outlook) -> str:
+def plan_text(plan: Plan, expected: Preflight) -> str:
     """A line per trial, then what is to know of all of them."""
     settings = plan.settings
     axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
@@ -70,7 +70,7 @@ def _short(keys: Collection[str]) -> dict[str, str]:
     return found
 
 
-def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str, Any]:
+def plan_json(request: SweepRequest, plan: Plan, expected: Preflight) -> dict[str, Any]:
     """The same for programs; times are in seconds."""
     settings = plan.settings
     axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
@@ -110,7 +110,7 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str,
             one.name: {"key": one.key, "value": one.value, "candidates": _candidates(one.means)}
             for one in plan.choices
         },
-        "orders": [asdict(order) for order in plan.orders],
+        "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
         "forecast": {
             "wall_seconds": expected.forecast.wall._asdict(),
@@ -161,14 +161,6 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="file:, s3: or gs: folder for nodes that share no cache folder.",
-            show_default=False,
-        ),
-    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else ./mlflow.db."),
@@ -183,6 +175,9 @@ def sweep(
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run again what failed before, too.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train what the store lacks, whatever the cache has.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Run a large sweep without being asked.")
@@ -221,14 +216,14 @@ def sweep(
         processes=processes,
         until_decided=until_decided,
         address=address,
-        storage=storage,
+        fresh=fresh,
     )
     # So is a number of seeds that decides nothing.
     _ = request.looks
     spec = [name] if name is not None else ["--table", str(table)]
     options: dict[str, str | int | None] = {"--data": data, "--seeds": seeds}
     options |= {"--workers": workers, "--processes": processes if processes > 1 else None}
-    options |= {"--until-decided": until_decided, "--address": address, "--storage": storage}
+    options |= {"--until-decided": until_decided, "--address": address}
     command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
     with make_view(Console(stderr=as_json or dry_run)) as view:
@@ -238,7 +233,7 @@ def sweep(
             try:
                 outcome = run_sweep(request, view, _pictures)
             except InfrastructureError as error:
-                raise InfrastructureError(f"{error}; to go on: {command}") from error
+                raise InfrastructureError(str(error), f"to go on: {command}") from error
             except Interrupted:
                 view.note(f"to go on: {command}")
                 raise
@@ -283,7 +278,7 @@ def _command(
     return shlex.join([*words, "--tracking-uri", uri] if uri else words)
 
 
-def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
+def _outcome_json(outcome: SweepResult) -> dict[str, object]:
     plan = outcome.plan
     return {
         "trials": len(plan.trials),
@@ -300,7 +295,7 @@ def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
     }
 
 
-def _summary(outcome: SweepOutcome, command: str) -> str:
+def _summary(outcome: SweepResult, command: str) -> str:
     from cmkd.sweep.failures import digest
     from cmkd.sweep.forecast import duration
 
@@ -312,8 +307,11 @@ def _summary(outcome: SweepOutcome, command: str) -> str:
         lines = [f"{done}, {outcome.finished} of them now, in {duration(outcome.seconds)}"]
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
-        lines += [f"  {line}" for line in digest(outcome.failures)]
-    if plan.count("failed") and plan.halving is None:
+        lines += [
+            f"  {line}"
+            for line in digest([(name, failure.cause) for name, failure in outcome.failures])
+        ]
+    if plan.count("failed") and plan.rungs is None:
         lines.append(f"to try what failed again: {command} --retry-failed")
     lines += [f"{name} still waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     return "\n".join(lines)

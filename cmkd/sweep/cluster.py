@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from cmkd.config.trial import TrialConfig
-from cmkd.errors import CmkdError, InfrastructureError, InputError
-from cmkd.sweep.shared_cache import Place
+from cmkd.data.workers import RunFiles
+from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
+from cmkd.io import make_folder
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 PERIOD_SECONDS = 2.0
+RETRIES = 2
+"""Attempts to repeat a file whose node is lost or whose process is killed."""
 
 
-class Pulse:
+class HealthCheck:
     """Asks servers for a connection, now and then.
 
     Without it a client of Ray waits for ever for a raylet that was killed, and is ended from
@@ -165,12 +175,12 @@ def servers() -> dict[str, tuple[str, int]]:
 
 
 def require_alike(
-    place: Place, config: TrialConfig, pulse: Pulse, tick: Callable[[], None]
+    cache: Path, config: TrialConfig, health: HealthCheck, tick: Callable[[], None]
 ) -> None:
     """Ask every node of the cluster, before anything is trained on it.
 
-    Each must run the same code, Python, torch and Ray as this machine, reach the cache or the
-    storage, and have the data set. A data set that a node lacks is put into the storage.
+    Each must run the same code, Python, torch and Ray as this machine, share the cache folder and
+    its locks, and have the data set.
 
     Args:
         config: any trial of the sweep.
@@ -182,33 +192,39 @@ def require_alike(
     """
     versions = _versions()
     ours = versions()
-    everyones = _ask_all(versions, {}, pulse, tick)
+    everyones = _ask_all(versions, {}, health, tick)
     _refuse([line for node, theirs in everyones for line in _differences(node, theirs, ours)])
-    token = secrets.token_hex(8)
-    with place.of_driver().probe(token):
-        question = {"place": place, "config": config, "token": token}
-        answers = _ask_all(_look, question, pulse, tick)
-    _refuse([f"node {node.address}: {seen.problem}" for node, seen in answers if seen.problem])
-    if any(seen.lacks_data for _, seen in answers):
-        place.of_driver().offer_data(config)
+    mark = cache / "locks" / f"cluster-{secrets.token_hex(8)}.lock"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(mark):
+        answers = _ask_all(_problem, {"cache": cache, "config": config, "mark": mark}, health, tick)
+    mark.unlink(missing_ok=True)
+    _refuse([f"node {node.address}: {problem}" for node, problem in answers if problem])
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a node says; no problem where it is empty."""
-
-    problem: str = ""
-    lacks_data: bool = False
-
-
-def _look(place: Place, config: TrialConfig, token: str) -> _Seen:
-    """Runs on every node."""
+def _problem(cache: Path, config: TrialConfig, mark: Path) -> str:
+    """Runs on every node: what keeps it from training; empty where nothing does."""
+    if not mark.is_file():
+        return (
+            f"does not see the cache {cache} of the machine that runs cmkd; mount one file system "
+            "under this path on all machines"
+        )
     try:
-        cache = place.of_worker()
-        cache.find(token)
-        return _Seen(lacks_data=not cache.has_data(config))
+        FileLock(mark, timeout=0).acquire()
+    except Timeout:
+        pass
+    else:
+        return (
+            f"locks on {cache} do not reach it, so that two processes could write one trial; "
+            "mount it with locks (NFS 4, or NFS 3 with lockd)"
+        )
+    from cmkd.data.dataset import open_planned
+
+    try:
+        open_planned(config.data, config.data_id, cache)
     except CmkdError as error:
-        return _Seen(str(error))
+        return str(error)
+    return ""
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -219,7 +235,7 @@ def _refuse(problems: Sequence[str]) -> None:
 def _ask_all(
     question: Callable[..., Any],
     arguments: Mapping[str, Any],
-    pulse: Pulse,
+    health: HealthCheck,
     tick: Callable[[], None],
 ) -> list[tuple[Node, Any]]:
     """Answers of the nodes; one that dies meanwhile gives none."""
@@ -237,7 +253,7 @@ def _ask_all(
     waiting = list(asked)
     while waiting:
         tick()
-        pulse.check()
+        health.check()
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
         for reference in ready:
             try:
@@ -289,3 +305,96 @@ def _differences(node: Node, theirs: Mapping[str, str], ours: Mapping[str, str])
         for what, value in ours.items()
         if theirs[what] != value
     ]
+
+
+@contextmanager
+def prepare_on_cluster(address: str, root: Path, output: Path) -> Iterator[RunFiles]:
+    """Run files on the CPUs of a cluster, in place of processes on this machine.
+
+    Args:
+        root: folder of the videos.
+        output: folder of the data set; all nodes share both folders under one path.
+
+    Raises:
+        InputError: a node does not see one of the folders, or the address is none.
+        InfrastructureError: the cluster cannot be joined or has died.
+    """
+    make_folder(output)
+    with joined(address):
+        health = HealthCheck(servers(), patience=UNHEARD_SECONDS)
+        mark = output / f".{secrets.token_hex(8)}.partial"
+        mark.touch()
+        try:
+            seen = _ask_all(_missing, {"paths": (root, mark)}, health, health.check)
+        finally:
+            mark.unlink(missing_ok=True)
+        _refuse(
+            [
+                f"node {node.address}: does not see {path}; --address needs {root} and {output} "
+                "on storage that all nodes share under one path (give --output)"
+                for node, missing in seen
+                for path in missing
+            ]
+        )
+
+        def run(
+            function: Callable[[Task], Result], tasks: Iterable[Task], *, timeout: float
+        ) -> Iterator[tuple[int, Result | CmkdError]]:
+            return _run_files(function, tasks, timeout, health)
+
+        yield run
+
+
+def _missing(paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if not path.exists()]
+
+
+def _run_files(
+    function: Callable[[Task], Result], tasks: Iterable[Task], timeout: float, health: HealthCheck
+) -> Iterator[tuple[int, Result | CmkdError]]:
+    import ray
+
+    attempt: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
+    waiting = enumerate(tasks)
+    running: dict[Any, tuple[int, float]] = {}
+    while True:
+        # No more than can run at once, so that the timeout counts work and not waiting.
+        left: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        cpus = int(sum(node.cpus for node in nodes()))
+        room = min(max(1, cpus) - len(running), int(left.get("CPU", 0.0)))
+        batch = list(itertools.islice(waiting, max(0, room)))
+        for number, task in batch:
+            running[attempt.remote(function, task)] = number, time.monotonic()
+        health.check()
+        if not running:
+            if room > 0:
+                return
+            time.sleep(1.0)
+            continue
+        for reference in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
+            yield running.pop(reference)[0], _answer(reference)
+        now = time.monotonic()
+        for reference in [key for key, (_, since) in running.items() if now - since > timeout]:
+            ray.cancel(reference, force=True)
+            late = DataError(f"its process did not finish within {timeout:.0f} s")
+            yield running.pop(reference)[0], late
+
+
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | CmkdError:
+    try:
+        return function(task)
+    except CmkdError as error:
+        return error
+
+
+def _answer(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.WorkerCrashedError:
+        return DataError(f"its process crashed, or was killed, {RETRIES + 1} times")
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise InfrastructureError(f"the cluster does not run a file: {error}") from error

@@ -60,7 +60,7 @@ def pairs_to_try(settings: Iterable[Setting]) -> Pairs:
     return pairs
 
 
-def dead_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
+def noop_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
     """Axes of which no pair differs in its fingerprint."""
     return [
         key
@@ -112,7 +112,7 @@ VALIDATION = 1 / 3
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Preflight:
     """What is to be expected of the trials to run.
 
     Attributes:
@@ -131,14 +131,14 @@ class Outlook:
         return [note] * bool(note) + [self.forecast.describe()]
 
 
-def outlook(
+def preflight(
     plan: Plan,
     dataset: Dataset,
     runs: Sequence[RunRecord],
     *,
     workers: int,
     is_shared: bool = True,
-) -> Outlook:
+) -> Preflight:
     """What the trials to run will cost, after a step of each new kind of them was taken.
 
     Settings with a finished trial on this data are known to work, and to find room.
@@ -182,7 +182,7 @@ def outlook(
     probes, teacher_probes, gpus = _probe(dataset, students, new_teachers)
 
     _refuse_failures(arms, probes, teacher_probes)
-    if dead := dead_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
+    if dead := noop_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
         raise ConfigError(
             f"{', '.join(dead)}: the values of this axis give the same network, loss and "
             "gradients; remove it, or set what it depends on"
@@ -198,7 +198,7 @@ def outlook(
     most = max((one.memory for one in (*probes.values(), *teacher_probes.values())), default=0)
     room = _room(most, gpus) if is_shared and most else Room()
     fit = room.workers(workers)
-    return Outlook(forecast(plan, known, measured, epochs, workers=fit), room, workers)
+    return Preflight(forecast(plan, known, measured, epochs, workers=fit), room, workers)
 
 
 def _room(memory: int, gpus: Sequence[int]) -> Room:

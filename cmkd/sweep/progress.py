@@ -47,7 +47,7 @@ class _Pace:
 
 
 @dataclass
-class Board:
+class Progress:
     """All trials of a sweep and the teachers they wait for, updated as results come in.
 
     The time left comes from the epochs of this session, so it holds whatever the number of
@@ -62,18 +62,18 @@ class Board:
     _paces: dict[str, _Pace] = field(default_factory=lambda: defaultdict(_Pace), repr=False)
 
     @classmethod
-    def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Board:
-        """The board of a plan: what is done counts as done, what is left failed as failed."""
+    def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Progress:
+        """The progress of a plan: what is done counts as done, what is left failed as failed."""
         teachers = {key: _teacher(config) for key, config in teachers_of(plan.to_run).items()}
-        board = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
+        progress = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
         pending = {trial.id for trial in plan.to_run}
         for trial in plan.trials:
             if trial.id not in pending:
                 state = plan.states[trial.id]
-                board.trials[trial.id].status = (
+                progress.trials[trial.id].status = (
                     "pruned" if state == "pruned" else ("done" if state == "done" else "failed")
                 )
-        return board
+        return progress
 
     def one(self, key: str) -> TrialProgress:
         """The trial or teacher of this id."""
@@ -158,10 +158,10 @@ class SweepView(Protocol):
     def stage(self, text: str, done: int, total: int) -> None:
         """Work before the training: `done` of `total` units."""
 
-    def show(self, board: Board) -> None:
-        """The board changed."""
+    def show(self, progress: Progress) -> None:
+        """The progress changed."""
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """A trial or teacher was finished or failed."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 
-class Turns:
+class TrialQueue:
     """What a free worker takes next.
 
     A trial that needs no teacher is trained while the teachers still are, so that no worker
@@ -35,11 +35,11 @@ class Turns:
         self._processes = processes
 
     @property
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether there is nothing left to take, now or later: what runs may come back."""
         return not self._teachers and not self._trials and not self._running
 
-    def take(self) -> str | None:
+    def pop(self) -> str | None:
         """Id of what starts now; None where workers, or teachers that are trained, are missing."""
         free = self._workers - sum(self._running.values())
         if self._teachers and free >= 1:
@@ -66,7 +66,7 @@ class Turns:
         self._running.pop(key, None)
         self._awaited.discard(key)
 
-    def again(self, key: str) -> int:
+    def requeue(self, key: str) -> int:
         """After memory ran out: half as many workers from now on, and this one once more.
 
         Returns:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
 from cmkd.machine import owner, owner_is_gone
-from cmkd.sweep.failures import Failure, digest
+from cmkd.sweep.failures import digest
 from cmkd.tracking.store import RunRecord
 from cmkd.tracking.uri import redact, sqlite_file
 
 if TYPE_CHECKING:
-    from cmkd.sweep.progress import Board, SweepView, TrialProgress
+    from cmkd.sweep.progress import Progress, SweepView, TrialProgress
 
 SCHEMA = 1
 PERIOD_SECONDS = 2.0
@@ -27,7 +27,7 @@ PERIOD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class ArmStanding:
+class ArmStatus:
     """Trials of one arm by state; accuracy in percent."""
 
     arm: str
@@ -39,7 +39,7 @@ class ArmStanding:
 
 
 @dataclass(frozen=True)
-class InTraining:
+class RunningTrial:
     """A trial or teacher that is being trained."""
 
     name: str
@@ -48,7 +48,7 @@ class InTraining:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepStatus:
     """A sweep on one data set, at one moment.
 
     Attributes:
@@ -76,8 +76,8 @@ class Standing:
     failed: int = 0
     to_go: int | None = None
     seconds_left: float | None = None
-    arms: tuple[ArmStanding, ...] = ()
-    training: tuple[InTraining, ...] = ()
+    arms: tuple[ArmStatus, ...] = ()
+    training: tuple[RunningTrial, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
@@ -88,14 +88,18 @@ class Standing:
         return "died" if owner_is_gone(self.owner) else "running"
 
 
-class Journal:
-    """A `SweepView` that passes all on to another and keeps the standing on disk.
+class StatusWriter:
+    """A `SweepView` that passes all on to another and keeps the status on disk.
 
     A disk that refuses it never stops a sweep.
     """
 
     def __init__(
-        self, view: SweepView, path: Path, fresh: Standing, clock: Callable[[], float] = time.time
+        self,
+        view: SweepView,
+        path: Path,
+        fresh: SweepStatus,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._view = view
         self._path = path
@@ -117,15 +121,15 @@ class Journal:
         self._now = replace(self._now, stage=f"{text}: {done}/{total}")
         self._write(urgent=False)
 
-    def show(self, board: Board) -> None:
+    def show(self, progress: Progress) -> None:
         """As the other view; kept."""
-        self._view.show(board)
-        self._take(board, urgent=False)
+        self._view.show(progress)
+        self._take(progress, urgent=False)
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """As the other view; kept."""
-        self._view.ended(trial, board)
-        self._take(board, urgent=True)
+        self._view.ended(trial, progress)
+        self._take(progress, urgent=True)
 
     def close(self, ending: str) -> None:
         """The sweep has ended; where nothing was to train, what was known before stays."""
@@ -136,9 +140,9 @@ class Journal:
             self._now = replace(now, arms=arms, running=0, to_go=to_go)
             self._write(urgent=True)
 
-    def _take(self, board: Board, *, urgent: bool) -> None:
+    def _take(self, progress: Progress, *, urgent: bool) -> None:
         if urgent or self._clock() - self._written >= PERIOD_SECONDS:
-            self._now = replace(standing_of(board, self._now), stage="")
+            self._now = replace(status_of(progress, self._now), stage="")
             self._write(urgent=True)
 
     def _write(self, *, urgent: bool) -> None:
@@ -155,7 +159,7 @@ class Journal:
 
 
 @contextmanager
-def kept_standing(
+def status_file(
     view: SweepView, cache: Path, sweep: str, data: str, store: str
 ) -> Iterator[SweepView]:
     """A view for the block that keeps ``<cache>/sweeps/<sweep>-<data>.json`` up to date too.
@@ -164,8 +168,8 @@ def kept_standing(
         store: tracking URI.
     """
     path = cache / "sweeps" / f"{slug(f'{sweep}-{data}')}.json"
-    fresh = Standing(sweep, data, named_store(store), owner(), started=time.time())
-    journal = Journal(view, path, fresh)
+    fresh = SweepStatus(sweep, data, named_store(store), owner(), started=time.time())
+    journal = StatusWriter(view, path, fresh)
     try:
         yield journal
     except BaseException as error:
@@ -180,35 +184,31 @@ def named_store(uri: str) -> str:
     return f"sqlite:///{path}" if path is not None else redact(uri)
 
 
-def standing_of(board: Board, before: Standing) -> Standing:
-    """What the board says now."""
-    everyone = [*board.teachers.values(), *board.trials.values()]
-    failures = [
-        (one.name, Failure(*one.cause.partition(": ")[::2], trace="", epoch=one.epoch))
-        for one in everyone
-        if one.status == "failed" and one.cause
-    ]
+def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
+    """What the progress says now."""
+    everyone = [*progress.teachers.values(), *progress.trials.values()]
+    failures = [(one.name, one.cause) for one in everyone if one.status == "failed" and one.cause]
     return replace(
         before,
-        done=board.count("done"),
-        pruned=board.count("pruned"),
-        running=board.count("running"),
-        failed=board.count("failed"),
-        to_go=board.count("to go"),
-        seconds_left=board.seconds_left(),
+        done=progress.count("done"),
+        pruned=progress.count("pruned"),
+        running=progress.count("running"),
+        failed=progress.count("failed"),
+        to_go=progress.count("to go"),
+        seconds_left=progress.seconds_left(),
         arms=tuple(
-            ArmStanding(
+            ArmStatus(
                 arm,
-                board.count("done", arm),
-                board.count("running", arm),
-                board.count("failed", arm),
-                board.count("to go", arm),
-                board.best(arm),
+                progress.count("done", arm),
+                progress.count("running", arm),
+                progress.count("failed", arm),
+                progress.count("to go", arm),
+                progress.best(arm),
             )
-            for arm in board.arms()
+            for arm in progress.arms()
         ),
         training=tuple(
-            InTraining(one.name, one.epoch, one.epochs)
+            RunningTrial(one.name, one.epoch, one.epochs)
             for one in everyone
             if one.status == "running"
         ),
@@ -216,21 +216,21 @@ def standing_of(board: Board, before: Standing) -> Standing:
     )
 
 
-def kept_standings(cache: Path) -> list[Standing]:
+def saved_statuses(cache: Path) -> list[SweepStatus]:
     """Of all sweeps of this cache, those that ran last first; files of other versions are left."""
     found = []
     for path in (cache / "sweeps").glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("schema") == SCHEMA:
-                arms = tuple(ArmStanding(**one) for one in stored.pop("arms"))
-                training = tuple(InTraining(**one) for one in stored.pop("training"))
+                arms = tuple(ArmStatus(**one) for one in stored.pop("arms"))
+                training = tuple(RunningTrial(**one) for one in stored.pop("training"))
                 failures = tuple(stored.pop("failures"))
-                found.append(Standing(**stored, arms=arms, training=training, failures=failures))
+                found.append(SweepStatus(**stored, arms=arms, training=training, failures=failures))
     return sorted(found, key=lambda one: (one.state == "running", one.updated), reverse=True)
 
 
-def standings_of_store(runs: Sequence[RunRecord], store: str) -> list[Standing]:
+def statuses_of_store(runs: Sequence[RunRecord], store: str) -> list[SweepStatus]:
     """What the runs of a store tell of each sweep, the last one first.
 
     Args:
@@ -243,7 +243,7 @@ def standings_of_store(runs: Sequence[RunRecord], store: str) -> list[Standing]:
     return [_of_runs(name, data, trials, store) for (name, data), trials in sweeps.items()]
 
 
-def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> Standing:
+def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> SweepStatus:
     def counted(some: Sequence[RunRecord]) -> tuple[int, int, int]:
         states = Counter(run.status for run in some)
         return states["FINISHED"], states["RUNNING"], states["FAILED"]
@@ -253,11 +253,11 @@ def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> St
         arms.setdefault(run.tags.get("arm", ""), []).append(run)
     done, running, failed = counted(runs)
     failures = [
-        (run.tags.get("arm", ""), Failure(*cause.partition(": ")[::2], trace="", epoch=0))
+        (run.tags.get("arm", ""), cause)
         for run in runs
         if run.status == "FAILED" and (cause := run.tags.get("failure", ""))
     ]
-    return Standing(
+    return SweepStatus(
         sweep,
         data,
         store,
@@ -266,7 +266,7 @@ def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> St
         failed=failed,
         pruned=sum("pruned" in run.tags for run in runs),
         arms=tuple(
-            ArmStanding(arm, *counted(some), to_go=0, best_val_acc=_best(some))
+            ArmStatus(arm, *counted(some), to_go=0, best_val_acc=_best(some))
             for arm, some in arms.items()
         ),
         failures=tuple(digest(failures)),

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from cmkd.config.trial import TrialConfig
 from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.queue import Turns
-from cmkd.sweep.shared_cache import Place
-from cmkd.sweep.worker import TrialCrew, TrialWorker, Update
+from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.worker import DistributedTrialWorker, TrialWorker, Update
 
 if TYPE_CHECKING:
     from ray.tune import Callback, PlacementGroupFactory, Stopper
@@ -24,9 +23,8 @@ P = ParamSpec("P")
 RETRIES = 2
 """How often a trial or teacher whose process died is started again."""
 
-KEY, CREW = "trial", "crew"
-"""In Tune's config of a trial: the id of our trial or teacher; whether several processes train it.
-"""
+KEY, DISTRIBUTED = "trial", "distributed"
+"""Keys of the config that Tune has of a trial: its id; whether several processes train it."""
 WAITING_BYTES = 2**20
 """Of memory for what waits for those processes, as it needs no CPU but Ray wants it to need some.
 """
@@ -79,7 +77,7 @@ def keep_secrets() -> None:
 
 
 def trainable() -> type:
-    """The class that Tune makes an actor of per worker; see `TrialWorker` and `TrialCrew`."""
+    """The class of which Tune makes an actor per worker."""
     from ray import tune
 
     class TrialTrainable(tune.Trainable):
@@ -89,17 +87,16 @@ def trainable() -> type:
             self,
             config: dict[str, Any],
             configs: Mapping[str, TrialConfig] | None = None,
-            place: Place | None = None,
+            cache: Path | None = None,
             processes: int = 1,
             gpus: bool = False,
         ) -> None:
-            assert configs is not None and place is not None
-            # What a crew and what a worker trains differs in resources, so no actor is reused
-            # for the other.
+            assert configs is not None and cache is not None
+            # Both differ in resources, so no actor is reused for the other kind.
             self.worker = (
-                TrialCrew(configs, place.cache, processes, gpus=gpus)
-                if config[CREW]
-                else TrialWorker(configs, place.of_worker())
+                DistributedTrialWorker(configs, cache, processes, gpus=gpus)
+                if config[DISTRIBUTED]
+                else TrialWorker(configs, cache)
             )
             self.worker.start(config[KEY])
 
@@ -120,30 +117,32 @@ def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFact
 
     alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
     waits = {"memory": float(WAITING_BYTES)}
-    return lambda config: PlacementGroupFactory([waits if config[CREW] else alone])
+    return lambda config: PlacementGroupFactory([waits if config[DISTRIBUTED] else alone])
 
 
-def turn_taker(turns: Turns) -> Searcher:
+def queue_searcher(queue: TrialQueue) -> Searcher:
     """What Tune asks for the next trial or teacher, whenever it looks around."""
     from ray.tune.search import Searcher
 
-    class TakesTurns(Searcher):
-        """Tune's question handed to `turns`."""
+    class QueueSearcher(Searcher):
+        """Tune's question handed to the queue."""
 
-        def __init__(self, turns: Turns) -> None:
+        def __init__(self, queue: TrialQueue) -> None:
             super().__init__()
-            self.turns = turns
+            self.queue = queue
 
         def __getstate__(self) -> dict[str, Any]:
             # As of `Reporter`.
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            if self.turns.over:
+            if self.queue.exhausted:
                 # As its documentation says, but not its annotation.
                 return Searcher.FINISHED  # type: ignore[return-value]
-            key = self.turns.take()
-            return None if key is None else {KEY: key, CREW: self.turns.processes_of(key) > 1}
+            key = self.queue.pop()
+            return (
+                None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
+            )
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -153,7 +152,7 @@ def turn_taker(turns: Turns) -> Searcher:
         def save(self, checkpoint_path: str) -> None:
             """Nothing: as of `Reporter`."""
 
-    return TakesTurns(turns)
+    return QueueSearcher(queue)
 
 
 def error_of(trial: Trial) -> Exception | None:

@@ -65,11 +65,27 @@ class Calls:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._file = sqlite_file(uri)
+        self._inode: int | None = None
+
+    def _require_same_file(self) -> None:
+        """Connections that are open would go on writing a file that nobody finds any more."""
+        if self._file is None:
+            return
+        inode = self._file.stat().st_ino if self._file.exists() else None
+        if self._inode is not None and inode != self._inode:
+            what = "removed" if inode is None else "replaced"
+            raise InfrastructureError(
+                f"tracking store {self._file}: the file was {what} while it was in use; run it "
+                "again, and what the cache has of this sweep is recorded in the file that is there"
+            )
+        self._inode = inode
 
     def __call__(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        self._require_same_file()
         deadline, pause = time.monotonic() + BUSY_SECONDS, 0.05
         while True:
             try:

@@ -12,12 +12,13 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import History, RunRecord
+from cmkd.tracking.store import RunReader as RunReader
 from cmkd.tracking.uri import default_uri, sqlite_file
 
 BUSY_SECONDS = 60.0
@@ -33,19 +34,6 @@ EXPECTED: Mapping[str, frozenset[str]] = {
 """Tables and columns of MLflow that are read."""
 VERSIONS = "alembic_version"
 """The table by which MLflow knows its own."""
-
-
-class RunReader(Protocol):
-    """The reading half of a `RunStore`."""
-
-    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
-        """All runs whose tags include `tags`, oldest first; parameters may be left out."""
-
-    def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact; InfrastructureError where it was lost."""
-
-    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
-        """All logged values of the metric `name`, by run; runs that have none are left out."""
 
 
 def open_reader(uri: str | None = None) -> RunReader:

@@ -1,4 +1,4 @@
-"""What a run is, independent of where runs are stored."""
+"""Runs, and the protocol of a tracking store: the interface that a tracker implements."""
 
 from __future__ import annotations
 
@@ -51,35 +51,66 @@ class RunRecord:
     experiment_id: str = ""
 
 
-class RunStore(Protocol):
-    """Runs found by trial id. One process writes; any number may read."""
+@dataclass(frozen=True)
+class RunEnding:
+    """Final records of a run.
+
+    Attributes:
+        history: all epochs of the run; those that the store lacks are written.
+        summary: final metrics, kept at step 0.
+        timestamp_ms: time of the summary, so that ending twice changes nothing; now when None.
+        files: artifacts.
+    """
+
+    status: RunStatus
+    history: Sequence[EpochRecord] = ()
+    summary: Mapping[str, float] = field(default_factory=dict)
+    timestamp_ms: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+
+
+class RunReader(Protocol):
+    """Runs of a store, read only."""
 
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
-        """All runs whose tags include `tags`."""
+        """All runs whose tags include `tags`, oldest first."""
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """The text of one artifact; InfrastructureError where it was lost."""
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        """All logged values of the metric `name`, by run; runs that have none are left out."""
+
+
+class RunStore(RunReader, Protocol):
+    """Store of runs, one per trial id; everything that a sweep calls.
+
+    Writes are idempotent. They raise InfrastructureError when the store does not answer, so that
+    the caller tries again, and InputError for what trying again does not mend.
+    """
+
+    @property
+    def writers(self) -> int:
+        """Threads that may write at once."""
+
+    def require_writable(self, experiment: str) -> None:
+        """Raise InputError where files of the runs of an experiment cannot be written."""
+
+    def close_orphans(self) -> int:
+        """Mark RUNNING runs of dead processes as KILLED; returns how many."""
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
         """Create the trial's run or reopen it, never a second one; returns its run id.
 
-        This and the writes below raise InputError for what trying again does not mend.
+        `artifacts` maps names to texts. A FINISHED run is left as it is.
         """
 
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
-        """Write metrics; records that are already there change nothing."""
+        """Write metrics; a (step, name) that is already there is left as it is."""
 
-    def close(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        timestamp_ms: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-    ) -> None:
-        """End the run with final metrics, tags and artifact files.
+    def close(self, run_id: str, ending: RunEnding) -> None:
+        """End the run; the status is written last, so that a FINISHED run is complete."""
 
-        Give the time of the last epoch with the summary: closing twice then changes nothing.
-        """
-
-    def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact."""
+    def discard(self, run_id: str) -> None:
+        """Remove an unfinished run, whose records nothing goes on from."""

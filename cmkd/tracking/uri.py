@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from cmkd.errors import InputError
 
 SECRET = re.compile(
-    r"((?:password|passwd|pwd|token|secret)(?:=|%3D))(?:(?!%3B)[^&;\s'\"])+", re.IGNORECASE
+    r"((?:passphrase|password|passwd|pwd|token|secret|credentials?|signature|sig|"
+    r"(?:api|access|account|private|secret)[-_]?key(?:[-_]?id)?)(?:=|%3D))"
+    r"(?:'[^']*'|\"[^\"]*\"|(?:(?!%3B)[^&;\s'\"])+)",
+    re.IGNORECASE,
 )
-"""A secret of a query string, also of an ODBC string inside one."""
+"""A secret of a query string or a key=value string, also of an ODBC string inside one."""
 
-LOGIN = re.compile(r"((?:postgresql|mysql|mssql)(?:\+\w+)?)://\S+@|://[^/\s]+@")
-"""User and password; those of a database may hold a slash, which ends a server's."""
+LOGIN = re.compile(
+    r"((?:postgresql|postgres|mysql|mssql)(?:\+\w+)?)://\S+@"
+    r"|://[^/\s]+@|://[^\s@/:]+:(?!\d+/)[^\s@]*@"
+)
+"""User and password; the latter may hold a slash."""
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+"""Kinds of stores that MLflow writes."""
+TRACKERS = "cmkd.trackers"
+"""Entry points of other trackers: name = scheme of the URI, object = ``URI -> RunStore``."""
 
 
 def default_uri() -> str:
-    """``$MLFLOW_TRACKING_URI``, else the SQLite file where a bare ``mlflow ui`` looks."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    """``$MLFLOW_TRACKING_URI``, else the SQLite file where a bare ``mlflow ui`` looks.
+
+    Raises:
+        InputError: that file cannot be named by a URI.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and "?" in str(Path.cwd()):
+        raise InputError(
+            f"{Path.cwd()}: a SQLite URI cannot name a folder with a question mark; start in "
+            "another folder, or give --tracking-uri"
+        )
+    return named or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def tracker_of(uri: str) -> EntryPoint | None:
+    """The tracker of another package that is registered for the scheme of `uri`."""
+    scheme = uri.partition("://")[0]
+    if scheme.partition("+")[0] in SCHEMES:
+        return None
+    return next((point for point in entry_points(group=TRACKERS) if point.name == scheme), None)
 
 
 def redact(text: str) -> str:
@@ -49,7 +77,9 @@ def checked_uri(uri: str) -> str:
     """
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     path = sqlite_file(uri)
-    if scheme not in SCHEMES or (scheme == "sqlite" and path is None):
+    query = uri.partition("?")[2]
+    lost = scheme == "sqlite" and bool(query) and "=" not in query
+    if scheme not in SCHEMES or (scheme == "sqlite" and path is None) or lost:
         raise InputError(
             f"tracking URI {redact(uri)!r} is not supported; give sqlite:///FILE, "
             "postgresql://USER@HOST/DATABASE or another database URL, or http(s)://HOST:PORT of "

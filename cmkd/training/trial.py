@@ -137,9 +137,7 @@ class TrialRun:
         files = [self.folder / "config.json", self.folder / "predictions.csv"]
         if (inside := self.folder / INSIDE_FILE).is_file():
             files.append(inside)
-        return TrialOutcome(
-            self._stored["summary"], tuple(files), self.notes, makers(self.folder)
-        )
+        return TrialOutcome(self._stored["summary"], tuple(files), self.notes, makers(self.folder))
 
     def _read_outcome(self) -> dict[str, Any] | None:
         path = self.folder / "outcome.json"

@@ -23,6 +23,7 @@ from cmkd.method import losses
 from cmkd.sweep.identity import Origin, trial_identity
 from cmkd.sweep.plan import PlannedTrial
 from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.store import RunEnding
 from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
@@ -71,7 +72,7 @@ def train(folder: Path, seeds: Sequence[int], name: str) -> str:
     sweep = load_sweep(str(folder / "gate.yaml"))
     dataset = datasets.open_dataset("synthetic", cache)
     uri = f"sqlite:///{folder}/{name}.db"
-    store, origin = open_store(uri), Origin("gate", dataset.info, 1, "c0ffee")
+    store, origin = open_store(uri), Origin("gate", dataset.info, 1)
     for arm in sweep.arms:
         for seed in seeds:
             config = TrialConfig(
@@ -86,7 +87,7 @@ def train(folder: Path, seeds: Sequence[int], name: str) -> str:
             trial = PlannedTrial(config.id, config, (arm.name,))
             run_id = store.open(trial_identity(trial, origin), {})
             store.log(run_id, run.history)
-            store.close(run_id, "FINISHED", summary=outcome.summary, files=outcome.files)
+            store.close(run_id, RunEnding("FINISHED", summary=outcome.summary, files=outcome.files))
     return uri
 
 

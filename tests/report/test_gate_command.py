@@ -15,7 +15,7 @@ from cmkd.cli.report import app
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import CmkdError
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import RunIdentity, RunStore
+from cmkd.tracking.store import RunEnding, RunIdentity, RunStore
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -85,7 +85,7 @@ class Stores:
         path.write_text("\n".join(["clip,group,label,selected,last", *lines]))
         accuracy = 100 * float(right.mean())
         summary = {"test_acc": accuracy, "test_acc_last": accuracy, "best_val_acc": accuracy}
-        store.close(run_id, "FINISHED", summary=summary, files=[path])
+        store.close(run_id, RunEnding("FINISHED", summary=summary, files=[path]))
 
 
 @pytest.fixture(scope="module")

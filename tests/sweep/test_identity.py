@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
+from cmkd.provenance import this_code
 from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import PlannedTrial
 
@@ -19,7 +20,7 @@ INFO = DatasetInfo(
     split=SplitConfig(),
     digest="0",
 )
-ORIGIN = Origin("ablation", INFO, 5, "abc")
+ORIGIN = Origin("ablation", INFO, 5)
 CONFIG = TrialConfig(setting=Setting(), data="/x/gestures", data_id=INFO.id, fold=2, seed=3)
 
 
@@ -43,7 +44,7 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
         "data_id": INFO.id,
         "data_kind": "folder",
         "teacher": CONFIG.teacher_id,
-        "git_commit": "abc",
+        **this_code().tags(),
         "selection": SELECTION_RULE,
     }
 

@@ -33,9 +33,9 @@ cluster.shutdown()
 HURRIED = """
 import sys, time
 from pathlib import Path
-from cmkd.sweep.prepare import on_cluster
+from cmkd.sweep.cluster import prepare_on_cluster
 
-with on_cluster(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[2])) as run:
+with prepare_on_cluster(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[2])) as run:
     for number, result in run(time.sleep, [0.0, 600.0, 0.1], timeout=20.0):
         print(number, result, flush=True)
 """

@@ -44,6 +44,15 @@ def test_only_a_missing_sqlite_file_does_not_exist(tmp_path):
     assert store_exists("http://host:5000")
 
 
+def test_a_folder_that_no_uri_can_name_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a?b").mkdir()
+    monkeypatch.chdir(tmp_path / "a?b")
+    with pytest.raises(InputError, match="question mark"):
+        default_uri()
+    with pytest.raises(InputError, match="not supported"):
+        checked_uri(f"sqlite:///{tmp_path}/a?b/mlflow.db")
+
+
 @pytest.mark.parametrize(
     "uri", ["mlruns", "file:///x", "foo://x", "sqlite://", "./mlflow.db", "databricks"]
 )
@@ -77,6 +86,12 @@ def test_a_read_only_folder_is_named(tmp_path):
             "mssql:///?odbc_connect=UID%3Dme%3BPWD%3Da%25b%3BX",
             "mssql:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX",
         ),
+        ("http://h/?api_key=abc&x=1", "http://h/?api_key=***&x=1"),
+        ("s3://b?AccessKeyId=a&secret_key=b", "s3://b?AccessKeyId=***&secret_key=***"),
+        ("azure://c?sig=a%2Fb&sv=1", "azure://c?sig=***&sv=1"),
+        ("host=h password='a b' user=me", "host=h password=*** user=me"),
+        ("https://me:pa/ss@h/x", "https://***@h/x"),
+        ("http://h:5000/a@b is", "http://h:5000/a@b is"),
         ("see http://u:p@h:1/x and sqlite:////a@b/c", "see http://***@h:1/x and sqlite:////a@b/c"),
     ],
 )

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from cmkd.sweep.progress import Board, TrialProgress
+from cmkd.machine import owner
+from cmkd.sweep.progress import Progress, TrialProgress
 from cmkd.sweep.status import (
-    ArmStanding,
-    InTraining,
-    Journal,
-    Standing,
-    kept_standing,
-    kept_standings,
+    ArmStatus,
+    RunningTrial,
+    StatusWriter,
+    SweepStatus,
     named_store,
-    standings_of_store,
+    saved_statuses,
+    status_file,
+    statuses_of_store,
 )
 from cmkd.tracking.store import EpochRecord, RunRecord
-from cmkd.machine import owner
 
 GONE = owner().rpartition(":")[0] + ":999999999"
 
@@ -37,87 +37,95 @@ class Silent:
 
 
 @pytest.fixture
-def board() -> Board:
+def progress() -> Progress:
     trials = {f"{arm}{n}": TrialProgress(arm, f"{arm} {n}", 4) for arm in "ab" for n in (0, 1)}
     teachers = {"t": TrialProgress("teacher", "teacher", 9)}
-    board = Board(trials, teachers, clock=lambda: 0.0)
-    board.started("t")
-    board.advanced("t", 1, [EpochRecord(1, 0, {"val_acc": 5.0, "seconds": 1.0})])
-    board.started("a0")
-    board.advanced("a0", 1, [EpochRecord(1, 0, {"val_acc": 50.0, "seconds": 1.0})])
-    board.finished("a1", 60.0, 4.0)
-    board.failed("b0", "ValueError: no 1")
-    return board
+    progress = Progress(trials, teachers, clock=lambda: 0.0)
+    progress.started("t")
+    progress.advanced("t", 1, [EpochRecord(1, 0, {"val_acc": 5.0, "seconds": 1.0})])
+    progress.started("a0")
+    progress.advanced("a0", 1, [EpochRecord(1, 0, {"val_acc": 50.0, "seconds": 1.0})])
+    progress.finished("a1", 60.0, 4.0)
+    progress.failed("b0", "ValueError: no 1")
+    return progress
 
 
-def test_a_block_keeps_what_its_board_says_until_its_end(tmp_path: Path, board: Board) -> None:
+def test_a_block_keeps_what_its_board_says_until_its_end(
+    tmp_path: Path, progress: Progress
+) -> None:
     view: Any = Silent()
-    with kept_standing(view, tmp_path, "s", "d", "sqlite:///x.db") as watched:
+    with status_file(view, tmp_path, "s", "d", "sqlite:///x.db") as watched:
         assert watched.confirm("?")
-        assert kept_standings(tmp_path) == []
-        watched.show(board)
-        (now,) = kept_standings(tmp_path)
+        assert saved_statuses(tmp_path) == []
+        watched.show(progress)
+        (now,) = saved_statuses(tmp_path)
     assert (now.sweep, now.data, now.owner, now.ending) == ("s", "d", owner(), "")
     assert now.store == f"sqlite:///{Path.cwd() / 'x.db'}"
     assert (now.done, now.running, now.failed, now.to_go) == (1, 1, 1, 1), "trials, no teachers"
     assert now.arms == (
-        ArmStanding("teacher", 0, 1, 0, 0, 5.0),
-        ArmStanding("a", 1, 1, 0, 0, 50.0),
-        ArmStanding("b", 0, 0, 1, 1, None),
+        ArmStatus("teacher", 0, 1, 0, 0, 5.0),
+        ArmStatus("a", 1, 1, 0, 0, 50.0),
+        ArmStatus("b", 0, 0, 1, 1, None),
     )
-    assert now.training == (InTraining("teacher", 1, 9), InTraining("a 0", 1, 4))
+    assert now.training == (RunningTrial("teacher", 1, 9), RunningTrial("a 0", 1, 4))
     assert now.failures == ("1 x ValueError: no 1 [b 0]",)
-    (after,) = kept_standings(tmp_path)
+    (after,) = saved_statuses(tmp_path)
     assert (after.state, after.running, after.to_go, after.training) == ("ended", 0, 2, ())
-    assert after.arms[1] == ArmStanding("a", 1, 0, 0, 1, 50.0)
+    assert after.arms[1] == ArmStatus("a", 1, 0, 0, 1, 50.0)
 
 
-def test_an_error_is_the_ending_and_a_dead_driver_is_seen(tmp_path: Path, board: Board) -> None:
+def test_an_error_is_the_ending_and_a_dead_driver_is_seen(
+    tmp_path: Path, progress: Progress
+) -> None:
     view: Any = Silent()
-    with pytest.raises(ZeroDivisionError), kept_standing(view, tmp_path, "s", "d", "u") as watched:
-        watched.show(board)
+    with pytest.raises(ZeroDivisionError), status_file(view, tmp_path, "s", "d", "u") as watched:
+        watched.show(progress)
         raise ZeroDivisionError("by 0")
-    (one,) = kept_standings(tmp_path)
+    (one,) = saved_statuses(tmp_path)
     assert one.state == "stopped, ZeroDivisionError: by 0"
-    assert Standing("s", "d", "u", GONE).state == "died"
-    assert Standing("s", "d", "u", "another-host:1").state == "running", "who can tell"
+    assert SweepStatus("s", "d", "u", GONE).state == "died"
+    assert SweepStatus("s", "d", "u", "another-host:1").state == "running", "who can tell"
 
 
-def test_a_sweep_with_nothing_to_train_leaves_what_was_known(tmp_path: Path, board: Board) -> None:
+def test_a_sweep_with_nothing_to_train_leaves_what_was_known(
+    tmp_path: Path, progress: Progress
+) -> None:
     view: Any = Silent()
-    with kept_standing(view, tmp_path, "s", "d", "u") as watched:
-        watched.show(board)
-    before = kept_standings(tmp_path)
-    with kept_standing(view, tmp_path, "s", "d", "u"):
+    with status_file(view, tmp_path, "s", "d", "u") as watched:
+        watched.show(progress)
+    before = saved_statuses(tmp_path)
+    with status_file(view, tmp_path, "s", "d", "u"):
         pass
-    assert kept_standings(tmp_path) == before
+    assert saved_statuses(tmp_path) == before
 
 
-def test_a_disk_that_refuses_stops_nothing_and_news_are_few(tmp_path: Path, board: Board) -> None:
+def test_a_disk_that_refuses_stops_nothing_and_news_are_few(
+    tmp_path: Path, progress: Progress
+) -> None:
     (tmp_path / "sweeps").write_text("not a folder")
     view: Any = Silent()
-    with kept_standing(view, tmp_path, "s", "d", "u") as watched:
-        watched.show(board)
+    with status_file(view, tmp_path, "s", "d", "u") as watched:
+        watched.show(progress)
     now = [0.0]
     path = tmp_path / "s.json"
-    journal = Journal(view, path, Standing("s", "d", "u", owner()), lambda: now[0])
+    journal = StatusWriter(view, path, SweepStatus("s", "d", "u", owner()), lambda: now[0])
     for now[0] in (10.0, 11.0, 13.0):
-        journal.show(board)
+        journal.show(progress)
         if now[0] == 11.0:
             assert json.loads(path.read_text())["updated"] == 10.0
     assert json.loads(path.read_text())["updated"] == 13.0
 
 
 def test_what_runs_comes_first_and_other_versions_are_left_out(
-    tmp_path: Path, board: Board
+    tmp_path: Path, progress: Progress
 ) -> None:
     view: Any = Silent()
     for name, who in (("old", GONE), ("mine", "elsewhere:1"), ("new", GONE)):
         path = tmp_path / "sweeps" / f"{name}.json"
-        Journal(view, path, Standing(name, "d", "u", who)).show(board)
+        StatusWriter(view, path, SweepStatus(name, "d", "u", who)).show(progress)
     (tmp_path / "sweeps" / "later.json").write_text('{"schema": 99}')
     (tmp_path / "sweeps" / "cut.json").write_text('{"schema": 1, "arms"')
-    assert [one.sweep for one in kept_standings(tmp_path)] == ["mine", "new", "old"]
+    assert [one.sweep for one in saved_statuses(tmp_path)] == ["mine", "new", "old"]
 
 
 def test_a_store_tells_of_sweeps_that_ran_elsewhere() -> None:
@@ -133,10 +141,10 @@ def test_a_store_tells_of_sweeps_that_ran_elsewhere() -> None:
         run("KILLED", "b", {}, pruned="lags"),
         replace(run("FINISHED", "teacher", {}), tags={"kind": "teacher"}),
     ]
-    last, before = standings_of_store(runs, "u")
+    last, before = statuses_of_store(runs, "u")
     assert (before.sweep, before.done) == ("before", 1)
     assert (last.done, last.running, last.failed, last.pruned) == (1, 1, 1, 1)
-    assert last.arms == (ArmStanding("a", 1, 1, 0, 0, 75.0), ArmStanding("b", 0, 0, 1, 0, None))
+    assert last.arms == (ArmStatus("a", 1, 1, 0, 0, 75.0), ArmStatus("b", 0, 0, 1, 0, None))
     assert last.failures == ("1 x ValueError: no [b]",)
     assert (last.to_go, last.state) == (None, "")
 
