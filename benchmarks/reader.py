@@ -32,11 +32,13 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from benchmarks.prepare import CLIPS
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_compressed
-from cmkd.data.codec import decode_positions, open_mpeg4
+from cmkd.data.codec.mpeg4 import DecodePlan, open_mpeg4
 from cmkd.data.prepare.reencode import EncodeTask, reencode
 from cmkd.data.sampling import sample_clip
 
@@ -141,7 +143,8 @@ def measure_reader(paths: Sequence[Path]) -> ReaderFigures:
             kinds = list(video.kinds)
             samples = {count: sample_clip(kinds, count).positions for count in POSITIONS}
             for count, positions in samples.items():
-                shares[count].append(video.decoded(positions)[0] / len(kinds))
+                runs = DecodePlan.of(kinds, positions).runs
+                shares[count].append(sum(map(len, runs)) / len(kinds))
         lengths.append(len(kinds))
         laps: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(ROUNDS):
@@ -189,14 +192,12 @@ def _ways() -> dict[str, Work]:
     else:
         ways["extractor"] = lambda path, _: _extract(VideoCap(), path)
     for count in POSITIONS:
-        reading = Reading(inputs=InputConfig(num_frames=count))
+        reading = ReaderConfig(inputs=InputConfig(num_frames=count))
         ways[f"trial {count}"] = lambda path, _, reading=reading: _drop(
             read_compressed(path, reading)
         )
         ways[f"every {count}"] = lambda path, at, count=count: _every(path, at[count][-1])
-        ways[f"sampled {count}"] = lambda path, at, count=count: _drop(
-            decode_positions(path, at[count])
-        )
+        ways[f"sampled {count}"] = lambda path, at, count=count: _sampled(path, at[count])
     return ways
 
 
@@ -223,6 +224,14 @@ def _every(path: Path, last: int) -> None:
         frame.to_ndarray(format="rgb24")
 
 
+def _sampled(path: Path, positions: Sequence[int]) -> None:
+    reformatter, wanted, kept = VideoReformatter(), set(positions), []
+    for number, frame in zip(range(positions[-1] + 1), _decoded(path, {}), strict=False):
+        if number in wanted:
+            kept.append(reformatter.reformat(frame, format="rgb24").to_ndarray())
+    np.stack(kept)
+
+
 def _decoded(path: Path, options: dict[str, str]):  # type: ignore[no-untyped-def]
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -247,7 +256,7 @@ def measure_memory(paths: Sequence[Path], reads: int) -> MemoryFigures:
 
 
 def _read_over_and_over(paths: Sequence[Path], reads: int) -> MemoryFigures:
-    reading = Reading(inputs=InputConfig(num_frames=POSITIONS[0]))
+    reading = ReaderConfig(inputs=InputConfig(num_frames=POSITIONS[0]))
     early = peak = held = 0.0
     for number, path in enumerate(islice(cycle(paths), reads), 1):
         read_compressed(path, reading)

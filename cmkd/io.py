@@ -1,8 +1,9 @@
-"""Files that are whole or absent, and failures of a disk as errors with a remedy."""
+"""Atomic files and folders, free space, damaged files."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -22,11 +23,7 @@ _DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Let no raw OSError out of a block that writes `path`.
-
-    Raises:
-        InfrastructureError: in place of an OSError.
-    """
+    """Turn OSErrors of a block that writes `path` into InfrastructureError."""
     try:
         yield
     except OSError as error:
@@ -39,17 +36,18 @@ def writing(path: Path) -> Iterator[None]:
 
 def free_space(path: Path) -> str:
     """``12 MB free``, on the disk of `path` or of the nearest folder above it that exists."""
-    place = next(one for one in (path, *path.absolute().parents) if one.exists())
-    return f"{shutil.disk_usage(place).free / 1e6:.0f} MB free"
+    folder = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place.
 
-    What was under that name stays until the new content is on the disk. Missing folders are made.
+    The old content stays until the new one is on the disk. Missing folders are made.
 
     Args:
-        durable: wait for the disk. Without it a power cut may leave an empty file.
+        durable: sync the file before the move and its folder after it. Without it a power cut may
+            leave an empty or torn file.
 
     Raises:
         InfrastructureError: the disk is full, or the folder cannot be made or written.
@@ -60,15 +58,16 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool =
         try:
             write(draft)
             if durable:
-                with draft.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                sync(draft)
             draft.replace(path)
+            if durable:
+                sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """`write_atomic` of text in UTF-8, its line ends as they are.
+    """`write_atomic` of text in UTF-8 with its line ends unchanged.
 
     Raises:
         InfrastructureError: as `write_atomic`.
@@ -80,8 +79,48 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     )
 
 
+def publish_folder(draft: Path, folder: Path) -> None:
+    """Sync a finished draft folder and move it to its name on the same disk.
+
+    A folder of that name is replaced.
+
+    Raises:
+        InfrastructureError: the disk is full or fails.
+    """
+    with writing(folder):
+        for below, _, files in os.walk(draft):
+            for name in files:
+                sync(Path(below, name))
+            sync(Path(below))
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+            folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        draft.rename(folder)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
-    """An array of a folder that can be made again.
+    """Load or map an array of a folder that can be made again.
 
     Raises:
         InfrastructureError: the file is damaged.
@@ -93,20 +132,20 @@ def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
         raise damaged(path, error, f"the folder {path.parent}") from error
 
 
-def damaged(path: Path, error: Exception, remedy: str) -> InfrastructureError:
-    """What to raise for a file of the cache that cannot be read any more.
+def damaged(path: Path, reason: Exception | str, remedy: str) -> InfrastructureError:
+    """Error for a file of the cache that cannot be read any more.
 
     Args:
-        remedy: what of it to remove.
+        remedy: what to remove so that it is made again.
     """
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    first = next(iter(str(reason).splitlines()), type(reason).__name__)
     return InfrastructureError(
-        f"{path}: is damaged ({reason}); remove {remedy} to have it made again"
+        f"{path}: is damaged ({first}); remove {remedy} to have it made again"
     )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder the user chose unless it is there, and see that files can be made in it.
+    """Make a folder the user chose unless it is there, and check that it can be written.
 
     Raises:
         InputError: it is a file or lies below one, or may not be written.
@@ -127,8 +166,8 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Look for `needed` bytes before mapping files into memory.
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Check for `needed` free bytes before files are mapped into memory.
 
     A memory map that meets a full disk kills the process.
 
@@ -138,6 +177,6 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
         raise InfrastructureError(
-            f"{folder.parent}: {what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            f"{folder.parent}: {purpose} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
             "are free; make room or point CMKD_CACHE at another disk"
         )

@@ -248,12 +248,12 @@ class Workspace:
 @pytest.fixture(scope="session")
 def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the smoke data set and its decoded clips."""
-    from cmkd.config.data import Reading
+    from cmkd.config.data import ReaderConfig
     from cmkd.data.dataset import open_dataset
     from cmkd.data.decoded_cache import ensure_arrays
 
     cache = tmp_path_factory.mktemp("smoke")
-    ensure_arrays(open_dataset(DATA, cache), Reading(), cache, workers=2)
+    ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=2)
     return cache
 
 

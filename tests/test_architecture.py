@@ -50,7 +50,6 @@ LAYERS: dict[str, set[str]] = {
 DOORS: dict[str, str] = {
     "av": r"cmkd/data/codec/\w+\.py",
     "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster)\.py",
-    "pyarrow": r"cmkd/data/mirror\.py",
     "mlflow": r"cmkd/tracking/mlflow_(store|calls)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from cmkd.config.data import SplitConfig
     from cmkd.data.prepare.official import OfficialRequest
-    from cmkd.data.prepare.plan import PrepareRequest
-    from cmkd.data.workers import RunFiles
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -180,10 +177,6 @@ def prepare(
         int | None, typer.Option(help="cut squares of this side, as TSM does (say 224)")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of a Ray cluster that does it, on storage it shares"),
-    ] = None,
 ) -> None:
     """Re-encode a labelled folder, or a published data set, to MPEG-4 Part 2 and split it.
 
@@ -201,7 +194,7 @@ def prepare(
     official = _official(published, annotations, split, subset)
     splits = _split_rule(official, given, folds, leave_one_group_out, train_only or [], split_seed)
     request = PrepareRequest(
-        root=root.absolute() if address else root,
+        root=root,
         output=(output or usable_cache() / "data" / name).absolute(),
         name=name,
         encoding=_config(
@@ -225,8 +218,8 @@ def prepare(
         checksums=checksums,
         workers=usable_workers(workers),
     )
-    with _place(address, request, workers) as run_files, progress("re-encoding") as on_progress:
-        report = run(request, on_progress, run_files)
+    with progress("re-encoding") as on_progress:
+        report = run(request, on_progress)
     dataset, kept = report.dataset, len(report.dataset.clips)
     typer.echo(
         f"{kept} prepared ({report.reused} of them before), {len(report.refused)} refused"
@@ -244,21 +237,6 @@ def prepare(
             f"fold {fold}: {len(parts.train)} train, {len(parts.val)} validate, "
             f"{len(parts.test)} test"
         )
-
-
-def _place(
-    address: str | None, request: PrepareRequest, workers: int | None
-) -> AbstractContextManager[RunFiles | None]:
-    """Where the files are run: on a cluster, or on this machine where there is None."""
-    from cmkd.errors import InputError
-
-    if address is None:
-        return nullcontext()
-    if workers is not None:
-        raise InputError("--address and --workers: a cluster runs a file per CPU; leave out one")
-    from cmkd.sweep.cluster import prepare_on_cluster
-
-    return prepare_on_cluster(address, request.root, request.output)
 
 
 @app.command("list")

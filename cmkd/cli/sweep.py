@@ -188,9 +188,8 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train every trial of a sweep that has no run yet; the same command resumes."""
-    from rich.console import Console
-
     from cmkd.cli.live import make_view
+    from cmkd.cli.work import progress_console
     from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep, spec_of_table
     from cmkd.errors import InfrastructureError
@@ -226,7 +225,7 @@ def sweep(
     options |= {"--until-decided": until_decided, "--address": address}
     command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
-    with make_view(Console(stderr=as_json or dry_run)) as view:
+    with make_view(progress_console(stderr=as_json or dry_run)) as view:
         if dry_run:
             plan, expected = preview(request, view)
         else:
@@ -307,10 +306,8 @@ def _summary(outcome: SweepResult, command: str) -> str:
         lines = [f"{done}, {outcome.finished} of them now, in {duration(outcome.seconds)}"]
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
-        lines += [
-            f"  {line}"
-            for line in digest([(name, failure.cause) for name, failure in outcome.failures])
-        ]
+        causes = [(name, failure.cause) for name, failure in outcome.failures]
+        lines += [f"  {line}" for line in digest(causes)]
     if plan.count("failed") and plan.rungs is None:
         lines.append(f"to try what failed again: {command} --retry-failed")
     lines += [f"{name} still waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import (
-    BackboneName,
     StudentConfig,
     TeacherConfig,
     TeacherTrainingConfig,
@@ -28,7 +27,7 @@ from cmkd.config.trial import Setting
 Family = Literal["tsm", "tdn"]
 Protocol = Literal["k400", "ssv2", "ucf-hmdb"]
 
-_TEACHERS: Mapping[Family, BackboneName] = {"tsm": "tsm_r50", "tdn": "tdn_r50"}
+_TEACHERS: Mapping[Family, str] = {"tsm": "tsm_r50", "tdn": "tdn_r50"}
 
 # I-frames / P-frames of a view, and the sides of what the branches see (I-frames are 224).
 _STUDENTS: Mapping[str, tuple[StudentConfig, int, int]] = {

@@ -18,15 +18,15 @@ from filelock import FileLock
 from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
-from cmkd.data.codec import probe
+from cmkd.data.codec.video import probe
 from cmkd.data.dataset import Dataset
-from cmkd.data.manifest import MANIFEST_FILE, file_sha256
+from cmkd.data.manifest import MANIFEST_FILE
 from cmkd.data.views import View, apply_view, label_of, make_views, plain_view, views_at_test
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, InfrastructureError
-from cmkd.io import load_array, make_folder, require_space
+from cmkd.io import file_sha256, load_array, make_folder, require_space
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ClipArrays:
 
 def ensure_arrays(
     dataset: Dataset,
-    reading: Reading,
+    reading: ReaderConfig,
     cache: Path,
     *,
     workers: int,
@@ -164,7 +164,7 @@ def ensure_arrays(
     return open_arrays(dataset, reading, cache)
 
 
-def open_arrays(dataset: Dataset, reading: Reading, cache: Path) -> ClipArrays:
+def open_arrays(dataset: Dataset, reading: ReaderConfig, cache: Path) -> ClipArrays:
     """Map the arrays that `ensure_arrays` built.
 
     Raises:
@@ -181,7 +181,7 @@ def open_arrays(dataset: Dataset, reading: Reading, cache: Path) -> ClipArrays:
     return ClipArrays(**mapped, **small)
 
 
-def _folder(dataset: Dataset, reading: Reading, cache: Path) -> Path:
+def _folder(dataset: Dataset, reading: ReaderConfig, cache: Path) -> Path:
     return cache / "arrays" / content_id("arrays", READER, dataset.id, reading)
 
 
@@ -193,12 +193,16 @@ class _ReadTask:
     encoding: EncodingConfig
     views: tuple[View, ...]
     row: int
-    reading: Reading
+    reading: ReaderConfig
     draft: Path
 
 
 def _build(
-    dataset: Dataset, reading: Reading, draft: Path, workers: int, on_progress: OnProgress | None
+    dataset: Dataset,
+    reading: ReaderConfig,
+    draft: Path,
+    workers: int,
+    on_progress: OnProgress | None,
 ) -> None:
     plan = plan_rows(dataset, reading.inputs)
     draft.mkdir()
@@ -232,7 +236,7 @@ def _remedy(dataset: Dataset) -> str:
     return "prepare the data set again"
 
 
-def _shapes(dataset: Dataset, reading: Reading, rows: int) -> _Shapes:
+def _shapes(dataset: Dataset, reading: ReaderConfig, rows: int) -> _Shapes:
     encoding, inputs = dataset.info.encoding, reading.inputs
     crop, frames = dataset.info.views.crop, inputs.num_frames
     height, width = crop or encoding.height, crop or encoding.width

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cmkd.config.data import InputConfig, Reading
+from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
-from cmkd.data.codec import survey
+from cmkd.data.codec.video import scan
 from cmkd.data.sampling import sample_clip
 
 _Rgb = UInt8[np.ndarray, "H W 3"]
@@ -57,9 +57,9 @@ def inspect_clip(path: Path, num_frames: int) -> Sights:
     Raises:
         DataError: not a usable MPEG-4 Part 2 file, or fewer frames than that.
     """
-    clip, raw = read_clip(path, Reading(inputs=InputConfig(num_frames=num_frames)))
+    clip, raw = read_clip(path, ReaderConfig(inputs=InputConfig(num_frames=num_frames)))
     # `read_clip` has vetted the file, so its picture types are all I or P.
-    sample = sample_clip(list(survey(path).kinds), num_frames, None, 0.0)
+    sample = sample_clip(list(scan(path).kinds), num_frames, None, 0.0)
     lengths = np.hypot(*clip.motion.astype(np.float32).swapaxes(0, 1))
     # A few vectors are far longer than the rest and would leave it in the dark.
     full = max(1.0, float(np.percentile(lengths, 98)))

@@ -76,12 +76,6 @@ class DatasetPlan:
         )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def digest(clips: Sequence[ClipEntry], classes: Sequence[str]) -> str:
     """SHA-256 over the sorted manifest rows, so that the order of files does not matter."""
     text = "\n".join(sorted("\t".join(_row(clip, classes)) for clip in clips))

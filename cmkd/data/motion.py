@@ -1,12 +1,9 @@
-"""Motion of MPEG-4 P-frames: from the codec's vectors to a map that points back to the I-frame.
+"""Motion and residual maps of MPEG-4 P-frames that point back to the I-frame.
 
 Axes: H x W luma pixels; the last axis of a displacement is (x, y). Displacements are whole numbers
-of half-pels and point from a pixel to where its content comes from (source minus destination).
-Between whole pixels the nearest is taken, a half going towards zero, so that a mirrored video
-gives a mirrored map.
-
-A frame's own motion is constant in blocks of 8 x 8 pixels, so what can be computed per block is,
-and only what follows the motion is computed per pixel.
+of half-pels and point from a pixel to the source of its content (source minus destination).
+Between whole pixels the nearest is taken, halves towards zero, so that a mirrored video gives a
+mirrored map. A frame's own motion is constant in blocks of 8 x 8 pixels and is handled by block.
 """
 
 from __future__ import annotations
@@ -16,35 +13,39 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float16, Int, Int16, Int64, Shaped, UInt8
 
-from cmkd.data.codec import Planes
+from cmkd.data.codec.mpeg4 import Planes
 from cmkd.data.color import difference_to_rgb
 
+MOTION_CELL = 4
+"""Pixels a side of a cell of the motion map."""
+RESIDUAL_CELL = 2
+"""Pixels a side of a cell of the residual map."""
 BLOCK = 8
 """Pixels; also four cells of 2 x 2 pixels."""
 
 
 class BlockMotion(NamedTuple):
-    """Motion of a frame's 8 x 8 blocks, of which the last may stick out of the picture."""
+    """Motion of a frame's 8 x 8 blocks; the last ones may stick out of the picture."""
 
     steps: Int16[np.ndarray, "h8 w8 2"]
     """Half-pels to the previous frame, 0 where there is no vector."""
     covered: Bool[np.ndarray, "h8 w8"]
-    """Blocks with a vector; the others are intra. Skipped blocks have a vector of zero."""
+    """Blocks with a vector (zero if skipped); the others are intra."""
 
     def field(self, height: int, width: int) -> Int16[np.ndarray, "H W 2"]:
         """`steps` of every pixel."""
-        return _spread(self.steps, height, width)
+        return _repeat(self.steps, height, width)
 
     def intra(self, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-        """The pixels without a vector."""
-        return _spread(~self.covered, height, width)
+        """Pixels of intra blocks."""
+        return _repeat(~self.covered, height, width)
 
 
 def block_motion(vectors: np.ndarray, height: int, width: int) -> BlockMotion:
-    """Lay block vectors out as a map.
+    """Map of a frame's block vectors.
 
     Args:
-        vectors: one frame's structured array (`cmkd.data.codec.VECTORS`), half-pel units,
+        vectors: one frame's structured array (`cmkd.data.codec.mpeg4.VECTORS`), half-pel units,
             square blocks of 16 or 8 pixels.
     """
     # Macroblocks may stick out of the picture: the maps have whole ones.
@@ -70,13 +71,13 @@ def block_motion(vectors: np.ndarray, height: int, width: int) -> BlockMotion:
 def accumulate(
     motion: BlockMotion, previous: Int16[np.ndarray, "H W 2"]
 ) -> Int16[np.ndarray, "H W 2"]:
-    """Chain a frame's motion with its reference's: D_t(x) = m_t(x) + D_{t-1}(x + m_t(x)).
+    """Accumulated motion: D_t(x) = m_t(x) + D_{t-1}(x + m_t(x)).
 
-    Sums are exact in half-pels; only the place where D_{t-1} is read is rounded to a pixel. Intra
-    blocks, which have no source, restart at 0. After an I-frame `previous` is 0.
+    Sums are exact in half-pels; the position at which D_{t-1} is read is rounded to a pixel.
+    Intra blocks have no source and restart at 0. After an I-frame `previous` is 0.
     """
     height, width = previous.shape[:2]
-    # Both coordinates travel as one word. Below the picture lies the line that intra blocks read.
+    # Both coordinates as one 32-bit word; intra blocks read the line of zeros below the picture.
     pairs = _padded(np.ascontiguousarray(previous).view(np.int32)[None, ..., 0], BLOCK, below=1)
     top, left = _starts(_whole_pixels(motion.steps, steps_per_pixel=2), height, width, BLOCK)
     top = np.where(motion.covered[:, None], top, height)
@@ -87,22 +88,21 @@ def accumulate(
     return cut
 
 
-def taint(
+def propagate_intra(
     motion: BlockMotion, previous: Bool[np.ndarray, "H/2 W/2"]
 ) -> Bool[np.ndarray, "H/2 W/2"]:
-    """Cells of 2 x 2 pixels whose motion chain meets an intra block after the I-frame.
+    """Mask of the 2 x 2 cells whose motion chain meets an intra block after the I-frame.
 
-    A cell is tainted as soon as any sample that luma or chroma interpolation may read is, so an
-    untainted cell is made of the I-frame alone. (Chroma of a macroblock with four vectors moves
-    by their mean, which this does not follow; `encode` writes none.) After an I-frame `previous`
-    is False.
+    A cell is marked if any sample is that luma or chroma interpolation may read, so unmarked cells
+    come from the I-frame alone. (Chroma of a macroblock with four vectors moves by their mean,
+    which is not followed; `encode` writes none.) After an I-frame `previous` is False.
     """
     height, width = previous.shape
-    intra = _spread(~motion.covered, height, width, BLOCK // 2)
+    intra = _repeat(~motion.covered, height, width, BLOCK // 2)
     if not previous.any():
         return intra
-    # A step of part of a cell reads two cells: four maps, of the cell itself, with its right
-    # neighbour, with that below, with all. One line more at the top and left: the cell beyond.
+    # A step by part of a cell reads two cells. Four maps: the cell itself, with its right
+    # neighbour, with the one below, with all three. One more line at the top and left.
     maps = np.empty((4, height + 1, width + 1), np.bool_)
     alone, right, below, both = maps
     alone[1:, 1:] = previous
@@ -117,8 +117,8 @@ def taint(
     top, left = _starts((motion.steps.astype(np.int64) >> 2) + 1, height + 1, width + 1, cells)
     reached = _windows(_padded(maps, cells), cells)[(across + 2 * down)[:, None], top, left]
     lines = reached.view(np.bool_).reshape(-1, cells * across.shape[1])
-    tainted: Bool[np.ndarray, "H/2 W/2"] = lines[:height, :width] | intra
-    return tainted
+    mask: Bool[np.ndarray, "H/2 W/2"] = lines[:height, :width] | intra
+    return mask
 
 
 def fetch(
@@ -129,7 +129,7 @@ def fetch(
     *,
     steps_per_pixel: int = 2,
 ) -> Shaped[np.ndarray, " N"]:
-    """Some pixels from where their displacements point; beyond an edge, the pixel at the edge.
+    """Pixels at the sources of the given ones; beyond an edge, the pixel at the edge.
 
     Args:
         displacement: in steps.
@@ -137,9 +137,9 @@ def fetch(
     """
     height, width = plane.shape
     whole = _whole_pixels(displacement, steps_per_pixel)
-    places = _clamped(rows + whole[:, 1], height) * width
-    places += _clamped(columns + whole[:, 0], width)
-    fetched: Shaped[np.ndarray, " N"] = np.ascontiguousarray(plane).reshape(-1).take(places)
+    flat = _clamped(rows + whole[:, 1], height) * width
+    flat += _clamped(columns + whole[:, 0], width)
+    fetched: Shaped[np.ndarray, " N"] = np.ascontiguousarray(plane).reshape(-1).take(flat)
     return fetched
 
 
@@ -153,10 +153,9 @@ def _whole_pixels(
 def _starts(
     whole: Int64[np.ndarray, "h8 w8 2"], height: int, width: int, block: int
 ) -> tuple[Int64[np.ndarray, "h8 block w8"], Int64[np.ndarray, "h8 1 w8"]]:
-    """Where in `_windows` each line of each block comes from, of a picture of that size.
+    """Row and column in `_windows` of the source of each line of each block.
 
-    Beyond an edge the sample at the edge repeats, so that what starts `block` samples outside of
-    the picture is the same as what starts further away.
+    Samples at an edge repeat beyond it, so starts are clamped at `block` samples outside.
     """
     rows, columns = len(whole), whole.shape[1]
     top = whole[:, None, :, 1] + np.arange(rows * block).reshape(rows, block, 1)
@@ -167,7 +166,7 @@ def _starts(
 def _padded(
     maps: Shaped[np.ndarray, "N H W"], margin: int, below: int = 0
 ) -> Shaped[np.ndarray, "N H+below W+2*margin"]:
-    """Maps with the samples at their left and right edges repeated, and lines of zeros below."""
+    """Maps with the left and right edges repeated, and lines of zeros below."""
     count, height, width = maps.shape
     padded = np.empty((count, height + below, width + 2 * margin), maps.dtype)
     padded[:, :height, margin : margin + width] = maps
@@ -178,7 +177,7 @@ def _padded(
 
 
 def _windows(maps: Shaped[np.ndarray, "N H W"], length: int) -> np.ndarray:
-    """At each place the `length` samples from there on as one item, which is copied in one go."""
+    """View of the `length` samples from each position on as one item, copied in one go."""
     count, height, width = maps.shape
     item = np.dtype((np.void, length * maps.itemsize))
     return np.ndarray((count, height, width - length + 1), item, maps, 0, maps.strides)
@@ -191,27 +190,38 @@ def _clamped(index: Int[np.ndarray, "*N"], size: int) -> Int[np.ndarray, "*N"]:
     return index
 
 
-def _spread(
+def _repeat(
     blocks: Shaped[np.ndarray, "h8 w8 *C"], height: int, width: int, size: int = BLOCK
 ) -> Shaped[np.ndarray, "H W *C"]:
     return blocks.repeat(size, axis=1)[:, :width].repeat(size, axis=0)[:height]
 
 
-MOTION_CELL = 4
-RESIDUAL_CELL = 2
 _CORNERS = np.array([[0, 0, 1, 1], [0, 1, 0, 1]]).reshape(2, 4, 1)
-"""Rows and columns of a cell's four pixels; the first is where its chroma sample lies."""
+"""Rows and columns of a cell's four pixels; the first is at its chroma sample."""
 
 
-class Trace(NamedTuple):
-    """The motion of one P-frame of a clip."""
+class MotionTrace(NamedTuple):
+    """Motion of one P-frame, traced back to its I-frame."""
 
     motion: BlockMotion
     """Towards the previous frame."""
     displacement: Int16[np.ndarray, "H W 2"]
     """Half-pels to the I-frame, accumulated."""
-    tainted: Bool[np.ndarray, "H/2 W/2"]
+    intra_mask: Bool[np.ndarray, "H/2 W/2"]
     """Cells with content of an intra block, which does not come from the I-frame."""
+
+
+def step(vectors: np.ndarray, height: int, width: int, previous: MotionTrace | None) -> MotionTrace:
+    """Trace of the next P-frame of a GOP; `previous` is None after the I-frame."""
+    motion = block_motion(vectors, height, width)
+    if previous is None:
+        clean = np.zeros((height // 2, width // 2), np.bool_)
+        return MotionTrace(motion, motion.field(height, width), propagate_intra(motion, clean))
+    return MotionTrace(
+        motion,
+        accumulate(motion, previous.displacement),
+        propagate_intra(motion, previous.intra_mask),
+    )
 
 
 class Difference(NamedTuple):
@@ -222,17 +232,8 @@ class Difference(NamedTuple):
     v: Int16[np.ndarray, "H/2 W/2"]
 
 
-def follow(vectors: np.ndarray, height: int, width: int, previous: Trace | None) -> Trace:
-    """The trace of a P-frame; `previous` is that of the frame before, None after an I-frame."""
-    motion = block_motion(vectors, height, width)
-    if previous is None:
-        clean = np.zeros((height // 2, width // 2), np.bool_)
-        return Trace(motion, motion.field(height, width), taint(motion, clean))
-    return Trace(motion, accumulate(motion, previous.displacement), taint(motion, previous.tainted))
-
-
-def residual(picture: Planes, warped: Planes, intra: Planes, at: Trace) -> Difference:
-    """R_t: `picture` minus what motion alone makes of the I-frame.
+def residual(picture: Planes, warped: Planes, intra: Planes, trace: MotionTrace) -> Difference:
+    """R_t: `picture` minus its prediction from the I-frame by motion alone.
 
     Args:
         warped: the same frame decoded without residuals.
@@ -241,12 +242,12 @@ def residual(picture: Planes, warped: Planes, intra: Planes, at: Trace) -> Diffe
     found = Difference(
         *(np.subtract(a, b, dtype=np.int16) for a, b in zip(picture, warped, strict=True))
     )
-    rows, columns = np.nonzero(at.tainted)
+    rows, columns = np.nonzero(trace.intra_mask)
     if not len(rows):
         return found
     height, width = picture.y.shape
-    # Places are numbers into what lies flat, and both coordinates travel as one word.
-    vectors = np.ascontiguousarray(at.displacement).view(np.int32).reshape(-1)
+    # Flat indices; both coordinates of a vector as one 32-bit word.
+    vectors = np.ascontiguousarray(trace.displacement).view(np.int32).reshape(-1)
     y, x = (2 * rows + _CORNERS[0]).reshape(-1), (2 * columns + _CORNERS[1]).reshape(-1)
     luma, chroma = y * width + x, rows * (width // 2) + columns
     displacement = vectors.take(luma).view(np.int16).reshape(-1, 2)
@@ -260,16 +261,16 @@ def residual(picture: Planes, warped: Planes, intra: Planes, at: Trace) -> Diffe
 
 def _replace(
     found: Int16[np.ndarray, "H W"],
-    places: Int64[np.ndarray, " N"],
+    indices: Int64[np.ndarray, " N"],
     picture: UInt8[np.ndarray, "H W"],
     moved: UInt8[np.ndarray, " N"],
 ) -> None:
-    shown = np.ascontiguousarray(picture).reshape(-1).take(places)
-    found.reshape(-1)[places] = np.subtract(shown, moved, dtype=np.int16)
+    shown = np.ascontiguousarray(picture).reshape(-1).take(indices)
+    found.reshape(-1)[indices] = np.subtract(shown, moved, dtype=np.int16)
 
 
 def pool_motion(field: Int16[np.ndarray, "H W 2"]) -> Float16[np.ndarray, "2 H/4 W/4"]:
-    """Half-pels of pixels to mean pixels of cells."""
+    """Mean motion of each cell in pixels."""
     height, width = field.shape[:2]
     lines = field.reshape(-1, MOTION_CELL, 2 * width).astype(np.int32)
     # Adding four slices is several times faster than a sum over so short an axis.
@@ -284,10 +285,10 @@ def pool_motion(field: Int16[np.ndarray, "H W 2"]) -> Float16[np.ndarray, "2 H/4
     return (half_pels / 2).astype(np.float16)
 
 
-def pool_residual(of: Difference) -> Float16[np.ndarray, "3 H/2 W/2"]:
-    """Differences of planes to mean RGB differences of cells."""
-    luma = _sum_2x2(of.y) / np.float32(RESIDUAL_CELL**2)
-    planes = (plane[None].astype(np.float32) for plane in (luma, of.u, of.v))
+def pool_residual(difference: Difference) -> Float16[np.ndarray, "3 H/2 W/2"]:
+    """Mean RGB difference of each cell."""
+    luma = _sum_2x2(difference.y) / np.float32(RESIDUAL_CELL**2)
+    planes = (plane[None].astype(np.float32) for plane in (luma, difference.u, difference.v))
     maps: Float16[np.ndarray, "3 H/2 W/2"] = difference_to_rgb(*planes)[0].astype(np.float16)
     return maps
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec import survey
+from cmkd.data.codec.video import scan
 from cmkd.data.dataset import Dataset
-from cmkd.data.manifest import MANIFEST_FILE, file_sha256
+from cmkd.data.manifest import MANIFEST_FILE
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, InfrastructureError
+from cmkd.io import file_sha256
 
 SECONDS_PER_CLIP = 300.0
 
@@ -81,7 +82,7 @@ def _problems(task: _Task) -> tuple[str, ...]:
 
 def _faults(path: Path, encoding: EncodingConfig) -> Iterator[str]:
     """What differs from a file that `cmkd.data.codec.encode` writes."""
-    found = survey(path)
+    found = scan(path)
     wanted = ("mpeg4", encoding.width, encoding.height, "yuv420p")
     if (found.codec, found.width, found.height, found.pixel_format) != wanted:
         yield (

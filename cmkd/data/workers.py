@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from cmkd.errors import CmkdError, DataError, InfrastructureError
 
@@ -29,15 +29,6 @@ ATTEMPTS = 3
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
-
-
-class RunFiles(Protocol):
-    """`run_tasks` wherever it runs: here, or on other machines."""
-
-    def __call__(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task], *, timeout: float
-    ) -> Iterator[tuple[int, Result | CmkdError]]:
-        """Yield (task number, result or deliberate error) as tasks finish."""
 
 
 def run_tasks(

@@ -9,28 +9,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from cmkd.config.base import Config
-from cmkd.config.method import Gate, GraphIndex
 from cmkd.config.paths import packaged
 from cmkd.config.spec import NAME
 from cmkd.config.yaml_loader import explain, read_yaml, suggest
 from cmkd.errors import ConfigError
-from cmkd.report.paper import Half, RowCost, Weight
+from cmkd.report.arms import ArmQuery, Family
+from cmkd.report.paper import RowCost
 
 TEACHER = "teacher"
 """The name of the RGB teacher where an arm is expected."""
 
 ClaimName = Annotated[str, Field(pattern=NAME)]
-
-
-class ArmOfClaim(Config):
-    """A student by its whole setting, in either half."""
-
-    decoder: bool = True
-    lambda_1: Weight = 0.0
-    lambda_2: Weight = 0.0
-    logits: bool = False
-    gate: Gate | None = Field(default=None, description="None: whichever the method has")
-    tg: tuple[GraphIndex, ...] | None = Field(default=None, description="None: likewise")
 
 
 class Statement(Config):
@@ -49,7 +38,7 @@ class AccuracyClaim(Statement):
     kind: Literal["better", "near", "equal"]
     margin: float = Field(default=0.0, ge=0, description="points")
     sweep: str = Field(min_length=1, description="the spec that has the arms")
-    halves: tuple[Half, ...] = Field(min_length=1, description="a claim of its own in each")
+    halves: tuple[Family, ...] = Field(min_length=1, description="a claim of its own in each")
     pairs: tuple[tuple[str, str], ...] = Field(min_length=1, description="names in `arms`")
 
     @model_validator(mode="after")
@@ -64,7 +53,7 @@ class CostClaim(Statement):
     """Holds where `ours` takes fewer multiply-accumulates than `than`."""
 
     kind: Literal["cheaper"]
-    half: Half
+    half: Family
     ours: RowCost
     than: RowCost
 
@@ -73,7 +62,7 @@ class Claims(Config):
     """The file. `level` is the probability of any false verdict about accuracy on a data set."""
 
     level: float = Field(gt=0, lt=0.5)
-    arms: dict[str, ArmOfClaim]
+    arms: dict[str, ArmQuery]
     claims: dict[ClaimName, Annotated[AccuracyClaim | CostClaim, Field(discriminator="kind")]] = (
         Field(min_length=1)
     )

@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 
 from cmkd.config.sweep import Arm, Sweep
+from cmkd.report.arms import FAMILIES, ArmQuery, Family, family_of_arm, find_arm, find_reference
 from cmkd.report.cells import Outcomes, TestSet, outcomes
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import HALVES, Counterpart, Half, find_arm, find_reference, half_of
 from cmkd.stats import (
     CONFIDENCE,
     Interval,
@@ -143,7 +143,7 @@ class Compared:
     """
 
     name: str
-    half: Half
+    half: Family
     contrast: Contrast | None
     p_holm: float | None
 
@@ -154,7 +154,7 @@ def against(sources: Sequence[tuple[Evidence, TestSet]], role: str) -> tuple[Com
     One family per half over all `sources`, as a reader scans the rows of one half for those that
     stand out; what two sweeps both compare is compared once.
     """
-    found: dict[Half, dict[str, Contrast | None]] = {half: {} for half in HALVES}
+    found: dict[Family, dict[str, Contrast | None]] = {half: {} for half in FAMILIES}
     seen: set[tuple[str, str]] = set()
     for evidence, test in sources:
         for arm, other in _referred(evidence.sweep, role):
@@ -162,7 +162,7 @@ def against(sources: Sequence[tuple[Evidence, TestSet]], role: str) -> tuple[Com
             if pair in seen:
                 continue
             seen.add(pair)
-            rows, name = found[half_of(arm.setting)], f"{arm.name} {MINUS} {other.name}"
+            rows, name = found[family_of_arm(arm.setting)], f"{arm.name} {MINUS} {other.name}"
             # Two sweeps may call different settings the same.
             name += f" ({evidence.sweep.spec.name})" if name in rows else ""
             ours, theirs = (outcomes(evidence, one) for one in pair)
@@ -206,7 +206,7 @@ The interaction is what one kind of KD gains by the presence of the other.
 def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
     """Main effects and interaction of spatial and temporal KD, by half that has all four arms."""
     rows: list[Compared] = []
-    for half in HALVES:
+    for half in FAMILIES:
         arms = _corners(evidence.sweep, half)
         if arms is not None:
             pooled = {place: outcomes(evidence, arm.setting.id) for place, arm in arms.items()}
@@ -218,11 +218,13 @@ def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
     return tuple(rows)
 
 
-def _corners(sweep: Sweep, half: Half) -> Mapping[tuple[bool, bool], Arm] | None:
+def _corners(sweep: Sweep, half: Family) -> Mapping[tuple[bool, bool], Arm] | None:
     corners: dict[tuple[bool, bool], Arm] = {}
     for spatial in (False, True):
         for temporal in (False, True):
-            wanted = Counterpart(half=half, lambda_1=spatial or 0.0, lambda_2=temporal or 0.0)
+            wanted = ArmQuery(
+                family=half, method={"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
+            )
             arm = find_arm(sweep, wanted)
             if arm is None:
                 return None
@@ -230,7 +232,7 @@ def _corners(sweep: Sweep, half: Half) -> Mapping[tuple[bool, bool], Arm] | None
     return corners
 
 
-def _family(found: Mapping[str, Contrast | None], half: Half) -> list[Compared]:
+def _family(found: Mapping[str, Contrast | None], half: Family) -> list[Compared]:
     measured = {name: one for name, one in found.items() if one is not None}
     tested = [one.p for one in measured.values()]
     adjusted = dict(zip(measured, holm(tested) if tested else (), strict=True))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cmkd.report.arms import NOT_OURS, family_of_arm
 from cmkd.report.evidence import trials_of
 from cmkd.report.grids import cost_grid, difference_cells, difference_heads, main_grid, score_cell
 from cmkd.report.page import Cell, Grid, Line, Page
-from cmkd.report.paper import NOT_OURS, cited, half_of
+from cmkd.report.paper import cited
 from cmkd.report.provenance import run_url, teachers_name
 from cmkd.report.tables import Table
 from cmkd.report.text import (
@@ -16,7 +17,7 @@ from cmkd.report.text import (
     FEW_MARK,
     OPEN_MARK,
     OUTSIDE_MARK,
-    absent_halves,
+    absent_families,
     commits_text,
     folds_text,
     heading,
@@ -39,7 +40,7 @@ def last_grid(table: Table) -> Grid:
                 score_cell(one, "last", table),
                 *difference_cells(one, "last", table),
             ],
-            half_of(one.arm.setting),
+            family_of_arm(one.arm.setting),
         )
         for one in table.measured
     ]
@@ -87,7 +88,7 @@ def arm_grid(table: Table) -> Grid:
         if setting.model != "student":
             details = [NOT_OURS] * len(details)
         texts = [arm.name, setting.id, setting.model, *details]
-        lines.append(_line([Cell(text) for text in texts], half_of(setting)))
+        lines.append(_line([Cell(text) for text in texts], family_of_arm(setting)))
     columns = ("Arm", "setting_id", "Model", "Student", "Teacher", "Epochs", "Decoder")
     caption = f"What each arm of the sweep {table.sweep.spec.name} is."
     return Grid("arms", "Arms", caption, (*columns, "λ1", "λ2", "Logits KD"), tuple(lines))
@@ -105,8 +106,8 @@ def run_grid(table: Table) -> Grid:
             trials=tuple(trial.trial_id for trial in trials),
             links=tuple(zip(runs, urls, strict=False)),
         )
-        lines.append(_line([Cell(one.arm.name), cell], half_of(one.arm.setting)))
-    for half, by_fold in evidence.teachers.items():
+        lines.append(_line([Cell(one.arm.name), cell], family_of_arm(one.arm.setting)))
+    for family, by_fold in evidence.teachers.items():
         known = {fold: one for fold, one in by_fold.items() if one.run_id}
         runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known.items()]
         urls = [run_url(table.server, one) for one in known.values()] if table.server else []
@@ -116,7 +117,7 @@ def run_grid(table: Table) -> Grid:
                 trials=tuple(dict.fromkeys(one.teacher_id for one in known.values())),
                 links=tuple(zip(runs, urls, strict=False)),
             )
-            lines.append(_line([Cell(teachers_name(half)), cell], half))
+            lines.append(_line([Cell(teachers_name(family)), cell], family))
     columns = ("Arm", "Runs (seed/fold, start of the run id)")
     shown = (
         f"They are shown at {table.server}."
@@ -177,8 +178,9 @@ def _circumstances(table: Table, version: str) -> Iterator[str]:
             yield unmeasured
         yield from _teacher_lines(table)
         yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
-        for half in absent_halves(table):
-            yield f"{half} half: no finished trial yet; run: {table.command}{_only(table, half)}."
+        for family in absent_families(table):
+            command = f"{table.command}{_only(table, family)}"
+            yield f"{family} family: no finished trial yet; run: {command}."
         if table.sweep.waiting:
             names = ", ".join(
                 sorted({one for many in table.sweep.waiting.values() for one in many})
@@ -201,22 +203,23 @@ def _circumstances(table: Table, version: str) -> Iterator[str]:
     yield f"Sweep {table.sweep.spec.name}; {made}report by {version}."
 
 
-def _only(table: Table, half: str) -> str:
-    """The option that trains the arms of `half` alone, where their names allow one."""
-    prefix = f"{half.lower()}_"
+def _only(table: Table, family: str) -> str:
+    """The option that trains the arms of `family` alone, where their names allow one."""
+    prefix = f"{family.lower()}_"
     own = {
-        arm.name.startswith(prefix) == (half_of(arm.setting) == half) for arm in table.sweep.arms
+        arm.name.startswith(prefix) == (family_of_arm(arm.setting) == family)
+        for arm in table.sweep.arms
     }
     return f" --only '{prefix}*'" if own == {True} else ""
 
 
 def _teacher_lines(table: Table) -> Iterator[str]:
-    for half, by_fold in sorted(table.evidence.teachers.items()):
+    for family, by_fold in sorted(table.evidence.teachers.items()):
         networks = ", ".join(sorted({one.backbone for one in by_fold.values()}))
         ids = ", ".join(dict.fromkeys(one.teacher_id for one in by_fold.values()))
         known = all(one.selected is not None for one in by_fold.values())
         lost = "" if known else "; its run is not in the store"
-        yield f"RGB teacher of the {half} half: {networks} {ids}{lost}."
+        yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
 
 
 def _cost_lines(table: Table) -> Iterator[str]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cmkd.report.arms import find_reference
 from cmkd.report.cells import Difference, Outcomes, TestSet, difference
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.paper import find_reference
 from cmkd.report.tables import Measured, Table
 
 LEGIBLE = 12

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cmkd.report.arms import FAMILIES, ArmQuery, Family, find_arm
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.paper import HALVES, Counterpart, Half, find_arm
 from cmkd.report.predictions import Graphs, InsideClip
 from cmkd.report.tables import Table
 
@@ -121,27 +121,29 @@ def _likeness(seeds: Sequence[Inside], teacher: Sequence[Graphs]) -> dict[int, f
     return {number: value for number, value in found.items() if value is not None}
 
 
-def inside_of(table: Table) -> Iterator[tuple[Half, Mapping[str, Sequence[Inside]]]]:
-    """By half, what trials of control, spatial, temporal and both keep of one fold, by arm.
+def inside_of(table: Table) -> Iterator[tuple[Family, Mapping[str, Sequence[Inside]]]]:
+    """By family, what trials of control, spatial, temporal and both keep of one fold, by arm.
 
-    The fold is the first; a half whose trials keep nothing is left out.
+    The fold is the first; a family whose trials keep nothing is left out.
     """
     fold = table.evidence.folds[0] if table.evidence.folds else 0
-    for half in HALVES:
+    for family in FAMILIES:
         found = {
             arm: [one for run_id in run_ids if (one := table.read_inside(run_id))]
-            for arm, run_ids in _runs(table.evidence, half, fold).items()
+            for arm, run_ids in _runs(table.evidence, family, fold).items()
         }
         found = {arm: seeds for arm, seeds in found.items() if seeds}
         if found:
-            yield half, found
+            yield family, found
 
 
-def _runs(evidence: Evidence, half: Half, fold: int) -> Mapping[str, list[str]]:
+def _runs(evidence: Evidence, family: Family, fold: int) -> Mapping[str, list[str]]:
     runs: dict[str, list[str]] = {}
     for temporal in (False, True):
         for spatial in (False, True):
-            wanted = Counterpart(half=half, lambda_1=spatial or 0.0, lambda_2=temporal or 0.0)
+            wanted = ArmQuery(
+                family=family, method={"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
+            )
             arm = find_arm(evidence.sweep, wanted)
             if arm is not None:
                 own = [one for one in trials_of(evidence, arm) if one.fold == fold]

@@ -12,7 +12,7 @@ from cmkd.config.data import OfficialPart
 from cmkd.config.selections import Choice
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.paper import Half
+from cmkd.report.arms import Family
 from cmkd.report.predictions import Predictions, PredictionsReader
 from cmkd.report.runs import (
     Teacher,
@@ -51,7 +51,7 @@ class Evidence:
 
     `folds` are those with any finished trial; `fold_count` is how many the data set has, None
     where the runs do not say. `seeds` are all seeds any run of these arms was started with.
-    `commits` are those of the finished trials, `teachers` those of each half by fold. `sweep` has
+    `commits` are those of the finished trials, `teachers` those of each family by fold. `sweep` has
     the arms that are known after `choices`. `official` says what of a published data set it is.
     """
 
@@ -63,7 +63,7 @@ class Evidence:
     fold_count: int | None
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
-    teachers: Mapping[Half, Mapping[int, Teacher]]
+    teachers: Mapping[Family, Mapping[int, Teacher]]
     unfinished: Mapping[str, int]
     commits: tuple[str, ...]
     sweep: Sweep
@@ -111,9 +111,9 @@ def collect(
     Raises:
         NothingMeasured: no finished run.
         InputError: runs of several data versions or selection rules, or of several teachers in
-            one half and fold; a trial that is there twice; a metric that is missing, not finite or
-            not what the predictions say; predictions that are not where the store keeps them. The
-            message names the runs and the remedy.
+            one family and fold; a trial that is there twice; a metric that is missing, not finite
+            or not what the predictions say; predictions that are not where the store keeps them.
+            The message names the runs and the remedy.
         InfrastructureError: the store does not answer.
     """
     known = Known() if known is None else known

@@ -14,10 +14,11 @@ import numpy as np
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.report.arms import Family
 from cmkd.report.cells import TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
-from cmkd.report.paper import TABLES, Half, TableSpec
+from cmkd.report.paper import TABLES, TableSpec
 from cmkd.report.predictions import FILE as INSIDE
 from cmkd.report.predictions import InsideClip, parse_inside, parse_predictions
 from cmkd.report.rows import build_table
@@ -183,15 +184,15 @@ class Gatherer:
             return ()
         return parse_inside(text, f"run {run_id}")
 
-    def teacher(self, evidence: Evidence, half: Half, test: TestSet) -> np.ndarray | None:
-        """What the RGB teachers of `half` got right at the selected epoch: Bool "N" over `test`.
+    def teacher(self, evidence: Evidence, family: Family, test: TestSet) -> np.ndarray | None:
+        """What the RGB teachers of `family` got right at the selected epoch: Bool "N" over `test`.
 
         None where the run of a fold's teacher, or its predictions, are not in the store.
 
         Raises:
             InputError: a teacher was tested on other clips than its students.
         """
-        teachers = evidence.teachers.get(half, {})
+        teachers = evidence.teachers.get(family, {})
         clips: list[str] = []
         right: list[np.ndarray] = []
         for fold in evidence.folds:
@@ -205,8 +206,8 @@ class Gatherer:
             right.append(predictions.selected)
         if tuple(clips) != test.clips:
             raise InputError(
-                f"the RGB teacher of the {half} half was tested on other clips than its students; "
-                "delete the runs that are wrong and sweep again"
+                f"the RGB teacher of the {family} family was tested on other clips than its "
+                "students; delete the runs that are wrong and sweep again"
             )
         return np.concatenate(right)
 

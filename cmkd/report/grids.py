@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cmkd.report.arms import family_of_arm, standard_reference
 from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.page import Cell, Grid, Line
-from cmkd.report.paper import half_of, standard_reference
 from cmkd.report.provenance import teachers_name
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (
@@ -22,6 +22,7 @@ from cmkd.report.text import (
     signed,
     usual_seeds,
 )
+from cmkd.stats import MARGIN
 
 
 def main_grid(table: Table) -> Grid:
@@ -45,10 +46,10 @@ def main_grid(table: Table) -> Grid:
 
 
 def _group(row: Row, table: Table) -> str:
-    """What stands together: halves, and in a table outside the paper what one block varies."""
+    """What stands together: families, and in a table outside the paper what one block varies."""
     if table.spec.published is None and isinstance(row.measured, Measured):
         return row.measured.arm.block
-    return row.half or ""
+    return row.family or ""
 
 
 def _main_caption(table: Table) -> str:
@@ -61,9 +62,8 @@ def _main_caption(table: Table) -> str:
         f"{evidence.selection}."
     )
     best = (
-        "Bold: with 95 % confidence the best arm of the half is among these (teachers stand apart; "
-        "one-sided paired tests from 3 shared seeds on, the level shared by an arm's rivals; none "
-        "is bold where that may be any of them)."
+        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
+        "from 3 seeds on; none where that is most arms."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
     return f"{title} {selection} {best}{delta if table.spec.references else ''}"
@@ -82,13 +82,13 @@ def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
         yield from _cost_cells(row)
     measured = row.measured
     if measured is None:
-        text = DASH if row.half is None else f"{DASH} (not measured)"
+        text = DASH if row.family is None else f"{DASH} (not measured)"
         yield from (Cell(DASH), Cell(text), Cell(text), *_blank(table))
     elif isinstance(measured, TeacherScore):
         yield Cell(f"teacher {measured.backbone}")
         for accuracy in (measured.selected, measured.last):
             shown = f"{accuracy:.1f} (one training per fold)" if accuracy is not None else DASH
-            where = teachers_name(measured.half) if accuracy is not None else ""
+            where = teachers_name(measured.family) if accuracy is not None else ""
             yield Cell(shown, "measured", accuracy, trials=measured.ids, arm=where)
         yield from _blank(table)
     else:
@@ -137,7 +137,7 @@ def difference_heads(table: Table) -> list[str]:
 def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
     """The differences of an arm at `epoch` to the references of `table`."""
     for role, difference in one.differences[epoch].items():
-        standard = standard_reference(table.sweep, role, half_of(one.arm.setting))
+        standard = standard_reference(table.sweep, role, family_of_arm(one.arm.setting))
         name = standard.name if standard else None
         text = difference_text(difference, one.arm.name, name, usual_seeds(table))
         yield _difference_cell(text, difference, one.arm.name)
@@ -162,7 +162,7 @@ def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell
 def cost_grid(table: Table) -> Grid:
     """Computation per view and parameters of the rows that have a measured cost."""
     lines = [
-        Line(tuple(_per_view_cells(row, row.cost)), row.half or "")
+        Line(tuple(_per_view_cells(row, row.cost)), row.family or "")
         for row in table.rows
         if row.cost is not None
     ]

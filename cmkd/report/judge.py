@@ -10,6 +10,7 @@ import numpy as np
 
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
+from cmkd.report.arms import FAMILIES, Family, find_arm
 from cmkd.report.cells import Outcomes, TestSet, outcomes, shared_test_set
 from cmkd.report.claims import TEACHER, AccuracyClaim, Claims, CostClaim
 from cmkd.report.comparisons import Compared, against, contrast, factorial
@@ -17,7 +18,7 @@ from cmkd.report.costs import CostCell, ModelCost, row_cost
 from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gather import Gatherer
 from cmkd.report.identical_arms import twins
-from cmkd.report.paper import HALVES, Counterpart, Half, PublishedRow, RowCost, find_arm
+from cmkd.report.paper import PublishedRow, RowCost
 from cmkd.report.verdicts import Case, Paired, Ruling, Verdict, rule
 
 
@@ -70,7 +71,7 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
     finders = {name: _Finder(claims, gatherer, name, found[name]) for name in names}
     cases = tuple(
         finders[claim.sweep].case(name, claim, half)
-        for half in HALVES
+        for half in FAMILIES
         for name, claim in accuracy.items()
         if half in claim.halves
     )
@@ -108,7 +109,7 @@ class _Finder:
         self._twins = set(twins(found)) if isinstance(found, Evidence) else set()
         self._test = shared_test_set(found) if isinstance(found, Evidence) else None
 
-    def case(self, name: str, claim: AccuracyClaim, half: Half) -> Case:
+    def case(self, name: str, claim: AccuracyClaim, half: Family) -> Case:
         """`claim` in `half` with all its pairs, or with what is lacking for them."""
         if self._evidence is None or self._test is None:
             return Case(name, half, claim, (), f"run: {self._command}")
@@ -122,7 +123,7 @@ class _Finder:
         return Case(name, half, claim, pairs, lacking)
 
     def _pair(
-        self, one: str, other: str, half: Half, evidence: Evidence, test: TestSet
+        self, one: str, other: str, half: Family, evidence: Evidence, test: TestSet
     ) -> Paired | str:
         over, under = self._arm(one, half, evidence), self._arm(other, half, evidence)
         if over is None:
@@ -142,13 +143,13 @@ class _Finder:
         is_dead = names in self._twins or names[::-1] in self._twins
         return Paired(*names, delta, is_dead)
 
-    def _arm(self, name: str, half: Half, evidence: Evidence) -> Arm | None:
+    def _arm(self, name: str, half: Family, evidence: Evidence) -> Arm | None:
         wanted = self._claims.arms.get(name)
         if wanted is None:
             return None
-        return find_arm(evidence.sweep, Counterpart(half=half, **wanted.model_dump()))
+        return find_arm(evidence.sweep, wanted.of(half))
 
-    def _lack(self, name: str, half: Half, evidence: Evidence) -> str:
+    def _lack(self, name: str, half: Family, evidence: Evidence) -> str:
         if evidence.sweep.waiting:
             return f"{name} waits for a selection; run: {self._command}"
         lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {half} half"
@@ -156,7 +157,7 @@ class _Finder:
         return f"{lack}; its search selected {chosen}" if chosen else lack
 
 
-def _as_outcomes(right: np.ndarray, like: Outcomes, evidence: Evidence, half: Half) -> Outcomes:
+def _as_outcomes(right: np.ndarray, like: Outcomes, evidence: Evidence, half: Family) -> Outcomes:
     """The teacher, which has no seed of its own, beside each seed of its students."""
     repeated = np.repeat(right[None], len(like.seeds), axis=0)
     ids = tuple(evidence.teachers[half][fold].teacher_id for fold in evidence.folds)

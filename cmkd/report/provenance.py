@@ -43,9 +43,9 @@ def traces(table: Table, arm: str | None = None) -> tuple[Trace, ...]:
     )
 
 
-def teachers_name(half: str) -> str:
-    """Names the line of the runs of the RGB teachers of a half."""
-    return f"RGB teacher of the {half} half (by fold)"
+def teachers_name(family: str) -> str:
+    """Names the line of the runs of the RGB teachers of a family."""
+    return f"RGB teacher of the {family} family (by fold)"
 
 
 def run_url(server: str, one: Trial | Teacher) -> str:

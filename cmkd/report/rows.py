@@ -7,35 +7,34 @@ from dataclasses import replace
 
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.errors import ConfigError
+from cmkd.report.arms import (
+    FAMILIES,
+    NOT_OURS,
+    Family,
+    families_of,
+    family_of,
+    family_of_arm,
+    find_arm,
+    find_reference,
+    label_of,
+)
 from cmkd.report.cells import (
     EPOCHS,
     Difference,
     Epoch,
     Outcomes,
     TestSet,
+    best_arms,
     difference,
     fold_weighted,
     group_accuracies,
-    not_below_best,
     outcomes,
     score,
     shared_test_set,
 )
 from cmkd.report.costs import ModelCost, row_cost
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import (
-    HALVES,
-    NOT_OURS,
-    Half,
-    PublishedRow,
-    PublishedTable,
-    TableSpec,
-    family_of,
-    find_arm,
-    find_reference,
-    half_of,
-    label_of,
-)
+from cmkd.report.paper import PublishedRow, PublishedTable, TableSpec
 from cmkd.report.runs import Teacher
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 
@@ -49,7 +48,7 @@ def build_table(
 ) -> Table:
     """The rows of the paper in its order, and the arms that are not in the paper.
 
-    A table whose rows are all ours is put half by half, what the paper lacks after each; in a
+    A table whose rows are all ours is put family by family, what the paper lacks after each; in a
     comparison with others our further rows follow at the end.
 
     Raises:
@@ -67,7 +66,7 @@ def build_table(
     rows = [
         Row(
             row.method,
-            row.ours.half if row.ours else None,
+            row.ours.family if row.ours else None,
             row.labels,
             row.printed,
             row.gflops,
@@ -84,8 +83,9 @@ def build_table(
         if name not in shown
     ]
     ordered = [*rows, *added, *rest, *teachers]
-    if all(row.half is not None for row in ordered):
-        ordered.sort(key=lambda row: HALVES.index(row.half) if row.half else 0)
+    if all(row.family is not None for row in ordered):
+        order = [*FAMILIES, *families_of(sweep)]
+        ordered.sort(key=lambda row: order.index(row.family or ""))
     return Table(spec, published, evidence, test, tuple(ordered), command)
 
 
@@ -103,7 +103,7 @@ def _added_rows(
             students.append(_outside(row.method, found, published))
         elif found is not None and row.ours is not None:
             labels = tuple(NOT_OURS for _ in published.labels)
-            teachers.append(Row(row.method, row.ours.half, labels, None, None, found, None))
+            teachers.append(Row(row.method, row.ours.family, labels, None, None, found, None))
     return students, teachers
 
 
@@ -111,16 +111,11 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
     sweep = evidence.sweep
     pooled = {arm.name: outcomes(evidence, arm.setting.id) for arm in sweep.arms}
     measured = {arm.name: _measure(arm, spec, sweep, pooled, test) for arm in sweep.arms}
-    for half in HALVES:
+    for family in families_of(sweep):
         # Arms that spell one setting differently are one arm.
-        arms = {a.name: a.setting.id for a in sweep.arms if half_of(a.setting) == half}
+        arms = {a.name: a.setting.id for a in sweep.arms if family_of_arm(a.setting) == family}
         own = {setting_id: pooled[name] for name, setting_id in arms.items()}
-        level = {epoch: not_below_best(own, test, epoch) for epoch in EPOCHS}
-        complete = {setting_id for setting_id, one in own.items() if one.seeds}
-        # A mark on all of them would look like a result and say nothing.
-        level = {
-            epoch: found if found < complete else frozenset() for epoch, found in level.items()
-        }
+        level = {epoch: best_arms(own, epoch) for epoch in EPOCHS}
         for name, setting_id in arms.items():
             at = frozenset(epoch for epoch in EPOCHS if setting_id in level[epoch])
             measured[name] = replace(measured[name], level=at)
@@ -153,21 +148,21 @@ def _counterpart(
     row: PublishedRow, measured: Mapping[str, Measured], evidence: Evidence, test: TestSet
 ) -> Measured | TeacherScore | None:
     wanted = row.ours
-    if wanted is None:
+    if wanted is None or wanted.family is None:
         return None
     if not wanted.teacher:
         arm = find_arm(evidence.sweep, wanted)
         return measured[arm.name] if arm else None
     if row.printed is None:
-        return _teacher(wanted.half, evidence.teachers.get(wanted.half, {}), test)
-    # A printed teacher is a network by name, and either half may be taught by it.
-    for half, by_fold in evidence.teachers.items():
-        if {family_of(one.backbone) for one in by_fold.values()} == {wanted.half}:
-            return _teacher(half, by_fold, test)
+        return _teacher(wanted.family, evidence.teachers.get(wanted.family, {}), test)
+    # A printed teacher is a network by name, and either family may be taught by it.
+    for family, by_fold in evidence.teachers.items():
+        if {family_of(one.backbone) for one in by_fold.values()} == {wanted.family}:
+            return _teacher(family, by_fold, test)
     return None
 
 
-def _teacher(half: Half, by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
+def _teacher(family: Family, by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
     if not by_fold:
         return None
     return TeacherScore(
@@ -175,7 +170,7 @@ def _teacher(half: Half, by_fold: Mapping[int, Teacher], test: TestSet) -> Teach
         tuple(dict.fromkeys(one.teacher_id for one in by_fold.values())),
         fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test),
         fold_weighted({fold: one.last for fold, one in by_fold.items()}, test),
-        half,
+        family,
     )
 
 
@@ -183,4 +178,4 @@ def _outside(method: str, measured: Measured, published: PublishedTable) -> Row:
     """A row of ours that the paper does not have; its labels follow from its setting."""
     setting = measured.arm.setting
     labels = tuple(label_of(name, setting) for name in published.labels)
-    return Row(method, half_of(setting), labels, None, None, measured, None)
+    return Row(method, family_of_arm(setting), labels, None, None, measured, None)

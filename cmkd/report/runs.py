@@ -10,9 +10,8 @@ from math import isfinite, nan
 
 from cmkd.config.selections import Choice, Scores, resolve
 from cmkd.config.sweep import Arm, Sweep
-from cmkd.config.training import BackboneName
 from cmkd.errors import InputError
-from cmkd.report.paper import Half, distils, half_of
+from cmkd.report.arms import Family, distils, family_of_arm
 from cmkd.tracking.reader import RunReader
 from cmkd.tracking.store import RunRecord
 
@@ -106,7 +105,7 @@ class Teacher:
     """
 
     teacher_id: str
-    backbone: BackboneName
+    backbone: str
     run_id: str | None
     experiment_id: str | None
     commit: str | None
@@ -116,35 +115,35 @@ class Teacher:
 
 def teachers_of(
     store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
-) -> dict[Half, dict[int, Teacher]]:
-    """The teacher that taught the students among `runs`, by half and fold.
+) -> dict[Family, dict[int, Teacher]]:
+    """The teacher that taught the students among `runs`, by family and fold.
 
     Args:
         arms: by setting id.
 
     Raises:
-        InputError: students of one half and fold had different teachers, or a teacher has two
+        InputError: students of one family and fold had different teachers, or a teacher has two
             runs; the message names them and the remedy.
     """
-    groups: dict[tuple[Half, int], list[RunRecord]] = {}
+    groups: dict[tuple[Family, int], list[RunRecord]] = {}
     for run in runs:
         setting = arms[tag(run, "setting_id")].setting
         if distils(setting):
-            groups.setdefault((half_of(setting), number(run, "fold")), []).append(run)
+            groups.setdefault((family_of_arm(setting), number(run, "fold")), []).append(run)
     finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
-    teachers: dict[Half, dict[int, Teacher]] = {}
-    for (half, fold), group in sorted(groups.items()):
+    teachers: dict[Family, dict[int, Teacher]] = {}
+    for (family, fold), group in sorted(groups.items()):
         remedy = (
-            f"the {half} half of a table compares arms under one teacher: delete the older runs, "
-            "or split the sweep"
+            f"the {family} family of a table compares arms under one teacher: delete the older "
+            "runs, or split the sweep"
         )
         teacher_id = one_value(group, "teacher", remedy)
         backbone = arms[tag(group[0], "setting_id")].setting.teacher.backbone
-        teachers.setdefault(half, {})[fold] = _teacher(finished, teacher_id, backbone)
+        teachers.setdefault(family, {})[fold] = _teacher(finished, teacher_id, backbone)
     return teachers
 
 
-def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: BackboneName) -> Teacher:
+def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: str) -> Teacher:
     found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
     if not found:
         return Teacher(teacher_id, backbone, None, None, None, None, None)

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from cmkd.config.trial import Setting
+from cmkd.report.arms import distils, family_of_arm
 from cmkd.report.cells import Score
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.paper import distils, half_of
 from cmkd.report.tables import Measured, Table
 from cmkd.tracking.store import History
 
@@ -97,12 +97,12 @@ class Searches:
 
 def searches(table: Table) -> Searches:
     """The searches that the rows of `table` make up, at the selected epoch."""
-    half = next((row.half for row in table.rows if row.half is not None), None)
+    family = next((row.family for row in table.rows if row.family is not None), None)
     students = [
         one
         for one in table.measured
         if one.arm.setting.model == "student"
-        and half_of(one.arm.setting) == half
+        and family_of_arm(one.arm.setting) == family
         and one.selected.mean is not None
     ]
     plain = [
@@ -142,8 +142,9 @@ def _printed(table: Table, column: str) -> list[Tried[float]]:
     found = []
     for row in table.published.rows:
         value = row.printed[column] if row.printed is not None else None
-        if value is not None and row.ours is not None and row.ours.decoder and not row.ours.logits:
-            weights = (float(row.ours.lambda_1), float(row.ours.lambda_2))
+        named = row.ours.method if row.ours is not None else {}
+        if value is not None and named.get("decoder", True) and not named.get("logits"):
+            weights = (float(named.get("lambda_1", 0.0)), float(named.get("lambda_2", 0.0)))
             found.append(Tried(weights, value))
     return found
 
@@ -151,7 +152,7 @@ def _printed(table: Table, column: str) -> list[Tried[float]]:
 def _printed_plain(table: Table, column: str) -> Iterable[float]:
     for row in table.published.rows:
         value = row.printed[column] if row.printed is not None else None
-        if value is not None and row.ours is not None and not row.ours.decoder:
+        if value is not None and row.ours is not None and not row.ours.method.get("decoder", True):
             yield value
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cmkd.config.sweep import Arm, Sweep
+from cmkd.report.arms import Family
 from cmkd.report.cells import Difference, Epoch, Outcomes, Score, TestSet
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import Half, PublishedTable, TableSpec
+from cmkd.report.paper import PublishedTable, TableSpec
 from cmkd.report.predictions import InsideClip
 from cmkd.tracking.store import History
 
@@ -22,7 +23,7 @@ class Measured:
     """What an arm gave; a difference is None where the sweep has no arm to compare with.
 
     `differences` maps an epoch to the table's references and the difference to each. `level` holds
-    the epochs at which the arm is not established to lie below the best of its half.
+    the epochs at which the arm is not established to lie below the best of its family.
     """
 
     arm: Arm
@@ -36,24 +37,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """The RGB teacher of a half, clip-weighted over folds; None where a fold's run is missing."""
+    """The RGB teacher of a family, clip-weighted over folds; None where a fold's run is missing."""
 
     backbone: str
     ids: tuple[str, ...]
     selected: float | None
     last: float | None
-    half: Half
+    family: Family
 
 
 @dataclass(frozen=True)
 class Row:
     """One row; `printed` is None outside the paper, `measured` where nothing of ours repeats it.
 
-    `half` is None for rows of others.
+    `family` is None for rows of others.
     """
 
     method: str
-    half: Half | None
+    family: Family | None
     labels: tuple[str, ...]
     printed: Mapping[str, float | None] | None
     gflops: float | None

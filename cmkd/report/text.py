@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.backbones import find_backbone
+from cmkd.report.arms import families_of, family_of_arm
 from cmkd.report.cells import Difference, Outcomes, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import HALVES, half_of
 from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
 
 FEW_MARK = "\N{WARNING SIGN}"
@@ -20,7 +20,6 @@ COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
-MANY_GROUPS = 30
 """With fewer a percentile bootstrap of them is clearly too optimistic."""
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -117,17 +116,9 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """How the 95 % intervals were formed."""
-    if table.test.grouped:
-        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
-        alone = table.test.groups.count("")
-        if alone:
-            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
-        lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
-        once = " (one seed: over groups alone)" if lonely else ""
-        units = len(set(table.test.units.tolist()))
-        few = f", too narrow with fewer than about {MANY_GROUPS} groups"
-        return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
-    return "Student's t over seeds, for these test clips"
+    units = len(set(table.test.units.tolist()))
+    clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
+    return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 
 def seeds_text(table: Table) -> str | None:
@@ -197,7 +188,7 @@ def comparable_columns(table: Table) -> tuple[str, ...]:
     official = evidence.official
     if official is None or not official.complete or evidence.fold_count != len(evidence.folds):
         return ()
-    if not all(name.endswith("_r50") for name in _students(table)):
+    if not all(find_backbone(name).in_paper for name in _students(table)):
         return ()
     return tuple(column for column, name in table.published.top1.items() if name == official.name)
 
@@ -219,7 +210,7 @@ def notice_text(table: Table) -> tuple[str, str]:
     else:
         data = "It is a folder of the user's own clips."
     networks = _students(table)
-    small = all(is_tiny(name) for name in networks)
+    small = all(find_backbone(name).scalable for name in networks)
     kind = "small networks" if small else "networks of other sizes"
     ours = f"The students are {kind} ({', '.join(networks)}){', not ResNet-50' if small else ''}."
     same = comparable_columns(table)
@@ -234,16 +225,16 @@ def notice_text(table: Table) -> tuple[str, str]:
     return headline, f"{data} {ours} {beside}" if table.published.columns else f"{data} {ours}"
 
 
-def _students(table: Table) -> list[BackboneName]:
+def _students(table: Table) -> list[str]:
     settings = [arm.setting for arm in table.sweep.arms]
     return sorted({one.student.backbone for one in settings if one.model == "student"})
 
 
-def absent_halves(table: Table) -> list[str]:
-    """Halves of which the sweep has arms and the store no finished trial."""
-    has_arms = {half_of(arm.setting) for arm in table.sweep.arms}
-    run = {half_of(one.arm.setting) for one in table.measured if _has_any(one.outcomes)}
-    return [half for half in HALVES if half in has_arms - run]
+def absent_families(table: Table) -> list[str]:
+    """Families of which the sweep has arms and the store no finished trial."""
+    has_arms = {family_of_arm(arm.setting) for arm in table.sweep.arms}
+    run = {family_of_arm(one.arm.setting) for one in table.measured if _has_any(one.outcomes)}
+    return [family for family in families_of(table.sweep) if family in has_arms - run]
 
 
 def _has_any(outcomes: Outcomes) -> bool:
@@ -255,10 +246,10 @@ def missing_text(table: Table) -> Iterable[str]:
 
     Seeds beyond those that the spec asks for are further ones, which no arm lacks.
     """
-    absent = absent_halves(table)
+    absent = absent_families(table)
     asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
     for one in table.measured:
-        if half_of(one.arm.setting) in absent:
+        if family_of_arm(one.arm.setting) in absent:
             continue
         have = one.outcomes
         gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cmkd.report.arms import Family
 from cmkd.report.claims import AccuracyClaim
 from cmkd.report.comparisons import LEAST_SEEDS, Contrast
-from cmkd.report.paper import Half
 from cmkd.stats import POWER, detectable, holm, seeds_for
 
 Verdict = Literal["supported", "inconclusive", "contradicted", "dead", "no runs"]
@@ -38,7 +38,7 @@ class Case:
     """A claim in one half with the pairs that were measured, and what the others lack (`gap`)."""
 
     name: str
-    half: Half
+    half: Family
     claim: AccuracyClaim
     pairs: tuple[Paired, ...]
     gap: str = ""

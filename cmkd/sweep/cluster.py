@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cmkd.config.trial import TrialConfig
-from cmkd.data.workers import RunFiles
-from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
-from cmkd.io import make_folder
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+from cmkd.errors import CmkdError, InfrastructureError, InputError
 
 PERIOD_SECONDS = 2.0
-RETRIES = 2
-"""Attempts to repeat a file whose node is lost or whose process is killed."""
 
 
 class HealthCheck:
@@ -305,96 +297,3 @@ def _differences(node: Node, theirs: Mapping[str, str], ours: Mapping[str, str])
         for what, value in ours.items()
         if theirs[what] != value
     ]
-
-
-@contextmanager
-def prepare_on_cluster(address: str, root: Path, output: Path) -> Iterator[RunFiles]:
-    """Run files on the CPUs of a cluster, in place of processes on this machine.
-
-    Args:
-        root: folder of the videos.
-        output: folder of the data set; all nodes share both folders under one path.
-
-    Raises:
-        InputError: a node does not see one of the folders, or the address is none.
-        InfrastructureError: the cluster cannot be joined or has died.
-    """
-    make_folder(output)
-    with joined(address):
-        health = HealthCheck(servers(), patience=UNHEARD_SECONDS)
-        mark = output / f".{secrets.token_hex(8)}.partial"
-        mark.touch()
-        try:
-            seen = _ask_all(_missing, {"paths": (root, mark)}, health, health.check)
-        finally:
-            mark.unlink(missing_ok=True)
-        _refuse(
-            [
-                f"node {node.address}: does not see {path}; --address needs {root} and {output} "
-                "on storage that all nodes share under one path (give --output)"
-                for node, missing in seen
-                for path in missing
-            ]
-        )
-
-        def run(
-            function: Callable[[Task], Result], tasks: Iterable[Task], *, timeout: float
-        ) -> Iterator[tuple[int, Result | CmkdError]]:
-            return _run_files(function, tasks, timeout, health)
-
-        yield run
-
-
-def _missing(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if not path.exists()]
-
-
-def _run_files(
-    function: Callable[[Task], Result], tasks: Iterable[Task], timeout: float, health: HealthCheck
-) -> Iterator[tuple[int, Result | CmkdError]]:
-    import ray
-
-    attempt: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
-    waiting = enumerate(tasks)
-    running: dict[Any, tuple[int, float]] = {}
-    while True:
-        # No more than can run at once, so that the timeout counts work and not waiting.
-        left: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        cpus = int(sum(node.cpus for node in nodes()))
-        room = min(max(1, cpus) - len(running), int(left.get("CPU", 0.0)))
-        batch = list(itertools.islice(waiting, max(0, room)))
-        for number, task in batch:
-            running[attempt.remote(function, task)] = number, time.monotonic()
-        health.check()
-        if not running:
-            if room > 0:
-                return
-            time.sleep(1.0)
-            continue
-        for reference in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-            yield running.pop(reference)[0], _answer(reference)
-        now = time.monotonic()
-        for reference in [key for key, (_, since) in running.items() if now - since > timeout]:
-            ray.cancel(reference, force=True)
-            late = DataError(f"its process did not finish within {timeout:.0f} s")
-            yield running.pop(reference)[0], late
-
-
-def _attempt(function: Callable[[Task], Result], task: Task) -> Result | CmkdError:
-    try:
-        return function(task)
-    except CmkdError as error:
-        return error
-
-
-def _answer(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.WorkerCrashedError:
-        return DataError(f"its process crashed, or was killed, {RETRIES + 1} times")
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError as error:
-        raise InfrastructureError(f"the cluster does not run a file: {error}") from error

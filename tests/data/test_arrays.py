@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig, InputConfig, Reading, SplitConfig, ViewsConfig
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, read_folder
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays, open_arrays, plan_rows
-from cmkd.data.manifest import file_sha256
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
 from cmkd.data.views import apply_view, label_of, make_views
 from cmkd.errors import DataError, InfrastructureError, InputError
+from cmkd.io import file_sha256
 
-READING = Reading()
+READING = ReaderConfig()
 FOUR_GOPS = EncodingConfig(width=64, height=64, gop=4, qscale=6, num_frames=16)
 MINI = SyntheticRecipe(name="mini", train=12, val=12, test=12, encoding=FOUR_GOPS)
 
@@ -99,7 +99,7 @@ def test_one_view_at_test_is_view_0(dataset: Dataset, arrays: ClipArrays) -> Non
     assert (arrays.test_index[list(split.train + split.val)] == -1).all()
 
 
-FULL = Reading(
+FULL = ReaderConfig(
     inputs=InputConfig(num_frames=4, num_gops=2, test_clips=2, test_crops=3),
     raw_segment=5,
     compressed_segment=5,
@@ -158,7 +158,7 @@ def test_a_clip_that_trains_in_one_fold_and_tests_in_another_has_both(dataset: D
 def test_crops_that_the_data_set_cannot_have_are_refused_before_decoding(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    reading = Reading(inputs=InputConfig(test_crops=3))
+    reading = ReaderConfig(inputs=InputConfig(test_crops=3))
     with pytest.raises(DataError, match="whole pictures of 64x64"):
         ensure_arrays(dataset, reading, tmp_path, workers=1)
     assert [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()] == []
@@ -182,13 +182,15 @@ def test_they_are_built_once(dataset: Dataset, arrays: ClipArrays, cache: Path) 
 @pytest.mark.parametrize(
     "reading",
     [
-        Reading(inputs=InputConfig(motion="per_frame")),
-        Reading(inputs=InputConfig(test_clips=2)),
-        Reading(raw_segment=5),
-        Reading(compressed_segment=5),
+        ReaderConfig(inputs=InputConfig(motion="per_frame")),
+        ReaderConfig(inputs=InputConfig(test_clips=2)),
+        ReaderConfig(raw_segment=5),
+        ReaderConfig(compressed_segment=5),
     ],
 )
-def test_other_readings_are_other_arrays(dataset: Dataset, cache: Path, reading: Reading) -> None:
+def test_other_readings_are_other_arrays(
+    dataset: Dataset, cache: Path, reading: ReaderConfig
+) -> None:
     with pytest.raises(DataError, match="not decoded yet"):
         open_arrays(dataset, reading, cache)
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec import VECTORS, decode_rgb, encode, open_mpeg4, probe
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.mpeg4 import VECTORS, open_mpeg4
+from cmkd.data.codec.video import decode_rgb, probe
 from cmkd.errors import DataError, InfrastructureError
 
 SIZE = 64
@@ -89,10 +91,10 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, pan
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path, panning):
-    path = tmp_path / "absent" / "clip.mp4"
-    with pytest.raises(InfrastructureError, match="absent/clip.mp4: cannot be written"):
-        encode(panning[:2], path, ENCODING)
+def test_a_path_that_cannot_be_written_is_named(tmp_path, panning):
+    (tmp_path / "file").touch()
+    with pytest.raises(InfrastructureError, match="file/clip.mp4: cannot be written"):
+        encode(panning, tmp_path / "file" / "clip.mp4", ENCODING)
 
 
 def test_frames_of_another_size_are_our_mistake(tmp_path):

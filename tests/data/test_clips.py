@@ -6,10 +6,12 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip, read_compressed
-from cmkd.data.codec import Mpeg4Clip, decode_rgb, encode, open_mpeg4
-from cmkd.data.motion import fetch, follow, residual
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.mpeg4 import Mpeg4Reader, open_mpeg4
+from cmkd.data.codec.video import decode_rgb
+from cmkd.data.motion import fetch, residual, step
 from cmkd.errors import DataError
 
 SIZE = 64
@@ -54,7 +56,7 @@ def appearing(tmp_path_factory):
 
 def reading(num_frames, *, raw=1, compressed=1, **inputs):
     inputs = InputConfig(num_frames=num_frames, **inputs)
-    return Reading(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
+    return ReaderConfig(inputs=inputs, raw_segment=raw, compressed_segment=compressed)
 
 
 def read_frames(path):
@@ -69,7 +71,7 @@ def traces_of(frames):
     height, width = frames[0].picture.y.shape
     found, latest = {}, None
     for frame in frames:
-        latest = None if frame.kind == "I" else follow(frame.vectors, height, width, latest)
+        latest = None if frame.kind == "I" else step(frame.vectors, height, width, latest)
         found |= {frame.index: latest} if latest else {}
     return found
 
@@ -77,10 +79,10 @@ def traces_of(frames):
 def move(intra, displacement):
     """The I-frame's planes warped by whole pixels to where `displacement` says they went."""
     moved = []
-    for plane, step in zip(intra, (1, 2, 2), strict=True):
+    for plane, pitch in zip(intra, (1, 2, 2), strict=True):
         rows, columns = (at.ravel() for at in np.indices(plane.shape))
-        there = displacement[::step, ::step].reshape(-1, 2)
-        pixels = fetch(plane, rows, columns, there, steps_per_pixel=2 * step)
+        there = displacement[::pitch, ::pitch].reshape(-1, 2)
+        pixels = fetch(plane, rows, columns, there, steps_per_pixel=2 * pitch)
         moved.append(pixels.reshape(plane.shape))
     return moved
 
@@ -105,7 +107,7 @@ def difference(one, other):
 def reconstruct(intra, displacement, difference):
     """A P-frame's planes out of I-frame, accumulated motion and residual, at full resolution.
 
-    Exact in tainted cells and where all motion is by whole pixels; elsewhere the error is that of
+    Exact in marked cells and where all motion is by whole pixels; elsewhere the error is that of
     moving by whole pixels instead of the decoder's chained half-pel interpolation.
     """
     moved = move(intra, displacement)
@@ -125,7 +127,7 @@ def errors(path):
         native = [a.astype(int) + d for a, d in zip(frame.warped, added, strict=True)]
         found.append(
             Found(
-                (up(at.tainted), at.tainted, at.tainted),
+                (up(at.intra_mask), at.intra_mask, at.intra_mask),
                 difference(reconstruct(intra, at.displacement, added), frame.picture),
                 difference(native, frame.picture),
                 difference(reconstruct(intra, 0 * at.displacement, added), frame.picture),
@@ -141,7 +143,7 @@ def up(cells):
 def check_bounds(found, *, mean, percentile):
     """I-frame + motion + residual = P-frame: the error bound.
 
-    Exactly 0 with the decoder's own warp outside tainted cells, exactly 0 inside them. Outside,
+    Exactly 0 with the decoder's own warp outside marked cells, exactly 0 inside them. Outside,
     with motion by whole pixels, the error is that of the rounded half-pels.
     """
     for one in found:
@@ -266,10 +268,10 @@ def test_motion_is_in_pixels_towards_the_i_frame(plain):
     """The camera goes by (+2, +1), content by (-2, -1): its source lies at (+2 t, +1 t)."""
     compressed, _ = read_clip(plain, reading(8))
     per_frame, _ = read_clip(plain, reading(8, motion="per_frame"))
-    for sample, step in enumerate(range(1, 12, 2)):
+    for sample, steps in enumerate(range(1, 12, 2)):
         inner = compressed.motion[sample, :, 2:8, 2:8].astype(np.float32)
-        assert np.median(inner[0]) == pytest.approx(2 * step, abs=0.5)
-        assert np.median(inner[1]) == pytest.approx(step, abs=0.5)
+        assert np.median(inner[0]) == pytest.approx(2 * steps, abs=0.5)
+        assert np.median(inner[1]) == pytest.approx(steps, abs=0.5)
         assert np.median(per_frame.motion[sample, 0, 2:8, 2:8]) == 2
 
 
@@ -388,14 +390,14 @@ def test_segments_are_folded_frame_by_frame_around_the_sampled_one(gops):
 
 def test_only_what_is_used_is_decoded(gops, monkeypatch):
     """24 frames in GOPs of 6, of which the second is sampled at 8 and 10."""
-    decoded, real = [], Mpeg4Clip.frames
+    decoded, real = [], Mpeg4Reader.frames
 
     def noted(self, *wanted):
         for frame in real(self, *wanted):
             decoded.append((frame.index, frame.picture is not None, frame.warped is not None))
             yield frame
 
-    monkeypatch.setattr(Mpeg4Clip, "frames", noted)
+    monkeypatch.setattr(Mpeg4Reader, "frames", noted)
     read_clip(gops[0], reading(2, num_gops=1), phase=0.6)
     nothing, both = (False, False), (True, True)
     assert decoded == [(6, True, False), (7, *nothing), (8, *both), (9, *nothing), (10, *both)]

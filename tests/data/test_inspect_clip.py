@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec import decode_rgb, encode
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import decode_rgb
 from cmkd.data.inspect import colours, inspect_clip, wheel
-from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
+from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
 from cmkd.errors import DataError
+from cmkd.io import file_sha256
 
 
 def test_a_pan_is_rebuilt_from_motion(tmp_path: Path, texture) -> None:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec import VECTORS, encode, open_mpeg4
-from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, taint
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.mpeg4 import VECTORS, open_mpeg4
+from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, propagate_intra
 
 
 def read_frames(path):
@@ -127,11 +128,13 @@ def test_a_mirrored_video_gives_a_mirrored_map():
 
 
 def test_taint_starts_in_intra_blocks_and_travels_along_the_vectors():
-    first = taint(block_motion(vectors((16, 8, 8, 0, 0)), 16, 32), np.zeros((8, 16), bool))
+    first = propagate_intra(
+        block_motion(vectors((16, 8, 8, 0, 0)), 16, 32), np.zeros((8, 16), bool)
+    )
     assert not first[:, :8].any() and first[:, 8:].all()
     for motion, column in [(0, 8), (8, 6), (2, 7), (1, 7), (-4, 8)]:
         blocks = vectors((16, 8, 8, motion, 0), (16, 24, 8, motion, 0))
-        reached = taint(block_motion(blocks, 16, 32), first)
+        reached = propagate_intra(block_motion(blocks, 16, 32), first)
         assert reached[0, :8].tolist() == [index >= column for index in range(8)], motion
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
+from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec import container_fault, survey
+from cmkd.data.codec.video import container_fault, scan
 from cmkd.data.dataset import read_folder
-from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
+from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
 from cmkd.data.prepare.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
 from cmkd.data.verify import verify
 from cmkd.data.workers import run_tasks
 from cmkd.errors import CmkdError, DataError
+from cmkd.io import file_sha256
 
 SMALL = EncodingConfig(width=64, height=64, gop=12, qscale=5)
 SOURCES = ("mmaction2_part_0.mp4", "TrumanShow_wave_f_nm_np1_fr_med_26.avi")
@@ -81,7 +82,7 @@ def test_damaged_videos_are_refused_or_make_whole_clips(
         task = tasks[number]
         if isinstance(result, Encoded):
             made.append((task.output, result))
-            found = survey(task.source)
+            found = scan(task.source)
             assert not found.corrupt and found.error is None, "what the decoder sees, is refused"
             assert result.frames == len(found.kinds) >= max(MIN_FRAMES, found.frames_declared - 1)
         else:
@@ -107,7 +108,7 @@ def test_what_counts_no_frames_is_refused_when_it_was_cut_off(
     whole = real.read_bytes()
     source = tmp_path / "cut.mkv"
     source.write_bytes(whole[: round(share * len(whole))])
-    assert survey(source).error is None and survey(real).frames_declared == 0
+    assert scan(source).error is None and scan(real).frames_declared == 0
     with pytest.raises(DataError, match="container is damaged .File ended prematurely"):
         reencode(EncodeTask(source, tmp_path / "out.mp4", tmp_path / "record", SMALL))
 
@@ -145,7 +146,7 @@ def test_damaged_clips_never_pass_for_whole_ones(
 
 def read(path: Path) -> None:
     """Read a clip as a trial does."""
-    read_clip(path, Reading())
+    read_clip(path, ReaderConfig())
 
 
 def check(root: Path, clips: list[ClipEntry]) -> Iterator[str]:

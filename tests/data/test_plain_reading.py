@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.config.data import EncodingConfig, InputConfig, Reading
+from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec import encode
+from cmkd.data.codec.encode import encode
 from cmkd.data.color import difference_to_rgb, planes_to_rgb
 from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
 
@@ -161,13 +161,18 @@ def files(tmp_path_factory):
 
 
 READINGS = {
-    "spread": (Reading(inputs=InputConfig(num_frames=8)), 0.0),
-    "per_frame": (Reading(inputs=InputConfig(num_frames=8, num_gops=2, motion="per_frame")), 0.4),
+    "spread": (ReaderConfig(inputs=InputConfig(num_frames=8)), 0.0),
+    "per_frame": (
+        ReaderConfig(inputs=InputConfig(num_frames=8, num_gops=2, motion="per_frame")),
+        0.4,
+    ),
     "segments": (
-        Reading(inputs=InputConfig(num_frames=4, num_gops=4), raw_segment=5, compressed_segment=5),
+        ReaderConfig(
+            inputs=InputConfig(num_frames=4, num_gops=4), raw_segment=5, compressed_segment=5
+        ),
         0.0,
     ),
-    "every": (Reading(inputs=InputConfig(num_frames=20)), 0.7),
+    "every": (ReaderConfig(inputs=InputConfig(num_frames=20)), 0.7),
 }
 
 

@@ -17,9 +17,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
-from cmkd.config.data import EncodingConfig, Reading, SplitConfig, ViewsConfig
+from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec import encode, probe
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import probe
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.prepare.reencode import uniform_indices
@@ -117,14 +118,14 @@ def test_real_videos_with_bad_ones_among_them(
         info = probe(dataset.root / clip.path)
         found = (info.codec, info.width, info.height, info.frames_declared)
         assert found == ("mpeg4", 80, 64, 24)
-        compressed, raw = read_clip(dataset.root / clip.path, Reading())
+        compressed, raw = read_clip(dataset.root / clip.path, ReaderConfig())
         assert raw.frames.shape == (8, 3, 64, 80) and len(compressed.iframes) == 2
 
 
 def test_what_is_prepared_can_be_read_into_arrays(folder: Path) -> None:
     views = ViewsConfig(count=2, shift=0.1)
     done = prepare(request(folder, views=views))
-    arrays = ensure_arrays(done.dataset, Reading(), folder.parent / "cache", workers=1)
+    arrays = ensure_arrays(done.dataset, ReaderConfig(), folder.parent / "cache", workers=1)
     trained = {n for fold in (0, 1) for n in done.dataset.split(fold).train}
     assert 0 < len(trained) < 8
     assert arrays.frames.shape == (8 + len(trained), 8, 3, 64, 80)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
-from cmkd.config.data import Reading
+from cmkd.config.data import ReaderConfig
 from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.prepare.official import OFFICIAL
@@ -163,7 +163,7 @@ def test_a_miniature_is_prepared_verified_and_read(
         assert {dataset.clips[at].label for at in split.val} == {0, 1}
     verified = CliRunner().invoke(app, ["verify", "mini", "--workers", "2"])
     assert verified.stdout.splitlines()[-1] == f"mini: {total} of {total} clips are intact"
-    arrays = ensure_arrays(dataset, Reading(), cache, workers=2)
+    arrays = ensure_arrays(dataset, ReaderConfig(), cache, workers=2)
     row = arrays.row(splits[0].train[0], 1)
     assert arrays.frames.shape[1:] == (8, 3, 64, 80) and arrays.frames[row].any()
     mirrored = [

@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec import encode, survey
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import scan
 from cmkd.data.dataset import Dataset, read_folder
-from cmkd.data.manifest import ClipEntry, DatasetPlan, file_sha256, write_dataset
+from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
 from cmkd.data.verify import verify
 from cmkd.errors import DataError
+from cmkd.io import file_sha256
 
 ENCODING = EncodingConfig(width=64, height=64, gop=12, qscale=2)
 
@@ -127,14 +129,14 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_real_clips_before_they_are_prepared(shared_video: Path) -> None:
-    """`survey` agrees with the figures that another tool wrote down for these files."""
+    """`scan` agrees with the figures that another tool wrote down for these files."""
     with (shared_video / "clips" / "manifest.csv").open(newline="") as stream:
         rows = {row["file"]: row["stream"] for row in csv.DictReader(stream)}
     for name in ("mmaction2_test.avi", "mmaction2_part_0.mp4", "v_SoccerJuggling_g23_c01.avi"):
-        found = survey(shared_video / "clips" / name)
+        found = scan(shared_video / "clips" / name)
         kinds = "/".join(f"{kind}{found.kinds.count(kind)}" for kind in "IPB")
         assert f"{found.width}x{found.height}" in rows[name] and kinds in rows[name]
         assert f"{len(found.kinds)}f" in rows[name]
         assert not found.corrupt and found.error is None
-    corrupt = survey(shared_video / "clips" / "edge_cases" / "decord_corrupted.mp4")
+    corrupt = scan(shared_video / "clips" / "edge_cases" / "decord_corrupted.mp4")
     assert corrupt.error or corrupt.corrupt

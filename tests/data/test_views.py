@@ -11,12 +11,12 @@ from cmkd.config.data import (
     DatasetInfo,
     EncodingConfig,
     InputConfig,
-    Reading,
+    ReaderConfig,
     SplitConfig,
     ViewsConfig,
 )
 from cmkd.data.clip import CompressedClip, RawClip, read_clip
-from cmkd.data.codec import encode
+from cmkd.data.codec.encode import encode
 from cmkd.data.views import (
     IDENTITY,
     View,
@@ -194,7 +194,7 @@ def test_frames_stay_aligned_with_iframe_and_residual(tmp_path: Path, config: Vi
     ]
     path = tmp_path / "still.mp4"
     encode(frames, path, EncodingConfig(width=WIDTH, height=HEIGHT, gop=16, qscale=1))
-    clip, raw = read_clip(path, Reading())
+    clip, raw = read_clip(path, ReaderConfig())
 
     views = make_views(config, "still", HEIGHT, WIDTH)
     edge = (..., slice(4, -4), slice(4, -4)) if config.crop else (..., slice(8, -8), slice(12, -12))
@@ -230,7 +230,9 @@ def test_labels_follow_the_mirror() -> None:
 
 
 CROPPED = ViewsConfig(count=4, flip="horizontal", crop=32)
-CROPPED_READING = Reading(inputs=InputConfig(num_frames=4), raw_segment=5, compressed_segment=5)
+CROPPED_READING = ReaderConfig(
+    inputs=InputConfig(num_frames=4), raw_segment=5, compressed_segment=5
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.backbones import BACKBONES, Size
 from cmkd.config.method import MethodConfig
 from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.method.student import Branches, Student
@@ -15,11 +15,11 @@ T, K = 4, 3
 
 def make_student(config: MethodConfig) -> Student:
     torch.manual_seed(0)
-    family = FAMILIES["tiny_tsm"]
+    backbone = BACKBONES["tiny_tsm"]
     branches = Branches(
-        i_frame=family.image(Size(3, 1, 16, 4)),
-        motion=family.temporal(Size(2, T, 4, 4)),
-        residual=family.temporal(Size(3, T, 8, 4)),
+        i_frame=backbone.image(Size(3, 1, 16, 4)),
+        motion=backbone.temporal(Size(2, T, 4, 4)),
+        residual=backbone.temporal(Size(3, T, 8, 4)),
         channels=16,
         grid=(2, 2),
     )

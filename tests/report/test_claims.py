@@ -12,6 +12,7 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
+from cmkd.report.arms import ArmQuery, Family, find_arm
 from cmkd.report.claims import (
     TEACHER,
     AccuracyClaim,
@@ -25,7 +26,7 @@ from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
 from cmkd.report.judge import Judgement, judge
-from cmkd.report.paper import Counterpart, Half, find_arm, load_published
+from cmkd.report.paper import load_published
 from cmkd.report.writers.markdown import render_page
 from cmkd.stats import holm
 
@@ -36,10 +37,10 @@ CLAIMS = """
 level: 0.05
 arms:
   control: {}
-  spatial: {lambda_1: true}
-  temporal: {lambda_2: true}
-  both: {lambda_1: true, lambda_2: true}
-  logits: {lambda_1: 0.1, logits: true}
+  spatial: {method: {lambda_1: true}}
+  temporal: {method: {lambda_2: true}}
+  both: {method: {lambda_1: true, lambda_2: true}}
+  logits: {method: {lambda_1: 0.1, logits: true}}
 claims:
   helps:
     {says: KD helps, source: here, kind: better, sweep: ablation, halves: [TSM],
@@ -161,7 +162,7 @@ def test_arms_without_a_common_seed_name_the_command_and_no_store(
 
 def test_a_teacher_tested_on_other_clips_is_refused(claims: Claims, planted: MemoryStore) -> None:
     planted.texts["run-teacher-0"] = "clip,group,label,selected,last\nother,,1,1,1"
-    with pytest.raises(InputError, match="RGB teacher of the TSM half was tested on other clips"):
+    with pytest.raises(InputError, match="RGB teacher of the TSM family was tested on other clips"):
         judged(claims, planted)
 
 
@@ -254,7 +255,7 @@ def test_the_claims_of_the_paper_have_arms_and_networks_that_exist() -> None:
         sweep = load_sweep(claim.sweep)
         for name in {name for pair in claim.pairs for name in pair} - {TEACHER}:
             for half in claim.halves:
-                wanted = Counterpart(half=half, **claims.arms[name].model_dump())
+                wanted = claims.arms[name].of(half)
                 # What waits for a selection has no setting yet.
                 assert find_arm(sweep, wanted) or sweep.waiting, (name, half)
 
@@ -277,7 +278,7 @@ def test_the_printed_numbers_bear_out_every_claim() -> None:
 
 
 def printed(
-    claims: Claims, sweep: str, one: str, other: str, half: Half
+    claims: Claims, sweep: str, one: str, other: str, half: Family
 ) -> Iterator[tuple[float, float]]:
     """Both arms' accuracies wherever one table of the sweep prints the two."""
     numbers = (1, 2, 3) if other == TEACHER else (4,) if sweep == "ablation" else (5,)
@@ -291,10 +292,10 @@ def printed(
                 yield a, b
 
 
-def _counterpart(claims: Claims, name: str, half: Half) -> Counterpart:
+def _counterpart(claims: Claims, name: str, half: Family) -> ArmQuery:
     if name == TEACHER:
-        return Counterpart(half=half, teacher=True)
-    return Counterpart(half=half, **claims.arms[name].model_dump())
+        return ArmQuery(family=half, teacher=True)
+    return claims.arms[name].of(half)
 
 
 def test_claims_about_parts_of_the_method_have_their_arms() -> None:
@@ -304,7 +305,7 @@ def test_claims_about_parts_of_the_method_have_their_arms() -> None:
         claim = claims.claims[name]
         assert isinstance(claim, AccuracyClaim)
         for arm in {arm for pair in claim.pairs for arm in pair}:
-            wanted = Counterpart(half="TSM", **claims.arms[arm].model_dump())
+            wanted = claims.arms[arm].of("TSM")
             one = find_arm(sweep, wanted)
             assert one is not None
             found[arm] = (one.setting.method.gate, one.setting.method.tg)

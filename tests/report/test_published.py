@@ -9,7 +9,8 @@ import pytest
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.paper import TABLES, PublishedTable, find_arm, load_published, read_published
+from cmkd.report.arms import find_arm
+from cmkd.report.paper import TABLES, PublishedTable, load_published, read_published
 
 
 def load(number: int) -> PublishedTable:
@@ -150,7 +151,12 @@ def test_seventeen_rows_are_fourteen_settings() -> None:
     # "Yes" in Table 4 means the weights that Sec. 3.1 states.
     stated = {"lambda_1": 0.1, "lambda_2": 1.0}
     exact = [
-        one.model_copy(update={key: stated[key] for key in stated if getattr(one, key) is True})
+        one.model_copy(
+            update={
+                "method": one.method
+                | {key: stated[key] for key in stated if one.method.get(key) is True}
+            }
+        )
         for one in settings
         if one is not None
     ]
@@ -197,14 +203,16 @@ def test_gflops_are_views_times_one_view() -> None:
 def test_labels_say_what_the_counterpart_is() -> None:
     for row in load(4).rows:
         assert row.ours is not None
-        spatial, temporal = row.ours.lambda_1, row.ours.lambda_2
+        spatial, temporal = (row.ours.method.get(key) for key in ("lambda_1", "lambda_2"))
         assert row.labels == ("Yes" if spatial else "No", "Yes" if temporal else "No")
-        assert row.ours.decoder == ("Yes" in row.labels)
-        assert row.method.startswith(row.ours.half)
+        assert row.ours.method.get("decoder", True) == ("Yes" in row.labels)
+        assert row.ours.family is not None
+        assert row.method.startswith(row.ours.family)
     for row in load(5).rows:
         assert row.ours is not None
-        assert tuple(map(float, row.labels)) == (row.ours.lambda_1, row.ours.lambda_2)
-        assert row.ours.logits == ("logits" in row.method)
+        weights = tuple(row.ours.method.get(key, 0.0) for key in ("lambda_1", "lambda_2"))
+        assert tuple(map(float, row.labels)) == weights
+        assert bool(row.ours.method.get("logits")) == ("logits" in row.method)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
@@ -214,9 +222,12 @@ def test_shipped_sweeps_have_rows_of_their_table(number: int) -> None:
     tsm = [
         row.ours
         for row in load(number).rows
-        if row.ours and row.ours.half == "TSM" and not row.ours.teacher and not row.ours.logits
+        if row.ours
+        and row.ours.family == "TSM"
+        and not row.ours.teacher
+        and not row.ours.method.get("logits")
         # What waits for a selection of the search has no setting yet.
-        if number != 5 or not row.ours.lambda_2
+        if number != 5 or not row.ours.method.get("lambda_2")
     ]
     assert tsm
     for wanted in tsm:
@@ -232,7 +243,7 @@ has_gflops: true
 rows:
   - {method: "m [7]", labels: [x], printed: {A: 1.0, B: null}, gflops: 3}
 added:
-  - {method: n, ours: {half: TSM, lambda_1: true, lambda_2: 0.5}}
+  - {method: n, ours: {family: TSM, method: {lambda_1: true, lambda_2: 0.5}}}
 citations:
   '7': somebody
 """
@@ -247,7 +258,7 @@ citations:
         ("labels: [x]", "labels: []", "must give L in order"),
         ("has_gflops: true", "has_gflops: false", "no column of GFLOPs"),
         ("'7': somebody", "'8': somebody", "citations lacks '7'"),
-        ("half: TSM", "half: TSN", "half"),
+        ("lambda_1: true", "lambda_9: true", "lambda_9"),
         ("lambda_1: true", "lambda_1: 'yes'", "lambda_1"),
         ("n, ours", "n, gflops: 1, ours", "outside the paper, yet has numbers"),
         ("title: t", "title: t\ntitel: t", "unknown key .titel.; did you mean .title."),

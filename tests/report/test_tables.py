@@ -59,7 +59,7 @@ def test_rows_in_the_order_of_the_paper_then_the_rest(full_store: MemoryStore) -
         ("TSM +ours", "temporal"),
         ("TSM+ours", "both"),
         ("TSM, decoder, no KD (control)", "control"),
-        ("RGB teacher of the TSM half", None),
+        ("RGB teacher of the TSM family", None),
         ("TDN [18]", None),
         ("TDN+ours", None),
         ("TDN +ours", None),
@@ -78,7 +78,7 @@ def test_both_halves_have_their_rows_references_and_teachers(
     for arm, count in (("x", 2), ("y", 3), ("z", 9)):
         full_store.trial(arm, 0, [1] * count + [0] * (10 - count), tags={"teacher": "taught"})
     table = build(full_store)
-    assert [(row.half, arm_of(row)) for row in table.rows] == [
+    assert [(row.family, arm_of(row)) for row in table.rows] == [
         ("TSM", "baseline"),
         ("TSM", "spatial"),
         ("TSM", "temporal"),
@@ -236,7 +236,7 @@ def test_table_2_puts_ours_beside_the_literature(
     # The TSM students were taught by a TDN, so it is the teacher of the TDN row, and of no other.
     teachers = [r for r in rows if isinstance(r.measured, TeacherScore)]
     assert [(row.method, row.labels[1]) for row in teachers] == [("TDN [18]", "RD")]
-    assert sum(row.half is None for row in rows) == 5
+    assert sum(row.family is None for row in rows) == 5
 
 
 def test_components_compare_with_the_whole_however_it_is_spelt(

@@ -71,11 +71,9 @@ def test_only_a_successful_run_makes_a_trial_done(trials):
 @pytest.mark.parametrize(
     ("failure", "state"),
     [
-        ("TrialFailed: loss is not finite", "failed"),
-        ("TeacherFailed: TrialFailed: loss is not finite", "failed"),
-        ("WorkerDied: its process was killed 3 times", "interrupted"),
-        ("TeacherFailed: WorkerDied: its process was killed 3 times", "interrupted"),
-        ("OSError: [Errno 28] No space left on device", "interrupted"),
+        ("TrialFailed", "failed"),
+        ("WorkerDied", "interrupted"),
+        ("OSError", "interrupted"),
         ("", "failed"),
     ],
 )

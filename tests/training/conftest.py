@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmkd.config.data import Reading
+from cmkd.config.data import ReaderConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import StudentConfig, TeacherConfig, TeacherTrainingConfig, TrainingConfig
 from cmkd.config.trial import Setting, TrialConfig
@@ -25,7 +25,7 @@ def smoke_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cache folder that holds the data set and its arrays."""
     configure(threads=1)
     cache = tmp_path_factory.mktemp("cache")
-    ensure_arrays(open_dataset(DATA, cache), Reading(), cache, workers=1)
+    ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=1)
     return cache
 
 

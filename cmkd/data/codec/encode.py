@@ -1,8 +1,7 @@
-"""RGB frames to MPEG-4 Part 2."""
+"""MPEG-4 Part 2 encoder for RGB frames."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import UInt8
 
 from cmkd.config.data import EncodingConfig
 from cmkd.data.color import rgb_to_planes
-from cmkd.errors import InfrastructureError
+from cmkd.io import write_atomic
 
 _QP2LAMBDA = 118
 
@@ -30,10 +29,10 @@ def encode(
     """Write RGB frames as MPEG-4 Part 2 in an .mp4: an I-frame every `encoding.gop`, no B-frames.
 
     Equal frames give equal bytes: one thread, integer colour conversion and DCT, no dates. The
-    file appears under its name only when it is complete.
+    file appears under its name when it is complete.
 
     Args:
-        frames: at least one, of exactly the configured size.
+        frames: at least one, of the configured size.
         fps: frames per second, up to 240.
 
     Returns:
@@ -42,17 +41,14 @@ def encode(
     Raises:
         InfrastructureError: the file cannot be written.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        count = _write(frames, partial, encoding, fps)
-        os.replace(partial, target)
-    except OSError as error:
-        raise InfrastructureError(
-            f"{target}: cannot be written ({error.strerror}); free or choose another disk"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    count = 0
+
+    def write(draft: Path) -> None:
+        nonlocal count
+        count = _write(frames, draft, encoding, fps)
+
+    # Files are made again from their source; a sync for each would dominate small clips.
+    write_atomic(Path(path), write, durable=False)
     return count
 
 
@@ -93,7 +89,7 @@ def _configure(codec: VideoCodecContext, encoding: EncodingConfig) -> None:
         "flags": "+qscale+bitexact",
         # A scene cut is coded as intra macroblocks, never as an I-frame of its own.
         "sc_threshold": "1000000000",
-        # The C versions: those for a certain CPU round differently.
+        # The C versions; those for a certain CPU round differently.
         "dct": "int",
         "idct": "simple",
     }

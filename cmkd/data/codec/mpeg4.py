@@ -1,8 +1,15 @@
-"""Pictures, vectors and predictions of an MPEG-4 Part 2 file, of the GOPs that are asked for.
+"""MPEG-4 Part 2 reader: pictures, motion vectors and predictions of the GOPs that are asked for.
 
-The first reading touches the packets alone and takes each picture's type from its own header. The
-second seeks to the I-frames of the GOPs that are needed and gives every packet to up to two
-decoders at once: the usual one, and one that leaves the residual out.
+A first pass over the packets takes each picture's type from its header. A second one seeks to the
+I-frames of the GOPs needed and gives every packet to up to two decoders: the usual one, and one
+that leaves out the residual. FFmpeg's conventions, verified in ``tests/data/test_bitstream.py``:
+
+- ``+export_mvs`` gives one vector per 16 x 16 macroblock or 8 x 8 block of a P-frame. ``dst`` is
+  the block's *centre*, ``motion / motion_scale`` is source minus destination in pixels,
+  ``motion_scale`` is 2 (half-pels). Skipped macroblocks have a vector of zero; a block without a
+  vector is intra.
+- ``skip_idct=nokey`` decodes P-frames without their coefficients: the I-frame warped by the
+  decoder's own half-pel interpolation. Intra macroblocks keep their full content.
 """
 
 from __future__ import annotations
@@ -25,25 +32,25 @@ from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from cmkd.data.codec.probe import REENCODE, video
+from cmkd.data.codec.video import REENCODE, open_video
 from cmkd.errors import DataError
 
 _PICTURE = b"\x00\x00\x01\xb6"
 """Start code of a picture; the two bits after it are its type."""
 
 
-class Unusable(Exception):
-    """A file that cannot be used, without its name."""
+class UnusableStream(Exception):
+    """Reason why a file cannot be used, without its name."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is decoded of a file: the frames wanted, and those they are made of.
+class DecodePlan:
+    """Frames to decode: those wanted and those they depend on.
 
     Attributes:
         opening: I-frame of each frame's GOP.
         runs: the frames of each GOP that is needed.
-        last_residual, last_motion: by the I-frame of a GOP.
+        last_residual, last_motion: last frame of a GOP with one, by the GOP's I-frame.
     """
 
     pictures: frozenset[int]
@@ -60,8 +67,8 @@ class Plan:
         pictures: Collection[int],
         residuals: Collection[int] = (),
         motions: Collection[int] = (),
-    ) -> Plan:
-        """For planes of `pictures`, `residuals` of P-frames and vectors of `motions`."""
+    ) -> DecodePlan:
+        """Plan for planes of `pictures`, `residuals` of P-frames and vectors of `motions`."""
         opening: list[int] = []
         for index, kind in enumerate(kinds):
             opening.append(index if kind == "I" else opening[-1])
@@ -82,24 +89,26 @@ class Plan:
         )
 
     def moves(self, index: int) -> bool:
-        """Whether the frame's vectors are wanted."""
+        """True if the frame's vectors are wanted."""
         return index <= self.last_motion.get(self.opening[index], -1)
 
 
 def picture_kinds(packet: bytes) -> str:
-    """Types of the pictures in a packet: one, in a file that can be used."""
+    """Types of the pictures in a packet; a usable file has one per packet."""
     return "".join("IPBS"[part[0] >> 6] for part in packet.split(_PICTURE)[1:] if part)
 
 
 def require_usable(kinds: Sequence[str], packets: int, declared: int) -> None:
-    """Refuse what is not one I- or P-frame a packet, or not as many as declared."""
+    """Refuse anything but one I- or P-frame per packet, as many as declared."""
     for number, kind in enumerate(kinds):
         if kind not in "IP":
-            raise Unusable(f"frame {number} is a {kind}-frame, only I- and P-frames can be used")
+            raise UnusableStream(
+                f"frame {number} is a {kind}-frame, only I- and P-frames can be used"
+            )
         if number == 0 and kind != "I":
-            raise Unusable(f"the first frame is a {kind}-frame, not an I-frame")
+            raise UnusableStream(f"the first frame is a {kind}-frame, not an I-frame")
     if not len(kinds) == packets == declared:
-        raise Unusable(f"declares {declared} frames, {len(kinds)} can be decoded")
+        raise UnusableStream(f"declares {declared} frames, {len(kinds)} can be decoded")
 
 
 VECTORS = np.dtype(
@@ -109,11 +118,11 @@ VECTORS = np.dtype(
     },
     align=True,
 )
-"""libavutil's AVMotionVector, as PyAV gives it."""
+"""libavutil's AVMotionVector as PyAV exports it."""
 
 
 class Planes(NamedTuple):
-    """A picture in 4:2:0, without colour conversion: read-only views of the decoder's memory."""
+    """4:2:0 picture without colour conversion, as read-only views of the decoder's memory."""
 
     y: UInt8[np.ndarray, "H W"]
     u: UInt8[np.ndarray, "H/2 W/2"]
@@ -126,18 +135,18 @@ class Frame:
 
     index: int
     kind: str
-    """``"I"`` or ``"P"``, the codec's own picture type."""
+    """Picture type, ``"I"`` or ``"P"``, from the codec."""
     picture: Planes | None
-    """Decoded; None for P-frames that were not asked for."""
+    """Decoded planes; None for P-frames that were not asked for."""
     warped: Planes | None
-    """Decoded without residuals; None where no residual was asked for."""
+    """Planes decoded without residuals; None where no residual was asked for."""
     vectors: np.ndarray | None
-    """The codec's vectors, dtype `VECTORS`; of P-frames up to the GOP's last one with motion or a
-    residual, else None."""
+    """Vectors of dtype `VECTORS` for P-frames up to the GOP's last one with motion or a residual,
+    else None."""
 
 
-class _Place(NamedTuple):
-    """Where a packet is in its file; what makes it the same packet after a seek."""
+class _PacketKey(NamedTuple):
+    """Identity of a packet across seeks."""
 
     position: int | None
     time: int | None
@@ -145,29 +154,28 @@ class _Place(NamedTuple):
 
 
 @contextmanager
-def open_mpeg4(path: Path | str) -> Iterator[Mpeg4Clip]:
+def open_mpeg4(path: Path | str) -> Iterator[Mpeg4Reader]:
     """Open an MPEG-4 Part 2 file and read its picture types.
 
-    A flipped bit that leaves a valid bitstream cannot be seen here, nor damage in GOPs that are
-    not read; the manifest's SHA-256 and `cmkd data verify` see both.
+    Flipped bits that leave a valid bitstream and damage in GOPs that are not read stay unseen
+    here; the manifest's SHA-256 and `cmkd data verify` find them.
 
     Raises:
-        DataError: there and while reading frames: not MPEG-4 Part 2 of I- and P-frames in
-            half-pel 4:2:0, unreadable, corrupt, or another number of frames than the container
-            declares.
+        DataError: here and while reading frames: not MPEG-4 Part 2 with I- and P-frames in
+            half-pel 4:2:0, unreadable, corrupt, or another number of frames than declared.
     """
-    with video(path, REENCODE) as (container, stream):
+    with open_video(path, REENCODE) as (container, stream):
         if stream.codec_context.name != "mpeg4":
             name = stream.codec_context.name
             raise DataError(f"{path}: codec is {name}, not MPEG-4 Part 2; {REENCODE}")
         try:
-            yield Mpeg4Clip(container, stream)
-        except Unusable as problem:
+            yield Mpeg4Reader(container, stream)
+        except UnusableStream as problem:
             raise DataError(f"{path}: {problem}; {REENCODE}") from None
 
 
-class Mpeg4Clip:
-    """An open file.
+class Mpeg4Reader:
+    """An open MPEG-4 Part 2 file.
 
     Attributes:
         kinds: ``"I"`` or ``"P"`` of every frame in decoding order; the first is ``"I"``.
@@ -176,13 +184,13 @@ class Mpeg4Clip:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._places: list[_Place] = []
+        self._packet_keys: list[_PacketKey] = []
         kinds: list[str] = []
         for packet in container.demux(stream):
             if packet.size:
                 kinds += picture_kinds(bytes(packet))
-                self._places.append(_Place(packet.pos, packet.dts, packet.size))
-        require_usable(kinds, len(self._places), stream.frames)
+                self._packet_keys.append(_PacketKey(packet.pos, packet.dts, packet.size))
+        require_usable(kinds, len(self._packet_keys), stream.frames)
         self.kinds: Sequence[str] = kinds
         self.height, self.width = stream.height, stream.width
 
@@ -192,15 +200,15 @@ class Mpeg4Clip:
         residuals: Collection[int] = (),
         motions: Collection[int] = (),
     ) -> Iterator[Frame]:
-        """All frames of the GOPs needed, each from its I-frame to the last one asked for.
+        """Frames of the GOPs needed, each GOP from its I-frame to the last frame asked for.
 
         Args:
-            pictures: frames whose planes are wanted.
-            residuals: P-frames that are wanted both with and without their residual; their GOP's
-                vectors come with them.
-            motions: P-frames whose vectors are wanted.
+            pictures: frames to give planes of.
+            residuals: P-frames to give with and without their residual, along with their GOP's
+                vectors.
+            motions: P-frames to give vectors of.
         """
-        plan = Plan.of(self.kinds, pictures, residuals, motions)
+        plan = DecodePlan.of(self.kinds, pictures, residuals, motions)
         full = self._decoder({"flags2": "+export_mvs"} if plan.last_motion else {})
         bare = self._decoder({"skip_idct": "nokey"}) if residuals else None
         waiting: deque[tuple[int, bool]] = deque()
@@ -218,16 +226,10 @@ class Mpeg4Clip:
             warped.extend(bare.decode(None))
         yield from self._finished(plan, waiting, decoded, warped)
         if waiting:
-            raise Unusable(f"frame {waiting[0][0]} and others cannot be decoded")
-
-    def decoded(self, wanted: Collection[int]) -> tuple[int, int]:
-        """How many frames, and of how many compressed bytes, are decoded for those `wanted`."""
-        runs = Plan.of(self.kinds, wanted).runs
-        sizes = [self._places[index].size for run in runs for index in run]
-        return len(sizes), sum(sizes)
+            raise UnusableStream(f"frame {waiting[0][0]} and others cannot be decoded")
 
     def _decoder(self, options: dict[str, str]) -> VideoCodecContext:
-        """One of several decoders of the stream, so not the stream's own."""
+        """A decoder of its own: the stream has one, two may be needed at once."""
         own = self._stream.codec_context
         codec = VideoCodecContext.create("mpeg4", "r")
         assert isinstance(codec, VideoCodecContext)
@@ -237,33 +239,33 @@ class Mpeg4Clip:
         codec.options = options
         return codec
 
-    def _packets(self, plan: Plan) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    def _packets(self, plan: DecodePlan) -> Iterator[tuple[int, Packet[VideoStream]]]:
         following = -1
         packets: Iterator[Packet[VideoStream]] = iter(())
         for run in plan.runs:
             if run.start != following:
-                start = self._places[run.start]
+                start = self._packet_keys[run.start]
                 self._container.seek(start.time or 0, stream=self._stream)
                 packets = self._from(run.start)
             for index in run:
                 packet = next(packets, None)
                 if packet is None:
-                    raise Unusable(f"frame {index} cannot be found again")
+                    raise UnusableStream(f"frame {index} cannot be found again")
                 yield index, packet
             following = run.stop
 
     def _from(self, index: int) -> Iterator[Packet[VideoStream]]:
-        """Packets from that of a frame on; a seek may end before it."""
+        """Packets from a frame's own on; a seek may land before it."""
         packets = (packet for packet in self._container.demux(self._stream) if packet.size)
         for packet in packets:
-            if _Place(packet.pos, packet.dts, packet.size) == self._places[index]:
+            if _PacketKey(packet.pos, packet.dts, packet.size) == self._packet_keys[index]:
                 yield packet
                 break
         yield from packets
 
     def _finished(
         self,
-        plan: Plan,
+        plan: DecodePlan,
         waiting: deque[tuple[int, bool]],
         decoded: deque[VideoFrame],
         warped: deque[VideoFrame],
@@ -284,14 +286,16 @@ class Mpeg4Clip:
 
     def _check(self, frame: VideoFrame, index: int) -> None:
         if frame.is_corrupt:
-            raise Unusable(f"frame {index} is corrupt")
+            raise UnusableStream(f"frame {index} is corrupt")
         kind = PictureType(frame.pict_type).name
         if kind != self.kinds[index]:
-            raise Unusable(f"frame {index} is a {kind}-frame, its header says {self.kinds[index]}")
+            raise UnusableStream(
+                f"frame {index} is a {kind}-frame, its header says {self.kinds[index]}"
+            )
         if frame.format.name != "yuv420p":
-            raise Unusable(f"pixel format is {frame.format.name}, not yuv420p")
+            raise UnusableStream(f"pixel format is {frame.format.name}, not yuv420p")
         if (frame.width, frame.height) != (self.width, self.height):
-            raise Unusable(f"frame {index} changes the size to {frame.width}x{frame.height}")
+            raise UnusableStream(f"frame {index} changes the size to {frame.width}x{frame.height}")
 
 
 def _planes(frame: VideoFrame) -> Planes:
@@ -308,13 +312,12 @@ def _samples(plane: VideoPlane) -> UInt8[np.ndarray, "H W"]:
 
 
 def _vectors(frame: VideoFrame, index: int) -> np.ndarray:
-    # The container that the frame itself would keep refers back to it, so that frames would wait
-    # for the garbage collector, and hundreds of MiB with them.
+    # `frame.side_data` would form a reference cycle, which keeps hundreds of MiB of frames until
+    # the garbage collector runs.
     side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
-    # What PyAV gives is a view into the frame; a copy lets the frame go. One of bytes takes no
-    # longer for the many fields of a vector.
+    # Copied as bytes, so that the frame can be freed.
     whole = bytes(side) if isinstance(side, MotionVectors) else b""
     vectors = np.frombuffer(whole, VECTORS)
     if not ((vectors["motion_scale"] == 2).all() and (vectors["w"] == vectors["h"]).all()):
-        raise Unusable(f"frame {index} uses quarter-pel or interlaced motion")
+        raise UnusableStream(f"frame {index} uses quarter-pel or interlaced motion")
     return vectors

@@ -17,11 +17,11 @@ from PIL import Image
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
 from cmkd.data.clip import keep_freed_memory
-from cmkd.data.codec import container_fault, decode_rgb, encode, probe
-from cmkd.data.manifest import file_sha256
+from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import container_fault, decode_rgb, probe
 from cmkd.data.prepare.sources import Listing, Refusal, Source
 from cmkd.errors import DataError
-from cmkd.io import write_text, writing
+from cmkd.io import file_sha256, write_text, writing
 
 ALGORITHMS: Mapping[int, str] = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 """By the number of hexadecimal digits."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +24,7 @@ from cmkd.data.prepare.plan import (
 )
 from cmkd.data.prepare.reencode import Encoded, EncodeTask, reencode
 from cmkd.data.prepare.sources import Refusal, Source
-from cmkd.data.workers import OnProgress, RunFiles, run_tasks
+from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import DataError, InfrastructureError, InputError
 from cmkd.io import make_folder
 
@@ -49,15 +48,11 @@ class PrepareReport:
 def prepare(
     request: PrepareRequest,
     on_progress: OnProgress | None = None,
-    run_files: RunFiles | None = None,
 ) -> PrepareReport:
     """Re-encode the videos of a labelled folder or of a published data set, and write the data set.
 
     A refused file is listed with reason and remedy in ``refused.csv`` and the rest goes on. A run
     that was killed goes on where it was; other views or splits re-encode nothing.
-
-    Args:
-        run_files: runs the files; by default `request.workers` processes of this machine.
 
     Raises:
         DataError: the folder, its manifest or the official annotations are wrong (all problems of
@@ -72,7 +67,7 @@ def prepare(
         _check_output(request)
         for left in request.output.rglob(".*.partial"):  # of a run that was killed
             left.unlink()
-        encoded, failed = _encode_all(request, listing.sources, on_progress, run_files)
+        encoded, failed = _encode_all(request, listing.sources, on_progress)
         refused = tuple(sorted((*listing.left_out, *failed), key=lambda refusal: refusal.path))
         write_refusals(request.output / REFUSED_FILE, refused)
         clips = entries_of(listing, {path: done.sha256 for path, done in encoded.items()})
@@ -133,7 +128,6 @@ def _encode_all(
     request: PrepareRequest,
     sources: Sequence[Source],
     on_progress: OnProgress | None,
-    run_files: RunFiles | None,
 ) -> tuple[dict[str, Encoded], list[Refusal]]:
     tasks = (
         EncodeTask(
@@ -147,8 +141,13 @@ def _encode_all(
     )
     encoded: dict[str, Encoded] = {}
     failed: list[Refusal] = []
-    here: RunFiles = partial(run_tasks, workers=request.workers, name=lambda task: task.source)
-    results = (run_files or here)(reencode, tasks, timeout=request.timeout)
+    results = run_tasks(
+        reencode,
+        tasks,
+        workers=request.workers,
+        timeout=request.timeout,
+        name=lambda task: task.source,
+    )
     for done, (number, result) in enumerate(results, 1):
         path = sources[number].path
         if isinstance(result, InfrastructureError):

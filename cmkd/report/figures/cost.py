@@ -114,7 +114,7 @@ def draw_cost(table: Table) -> Figure:
 
 
 def _kind(row: Row) -> str:
-    if row.half is not None and row.method.endswith("+ours"):
+    if row.family is not None and row.method.endswith("+ours"):
         return "ours"
     return "RD" if "RD" in row.labels else "CD"
 

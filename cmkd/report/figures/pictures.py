@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
+from cmkd.report.arms import find_reference
 from cmkd.report.cells import Difference
 from cmkd.report.confusions import ClassView, class_views
 from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
 from cmkd.report.page import Picture
-from cmkd.report.paper import find_reference
 from cmkd.report.searches import searches, training_curves
 from cmkd.report.tables import Table
 from cmkd.report.text import folds_text, heading, interval_text, plural, uneven_text
@@ -163,7 +163,9 @@ def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
         f"Test clips of {table.evidence.data}, the first of every class, of fold "
         f"{min(table.evidence.folds)}; selected epoch: {table.evidence.selection}."
     )
-    gates = tuple(filter(None, (gate_view(f"{half} half", arms) for half, arms in found.items())))
+    gates = tuple(
+        filter(None, (gate_view(f"{family} family", arms) for family, arms in found.items()))
+    )
     if gates:
         title = f"{heading(table)}: weights of the gate, and motion"
         follows = "; ".join(
@@ -176,7 +178,9 @@ def _inside(table: Table) -> Iterator[tuple[str, str, str, str, Figure]]:
             "over all clips that trials keep, and over seeds."
         )
         yield "gate", title, alt, caption, draw_gates(title, gates)
-    graphs = tuple(filter(None, (graph_view(f"{half} half", arms) for half, arms in found.items())))
+    graphs = tuple(
+        filter(None, (graph_view(f"{family} family", arms) for family, arms in found.items()))
+    )
     if graphs:
         title = f"{heading(table)}: temporal graphs"
         likeness = "; ".join(

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cmkd.report.arms import FAMILIES, Family
 from cmkd.report.figures.style import BLUE, GREEN, GREY, MANY, VERMILLION, plain, style
-from cmkd.report.paper import HALVES, Half
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (
-    absent_halves,
+    absent_families,
     comparable_columns,
     folds_text,
     heading,
@@ -31,11 +31,13 @@ LETTERS = 9.3
 def draw_arms(table: Table) -> Figure:
     """Seeds, means and intervals of all arms, beside the printed values on an axis of their own.
 
-    The halves stand one below the other, each with its teacher.
+    The families stand one below the other, each with its teacher.
     """
-    halves = {half: [row for row in _students(table) if row.half == half] for half in HALVES}
-    halves = {half: rows for half, rows in halves.items() if rows}
-    counts = [len(rows) for rows in halves.values()]
+    families = {
+        family: [row for row in _students(table) if row.family == family] for family in FAMILIES
+    }
+    families = {family: rows for family, rows in families.items() if rows}
+    counts = [len(rows) for rows in families.values()]
     columns = _paper_columns(table)
     figure = Figure(figsize=(9.5, 2.4 + 0.5 * len(counts) + 0.55 * sum(counts)))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
@@ -47,9 +49,9 @@ def draw_arms(table: Table) -> Figure:
         width_ratios=[2.6, *(1 for _ in columns)],
         height_ratios=[count + 0.4 for count in counts],
     )
-    for (ours, *paper), (half, rows) in zip(panels, halves.items(), strict=True):
-        _draw_ours(ours, rows, _teacher(table, half), table)
-        ours.set_title(_half_title(table, half), fontsize=10)
+    for (ours, *paper), (family, rows) in zip(panels, families.items(), strict=True):
+        _draw_ours(ours, rows, _teacher(table, family), table)
+        ours.set_title(_family_title(table, family), fontsize=10)
         for axes in paper:
             _draw_paper(axes, rows, columns[0])
             axes.set_title(plain(f"in the paper, {columns[0]}"), fontsize=10)
@@ -75,19 +77,19 @@ def _students(table: Table) -> list[Row]:
     return [row for row in table.rows if isinstance(row.measured, Measured)]
 
 
-def _teacher(table: Table, half: Half) -> float | None:
+def _teacher(table: Table, family: Family) -> float | None:
     for row in table.rows:
-        if isinstance(row.measured, TeacherScore) and row.half == half:
+        if isinstance(row.measured, TeacherScore) and row.family == family:
             return row.measured.selected
     return None
 
 
-def _half_title(table: Table, half: Half) -> str:
-    if half in absent_halves(table):
-        return f"{half} students: not run yet"
-    teacher = _teacher(table, half)
+def _family_title(table: Table, family: Family) -> str:
+    if family in absent_families(table):
+        return f"{family} students: not run yet"
+    teacher = _teacher(table, family)
     taught = f", teacher {teacher:.1f} %" if teacher is not None else ""
-    return f"{half} students, measured here{taught}"
+    return f"{family} students, measured here{taught}"
 
 
 def _draw_ours(axes: Axes, rows: list[Row], teacher: float | None, table: Table) -> None:
@@ -205,6 +207,6 @@ def _legend(table: Table) -> list[Line2D]:
     if table.published.columns:
         handles.insert(0, marker("D", IN_PAPER, "row of the paper, mean over seeds"))
         handles.insert(2, marker("D", GREY, "value printed in the paper", "white"))
-    if any(_teacher(table, half) is not None for half in HALVES):
-        handles.append(Line2D([], [], color=TEACHER, ls="--", label="RGB teacher of the half"))
+    if any(_teacher(table, family) is not None for family in FAMILIES):
+        handles.append(Line2D([], [], color=TEACHER, ls="--", label="RGB teacher of the family"))
     return handles

@@ -1,0 +1,255 @@
+"""Videos of any codec through PyAV: header, completeness of the file, RGB frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from cmkd.errors import DataError
+
+LARGEST_SIDE = 8192
+"""Pixels; larger declared sizes are refused before any picture is allocated."""
+FORMATS = "avi,matroska,mov,mpeg,mpegts,mpegvideo"
+"""FFmpeg's readers of VIDEO_SUFFIXES. Playlists (ffconcat, HLS), which open other files, are not
+among them."""
+
+REENCODE = "re-encode it with: cmkd data prepare"
+REPLACE = "replace the file by an intact copy or take it out of the data set"
+CONVERT = "convert it to avi, mkv, mov, mp4, mpg or webm, or remove it"
+
+
+@contextmanager
+def open_video(path: Path | str, remedy: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream; errors of FFmpeg become `DataError`."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file; check the path")
+    # Metadata is not always UTF-8 (HMDB-51 has such files).
+    options = {"format_whitelist": FORMATS}
+    try:
+        with av.open(str(path), metadata_errors="replace", options=options) as container:
+            if not container.streams.video:
+                raise DataError(f"{path}: has no video stream; {REPLACE}")
+            stream = container.streams.video[0]
+            if not 0 < max(stream.width, stream.height) <= LARGEST_SIDE:
+                raise DataError(
+                    f"{path}: size {stream.width}x{stream.height} is outside 1..{LARGEST_SIDE} "
+                    "pixels a side; scale it first"
+                )
+            yield container, stream
+    except av.ArgumentError as error:
+        raise DataError(
+            f"{path}: cannot be decoded (not a video container: {error.strerror}); {CONVERT}"
+        ) from None
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: cannot be decoded ({error.strerror}); {remedy}") from None
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """Header of a file's first video stream, and the rotation of its first frame."""
+
+    codec: str
+    width: int
+    """Pixels, before rotation; `height` too."""
+    height: int
+    frames_declared: int
+    """0 where the container does not count its frames. AVI counts dropped frames too."""
+    fps: float
+    """0 where the container does not say."""
+    rotation: int
+    """Degrees, counterclockwise, by which a frame is to be turned for display."""
+
+
+def probe(path: Path | str) -> StreamInfo:
+    """Header of a video of any codec.
+
+    Raises:
+        DataError: no such file, not a video, or its first frame cannot be decoded.
+    """
+    with open_video(path, REPLACE) as (container, stream):
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise DataError(f"{path}: no frame can be decoded; {REPLACE}")
+        return StreamInfo(
+            codec=stream.codec_context.name,
+            width=stream.width,
+            height=stream.height,
+            frames_declared=stream.frames,
+            fps=float(stream.average_rate or 0),
+            rotation=first.rotation,
+        )
+
+
+def container_fault(path: Path | str) -> str | None:
+    """Damage of a video of any codec that its packets show, without decoding; None if intact.
+
+    A file is whole if its reader has no complaint, every packet of its index is there, and the
+    last packet ends where the stream is declared to end. The declared number of frames proves
+    nothing: AVI counts dropped frames, edit lists hide some, Matroska has no count.
+
+    Raises:
+        DataError: no such file, or not a video.
+    """
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # the file before may have had the same fault
+    try:
+        with av.logging.Capture() as messages, open_video(path, REPLACE) as (container, stream):
+            reader = container.format.name
+            indexed = sum(entry.size > 0 for entry in stream.index_entries)
+            count, end, longest = 0, 0, 1
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    return "holds a packet that its container calls corrupt"
+                if packet.size:
+                    count += 1
+                    time = packet.pts if packet.pts is not None else packet.dts or 0
+                    longest = max(longest, packet.duration or 0)
+                    end = max(end, time + (packet.duration or 0))
+            if count < indexed:
+                return f"its index lists {indexed} frames, {count} are there"
+            # The index of an MP4 names every packet; that of an AVI may be gone with its end.
+            whole = _riff_is_whole(path) if reader == "avi" else count == indexed
+            fault = None if whole else _early_end(stream, reader, end, longest)
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
+    complaints = [text.strip() for _, name, text in messages if name == reader]
+    return f"its container is damaged ({complaints[0]})" if complaints else fault
+
+
+def _early_end(stream: VideoStream, reader: str, end: int, longest: int) -> str | None:
+    # One tick of an AVI's clock is one frame, dropped or not. Its duration is FFmpeg's guess from
+    # the size of a file without index; the header keeps the number that was written.
+    duration = (stream.frames if reader == "avi" else stream.duration) or 0
+    declared = (stream.start_time or 0) + duration
+    if end + longest >= declared or stream.time_base is None:
+        return None
+    return (
+        f"ends at {float(end * stream.time_base):.2f} s of "
+        f"{float(declared * stream.time_base):.2f} s declared"
+    )
+
+
+def _riff_is_whole(path: Path | str) -> bool:
+    """True if an AVI file has all the bytes that its header declares, and declares any."""
+    with open(path, "rb") as file:
+        declared, size = 0, os.fstat(file.fileno()).st_size
+        while (head := _chunk_size(file)) is not None and head:
+            declared += 8 + head
+            file.seek(declared)
+    return 0 < declared <= size
+
+
+def _chunk_size(file: BinaryIO) -> int | None:
+    """Size of the RIFF chunk that starts here; files above 1 GB have several."""
+    head = file.read(8)
+    return int.from_bytes(head[4:], "little") if head[:4] == b"RIFF" and len(head) == 8 else None
+
+
+@dataclass(frozen=True)
+class StreamScan:
+    """Findings of a whole decode of a video of any codec, good or bad."""
+
+    codec: str
+    width: int
+    height: int
+    pixel_format: str
+    frames_declared: int
+    """0 where the container does not count its frames."""
+    kinds: str
+    """Picture type of each decoded frame: ``I``, ``P``, ``B`` ..."""
+    corrupt: tuple[int, ...]
+    """Numbers of the frames that the decoder calls corrupt."""
+    error: str | None
+    """The decoder's message where decoding broke off."""
+
+
+def scan(path: Path | str) -> StreamScan:
+    """Decode all of a file and collect every reason for which `open_mpeg4` would refuse it.
+
+    Raises:
+        DataError: no such file, or not a video.
+    """
+    with open_video(path, REPLACE) as (container, stream):
+        codec = stream.codec_context
+        codec.thread_count = 1
+        kinds, corrupt, error = [], [], None
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                kinds.append(PictureType(frame.pict_type).name)
+                if frame.is_corrupt:
+                    corrupt.append(number)
+        except av.FFmpegError as reason:
+            error = reason.strerror
+        return StreamScan(
+            codec=codec.name,
+            width=codec.width,
+            height=codec.height,
+            pixel_format=codec.pix_fmt or "unknown",
+            frames_declared=stream.frames,
+            kinds="".join(kinds),
+            corrupt=tuple(corrupt),
+            error=error,
+        )
+
+
+def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Frames of a video of any codec, in display order and upright (rotation applied).
+
+    `container_fault` tells whether packets are missing; this checks what becomes of those there.
+
+    Raises:
+        DataError: not a video, a corrupt frame, a frame of another size, or packets that give no
+            frame; in the last three cases after the intact frames before it.
+    """
+    with open_video(path, REPLACE) as (container, stream):
+        stream.codec_context.thread_count = 1
+        indexed = sum(entry.size > 0 for entry in stream.index_entries)
+        convert, packets, count = _Converter(), 0, 0
+        size: tuple[int, int] | None = None
+        for packet in container.demux(stream):
+            packets += packet.size > 0 and not packet.is_discard
+            for frame in packet.decode():
+                size = size or (frame.width, frame.height)
+                if frame.is_corrupt:
+                    raise DataError(f"{path}: frame {count} is corrupt; {REPLACE}")
+                if (frame.width, frame.height) != size:
+                    raise DataError(
+                        f"{path}: frame {count} changes the size from {size[0]}x{size[1]} to "
+                        f"{frame.width}x{frame.height}; scale it to one size or cut it there"
+                    )
+                count += 1
+                yield np.ascontiguousarray(np.rot90(convert(frame), round(frame.rotation / 90)))
+        # An AVI with packed B-frames has one packet without a picture. Matroska, which declares
+        # no frames, may have many (VP8's hidden frames).
+        declared = max(packets, indexed) if stream.frames else 1
+        if count < max(1, declared - 1):
+            raise DataError(f"{path}: holds {declared} frames, {count} can be decoded; {REPLACE}")
+
+
+class _Converter:
+    """Pictures as RGB by one conversion context; `VideoFrame.to_ndarray` sets one up per frame,
+    which takes several times as long as the conversion."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        rgb: UInt8[np.ndarray, "H W 3"] = self._reformatter.reformat(
+            frame, format="rgb24"
+        ).to_ndarray()
+        return rgb
