@@ -1,12 +1,11 @@
-"""How a sweep stands: a small file in the cache that its driver renews and anybody may read."""
+"""Status file of a running sweep, refreshed by the driver, read by `cmkd status`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 from cmkd.config.paths import slug
 from cmkd.machine import owner, owner_is_gone
 from cmkd.sweep.failures import digest
-from cmkd.tracking.store import RunRecord
 from cmkd.tracking.uri import redact, sqlite_file
 
 if TYPE_CHECKING:
@@ -49,15 +47,14 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep on one data set, at one moment.
+    """Progress of a sweep on one data set.
 
     Attributes:
-        owner: ``host:pid`` of the driver; empty where the store alone is known.
-        store: its tracking store, without secrets.
-        started, updated: seconds since 1970; 0 where not known.
-        ending: how it ended; empty while it runs.
-        stage: what is done before the training.
-        to_go: trials that wait; None where the store alone is known, which has none of them.
+        owner: owner tag of the driver.
+        store: tracking URI without secrets.
+        started, updated: seconds since 1970.
+        ending: empty while it runs.
+        stage: work before the training.
         seconds_left: forecast of the driver at `updated`.
         failures: a line per cause.
     """
@@ -65,7 +62,7 @@ class SweepStatus:
     sweep: str
     data: str
     store: str
-    owner: str = ""
+    owner: str
     started: float = 0.0
     updated: float = 0.0
     ending: str = ""
@@ -74,7 +71,7 @@ class SweepStatus:
     pruned: int = 0
     running: int = 0
     failed: int = 0
-    to_go: int | None = None
+    to_go: int = 0
     seconds_left: float | None = None
     arms: tuple[ArmStatus, ...] = ()
     training: tuple[RunningTrial, ...] = ()
@@ -83,9 +80,7 @@ class SweepStatus:
     @property
     def state(self) -> str:
         """``running``, ``died`` (no driver, no ending), or how it ended."""
-        if self.ending or not self.owner:
-            return self.ending
-        return "died" if owner_is_gone(self.owner) else "running"
+        return self.ending or ("died" if owner_is_gone(self.owner) else "running")
 
 
 class StatusWriter:
@@ -108,35 +103,35 @@ class StatusWriter:
         self._written = 0.0
 
     def confirm(self, question: str) -> bool:
-        """As the other view."""
+        """Pass it on."""
         return self._view.confirm(question)
 
     def note(self, text: str) -> None:
-        """As the other view."""
+        """Pass it on."""
         self._view.note(text)
 
     def stage(self, text: str, done: int, total: int) -> None:
-        """As the other view; kept."""
+        """Pass it on, and write it."""
         self._view.stage(text, done, total)
         self._now = replace(self._now, stage=f"{text}: {done}/{total}")
         self._write(urgent=False)
 
     def show(self, progress: Progress) -> None:
-        """As the other view; kept."""
+        """Pass it on, and write it."""
         self._view.show(progress)
         self._take(progress, urgent=False)
 
     def ended(self, trial: TrialProgress, progress: Progress) -> None:
-        """As the other view; kept."""
+        """Pass it on, and write it."""
         self._view.ended(trial, progress)
         self._take(progress, urgent=True)
 
     def close(self, ending: str) -> None:
-        """The sweep has ended; where nothing was to train, what was known before stays."""
+        """Write the ending; where nothing was to train, the file stays as it was."""
         if self._written:
             now = replace(self._now, ending=ending, seconds_left=None, stage="", training=())
             arms = tuple(replace(one, running=0, to_go=one.to_go + one.running) for one in now.arms)
-            to_go = (now.to_go or 0) + now.running
+            to_go = now.to_go + now.running
             self._now = replace(now, arms=arms, running=0, to_go=to_go)
             self._write(urgent=True)
 
@@ -162,7 +157,7 @@ class StatusWriter:
 def status_file(
     view: SweepView, cache: Path, sweep: str, data: str, store: str
 ) -> Iterator[SweepView]:
-    """A view for the block that keeps ``<cache>/sweeps/<sweep>-<data>.json`` up to date too.
+    """Keep ``<cache>/sweeps/<sweep>-<data>.json`` up to date inside the block; gives the view.
 
     Args:
         store: tracking URI.
@@ -179,13 +174,13 @@ def status_file(
 
 
 def named_store(uri: str) -> str:
-    """A tracking URI as it is shown: a file by its whole path, and no secret."""
+    """Tracking URI to show: a file by its whole path, no secret."""
     path = sqlite_file(uri)
     return f"sqlite:///{path}" if path is not None else redact(uri)
 
 
 def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
-    """What the progress says now."""
+    """The status by `progress`."""
     everyone = [*progress.teachers.values(), *progress.trials.values()]
     failures = [(one.name, one.cause) for one in everyone if one.status == "failed" and one.cause]
     return replace(
@@ -217,7 +212,7 @@ def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
 
 
 def saved_statuses(cache: Path) -> list[SweepStatus]:
-    """Of all sweeps of this cache, those that ran last first; files of other versions are left."""
+    """Status of all sweeps of a cache, the latest first; files of other versions are skipped."""
     found = []
     for path in (cache / "sweeps").glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
@@ -228,56 +223,3 @@ def saved_statuses(cache: Path) -> list[SweepStatus]:
                 failures = tuple(stored.pop("failures"))
                 found.append(SweepStatus(**stored, arms=arms, training=training, failures=failures))
     return sorted(found, key=lambda one: (one.state == "running", one.updated), reverse=True)
-
-
-def statuses_of_store(runs: Sequence[RunRecord], store: str) -> list[SweepStatus]:
-    """What the runs of a store tell of each sweep, the last one first.
-
-    Args:
-        runs: oldest first.
-    """
-    sweeps: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in reversed(runs):
-        if run.tags.get("kind") == "trial":
-            sweeps.setdefault((run.tags.get("sweep", ""), run.tags.get("data", "")), []).append(run)
-    return [_of_runs(name, data, trials, store) for (name, data), trials in sweeps.items()]
-
-
-def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> SweepStatus:
-    def counted(some: Sequence[RunRecord]) -> tuple[int, int, int]:
-        states = Counter(run.status for run in some)
-        return states["FINISHED"], states["RUNNING"], states["FAILED"]
-
-    arms: dict[str, list[RunRecord]] = {}
-    for run in reversed(runs):
-        arms.setdefault(run.tags.get("arm", ""), []).append(run)
-    done, running, failed = counted(runs)
-    failures = [
-        (run.tags.get("arm", ""), cause)
-        for run in runs
-        if run.status == "FAILED" and (cause := run.tags.get("failure", ""))
-    ]
-    return SweepStatus(
-        sweep,
-        data,
-        store,
-        done=done,
-        running=running,
-        failed=failed,
-        pruned=sum("pruned" in run.tags for run in runs),
-        arms=tuple(
-            ArmStatus(arm, *counted(some), to_go=0, best_val_acc=_best(some))
-            for arm, some in arms.items()
-        ),
-        failures=tuple(digest(failures)),
-    )
-
-
-def _best(runs: Sequence[RunRecord]) -> float | None:
-    seen = [
-        run.metrics[name]
-        for run in runs
-        for name in ("best_val_acc", "val_acc")
-        if name in run.metrics
-    ]
-    return max(seen, default=None)

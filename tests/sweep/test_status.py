@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from cmkd.sweep.status import (
     RunningTrial,
     StatusWriter,
     SweepStatus,
-    named_store,
     saved_statuses,
     status_file,
-    statuses_of_store,
 )
-from cmkd.tracking.store import EpochRecord, RunRecord
+from cmkd.tracking.store import EpochRecord
 
 GONE = owner().rpartition(":")[0] + ":999999999"
 
@@ -126,28 +123,3 @@ def test_what_runs_comes_first_and_other_versions_are_left_out(
     (tmp_path / "sweeps" / "later.json").write_text('{"schema": 99}')
     (tmp_path / "sweeps" / "cut.json").write_text('{"schema": 1, "arms"')
     assert [one.sweep for one in saved_statuses(tmp_path)] == ["mine", "new", "old"]
-
-
-def test_a_store_tells_of_sweeps_that_ran_elsewhere() -> None:
-    def run(status: Any, arm: str, metrics: dict[str, float], **tags: str) -> RunRecord:
-        tags = {"kind": "trial", "sweep": "s", "data": "d", "arm": arm, **tags}
-        return RunRecord("r", "t", status, tags, {}, metrics)
-
-    runs = [
-        run("FINISHED", "x", {}, sweep="before"),
-        run("FINISHED", "a", {"best_val_acc": 70.0, "val_acc": 60.0}),
-        run("RUNNING", "a", {"val_acc": 75.0}),
-        run("FAILED", "b", {}, failure="ValueError: no"),
-        run("KILLED", "b", {}, pruned="lags"),
-        replace(run("FINISHED", "teacher", {}), tags={"kind": "teacher"}),
-    ]
-    last, before = statuses_of_store(runs, "u")
-    assert (before.sweep, before.done) == ("before", 1)
-    assert (last.done, last.running, last.failed, last.pruned) == (1, 1, 1, 1)
-    assert last.arms == (ArmStatus("a", 1, 1, 0, 0, 75.0), ArmStatus("b", 0, 0, 1, 0, None))
-    assert last.failures == ("1 x ValueError: no [b]",)
-    assert (last.to_go, last.state) == (None, "")
-
-
-def test_a_store_is_named_without_its_secrets() -> None:
-    assert named_store("postgresql://me:secret@host/db") == "postgresql://***@host/db"
