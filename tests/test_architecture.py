@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "data": {"errors", "io", "machine", "config"},
     "backbones": {"errors", "config"},
     "tracking": {"errors", "machine", "config"},
+    "results": {"errors", "config", "tracking"},
     "method": {"errors", "config", "backbones"},
     "training": {
         *("errors", "io", "machine", "provenance", "config", "data"),
@@ -41,7 +42,7 @@ LAYERS: dict[str, set[str]] = {
         *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
-    "report": {"errors", "io", "stats", "config", "tracking"},
+    "report": {"errors", "io", "stats", "config", "tracking", "results"},
     "cli": {
         *("errors", "io", "machine", "config", "data", "tracking", "training", "sweep", "report"),
     },

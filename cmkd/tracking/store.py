@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -81,6 +84,28 @@ class RunReader(Protocol):
 
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
         """All logged values of the metric `name`, by run; runs that have none are left out."""
+
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Parameters by run."""
+        wanted = set(run_ids)
+        return {run.run_id: run.params for run in self.find({}) if run.run_id in wanted}
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged."""
+        import numpy as np
+
+        wanted = set(run_ids)
+        runs = [run for run in self.find({}) if run.run_id in wanted]
+        found: dict[str, np.ndarray] = {}
+        for name in sorted({name for run in runs for name in run.metrics}):
+            logged = self.histories(run_ids, name)
+            rows = [
+                (index, step, value)
+                for index, run_id in enumerate(run_ids)
+                for step, value in logged.get(run_id, {}).items()
+            ]
+            found[name] = np.array(rows, float).reshape(-1, 3)
+        return found
 
 
 class RunStore(RunReader, Protocol):
