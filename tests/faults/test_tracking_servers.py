@@ -210,7 +210,9 @@ def _dies_and_comes_back(server: MlflowServer, tmp_path: Path) -> None:
     assert refused.wait(60)
     file = tmp_path / "predictions.csv"
     file.write_text("clip,label\n")
-    recorder.close("t1", RunEnding("FINISHED", summary={"test_acc": 5.0}, timestamp_ms=9, files=[file]))
+    recorder.close(
+        "t1", RunEnding("FINISHED", summary={"test_acc": 5.0}, timestamp_ms=9, files=[file])
+    )
     server.start()
     recorder.drain()
 
