@@ -1,4 +1,4 @@
-"""How a running sweep looks: a table that lives on a terminal, plain lines elsewhere."""
+"""Views of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class PlainView(SweepView):
 
     def show(self, progress: Progress) -> None:
         """Print how far the teachers are; of trials only the ends are printed."""
-        if any(one.status == "running" for one in progress.teachers.values()):
-            done = sum(one.epoch for one in progress.teachers.values())
-            total = sum(one.epochs for one in progress.teachers.values())
+        if any(trial.status == "running" for trial in progress.teachers.values()):
+            done = sum(trial.epoch for trial in progress.teachers.values())
+            total = sum(trial.epochs for trial in progress.teachers.values())
             self.stage("training teachers", done, total)
 
     def ended(self, trial: TrialProgress, progress: Progress) -> None:
@@ -155,10 +155,12 @@ def _counts(progress: Progress) -> str:
 
 
 def _picture(progress: Progress) -> Group:
-    """What matters most first: a terminal that is too low cuts off the end."""
+    """Counts, running trials, table by arm; a low terminal cuts off the end."""
     everyone = [*progress.teachers.values(), *progress.trials.values()]
-    running = [one for one in everyone if one.status == "running"]
-    lines = [f"{one.name}: epoch {one.epoch} of {one.epochs}" for one in running[:SHOWN_RUNNING]]
+    running = [trial for trial in everyone if trial.status == "running"]
+    lines = [
+        f"{trial.name}: epoch {trial.epoch} of {trial.epochs}" for trial in running[:SHOWN_RUNNING]
+    ]
     if len(running) > SHOWN_RUNNING:
         lines.append(f"and {len(running) - SHOWN_RUNNING} more")
     return Group(

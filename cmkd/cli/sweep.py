@@ -29,7 +29,7 @@ STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "ne
 def plan_text(plan: Plan, expected: Preflight) -> str:
     """A line per trial, then what is to know of all of them."""
     settings = plan.settings
-    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
+    axes, ids = axes_of(settings.values()), {arm: setting.id for arm, setting in settings.items()}
     short = _short({key for values in axes.values() for key in values})
     rows = [("state", "trial", "fold", "seed", "arm", "axes")]
     for trial in plan.trials:
@@ -71,9 +71,9 @@ def _short(keys: Collection[str]) -> dict[str, str]:
 
 
 def plan_json(request: SweepRequest, plan: Plan, expected: Preflight) -> dict[str, Any]:
-    """The same for programs; times are in seconds."""
+    """The plan as JSON; times in seconds."""
     settings = plan.settings
-    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
+    axes, ids = axes_of(settings.values()), {arm: setting.id for arm, setting in settings.items()}
     to_run = {trial.id for trial in plan.to_run}
     return {
         "schema": SCHEMA,
@@ -107,8 +107,12 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Preflight) -> dict[st
             "not_in_spec": plan.unlisted,
         },
         "selected": {
-            one.name: {"key": one.key, "value": one.value, "candidates": _candidates(one.means)}
-            for one in plan.choices
+            choice.name: {
+                "key": choice.key,
+                "value": choice.value,
+                "candidates": _candidates(choice.means),
+            }
+            for choice in plan.choices
         },
         "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
@@ -289,7 +293,7 @@ def _outcome_json(outcome: SweepResult) -> dict[str, object]:
         ],
         "failed": plan.count("failed"),
         "waiting": len(plan.waiting),
-        "selected": {one.name: one.value for one in plan.choices},
+        "selected": {choice.name: choice.value for choice in plan.choices},
         "seconds": round(outcome.seconds, 1),
     }
 

@@ -141,17 +141,17 @@ def nodes() -> list[Node]:
     import ray
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    living = [one for one in found if one["Alive"]]
+    living = [node for node in found if node["Alive"]]
     described = [
         Node(
-            one["NodeID"],
-            one["NodeManagerAddress"],
-            one["Resources"].get("CPU", 0.0),
-            one["Resources"].get("GPU", 0.0),
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
         )
-        for one in living
+        for node in living
     ]
-    return [one for one in described if one.cpus]
+    return [node for node in described if node.cpus]
 
 
 def servers() -> dict[str, tuple[str, int]]:
@@ -161,7 +161,7 @@ def servers() -> dict[str, tuple[str, int]]:
     context = ray.get_runtime_context()
     host, _, port = context.gcs_address.rpartition(":")
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    own = next(one for one in found if one["NodeID"] == context.get_node_id())
+    own = next(node for node in found if node["NodeID"] == context.get_node_id())
     raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
     return {"server (GCS)": (host, int(port)), "raylet": raylet}
 
@@ -258,7 +258,7 @@ def _ask_all(
                     raise InfrastructureError(
                         f"node {asked[reference].address} does not run tasks: {error}"
                     ) from error
-    return sorted(answers, key=lambda one: one[0].address)
+    return sorted(answers, key=lambda node: node[0].address)
 
 
 def _versions() -> Callable[[], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The driver's hand on a running sweep: news of workers go to progress, view and recorder."""
+"""Events of trials: news of workers go to progress, view and recorder."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class TrialEvents:
         self._view.show(self._progress)
 
     def _gives_up(self, update: Update) -> bool:
-        """In a search: whether the trial lags so far behind that it ends here."""
+        """True if the pruner of a search ends the trial here."""
         rungs, key = self._plan.rungs, update.trial_id
         if rungs is None or not update.epochs or key in self._teachers:
             return False
@@ -152,7 +152,7 @@ class TrialEvents:
             self._stop_if_hopeless()
 
     def _tries_again(self, update: Update) -> bool:
-        """Where memory ran out beside others: with fewer of them, from the last epoch on."""
+        """Requeue a trial that ran out of memory beside others, with fewer workers."""
         failure = update.failure
         if failure is None or failure.kind not in OF_MEMORY:
             return False

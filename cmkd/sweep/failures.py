@@ -46,7 +46,7 @@ class Failure:
         return f"{self.kind}: {self.message}"
 
     def tags(self) -> dict[str, str]:
-        """How it is kept with the run."""
+        """Tags of the run."""
         return {
             "failure": self.cause[:4000],
             "failure_kind": self.origin or self.kind,
@@ -67,7 +67,7 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
 
 
 def is_transient(kind: str) -> bool:
-    """Whether a failure with this tag `failure_kind` came of the machine and not of the trial."""
+    """True if a failure of this kind came of the machine and not of the trial."""
     return kind in TRANSIENT
 
 

@@ -1,4 +1,4 @@
-"""How trials and teachers are named, tagged and described in the tracking store."""
+"""Names, tags and descriptions of trials and teachers in the tracking store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEACHER_ARM = "teacher (RGB)"
 
 @dataclass(frozen=True)
 class Origin:
-    """What all runs of one sweep have in common.
+    """Common properties of all runs of a sweep.
 
     Attributes:
         folds: number of folds of the data set, whether or not this sweep trains on all.
@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def experiment(self) -> str:
-        """Where the runs are shown: one experiment per sweep and data set."""
+        """Experiment of the runs: one per sweep and data set."""
         return f"{self.sweep}/{self.info.name}"
 
 

@@ -33,7 +33,7 @@ TestScores = Mapping[tuple[str, int, int], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the seeds so far say about the order of two arms.
+    """Difference of two arms by the seeds so far.
 
     Attributes:
         mean: accuracy of `arm` minus that of `other` in points, mean over seeds.
@@ -88,7 +88,7 @@ def compared_arms(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
 
 
 def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
-    """What a setting departs from, the nearest first.
+    """Settings that a setting departs from, the nearest first.
 
     The standard method with the same distillation, the control without any distillation, the
     baseline without a pseudo-decoder.

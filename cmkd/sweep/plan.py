@@ -1,4 +1,4 @@
-"""What of a sweep is done and what is to run: the store and the trial ids are the truth."""
+"""Plan of a sweep: trials that are done and trials to run, by the store and the trial ids."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PlannedTrial:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher must exist before it is trained."""
+        """True if a teacher must exist before it is trained."""
         setting = self.config.setting
         return setting.model == "student" and setting.method.needs_teacher
 
@@ -190,7 +190,7 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether every trial is done and no arm waits."""
+        """True if every trial is done and no arm waits."""
         over = self.count("done") + self.count("pruned")
         return not self.waiting and over == len(self.trials)
 
@@ -200,7 +200,7 @@ class Plan:
         return sum(len(trial.arms) - 1 for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
-        """How many trials are in `state`."""
+        """Number of trials in `state`."""
         return sum(self.states[trial.id] == state for trial in self.trials)
 
     def without_retries(self, failed: Collection[str]) -> Plan:

@@ -1,4 +1,4 @@
-"""Before the fan-out: a step of every kind of network, what it costs and whether it has room."""
+"""Preflight of a sweep: a step of every kind of network, its cost and its memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAIRS = 4
 
 
 def is_of_network(key: str) -> bool:
-    """Whether the key acts on the network or the loss.
+    """True if the key acts on the network or the loss.
 
     Others choose data, teacher or optimisation, and are told apart by those.
     """
@@ -77,7 +77,7 @@ SPARED = 0.9
 
 @dataclass(frozen=True)
 class Room:
-    """What trials need and what there is, in bytes.
+    """Memory that trials need, and that is free, in bytes.
 
     Attributes:
         need: of the largest trial, or teacher, with its process; 0 where nothing was measured.
@@ -88,7 +88,7 @@ class Room:
     free: tuple[int, ...] = ()
 
     def workers(self, wanted: int) -> int:
-        """How many of `wanted` fit, at least one."""
+        """Workers that fit, at most `wanted` and at least one."""
         if not self.need or not self.free:
             return wanted
         return max(1, min(wanted, sum(int(SPARED * one / self.need) for one in self.free)))
@@ -113,7 +113,7 @@ VALIDATION = 1 / 3
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is to be expected of the trials to run.
+    """Forecast and memory of the trials to run.
 
     Attributes:
         forecast: with as many workers as find room.
@@ -139,7 +139,7 @@ def preflight(
     workers: int,
     is_shared: bool = True,
 ) -> Preflight:
-    """What the trials to run will cost, after a step of each new kind of them was taken.
+    """Forecast of the trials to run, after a step of each new kind of them.
 
     Settings with a finished trial on this data are known to work, and to find room.
 
@@ -233,7 +233,7 @@ def _clips(dataset: Dataset) -> float:
 def _probe(
     dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
 ) -> tuple[dict[str, Probe], dict[str, Probe], tuple[int, ...]]:
-    """Of students and teachers by key; and bytes that are free on each GPU.
+    """Measured steps of students and teachers by key; free bytes of each GPU.
 
     Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end.
     """

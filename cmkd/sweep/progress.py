@@ -1,4 +1,4 @@
-"""The state of a running sweep: counts, best so far, time left. Pure; rendering is the CLI's."""
+"""Progress of a running sweep: counts, best so far, time left. Pure; the CLI renders it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Progress:
         self.one(key).status = "running"
 
     def advanced(self, key: str, trained: int, epochs: Sequence[EpochRecord]) -> None:
-        """These are further epochs; the last `trained` of them were trained in this session."""
+        """Further epochs, of which this session trained the last `trained`."""
         trial = self.one(key)
         trial.epoch = epochs[-1].step
         known = [trial.val_acc, *(epoch.metrics.get("val_acc") for epoch in epochs)]
@@ -114,16 +114,18 @@ class Progress:
     def count(self, status: Status, arm: str | None = None) -> int:
         """Trials in `status`, of one arm (also that of the teachers) or of all."""
         if arm is None:
-            return sum(one.status == status for one in self.trials.values())
-        return sum(one.status == status and one.arm == arm for one in self._all())
+            return sum(trial.status == status for trial in self.trials.values())
+        return sum(trial.status == status and trial.arm == arm for trial in self._all())
 
     def arms(self) -> list[str]:
         """Arms in the order of the sweep, after the one of the teachers where there are any."""
-        return list(dict.fromkeys(one.arm for one in self._all()))
+        return list(dict.fromkeys(trial.arm for trial in self._all()))
 
     def best(self, arm: str) -> float | None:
         """Best validation accuracy of the arm in this session."""
-        seen = [one.val_acc for one in self._all() if one.arm == arm and one.val_acc is not None]
+        seen = [
+            trial.val_acc for trial in self._all() if trial.arm == arm and trial.val_acc is not None
+        ]
         return max(seen, default=None)
 
     def seconds_left(self) -> float | None:
@@ -135,9 +137,9 @@ class Progress:
         if self._started is None or not self._pace.seconds:
             return None
         todo = [
-            (one.epochs - one.epoch) * (self._paces.get(one.arm) or self._pace)()
-            for one in self._all()
-            if one.status in ("to go", "running")
+            (trial.epochs - trial.epoch) * (self._paces.get(trial.arm) or self._pace)()
+            for trial in self._all()
+            if trial.status in ("to go", "running")
         ]
         elapsed = self.clock() - self._started
         return max(sum(todo) * elapsed / self._pace.seconds, *todo, 0.0)
@@ -147,10 +149,10 @@ class Progress:
 
 
 class SweepView(Protocol):
-    """Where a sweep shows itself; called from the driver's thread, `note` from any."""
+    """View of a sweep; called from the driver's thread, `note` from any."""
 
     def confirm(self, question: str) -> bool:
-        """Whether the person there says yes; False where nobody can be asked."""
+        """Ask the user; False where nobody can be asked."""
 
     def note(self, text: str) -> None:
         """A line to keep."""

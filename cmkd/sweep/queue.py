@@ -1,4 +1,4 @@
-"""Whose turn it is: teachers first, trials as soon as their teacher is there. Pure."""
+"""Queue of teachers and trials: teachers first, trials once their teacher is there. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 class TrialQueue:
-    """What a free worker takes next.
+    """Queue that free workers take from.
 
     A trial that needs no teacher is trained while the teachers still are, so that no worker
     waits for a teacher that another one trains.
@@ -36,7 +36,7 @@ class TrialQueue:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there is nothing left to take, now or later: what runs may come back."""
+        """True if nothing is left, now or later; a running trial may be requeued."""
         return not self._teachers and not self._trials and not self._running
 
     def pop(self) -> str | None:
@@ -58,7 +58,7 @@ class TrialQueue:
         return key
 
     def processes_of(self, key: str) -> int:
-        """How many processes train what was taken and has not ended."""
+        """Processes that train a running trial."""
         return self._running[key]
 
     def ended(self, key: str) -> None:

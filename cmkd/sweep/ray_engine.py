@@ -1,4 +1,4 @@
-"""Ray: the only door to `ray`. Trials and teachers by Ray Tune on reused workers."""
+"""Ray engine: trials and teachers by Ray Tune on reused workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOPBACK = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-"""Of an engine of our own; the driver of a cluster has to be reached by its nodes."""
+"""For an engine of our own; nodes of a cluster have to reach its driver."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Threads that spin while they wait slow each other tenfold where CPUs are shared.
@@ -194,7 +194,7 @@ def default_workers(address: str) -> int:
         found = nodes()
     if not found:
         raise InputError(f"--address {address}: no node of the cluster has CPUs; start one")
-    return int(sum(one.gpus for one in found) or sum(one.cpus for one in found))
+    return int(sum(node.gpus for node in found) or sum(node.cpus for node in found))
 
 
 @contextmanager

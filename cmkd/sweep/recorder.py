@@ -1,4 +1,4 @@
-"""The one writer of a sweep: it carries records to the tracking store, each trial's in order.
+"""Recorder: the only writer of a sweep to the tracking store, in order for each trial.
 
 The queue is the spool. While the store does not answer, records wait in it and training goes
 on; they are tried again until the store is back or the sweep gives up at its end. Every write
@@ -24,7 +24,7 @@ from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity, RunStore
 
 RETRY_SECONDS = 5.0
 LAST_SECONDS = 60.0
-"""How long a store that does not answer is waited for at the end: a server restarts in less."""
+"""Wait at the end for a store that does not answer; a server restarts in less."""
 LAST_PAUSE = 1.0
 
 Write = Callable[[], None]

@@ -1,4 +1,4 @@
-"""A sweep from its spec to its last record: the one place that knows the order of things."""
+"""Run a sweep: plan, preflight, review of the cache, engine, records; stage by stage."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
 
 
 INTERRUPT_SECONDS = 15.0
-"""How long an interrupted sweep waits for its store; a machine about to vanish gives 30 s."""
+"""Wait of an interrupted sweep for its store; a machine about to vanish gives 30 s."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """Result of a sweep.
 
     Attributes:
         plan: the state of every trial at the end.

@@ -1,4 +1,4 @@
-"""What a sweep lacks: its spec, the data set and the store put together."""
+"""Build the plan of a sweep from its spec, the data set and the store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What to sweep and how to run it.
+    """Request of a sweep: spec, data set and options.
 
     Attributes:
         data: name or path of the data set.
@@ -243,7 +243,7 @@ def _with_reason(trial: PlannedTrial, found: Sequence[Comparison]) -> PlannedTri
 
 
 def _address(request: SweepRequest, dataset: Dataset) -> str:
-    """What workers open the data set by, from whatever folder: a name of the cache, or a path."""
+    """Name or path by which workers open the data set from any folder."""
     in_cache = request.cache / "data" / request.data == dataset.root
     embedded = dataset.info.kind == "embedded" and request.data == dataset.info.name
     return request.data if in_cache or embedded else str(dataset.root)

@@ -1,4 +1,4 @@
-"""What Ray Tune is given: a trainable that trains, whose turn it is, and who is told."""
+"""Adapter to Ray Tune: trainable, searcher, stopper and callback."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 RETRIES = 2
-"""How often a trial or teacher whose process died is started again."""
+"""Restarts of a trial or teacher whose process died."""
 
 KEY, DISTRIBUTED = "trial", "distributed"
 """Keys of the config that Tune has of a trial: its id; whether several processes train it."""
 WAITING_BYTES = 2**20
-"""Of memory for what waits for those processes, as it needs no CPU but Ray wants it to need some.
-"""
+"""Placeholder memory request of the coordinator actor; Ray rejects an empty request."""
 
 WORKER_DIED = Failure(
     "WorkerDied",
@@ -47,7 +46,7 @@ _HELD = re.compile(r"actual memory used=(\S+B)")
 
 @dataclass(frozen=True)
 class Events:
-    """What the driver does on news.
+    """Callbacks of the driver.
 
     Attributes:
         started: a worker takes this trial, again perhaps.
@@ -81,7 +80,7 @@ def trainable() -> type:
     from ray import tune
 
     class TrialTrainable(tune.Trainable):
-        """Ray's calls handed to what trains."""
+        """Ray's calls handed to a worker."""
 
         def setup(
             self,
@@ -112,7 +111,7 @@ def trainable() -> type:
 
 
 def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFactory]:
-    """What Tune asks how much of the machine a trial's actor takes."""
+    """Resources of a trial's actor."""
     from ray.tune import PlacementGroupFactory
 
     alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
@@ -121,11 +120,11 @@ def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFact
 
 
 def queue_searcher(queue: TrialQueue) -> Searcher:
-    """What Tune asks for the next trial or teacher, whenever it looks around."""
+    """Searcher that takes trials from the queue."""
     from ray.tune.search import Searcher
 
     class QueueSearcher(Searcher):
-        """Tune's question handed to the queue."""
+        """Searcher that takes trials from the queue."""
 
         def __init__(self, queue: TrialQueue) -> None:
             super().__init__()
@@ -156,7 +155,7 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
 
 
 def error_of(trial: Trial) -> Exception | None:
-    """What the trial failed of last, by the files that Tune keeps of it.
+    """Last error of a trial, by the files that Tune keeps of it.
 
     Tune pickles errors of tasks and actors, and writes the text of all. That memory ran out is
     neither, so its text alone is there, or beside it the pickled error of an earlier failure.
@@ -179,7 +178,7 @@ def error_of(trial: Trial) -> Exception | None:
 
 
 def engine_failure(error: Exception | None) -> Failure:
-    """What a trial or teacher failed of, from what Ray says about it."""
+    """Failure of a trial or teacher by the error of Ray."""
     from ray.exceptions import RayError, RayTaskError
 
     if isinstance(error, RayTaskError):
@@ -196,7 +195,7 @@ def engine_failure(error: Exception | None) -> Failure:
 
 
 def _of_one_process(error: Exception) -> Exception:
-    """What the first process of a trial failed of, which Ray Train wraps twice; else `error`."""
+    """Error of the first process of a trial, which Ray Train wraps twice; else `error`."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
     found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
@@ -204,7 +203,7 @@ def _of_one_process(error: Exception) -> Exception:
 
 
 def first_line(error: Exception | None) -> str:
-    """Of its message, or that there is none."""
+    """First line of the message."""
     return next(iter(str(error or "").strip().splitlines()), "no cause given")
 
 
@@ -230,11 +229,11 @@ def kept(events: Events, raised: list[Exception]) -> Events:
 
 
 def stopper(events: Events) -> Stopper:
-    """What Tune asks whether a trial is to end before its time."""
+    """Stopper that asks the driver whether a trial ends early."""
     from ray import tune
 
     class GivesUp(tune.Stopper):
-        """Tune's question handed to the driver."""
+        """Stopper that asks the driver."""
 
         def __init__(self, events: Events) -> None:
             self.events = events
@@ -257,7 +256,7 @@ def reporter(events: Events) -> Callback:
     from ray import tune
 
     class Reporter(tune.Callback):
-        """Tune's news handed to the driver."""
+        """Callback that tells the driver."""
 
         def __init__(self, events: Events) -> None:
             self.events = events

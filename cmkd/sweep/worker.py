@@ -1,4 +1,4 @@
-"""What runs inside a worker process: trials one after another, and teachers. Knows no engine."""
+"""Worker process: trains trials and teachers one after another."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Update:
 
     @property
     def done(self) -> bool:
-        """Whether it is the last news of this trial."""
+        """True for the last news of this trial."""
         return self.outcome is not None or self.failure is not None
 
 
@@ -183,7 +183,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Task:
-    """What every process of a trial is given; rank 0 puts an `Update` per epoch into `news`."""
+    """Arguments of every process of a trial; rank 0 puts an `Update` per epoch into `news`."""
 
     trial_id: str
     config: TrialConfig

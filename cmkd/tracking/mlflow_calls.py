@@ -1,4 +1,4 @@
-"""Calls of MLflow: how long they wait, and what their errors mean to a user."""
+"""Calls of MLflow: retries, timeouts, errors as messages."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def making_tables(uri: str) -> Iterator[None]:
 
 
 def refusal(uri: str, error: Exception) -> CmkdError:
-    """What an error of the store at `uri` means to the user."""
+    """Error of the store at `uri` as a message for the user."""
     text, where = str(error), redact(uri)
     if "out-of-date database schema" in text:
         return InputError(
@@ -192,21 +192,21 @@ class MlflowRuns:
         for run_id in run_ids:
             logged = self._call(self._client.get_metric_history, run_id, name)
             if logged:
-                ordered = sorted(logged, key=lambda one: (one.step, one.timestamp))
-                found[run_id] = {one.step: one.value for one in ordered}
+                ordered = sorted(logged, key=lambda entry: (entry.step, entry.timestamp))
+                found[run_id] = {entry.step: entry.value for entry in ordered}
         return found
 
     def _experiments(self) -> dict[str, str]:
         """Ids of the active experiments by name."""
         pages = self._call.pages(self._client.search_experiments)
-        return {str(one.name): str(one.experiment_id) for one in pages}
+        return {str(entry.name): str(entry.experiment_id) for entry in pages}
 
     def _find(self, tags: Mapping[str, str], experiments: Iterable[str]) -> list[RunRecord]:
         # What MLflow's filter language cannot quote safely is compared here alone.
         plain = {k: v for k, v in tags.items() if re.fullmatch(r"[\w.:/@ +-]+", v)}
         condition = " and ".join(f"tags.`{k}` = '{v}'" for k, v in plain.items())
         records = (record_of(run) for run in self._search(condition, experiments))
-        return [one for one in records if tags.items() <= dict(one.tags).items()]
+        return [entry for entry in records if tags.items() <= dict(entry.tags).items()]
 
     def _search(self, condition: str, experiments: Iterable[str]) -> Iterator[Run]:
         return self._call.pages(

@@ -44,10 +44,10 @@ ORIGIN_TAGS = frozenset(
 """They say who made a run; a sweep that shares it leaves them as they are."""
 
 DESCRIPTION_TAG = "mlflow.note.content"
-"""What MLflow's pages show as the description of an experiment."""
+"""Description of an experiment in MLflow's pages."""
 
 HELD_SECONDS = 60.0
-"""How long the end of a trial waits for another process that writes its run."""
+"""Wait at the end of a trial for another process that writes its run."""
 
 
 def open_store(uri: str | None = None) -> RunStore:
@@ -286,7 +286,7 @@ class MlflowStore(MlflowRuns, RunStore):
         return run.run_id
 
     def _may_write(self, run: RunRecord) -> bool:
-        """Whether this process writes the run, which it takes over where its writer is gone."""
+        """True if this process writes the run; it takes it over where its writer is gone."""
         run_id = run.run_id
         tag = run.tags.get("owner", "")
         if tag == owner():
@@ -365,7 +365,7 @@ class MlflowStore(MlflowRuns, RunStore):
 
 
 def _is_held(tags: Mapping[str, str]) -> bool:
-    """Whether another process, as far as one can tell a living one, writes the run."""
+    """True if another process, which may be alive, writes the run."""
     tag = tags.get("owner", "")
     return tag not in ("", owner()) and not owner_is_gone(tag)
 

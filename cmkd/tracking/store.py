@@ -27,7 +27,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What names a run: its trial id, the experiment it is shown under, and its tags.
+    """Identity of a run: trial id, experiment, tags and parameters.
 
     Attributes:
         about: what the experiment is of, for who looks at it.

@@ -64,7 +64,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def store_exists(uri: str | None = None) -> bool:
-    """Whether there is anything to read; a server is taken to exist."""
+    """True if there is something to read; a server is taken to exist."""
     path = sqlite_file(uri or default_uri())
     return path is None or path.is_file()
 
