@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol, cast
 
+from cmkd.config.paths import load_plugin
 from cmkd.config.spec import SearchSpec
 from cmkd.errors import ConfigError
 
@@ -180,8 +180,6 @@ class SuccessiveHalving:
 
 
 PRUNERS: Mapping[str, Callable[[SearchSpec], Pruner]] = {"halving": SuccessiveHalving}
-GROUP = "cmkd.pruners"
-"""Entry points of pruners in other packages."""
 
 
 def pruner_of(search: SearchSpec) -> Pruner:
@@ -190,18 +188,12 @@ def pruner_of(search: SearchSpec) -> Pruner:
     Raises:
         ConfigError: there is none of that name, or it cannot be imported.
     """
-    name = search.pruner
-    if name in PRUNERS:
-        return PRUNERS[name](search)
-    points = {point.name: point for point in entry_points(group=GROUP)}
-    point = EntryPoint(name, name, GROUP) if ":" in name else points.get(name)
-    if point is None:
-        known = ", ".join([*PRUNERS, *points])
-        raise ConfigError(f"search.pruner {name!r} is not one of {known}; or give module:Class")
+    if search.pruner in PRUNERS:
+        return PRUNERS[search.pruner](search)
     try:
-        return cast("Pruner", point.load()(search))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"search.pruner {name!r}: cannot be imported ({error})") from error
+        return cast("Pruner", load_plugin("pruner", search.pruner, PRUNERS)(search))
+    except ValueError as error:
+        raise ConfigError(f"search.pruner: {error}") from None
 
 
 @dataclass
