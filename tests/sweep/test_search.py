@@ -208,7 +208,7 @@ def test_the_search_has_the_budget_of_the_staged_grid() -> None:
         ("method.lambda_1: {low: 0.001", "method.tg: {low: 0.001", 9, "method.tg"),
         ("{low: 0.01, high: 10.0}", "{low: 0.01, high: 0.001}", 10, "must be less than high"),
         ("batch: 3", "bach: 3", 12, "did you mean 'batch'?"),
-        ("seeds: 1", "seeds: 5", 0, "seeds: 1 is all that a search trains a setting with"),
+        ("seeds: 1", "seeds: 5", 0, "write seeds: 1"),
         ("search:", "blocks: {a: {}}\nsearch:", 0, "either blocks or search, and not both"),
     ],
 )
