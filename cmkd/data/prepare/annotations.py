@@ -174,7 +174,11 @@ def read_hmdb51(folder: Path, split: str) -> Annotations:
                 _mark(found, where, marks, fold, _HMDB_FLAGS[flag])
         found.clips += [
             Annotated(
-                (_stem(name),), label, f"{label}/{_hmdb_source(name, label)}", " ".join(marks)
+                # JHMDB, which has the same files, writes @ for #.
+                tuple(dict.fromkeys((_stem(name), _stem(name).replace("#", "@")))),
+                label,
+                f"{label}/{_hmdb_source(name, label)}",
+                " ".join(marks),
             )
             for name, marks in words.items()
             if set(marks) != {UNUSED}
