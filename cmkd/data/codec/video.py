@@ -43,6 +43,8 @@ def open_video(path: Path | str, remedy: str) -> Iterator[tuple[InputContainer, 
             if not container.streams.video:
                 raise DataError(f"{path}: has no video stream; {REPLACE}")
             stream = container.streams.video[0]
+            if stream.codec_context is None:  # the header is cut off
+                raise DataError(f"{path}: has a video stream of no known codec; {REPLACE}")
             if not 0 < max(stream.width, stream.height) <= LARGEST_SIDE:
                 raise DataError(
                     f"{path}: size {stream.width}x{stream.height} is outside 1..{LARGEST_SIDE} "
@@ -219,10 +221,11 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     with open_video(path, REPLACE) as (container, stream):
         stream.codec_context.thread_count = 1
         indexed = sum(entry.size > 0 for entry in stream.index_entries)
-        convert, packets, count = _Converter(), 0, 0
+        convert, packets, shown, count = _Converter(), 0, 0, 0
         size: tuple[int, int] | None = None
         for packet in container.demux(stream):
-            packets += packet.size > 0 and not packet.is_discard
+            packets += packet.size > 0
+            shown += packet.size > 0 and not packet.is_discard  # an edit list hides some
             for frame in packet.decode():
                 size = size or (frame.width, frame.height)
                 if frame.is_corrupt:
@@ -236,7 +239,7 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
                 yield np.ascontiguousarray(np.rot90(convert(frame), round(frame.rotation / 90)))
         # An AVI with packed B-frames has one packet without a picture. Matroska, which declares
         # no frames, may have many (VP8's hidden frames).
-        declared = max(packets, indexed) if stream.frames else 1
+        declared = shown + max(0, indexed - packets) if stream.frames else 1
         if count < max(1, declared - 1):
             raise DataError(f"{path}: holds {declared} frames, {count} can be decoded; {REPLACE}")
 

@@ -13,7 +13,7 @@ from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.data.manifest import ClipEntry
 from cmkd.data.prepare.official import AnnotationProblems, OfficialRequest, find_official
 from cmkd.data.prepare.reencode import MIN_FRAMES, with_checksums
-from cmkd.data.prepare.sources import Listing, Refusal, Source, find_sources
+from cmkd.data.prepare.sources import RejectedFile, Source, SourceList, find_sources
 from cmkd.data.splits import number_of_folds, split_clips
 from cmkd.data.synthetic import RECIPES
 from cmkd.errors import DataError, InputError
@@ -32,6 +32,7 @@ class PrepareRequest:
         official: the published data set that it is, with its annotation files; None for a folder
             of classes or with a manifest. Its `split` is ``given``.
         checksums: a list of the files' digests; None to take the files as they are.
+        ignored_columns: of the folder's manifest.
         workers: processes.
         timeout: seconds after which a file counts as undecodable.
     """
@@ -44,11 +45,12 @@ class PrepareRequest:
     split: SplitConfig
     official: OfficialRequest | None = None
     checksums: Path | None = None
+    ignored_columns: tuple[str, ...] = ()
     workers: int = 1
     timeout: float = 900.0
 
 
-def plan_clips(request: PrepareRequest) -> Listing:
+def plan_clips(request: PrepareRequest) -> SourceList:
     """What `prepare` would make, once everything is looked at that can be before decoding.
 
     Raises:
@@ -85,17 +87,19 @@ def _check_request(request: PrepareRequest) -> None:
         )
 
 
-def _listing(request: PrepareRequest) -> Listing:
+def _listing(request: PrepareRequest) -> SourceList:
     if request.official is None:
-        sources, left_out = find_sources(request.root, given=request.split.rule == "given")
+        given = request.split.rule == "given"
+        ignored = request.ignored_columns
+        sources, left_out = find_sources(request.root, given=given, ignored=ignored)
         classes = tuple(sorted({source.label for source in sources}))
-        return Listing(sources, left_out, classes, {})
+        return SourceList(sources, left_out, classes, {})
     try:
         return find_official(request.root, request.official)
     except AnnotationProblems as error:
         listed = request.output / PROBLEMS_FILE
         make_folder(request.output)
-        write_refusals(listed, error.problems)
+        write_rejected(listed, error.problems)
         raise DataError(f"{error}; {listed} lists all of them with remedies") from None
 
 
@@ -110,7 +114,7 @@ def _check_names(root: Path, sources: Sequence[Source]) -> None:
         )
 
 
-def _check_mirrors(request: PrepareRequest, listing: Listing) -> None:
+def _check_mirrors(request: PrepareRequest, listing: SourceList) -> None:
     absent = sorted(set(listing.mirrored.values()) - set(listing.classes))
     if absent and request.views.flip != "none":
         raise DataError(
@@ -136,7 +140,7 @@ def check_splits(clips: Sequence[ClipEntry], classes: Sequence[str], rule: Split
         split_clips(clips, classes, rule, fold)
 
 
-def entries_of(listing: Listing, hashes: Mapping[str, str]) -> list[ClipEntry]:
+def entries_of(listing: SourceList, hashes: Mapping[str, str]) -> list[ClipEntry]:
     """Manifest rows of the sources that have a hash, by their paths."""
     labels = {name: label for label, name in enumerate(listing.classes)}
     return [
@@ -157,13 +161,13 @@ def output_path(source: Source) -> str:
     return source.path if source.path.endswith(".mp4") else f"{source.path}.mp4"
 
 
-def flip_labels(listing: Listing) -> dict[str, dict[str, str]]:
+def flip_labels(listing: SourceList) -> dict[str, dict[str, str]]:
     """`DatasetInfo.flip_labels`: the pairs of classes that are both there."""
     pairs = {one: other for one, other in listing.mirrored.items() if other in listing.classes}
     return {"horizontal": pairs} if pairs else {}
 
 
-def write_refusals(path: Path, refused: Sequence[Refusal]) -> None:
+def write_rejected(path: Path, refused: Sequence[RejectedFile]) -> None:
     """A CSV with path, reason and remedy of each.
 
     Raises:

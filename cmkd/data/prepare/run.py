@@ -20,10 +20,10 @@ from cmkd.data.prepare.plan import (
     flip_labels,
     output_path,
     plan_clips,
-    write_refusals,
+    write_rejected,
 )
 from cmkd.data.prepare.reencode import Encoded, EncodeTask, reencode
-from cmkd.data.prepare.sources import Refusal, Source
+from cmkd.data.prepare.sources import RejectedFile, Source
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import DataError, InfrastructureError, InputError
 from cmkd.io import make_folder
@@ -37,12 +37,18 @@ _DEFAULT_REMEDY = "repair or convert the file, or remove it"
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What came of it; `reused` of the data set's clips were there already."""
+    """Result of a preparation.
+
+    Attributes:
+        reused: clips of the data set that were there already.
+        missing: annotated clips of a published set that the user does not have.
+    """
 
     dataset: Dataset
     reused: int
-    refused: tuple[Refusal, ...]
+    refused: tuple[RejectedFile, ...]
     refused_file: Path
+    missing: int
 
 
 def prepare(
@@ -69,7 +75,7 @@ def prepare(
             left.unlink()
         encoded, failed = _encode_all(request, listing.sources, on_progress)
         refused = tuple(sorted((*listing.left_out, *failed), key=lambda refusal: refusal.path))
-        write_refusals(request.output / REFUSED_FILE, refused)
+        write_rejected(request.output / REFUSED_FILE, refused)
         clips = entries_of(listing, {path: done.sha256 for path, done in encoded.items()})
         _check_classes(request, clips, listing.classes)
         check_splits(clips, listing.classes, request.split)
@@ -88,7 +94,11 @@ def prepare(
         (request.output / PROBLEMS_FILE).unlink(missing_ok=True)
     reused = sum(done.reused for done in encoded.values())
     return PrepareReport(
-        read_folder(request.output), reused, refused, request.output / REFUSED_FILE
+        read_folder(request.output),
+        reused,
+        refused,
+        request.output / REFUSED_FILE,
+        listing.missing,
     )
 
 
@@ -128,7 +138,7 @@ def _encode_all(
     request: PrepareRequest,
     sources: Sequence[Source],
     on_progress: OnProgress | None,
-) -> tuple[dict[str, Encoded], list[Refusal]]:
+) -> tuple[dict[str, Encoded], list[RejectedFile]]:
     tasks = (
         EncodeTask(
             request.root / source.path,
@@ -140,7 +150,7 @@ def _encode_all(
         for source in sources
     )
     encoded: dict[str, Encoded] = {}
-    failed: list[Refusal] = []
+    failed: list[RejectedFile] = []
     results = run_tasks(
         reencode,
         tasks,
@@ -168,10 +178,12 @@ def _kept(planned: OfficialPart | None, clips: int) -> OfficialPart | None:
     return planned.model_copy(update={"clips": clips, "complete": False})
 
 
-def _refusal(path: str, message: str, root: Path) -> Refusal:
+def _refusal(path: str, message: str, root: Path) -> RejectedFile:
     text = message.removeprefix(f"{root / path}: ")
     reason, _, remedy = text.rpartition("; ")
-    return Refusal(path, reason, remedy) if reason else Refusal(path, text, _DEFAULT_REMEDY)
+    return (
+        RejectedFile(path, reason, remedy) if reason else RejectedFile(path, text, _DEFAULT_REMEDY)
+    )
 
 
 def _check_classes(
