@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmkd.backbones.recompute import run_blocks
-from cmkd.backbones.resnet import Bottleneck, initialise, make_stage
+from cmkd.backbones.resnet import STRIDE, Bottleneck, initialise, make_stage, run_blocks
+from cmkd.config.backbones import Size
 
 SEGMENT = 5
 """Consecutive frames around each sampled one that the short-term module looks at."""
@@ -196,3 +196,15 @@ class TDN(LongTermTDN):
 def inflate(stem: Float[Tensor, "64 C 7 7"]) -> Float[Tensor, "64 4C 7 7"]:
     """First convolution for the four differences, from that for one frame: its channels' mean."""
     return stem.mean(1, keepdim=True).repeat(1, (SEGMENT - 1) * stem.shape[1], 1, 1)
+
+
+def tdn(size: Size) -> TDN:
+    """Builder: the whole network."""
+    assert size.total_stride == STRIDE, size
+    return TDN(size.in_channels, size.num_frames)
+
+
+def long_term_tdn(size: Size) -> LongTermTDN:
+    """Builder: without the short-term module."""
+    assert size.total_stride == STRIDE, size
+    return LongTermTDN(size.in_channels, size.num_frames)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmkd.backbones.tsm import TemporalShift
+from cmkd.config.backbones import Size
 
 VECTOR = 16
 """Numbers that the widest vector registers of a CPU hold."""
@@ -147,3 +148,26 @@ class TinyTDN(TinyResNet):
         moving = self.difference_stem(frame_differences(x).flatten(0, 1))
         maps = self.stages(self.activation(still + moving))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
+
+
+def tiny_resnet(size: Size, *, shift_divisor: int | None = None) -> TinyResNet:
+    """Builder: sees frames alone, or across time with a `shift_divisor`."""
+    return TinyResNet(
+        size.in_channels,
+        size.num_frames,
+        total_stride=size.total_stride,
+        width=size.width,
+        blocks=size.blocks,
+        shift_divisor=shift_divisor,
+    )
+
+
+def tiny_tdn(size: Size) -> TinyTDN:
+    """Builder: stem differences and shifts."""
+    return TinyTDN(
+        size.in_channels,
+        size.num_frames,
+        total_stride=size.total_stride,
+        width=size.width,
+        blocks=size.blocks,
+    )

@@ -23,7 +23,8 @@ STAGE_SECONDS = 5.0
 
 def make_view(console: Console) -> PlainView | LiveView:
     """The view that suits the console."""
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    is_live = console.is_terminal and not console.quiet
+    return LiveView(console) if is_live else PlainView(console)
 
 
 class PlainView(SweepView):

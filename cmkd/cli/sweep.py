@@ -193,9 +193,8 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train every trial of a sweep that has no run yet; the same command resumes."""
-    from rich.console import Console
-
     from cmkd.cli.live import make_view
+    from cmkd.cli.work import progress_console
     from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep, spec_of_table
     from cmkd.errors import InfrastructureError
@@ -231,7 +230,7 @@ def sweep(
     options |= {"--until-decided": until_decided, "--address": address, "--storage": storage}
     command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
-    with make_view(Console(stderr=as_json or dry_run)) as view:
+    with make_view(progress_console(stderr=as_json or dry_run)) as view:
         if dry_run:
             plan, expected = preview(request, view)
         else:

@@ -1,11 +1,34 @@
-"""What commands that work on many files share: processes and a bar."""
+"""Parts that several commands share: verbosity, number of processes, progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cmkd.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class Verbosity:
+    """Options ``-q`` and ``-v`` of this call."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+VERBOSITY = Verbosity()
+
+
+def progress_console(*, stderr: bool) -> Console:
+    """Console for progress and notes, silent under ``-q``."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=VERBOSITY.quiet)
 
 
 def usable_workers(asked: int | None) -> int:
@@ -23,11 +46,10 @@ def usable_workers(asked: int | None) -> int:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while the block runs; gives what is to be called with (done, total)."""
-    from rich.console import Console
+    """Progress bar on stderr while the block runs; yields a function of (done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=progress_console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.base import Config, content_id
+from cmkd.config.base import Config, Neutral, content_id
 
 
 class EncodingConfig(Config):
@@ -136,8 +136,8 @@ class DatasetInfo(Config):
         description="axis ('horizontal' or 'vertical') -> {class: class of its mirror image}",
     )
     digest: str = Field(description="SHA-256 over the manifest: paths, labels, groups, content")
-    official: OfficialPart | None = Field(
-        default=None, description="of kind ``official``, and only there"
+    official: Annotated[OfficialPart | None, Neutral(None)] = Field(
+        default=None, description="published set, of kind ``official`` only"
     )
 
     @model_validator(mode="after")
@@ -175,12 +175,8 @@ class DatasetInfo(Config):
 
     @property
     def id(self) -> str:
-        """Content id: changes with any clip, label, group, view or split rule.
-
-        A set that is no official one is named by the fields that it had before there were any.
-        """
-        absent = {"official"} if self.official is None else set()
-        return content_id("dataset", self.model_dump(mode="json", exclude=absent))
+        """Content id: changes with any clip, label, group, view or split rule."""
+        return content_id("dataset", self)
 
 
 class InputConfig(Config):
@@ -218,12 +214,14 @@ class InputConfig(Config):
 
 
 class ReaderConfig(Config):
-    """What is read of every clip. With the data set it decides the decoded arrays."""
+    """What is read of every clip; with the data set it decides the decoded arrays."""
 
     inputs: InputConfig = InputConfig()
-    raw_segment: Literal[1, 5] = Field(
-        default=1, description="consecutive decoded frames per sampled P-frame"
+    raw_segment: int = Field(
+        default=1, ge=1, description="consecutive decoded frames per sampled P-frame, odd"
     )
-    compressed_segment: Literal[1, 5] = Field(
-        default=1, description="consecutive motion maps and residuals per sampled P-frame"
+    compressed_segment: int = Field(
+        default=1,
+        ge=1,
+        description="consecutive motion maps and residuals per sampled P-frame, odd",
     )

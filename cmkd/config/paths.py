@@ -1,25 +1,33 @@
-"""Where files live: the cache of derived data, and the data files shipped with the package."""
+"""Locations: the cache of derived data, data files of the package, objects of other packages."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterable
 from importlib import resources
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
+from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InputError
+
+GROUPS = {"backbone": "cmkd.backbones", "loss": "cmkd.losses"}
+"""Entry-point groups in which other packages register objects."""
 
 
 def cache_root() -> Path:
-    """The cache folder: ``$CMKD_CACHE``, else ``$XDG_CACHE_HOME/cmkd``, else the platform's."""
+    """Cache folder: ``$CMKD_CACHE``, else ``$XDG_CACHE_HOME/cmkd``, else the platform's."""
     chosen = os.environ.get("CMKD_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("cmkd")
 
 
 def usable_cache() -> Path:
-    """`cache_root`, made when it is not there.
+    """`cache_root`, created if missing.
 
     Raises:
         InputError: it is no folder, or cannot be written.
@@ -37,15 +45,42 @@ def usable_cache() -> Path:
 
 
 def packaged(*parts: str) -> Path:
-    """A data file of the project (``sweeps/ablation.yaml``), from a wheel or from a checkout."""
+    """Data file of the project (``sweeps/ablation.yaml``), from a wheel or from a checkout."""
     package = Path(str(resources.files("cmkd")))
     inside_wheel = package.joinpath("_files", *parts)
     return inside_wheel if inside_wheel.exists() else package.parent.joinpath(*parts)
 
 
 def slug(text: str) -> str:
-    """A name that is safe as one path component: ASCII letters, digits, ``_ . -``, at most 64."""
+    """Name that is safe as one path component: ASCII letters, digits, ``_ . -``, at most 64."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64]
     if not safe:
         raise InputError(f"name {text!r} has no letter or digit; give it one")
     return safe
+
+
+def load_plugin(kind: str, name: str, known: Iterable[str] = ()) -> Any:
+    """Object of another package: ``module:object``, or an entry point of the group of `kind`.
+
+    A module is looked for where Python looks, then in the current folder. Importing runs its code.
+
+    Raises:
+        ValueError: no such entry point (`known` and registered names are suggested), or the import
+            failed.
+    """
+    if ":" in name:
+        point = EntryPoint(name, name, GROUPS[kind])
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+    else:
+        points = {found.name: found for found in entry_points(group=GROUPS[kind])}
+        if name not in points:
+            hint = suggest(name, {*known, *points}) if known or points else ""
+            raise ValueError(f"unknown {kind} {name!r}{hint}; or write module:object")
+        point = points[name]
+    try:
+        return point.load()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{point.value} cannot be imported: {error}; install it, or start in its folder"
+        ) from None

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.base import Config
-
-BackboneName = Literal["tiny_tsm", "tiny_tdn", "tsm_r18", "tsm_r34", "tsm_r50", "tdn_r50"]
-
-
-def is_tiny(backbone: BackboneName) -> bool:
-    """Whether the family is one of those for a CPU, whose width is chosen freely."""
-    return backbone.startswith("tiny_")
-
-
-def segment_of(backbone: BackboneName) -> Literal[1, 5]:
-    """Consecutive frames that the network wants per sampled frame: 5 for TDN, else 1."""
-    return 5 if backbone.startswith("tdn_") else 1
-
-
-def channels_of(backbone: BackboneName, width: int) -> int:
-    """Channels of the last feature maps."""
-    if is_tiny(backbone):
-        return 4 * width
-    return 2048 if backbone.endswith("r50") else 512
+from cmkd.config.backbones import BackboneName, find_backbone
+from cmkd.config.base import Config, Knob
 
 
 class TrainingConfig(Config):
     """How a network is optimised; the same fields for students and teachers.
 
     The defaults suit the tiny networks: AdamW under a one-cycle schedule. Published schedules of
-    the full-size ones are in `cmkd.config.presets`.
+    the full-size ones are in ``presets.yaml``.
     """
 
     epochs: int = Field(default=20, ge=1, description="passes over the training clips")
@@ -60,10 +42,10 @@ class TrainingConfig(Config):
     accumulate: int = Field(
         default=1, ge=1, description="parts that a batch is computed in, to save memory"
     )
-    checkpointing: bool = Field(
+    checkpointing: Annotated[bool, Knob()] = Field(
         default=False, description="recompute activations in the backward pass, to save memory"
     )
-    compile: bool = Field(default=False, description="use torch.compile")
+    compile: Annotated[bool, Knob()] = Field(default=False, description="use torch.compile")
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> Self:
@@ -116,7 +98,7 @@ class StudentConfig(Config):
     @property
     def channels(self) -> int:
         """Channels of f^I, to which narrower maps of the other branches are widened."""
-        return channels_of(self.backbone, self.width)
+        return find_backbone(self.backbone).channels(self.width)
 
     @property
     def backbone_of_p(self) -> BackboneName:
@@ -151,7 +133,7 @@ class TeacherConfig(Config):
     @property
     def channels(self) -> int:
         """Channels of h_t."""
-        return channels_of(self.backbone, self.width)
+        return find_backbone(self.backbone).channels(self.width)
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:

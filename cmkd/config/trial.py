@@ -8,19 +8,21 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import Config, ContentIds, content_id
 from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import (
-    StudentConfig,
-    TeacherConfig,
-    TrainingConfig,
-    is_tiny,
-    segment_of,
-)
+from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
 
 PROTOCOL = 2
-"""Raised when training, reading or selection change what equal configs produce."""
+"""Version of the code's behaviour, part of the id of every setting, trial and teacher.
+
+Raise it by one in the commit that makes equal configs give other results: a change of training,
+reading, initialisation or selection. All ids change then. Finished trials stay in the store, count
+no more, and the next sweep trains all of them again. Do not raise it for changes that move results
+by rounding alone; finished trials then count as before, and the commit in the tag `git_commit` of
+each run tells them apart. A new field with a `Neutral` value needs no new version either.
+"""
 
 SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
 
@@ -48,13 +50,15 @@ class Setting(Config):
                 f"teacher's {teacher} differ, but Eq. (4) compares their maps; make them equal or "
                 "set lambda_1 to 0.0"
             )
-        if self.method.lambda_1 and is_tiny(self.student.backbone) != is_tiny(
-            self.teacher.backbone
-        ):
+        strides = {
+            name: find_backbone(name).stride_of()
+            for name in (self.student.backbone, self.teacher.backbone)
+        }
+        if self.method.lambda_1 and len(set(strides.values())) > 1:
+            sizes = " and ".join(f"{name} at 1/{stride}" for name, stride in strides.items())
             raise ValueError(
-                f"student.backbone {self.student.backbone} and teacher.backbone "
-                f"{self.teacher.backbone} end on maps of different size, but Eq. (4) compares "
-                "them; take both from the tiny or both from the full-size ones or set lambda_1 "
+                f"student.backbone and teacher.backbone end on maps of different size ({sizes} of "
+                "the picture), but Eq. (4) compares them; take two of one stride or set lambda_1 "
                 "to 0.0"
             )
         if self.method.decoder and (width := self.method.width or student) % self.method.heads:
@@ -65,14 +69,14 @@ class Setting(Config):
         return self
 
     @property
-    def raw_segment(self) -> Literal[1, 5]:
+    def raw_segment(self) -> int:
         """Consecutive decoded frames that the teacher reads per sampled P-frame."""
-        return segment_of(self.teacher.backbone)
+        return find_backbone(self.teacher.backbone).segment
 
     @property
-    def compressed_segment(self) -> Literal[1, 5]:
+    def compressed_segment(self) -> int:
         """Consecutive motion maps and residuals that the student reads per sampled P-frame."""
-        return segment_of(self.student.backbone_of_p)
+        return find_backbone(self.student.backbone_of_p).segment
 
     @property
     def reading(self) -> ReaderConfig:
@@ -120,8 +124,7 @@ class TrialConfig(Config):
 # The trials of a sweep, of which there may be 100,000, share a few teachers.
 @lru_cache(maxsize=4096)
 def _teacher_id(teacher: TeacherConfig, inputs: InputConfig, data_id: str, fold: int) -> str:
-    views = inputs.as_json()
-    del views["motion"]
-    recipe = teacher.as_json()
-    del recipe["features"]
+    recipe, views = teacher.identity(), inputs.identity()
+    # A teacher sees no motion vectors, and what is kept of its features does not change it.
+    del recipe["features"], views["motion"]
     return content_id("teacher", PROTOCOL, recipe, views, data_id, fold)

@@ -10,20 +10,10 @@ from typing import Literal
 import numpy as np
 
 from cmkd.report.evidence import Evidence, Trial
-from cmkd.stats import (
-    CONFIDENCE,
-    Interval,
-    cluster_interval,
-    group_interval,
-    mean_sd,
-    t_interval,
-)
+from cmkd.stats import LEAST_REPLICATES, Estimate, Interval, estimate, tied_with_best
 
 Epoch = Literal["selected", "last"]
 EPOCHS: tuple[Epoch, ...] = ("selected", "last")
-
-LEAST_PAIRS = 3
-"""Seeds that two arms share; fewer establish no order."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class TestSet:
     @cached_property
     def grouped(self) -> bool:
         """Whether clips share groups (sessions), so that they are not independent."""
-        return 1 < len(set(self.units.tolist())) < len(self.groups)
+        return len(set(self.units.tolist())) < len(self.groups)
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -138,10 +128,11 @@ def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
     if not len(right):
         return Score(None, None, None, ())
     per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
-    mean, sd = mean_sd(per_seed)
-    if seedless and len(right) > 1 and bool((right == right[0]).all()):
-        return Score(mean, None, _accuracy_interval(right[:1], test), per_seed, True)
-    return Score(mean, sd, _accuracy_interval(right, test), per_seed)
+    is_fixed = seedless and len(right) > 1 and bool((right == right[0]).all())
+    found = _estimate(100.0 * right, test, deterministic=is_fixed)
+    interval = found.interval()
+    inside = interval and Interval(max(0.0, interval.low), min(100.0, interval.high))
+    return Score(found.mean, found.sd, inside, per_seed, is_fixed)
 
 
 def difference(
@@ -149,53 +140,20 @@ def difference(
 ) -> Difference:
     """Accuracy of `arm` at `epoch` minus that of `reference`, called `name`, by seed.
 
-    The interval is the paired t interval over seeds; where the test set has groups it is the
-    bootstrap of the clips' differences over groups and seeds.
+    Its interval is the one of `cmkd.stats.estimate`.
     """
     if not set(arm.seeds) & set(reference.seeds):
         return Difference(name, None, None, 0)
     delta = _paired(arm, reference, epoch)
     trials = tuple(dict.fromkeys(arm.trials + reference.trials))
-    return Difference(name, float(delta.mean()), _interval(delta, test), len(delta), trials)
+    found = _estimate(delta, test)
+    return Difference(name, found.mean, found.interval(), len(delta), trials)
 
 
-def not_below_best(arms: Mapping[str, Outcomes], test: TestSet, epoch: Epoch) -> frozenset[str]:
-    """The arms among which the best is, at a confidence of 95 % (a subset as Gupta's, 1965).
-
-    An arm is not in it where another lies above: where a one-sided paired t test over seeds says
-    so, and one over groups where clips share them; a digit less proves nothing, and neither do
-    fewer than `LEAST_PAIRS`. The level is 5 %, shared by the rivals of an arm (Bonferroni), so
-    that the arm that is truly the best is left out as rarely as that, however many there are.
-    Empty for fewer than two arms with a complete seed: there is nothing to be better than.
-    """
-    scored = {name: one for name, one in arms.items() if one.seeds}
-    if len(scored) < 2:
-        return frozenset()
-    rivals = sum(len(one.seeds) >= LEAST_PAIRS for one in scored.values()) - 1
-    # A one-sided test at a level is a two-sided interval at twice that.
-    confidence = 1 - 2 * (1 - CONFIDENCE) / max(1, rivals)
-    below = {
-        name
-        for name, one in scored.items()
-        if any(
-            _lies_above(other, one, test, epoch, confidence)
-            for other in scored.values()
-            if other is not one
-        )
-    }
-    return frozenset(scored.keys() - below)
-
-
-def _lies_above(
-    one: Outcomes, other: Outcomes, test: TestSet, epoch: Epoch, confidence: float
-) -> bool:
-    delta = _paired(one, other, epoch)
-    if len(delta) < LEAST_PAIRS:
-        return False
-    intervals = [t_interval(delta.mean(axis=1).tolist(), confidence)]
-    if test.grouped:
-        intervals.append(cluster_interval(delta, test.units, confidence))
-    return all(interval is not None and interval.low > 0 for interval in intervals)
+def best_arms(arms: Mapping[str, Outcomes], epoch: Epoch) -> frozenset[str]:
+    """Arms tied with the best at `epoch` (`cmkd.stats.tied_with_best`), from 3 seeds on."""
+    kept = {name: one for name, one in arms.items() if len(one.seeds) >= LEAST_REPLICATES}
+    return tied_with_best({n: 100 * float(one.right(epoch).mean()) for n, one in kept.items()})
 
 
 def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
@@ -231,16 +189,9 @@ def fold_weighted(values: Mapping[int, float | None], test: TestSet) -> float | 
     return total / len(test.folds)
 
 
-def _accuracy_interval(right: np.ndarray, test: TestSet) -> Interval | None:
-    """Within [0, 100], beyond which Student's goes where seeds are few."""
-    found = _interval(100.0 * right, test)
-    return found and Interval(max(0.0, found.low), min(100.0, found.high))
-
-
-def _interval(values: np.ndarray, test: TestSet) -> Interval | None:
-    if test.grouped:
-        return group_interval(values, test.units)
-    return t_interval([float(value) for value in values.mean(axis=1)])
+def _estimate(values: np.ndarray, test: TestSet, *, deterministic: bool = False) -> Estimate:
+    groups = test.units if test.grouped else None
+    return estimate(values, groups, deterministic=deterministic)
 
 
 def _stack(pooled: list[list[np.ndarray]]) -> np.ndarray:

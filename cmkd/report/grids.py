@@ -22,6 +22,7 @@ from cmkd.report.text import (
     signed,
     usual_seeds,
 )
+from cmkd.stats import MARGIN
 
 
 def main_grid(table: Table) -> Grid:
@@ -61,9 +62,8 @@ def _main_caption(table: Table) -> str:
         f"{evidence.selection}."
     )
     best = (
-        "Bold: with 95 % confidence the best arm of the family is among these (teachers stand "
-        "apart; one-sided paired tests from 3 shared seeds on, the level shared by an arm's "
-        "rivals; none is bold where that may be any of them)."
+        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
+        "from 3 seeds on; none where that is most arms."
     )
     delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
     return f"{title} {selection} {best}{delta if table.spec.references else ''}"

@@ -24,10 +24,10 @@ from cmkd.report.cells import (
     Epoch,
     Outcomes,
     TestSet,
+    best_arms,
     difference,
     fold_weighted,
     group_accuracies,
-    not_below_best,
     outcomes,
     score,
     shared_test_set,
@@ -115,12 +115,7 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
         # Arms that spell one setting differently are one arm.
         arms = {a.name: a.setting.id for a in sweep.arms if family_of_arm(a.setting) == family}
         own = {setting_id: pooled[name] for name, setting_id in arms.items()}
-        level = {epoch: not_below_best(own, test, epoch) for epoch in EPOCHS}
-        complete = {setting_id for setting_id, one in own.items() if one.seeds}
-        # A mark on all of them would look like a result and say nothing.
-        level = {
-            epoch: found if found < complete else frozenset() for epoch, found in level.items()
-        }
+        level = {epoch: best_arms(own, epoch) for epoch in EPOCHS}
         for name, setting_id in arms.items():
             at = frozenset(epoch for epoch in EPOCHS if setting_id in level[epoch])
             measured[name] = replace(measured[name], level=at)

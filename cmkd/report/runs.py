@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 from math import isfinite, nan
 
-from cmkd.config.selections import Choice, Scores, resolve
-from cmkd.config.sweep import Arm, Sweep
-from cmkd.config.training import BackboneName
+from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, distils, family_of_arm
 from cmkd.tracking.reader import RunReader
@@ -106,7 +104,7 @@ class Teacher:
     """
 
     teacher_id: str
-    backbone: BackboneName
+    backbone: str
     run_id: str | None
     experiment_id: str | None
     commit: str | None
@@ -144,7 +142,7 @@ def teachers_of(
     return teachers
 
 
-def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: BackboneName) -> Teacher:
+def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: str) -> Teacher:
     found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
     if not found:
         return Teacher(teacher_id, backbone, None, None, None, None, None)

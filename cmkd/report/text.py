@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.backbones import find_backbone
 from cmkd.report.arms import families_of, family_of_arm
 from cmkd.report.cells import Difference, Outcomes, Score
 from cmkd.report.costs import CostCell
@@ -20,7 +20,6 @@ COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
-MANY_GROUPS = 30
 """With fewer a percentile bootstrap of them is clearly too optimistic."""
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -117,17 +116,9 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """How the 95 % intervals were formed."""
-    if table.test.grouped:
-        groups = f"{plural(len(table.test.group_names), 'group')} of clips"
-        alone = table.test.groups.count("")
-        if alone:
-            groups += f" ({plural(alone, 'clip')} without one: each a group of its own)"
-        lonely = any(len(one.selected.per_seed) == 1 for one in table.measured)
-        once = " (one seed: over groups alone)" if lonely else ""
-        units = len(set(table.test.units.tolist()))
-        few = f", too narrow with fewer than about {MANY_GROUPS} groups"
-        return f"bootstrap over {groups} and over seeds{once}{few if units < MANY_GROUPS else ''}"
-    return "Student's t over seeds, for these test clips"
+    units = len(set(table.test.units.tolist()))
+    clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
+    return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 
 def seeds_text(table: Table) -> str | None:
@@ -197,7 +188,7 @@ def comparable_columns(table: Table) -> tuple[str, ...]:
     official = evidence.official
     if official is None or not official.complete or evidence.fold_count != len(evidence.folds):
         return ()
-    if not all(name.endswith("_r50") for name in _students(table)):
+    if not all(find_backbone(name).in_paper for name in _students(table)):
         return ()
     return tuple(column for column, name in table.published.top1.items() if name == official.name)
 
@@ -219,7 +210,7 @@ def notice_text(table: Table) -> tuple[str, str]:
     else:
         data = "It is a folder of the user's own clips."
     networks = _students(table)
-    small = all(is_tiny(name) for name in networks)
+    small = all(find_backbone(name).scalable for name in networks)
     kind = "small networks" if small else "networks of other sizes"
     ours = f"The students are {kind} ({', '.join(networks)}){', not ResNet-50' if small else ''}."
     same = comparable_columns(table)
@@ -234,7 +225,7 @@ def notice_text(table: Table) -> tuple[str, str]:
     return headline, f"{data} {ours} {beside}" if table.published.columns else f"{data} {ours}"
 
 
-def _students(table: Table) -> list[BackboneName]:
+def _students(table: Table) -> list[str]:
     settings = [arm.setting for arm in table.sweep.arms]
     return sorted({one.student.backbone for one in settings if one.model == "student"})
 
@@ -275,8 +266,5 @@ def kd_text(row: Row) -> str:
     """Which knowledge the student of a row distils."""
     if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
         return ""
-    method = row.measured.arm.setting.method
-    weights = {"spatial": method.lambda_1, "temporal": method.lambda_2}
-    kinds = [name for name, weight in weights.items() if weight > 0]
-    kinds += ["logits"] if method.logits != "off" else []
+    kinds = list(row.measured.arm.setting.method.weights)
     return " + ".join(kinds) + " KD" if kinds else "no KD"

@@ -11,17 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.backbones import find_backbone
 from cmkd.config.trial import Setting
 from cmkd.data.decoded_cache import ClipArrays
 
 VIEW_SEED = 0
 """Of the views that clips start from: the same for all trials, so that arms stay paired."""
-
-NATURAL = ((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
-"""Mean and SD of natural video; pictures are brought to about zero mean, unit SD."""
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""What published weights of TSM, TDN and torchvision expect, in grey levels of R, G and B."""
 
 SCALE_VALUES = 2**26
 """Values that a scale is measured on, at most: large data sets are measured on a part."""
@@ -101,11 +96,11 @@ class ClipReader:
         return tensor
 
 
-def _normalisation(backbone: BackboneName, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, spread = NATURAL if is_tiny(backbone) else IMAGENET
+def _normalisation(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = find_backbone(backbone).normalisation
     return (
         torch.tensor(mean, device=device)[:, None, None],
-        torch.tensor(spread, device=device)[:, None, None],
+        torch.tensor(std, device=device)[:, None, None],
     )
 
 

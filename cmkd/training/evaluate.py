@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmkd.config.training import BackboneName, is_tiny
 from cmkd.data.dataset import Dataset
 from cmkd.io import write_atomic
 
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
-
-
-def eval_batch(backbone: BackboneName) -> int:
-    """Clips that fit into memory together where no gradients are kept."""
-    return 64 if is_tiny(backbone) else 8
 
 
 def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:

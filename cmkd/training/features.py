@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset
@@ -23,7 +24,6 @@ from cmkd.io import load_array, require_space
 from cmkd.method.losses import TeacherTargets
 from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order
 from cmkd.training.checkpoint import read_tensors, write_tensors
-from cmkd.training.evaluate import eval_batch
 from cmkd.training.frozen import FrozenTeacher, open_frozen, teacher_folder
 
 FLOOR = 0.01
@@ -129,7 +129,7 @@ def ensure_features(
         rows=load_array(folder / "rows.npy"),
         h=load_array(folder / "h.npy", mapped=True),
         logits=load_array(folder / "logits.npy", mapped=True),
-        batch=eval_batch(config.setting.teacher.backbone),
+        batch=find_backbone(config.setting.teacher.backbone).eval_batch,
         device=reader.device,
     )
 

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import read_tensors
-from cmkd.training.evaluate import eval_batch
-from cmkd.training.networks import stride_of
 from cmkd.training.runtime import autocast, place
 
 WEIGHTS_FILE = "teacher.safetensors"
@@ -24,9 +22,9 @@ WEIGHTS_FILE = "teacher.safetensors"
 def build_teacher(setting: Setting, num_classes: int) -> Teacher:
     """The teacher network, freshly initialised from torch's generator."""
     recipe = setting.teacher
-    size = Size(3, setting.inputs.num_frames, stride_of(recipe.backbone), recipe.width)
-    network = FAMILIES[recipe.backbone].temporal(size)
-    return Teacher(network, recipe.channels, num_classes, recipe.training.dropout)
+    backbone = find_backbone(recipe.backbone)
+    size = Size(3, setting.inputs.num_frames, backbone.stride_of(), recipe.width)
+    return Teacher(backbone.temporal(size), recipe.channels, num_classes, recipe.training.dropout)
 
 
 def load_teacher(config: TrialConfig, folder: Path, num_classes: int) -> Teacher:
@@ -67,7 +65,8 @@ def open_frozen(
     """The finished teacher in `folder`."""
     recipe = config.setting.teacher
     network = place(load_teacher(config, folder, num_classes), device)
-    return FrozenTeacher(network, recipe.training.precision, eval_batch(recipe.backbone), device)
+    batch = find_backbone(recipe.backbone).eval_batch
+    return FrozenTeacher(network, recipe.training.precision, batch, device)
 
 
 def teacher_folder(config: TrialConfig, cache: Path) -> Path:

@@ -8,32 +8,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.config.training import BackboneName, channels_of
+from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.trial import Setting
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.method.branch import Branch, Resizing, Side
 from cmkd.method.student import Branches, Student
 from cmkd.training.weights.pretrained import load_into_backbone
 
-FREE_STRIDE = 16
-"""Picture size / map size of the families that leave it open, for teacher and student."""
-
 BRANCH_BLOCKS = 1
 """Blocks per stage of a branch in the tiny families; the teacher has the two of `Size`."""
 
 
-def stride_of(backbone: BackboneName, cell: int = 1) -> int:
-    """Input size / map size on maps with one value per `cell` x `cell` pixels of the picture.
-
-    A family of free stride gets what leads from every kind of map to one grid.
-    """
-    return FAMILIES[backbone].stride or FREE_STRIDE // cell
-
-
-def grid_of(backbone: BackboneName, picture: Side) -> Side:
+def grid_of(backbone: str, picture: Side) -> Side:
     """(h, w) of the maps that a network makes of pictures of this size."""
-    stride = stride_of(backbone)
+    stride = find_backbone(backbone).stride_of()
     return -(-picture[0] // stride), -(-picture[1] // stride)
 
 
@@ -74,13 +62,15 @@ def _sees_all_i_frames(setting: Setting) -> bool:
 
 def _i_branch(setting: Setting) -> nn.Module:
     config = setting.student
-    family, stride = FAMILIES[config.backbone], stride_of(config.backbone)
+    backbone = find_backbone(config.backbone)
+    stride = backbone.stride_of()
     if _sees_all_i_frames(setting):
         assert setting.inputs.num_gops is not None
-        return family.i_temporal(
-            Size(3, setting.inputs.num_gops, stride, config.width, BRANCH_BLOCKS)
-        )
-    return family.image(Size(3, 1, stride, config.width, BRANCH_BLOCKS))
+        across = Size(3, setting.inputs.num_gops, stride, config.width, BRANCH_BLOCKS)
+        network: nn.Module = backbone.i_temporal(across)
+    else:
+        network = backbone.image(Size(3, 1, stride, config.width, BRANCH_BLOCKS))
+    return network
 
 
 def _p_branch(
@@ -91,17 +81,17 @@ def _p_branch(
     side: int | None,
     resizing: Resizing,
 ) -> Branch:
-    config, name = setting.student, setting.student.backbone_of_p
+    config, backbone = setting.student, find_backbone(setting.student.backbone_of_p)
     stored = (picture[0] // cell, picture[1] // cell)
-    stride = stride_of(name, cell)
+    stride = backbone.stride_of(cell)
     size = Size(in_channels, setting.inputs.num_frames, stride, config.width, BRANCH_BLOCKS)
     return Branch(
-        FAMILIES[name].temporal(size),
+        backbone.temporal(size),
         input_size=stored,
         resized=stored if side is None else (side, side),
         resizing=resizing,
         stride=stride,
-        channels=channels_of(name, config.width),
+        channels=backbone.channels(config.width),
         out_channels=config.channels,
         grid=grid_of(config.backbone, picture),
     )

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
-from cmkd.config.training import BackboneName, TrainingConfig, is_tiny
+from cmkd.config.training import TrainingConfig
 from cmkd.config.trial import Setting
 from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.training.frozen import build_teacher
@@ -58,10 +59,6 @@ def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
     return Footprint(COPIES * weights, activations / clips), value
-
-
-TINY_CLIPS, FULL_SIZE_CLIPS = 8, 2
-"""Of the batch, at most: enough for batch normalisation, soon done, and in any memory."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,12 @@ def _attempt(
         return Probe(failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _most_clips(backbone: BackboneName) -> int:
-    return TINY_CLIPS if is_tiny(backbone) else FULL_SIZE_CLIPS
-
-
 def _student(setting: Setting, task: ProbeTask) -> Probe:
     device = pick_device("auto")
     torch.manual_seed(0)
     student = place(build_student(setting, task.picture, task.num_classes), device)
     noise = Noise(device)
-    batch = min(_most_clips(setting.student.backbone), setting.training.batch_size)
+    batch = min(find_backbone(setting.student.backbone).probe_batch, setting.training.batch_size)
     inputs = noise_compressed(setting, task.picture, batch, noise)
     targets = None
     if setting.method.needs_teacher:
@@ -147,7 +140,7 @@ def _teacher(setting: Setting, task: ProbeTask) -> Probe:
     torch.manual_seed(0)
     recipe = setting.teacher.training
     teacher = place(build_teacher(setting, task.num_classes), device)
-    batch = min(_most_clips(setting.teacher.backbone), recipe.batch_size)
+    batch = min(find_backbone(setting.teacher.backbone).probe_batch, recipe.batch_size)
     frames = noise_frames(setting, task.picture, batch, Noise(device))
     labels = torch.arange(batch, device=device) % task.num_classes
 

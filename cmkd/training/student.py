@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.splits import Split
@@ -31,7 +32,7 @@ from cmkd.training.batches import (
 from cmkd.training.checkpoint import write_tensors
 from cmkd.training.diagnostics import Inside, graphs_of
 from cmkd.training.distributed import ALONE, Peers
-from cmkd.training.evaluate import Validation, clip_scores, eval_batch, validation
+from cmkd.training.evaluate import Validation, clip_scores, validation
 from cmkd.training.features import TeacherFeatures
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
 from cmkd.training.networks import build_student
@@ -106,7 +107,7 @@ class StudentLearner(EpochLoop[Batch]):
         self.split = split
         self.features = features
         self.edges = edges
-        self.eval_batch = eval_batch(config.setting.student.backbone)
+        self.eval_batch = find_backbone(config.setting.student.backbone).eval_batch
         self.num_classes = num_classes
         torch.manual_seed(epoch_seed(config.seed, -1))
         student = build_student(config.setting, reader.picture, num_classes, cache=cache)
@@ -141,10 +142,8 @@ class StudentLearner(EpochLoop[Batch]):
         losses = total_loss(output, labels, batch.targets, self.method)
         figures = {
             "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),
-            "loss_ce": losses.ce,
+            **{f"loss_{name.replace(':', '.')}": term for name, term in losses.terms.items()},
         }
-        terms = {"spatial": losses.spatial, "temporal": losses.temporal, "logits": losses.logits}
-        figures |= {f"loss_{name}": term for name, term in terms.items() if term is not None}
         if self.student.gate is not None:
             figures["alpha_entropy"] = entropy(output.alpha.detach())
         return StepResult(losses.total, figures, len(labels))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.training import TeacherConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset, open_planned
@@ -28,7 +29,6 @@ from cmkd.training.evaluate import (
     Validation,
     accuracy,
     clip_scores,
-    eval_batch,
     validation,
     write_predictions,
 )
@@ -188,7 +188,7 @@ def score_frames(
     teacher.eval()
     parts: list[Tensor] = []
     with torch.inference_mode(), autocast(recipe.training.precision, reader.device):
-        for part in in_order(rows, eval_batch(recipe.backbone)):
+        for part in in_order(rows, find_backbone(recipe.backbone).eval_batch):
             _, logits = teacher(reader.frames(part))
             parts.append(logits.float().cpu())
     return torch.cat(parts)

@@ -7,13 +7,12 @@ import sys
 import pytest
 import torch
 
-from cmkd.backbones.registry import FAMILIES, Size
 from cmkd.backbones.tiny import Shortcut, frame_differences, split_stride
 from cmkd.backbones.tsm import TemporalShift, temporal_shift
-from cmkd.config.training import segment_of
+from cmkd.config.backbones import BACKBONES, Size
 
-FREE = sorted(name for name, family in FAMILIES.items() if family.stride is None)
-FULL_SIZE = sorted(set(FAMILIES) - set(FREE))
+FREE = sorted(name for name, backbone in BACKBONES.items() if backbone.stride is None)
+FULL_SIZE = sorted(set(BACKBONES) - set(FREE))
 
 
 def test_shift_moves_folds_and_pads_with_zero() -> None:
@@ -86,39 +85,39 @@ def test_split_stride_multiplies_to_the_total(total: int) -> None:
 @pytest.mark.parametrize("name", FREE)
 @pytest.mark.parametrize(("stride", "size"), [(16, (64, 80)), (8, (32, 40)), (4, (16, 20))])
 def test_all_branches_end_on_one_grid(name: str, stride: int, size: tuple[int, int]) -> None:
-    family = FAMILIES[name]
+    backbone = BACKBONES[name]
     channels = 2 if stride == 4 else 3
-    model = family.temporal(Size(channels, 4, stride, 4))
+    model = backbone.temporal(Size(channels, 4, stride, 4))
     maps = model(torch.randn(2, 4, channels, *size))
-    assert maps.shape == (2, 4, family.channels(4), 4, 5)
+    assert maps.shape == (2, 4, backbone.channels(4), 4, 5)
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_networks_end_at_a_thirty_second_rounded_up(name: str) -> None:
-    family = FAMILIES[name]
-    assert family.stride is not None
-    size = Size(2, 2, family.stride, 16)
+    backbone = BACKBONES[name]
+    assert backbone.stride is not None
+    size = Size(2, 2, backbone.stride, 16)
     with torch.device("meta"):
-        temporal = family.temporal(size)(torch.empty(1, 2, 2 * segment_of(name), 70, 64))
-        i_temporal = family.i_temporal(size)(torch.empty(1, 2, 2, 70, 64))
-        image = family.image(size)(torch.empty(1, 2, 2, 70, 64))
-    assert temporal.shape == (1, 2, family.channels(16), 3, 2)
+        temporal = backbone.temporal(size)(torch.empty(1, 2, 2 * BACKBONES[name].segment, 70, 64))
+        i_temporal = backbone.i_temporal(size)(torch.empty(1, 2, 2, 70, 64))
+        image = backbone.image(size)(torch.empty(1, 2, 2, 70, 64))
+    assert temporal.shape == (1, 2, backbone.channels(16), 3, 2)
     assert temporal.shape == i_temporal.shape == image.shape
     with pytest.raises(AssertionError):
-        family.temporal(Size(2, 2, 16, 16))
+        backbone.temporal(Size(2, 2, 16, 16))
 
 
 @pytest.mark.parametrize("name", [*FREE, "tsm_r18"])
 def test_temporal_networks_look_across_frames_and_image_networks_do_not(name: str) -> None:
-    family = FAMILIES[name]
+    backbone = BACKBONES[name]
     torch.manual_seed(0)
     x = torch.randn(1, 4, 3, 64, 64)
     moved = x.clone()
     moved[:, 3] += 1.0
-    stride, copies = family.stride or 16, segment_of(name)
-    temporal = family.temporal(Size(3, 4, stride, 8)).eval()
-    i_temporal = family.i_temporal(Size(3, 4, stride, 8)).eval()
-    image = family.image(Size(3, 1, stride, 8)).eval()
+    stride, copies = backbone.stride or 16, BACKBONES[name].segment
+    temporal = backbone.temporal(Size(3, 4, stride, 8)).eval()
+    i_temporal = backbone.i_temporal(Size(3, 4, stride, 8)).eval()
+    image = backbone.image(Size(3, 1, stride, 8)).eval()
     with torch.no_grad():
         assert not torch.equal(
             temporal(x.repeat(1, 1, copies, 1, 1))[:, 2],

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmkd.backbones.recompute import run_blocks
-from cmkd.backbones.resnet import BasicBlock, ResNet
+from cmkd.backbones.resnet import BasicBlock, ResNet, run_blocks
 from cmkd.backbones.tdn import (
     TDN,
     DifferenceBottleneck,

@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.config.training import segment_of
+from cmkd.config.backbones import BACKBONES, Size
 
 # Tensors and parameters without classifier, and a digest of all names and shapes.
 STATES = {
@@ -66,7 +65,7 @@ def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", STATES)
 def test_names_and_shapes_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
-        network = FAMILIES[name].temporal(Size(3, 8, 32, 16))
+        network = BACKBONES[name].temporal(Size(3, 8, 32, 16))
     state = network.state_dict()
     lines = sorted(f"{key} {list(value.shape)}" for key, value in state.items())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -75,9 +74,9 @@ def test_names_and_shapes_are_the_official_ones(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "expected"), OUTPUTS)
 def test_outputs_are_the_official_ones(name: str, expected: list[float]) -> None:
-    frames, channels = len(expected), 3 * segment_of(name)
+    frames, channels = len(expected), 3 * BACKBONES[name].segment
     with torch.device("meta"):
-        network = FAMILIES[name].temporal(Size(3, frames, 32, 16)).eval()
+        network = BACKBONES[name].temporal(Size(3, frames, 32, 16)).eval()
     network.load_state_dict(weights(network.state_dict()), assign=True)
     cells = values("x", (1, frames, channels, 4, 4))
     with torch.no_grad():

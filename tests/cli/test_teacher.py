@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from cmkd.backbones.registry import FAMILIES, Size
 from cmkd.cli.main import main
+from cmkd.config.backbones import BACKBONES, Size
 from cmkd.config.training import StudentConfig, TeacherConfig
 from cmkd.method.teacher import Teacher
 
@@ -35,7 +35,7 @@ def cmkd(monkeypatch, capsys):
 def teacher_file(tmp_path) -> Path:
     """A small teacher as the cache keeps them."""
     torch.manual_seed(0)
-    teacher = Teacher(FAMILIES["tiny_tsm"].temporal(Size(3, 8, 16, 8)), 32, 6, 0.3)
+    teacher = Teacher(BACKBONES["tiny_tsm"].temporal(Size(3, 8, 16, 8)), 32, 6, 0.3)
     save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
     return tmp_path / "teacher.safetensors"
 
@@ -68,7 +68,7 @@ def test_an_import_says_what_it_found_and_how_to_use_it(cmkd, teacher_file, tmp_
 
 
 def test_a_file_without_classifier_says_so(cmkd, tmp_path):
-    network = FAMILIES["tiny_tdn"].temporal(Size(3, 8, 16, 8))
+    network = BACKBONES["tiny_tdn"].temporal(Size(3, 8, 16, 8))
     state = {f"module.backbone.{name}": value for name, value in network.state_dict().items()}
     torch.save(state, tmp_path / "backbone.pth")
     code, out, _ = cmkd("import", str(tmp_path / "backbone.pth"))

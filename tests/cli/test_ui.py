@@ -15,12 +15,32 @@ import urllib.request
 
 import pytest
 
+from cmkd.cli.ui import runs_address
+
 
 @pytest.fixture
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_port_in_use_is_bad_input_before_anything_starts(tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "cmkd", "ui", "--port", str(port)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"--port {port}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -40,7 +60,8 @@ def test_the_ui_reads_the_store_of_this_folder(tmp_path, free_port):
     try:
         assert ui.stdout is not None
         first = ui.stdout.readline()
-        assert f"sqlite:///{tmp_path}/mlflow.db is shown at http://127.0.0.1:{free_port}" in first
+        assert f"sqlite:///{tmp_path}/mlflow.db" in first
+        assert f"http://127.0.0.1:{free_port}/#/experiments?workflowType=machine_learning" in first
         asked = urllib.request.Request(
             f"http://127.0.0.1:{free_port}/api/2.0/mlflow/experiments/search",
             data=b'{"max_results": 10}',
@@ -61,13 +82,17 @@ def test_a_person_finds_the_runs_of_a_sweep_in_a_browser(new_workspace, browser,
     ((run_id,),) = space.query("select run_uuid from runs where name = 'both seed 0 fold 0'")
     ((experiment,),) = space.query("select experiment_id from experiments where name like 'tiny/%'")
     at = f"http://127.0.0.1:{free_port}/#/experiments"
+    mode = "?workflowType=machine_learning"
+    assert runs_address(f"sqlite:///{space.folder}/mlflow.db", at.partition("/#")[0]) == (
+        f"{at}/{experiment}/runs{mode}"
+    )
     ui = space.start("ui", "--port", str(free_port))
     try:
         answer(f"http://127.0.0.1:{free_port}/version", parse=False)
-        page = seen(browser, at, "tiny/synthetic-smoke")
+        page = seen(browser, f"{at}{mode}", "tiny/synthetic-smoke")
         assert "a test" in page, "the words of the spec"
         names = ("teacher tiny_tdn seed 0 fold 0", "control seed 0 fold 0", "both seed 0 fold 0")
-        seen(browser, f"{at}/{experiment}/runs", *names)
+        seen(browser, f"{at}/{experiment}/runs{mode}", *names)
         run = f"{at}/{experiment}/runs/{run_id}"
         seen(browser, run, "both seed 0 fold 0", "trial_id", "selection", "method.lambda_1")
         # Its files, among them the pictures.

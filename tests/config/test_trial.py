@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.base import Config, ContentIds, content_id
 from cmkd.config.data import (
     DatasetInfo,
@@ -24,8 +25,6 @@ from cmkd.config.training import (
     TeacherConfig,
     TeacherTrainingConfig,
     TrainingConfig,
-    channels_of,
-    segment_of,
 )
 from cmkd.config.trial import Setting, TrialConfig
 
@@ -276,8 +275,8 @@ def test_maps_of_unlike_families_are_not_compared() -> None:
     ],
 )
 def test_what_a_family_reads_and_ends_on(backbone: Any, channels: int, segment: int) -> None:
-    assert channels_of(backbone, 10) == channels
-    assert segment_of(backbone) == segment
+    assert find_backbone(backbone).channels(10) == channels
+    assert find_backbone(backbone).segment == segment
 
 
 def test_what_is_read_of_a_clip() -> None:

@@ -36,7 +36,7 @@ def build(store: MemoryStore, server: str | None) -> Table:
 def test_a_cell_is_traced_to_trials_runs_commit_and_config(full_store: MemoryStore) -> None:
     table = build(full_store, SERVER)
     text = render_trace(table, traces(table, "spatial"))
-    assert "selected epoch: 76.7 ± 5.8 [62.3, 91.0] (3 seeds)" in text
+    assert "selected epoch: 76.7 ± 5.8 [45.8, 100.0] (3 seeds)" in text
     assert "difference to control (control): +23.3 [" in text
     assert "config, where not the default: method.lambda_2=0.0\n" in text
     for seed in range(3):

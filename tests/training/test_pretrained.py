@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cmkd.backbones.registry import FAMILIES, Size
+from cmkd.config.backbones import BACKBONES, Size
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.training.weights.layouts import read_tensors, recognise
@@ -146,7 +146,7 @@ def checkpoint(state: dict[str, Tensor]) -> dict[str, object]:
 
 
 def network(backbone: str, build: str = "temporal", in_channels: int = 3, frames: int = 2):
-    family = FAMILIES[backbone]
+    family = BACKBONES[backbone]
     return getattr(family, build)(Size(in_channels, frames, family.stride or 16, 8)).eval()
 
 

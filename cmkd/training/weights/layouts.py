@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cmkd.backbones.registry import FAMILIES, Size
-from cmkd.config.training import BackboneName, is_tiny
+from cmkd.config.backbones import BACKBONES, Size
 from cmkd.errors import InputError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -129,7 +128,7 @@ class Recognised:
     """
 
     layout: str
-    backbone: BackboneName
+    backbone: str
     width: int | None
     num_classes: int | None
     tensors: dict[str, Tensor]
@@ -209,7 +208,7 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
     backbone, width, wanted = _closest(found)
     if not any(name.startswith("backbone.") for name in found.keys() & wanted.keys()):
         raise InputError(
-            f"{path}: is of no network known here ({', '.join(FAMILIES)}); unexpected: "
+            f"{path}: is of no network known here ({', '.join(BACKBONES)}); unexpected: "
             f"{', '.join(sorted(tensors))}"
         )
     optional = [name for name in wanted if name.endswith(_COUNTER)]
@@ -217,7 +216,7 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
     if differences.count:
         raise InputError(
             f"{path}: is not a whole {backbone}, the family that it comes closest to; "
-            f"{differences}; use a checkpoint of {', '.join(FAMILIES)}"
+            f"{differences}; use a checkpoint of {', '.join(BACKBONES)}"
         )
     ours = {
         name: found[name].to(like.dtype).clone(memory_format=torch.contiguous_format)
@@ -263,24 +262,24 @@ def _layout(tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     return "tsm" if any(".conv1.net." in key for key in tensors) else "resnet"
 
 
-def _closest(found: Mapping[str, Tensor]) -> tuple[BackboneName, int | None, dict[str, Tensor]]:
+def _closest(found: Mapping[str, Tensor]) -> tuple[str, int | None, dict[str, Tensor]]:
     """The family with most in common, then fewest differences; its width if free; its tensors."""
     stem = found.get("backbone.stem.0.weight", torch.empty(0))
     head = found.get("classifier.weight", torch.empty(0))
-    best: tuple[tuple[int, int], BackboneName, int | None, dict[str, Tensor]] | None = None
-    for backbone, family in FAMILIES.items():
-        width = max(4, *stem.shape[:1]) if is_tiny(backbone) else None
+    best: tuple[tuple[int, int], str, int | None, dict[str, Tensor]] | None = None
+    for name, backbone in BACKBONES.items():
+        width = max(4, *stem.shape[:1]) if backbone.scalable else None
         with torch.device("meta"):
-            network = family.temporal(Size(3, 8, family.stride or 16, width or 4))
-            wanted = {f"backbone.{name}": value for name, value in network.state_dict().items()}
-            if any(name.startswith("classifier.") for name in found):
+            network = backbone.temporal(Size(3, 8, backbone.stride_of(), width or 4))
+            wanted = {f"backbone.{key}": value for key, value in network.state_dict().items()}
+            if any(key.startswith("classifier.") for key in found):
                 classes = head.shape[0] if head.ndim else 0
-                wanted["classifier.weight"] = torch.empty(classes, family.channels(width or 4))
+                wanted["classifier.weight"] = torch.empty(classes, backbone.channels(width or 4))
                 wanted["classifier.bias"] = torch.empty(classes)
         differences = compare(found, wanted)
         alike = len(found.keys() & wanted.keys()) - len(differences.misshapen)
         order = (-alike, differences.count)
         if best is None or order < best[0]:
-            best = order, backbone, width, wanted
+            best = order, name, width, wanted
     assert best is not None
     return best[1:]

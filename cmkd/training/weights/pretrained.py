@@ -223,7 +223,7 @@ def find_weights(weights_id: str, cache: Path) -> Weights:
 def load_into_backbone(
     network: nn.Module, weights_id: str, cache: Path, *, in_channels: int
 ) -> Loaded:
-    """Load imported weights into any network of `FAMILIES`; see `for_network` for other families.
+    """Load imported weights into the network of a backbone; see `for_network` for other channels.
 
     Args:
         in_channels: of one frame; other than 3, first convolutions get the mean over RGB.
