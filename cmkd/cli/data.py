@@ -29,7 +29,7 @@ def verify(
     """
     from cmkd.config.paths import cache_root
     from cmkd.data.dataset import open_dataset
-    from cmkd.data.verify import verify as run
+    from cmkd.data.inspect import verify as run
 
     count = usable_workers(workers)
     dataset = open_dataset(data, cache_root())
@@ -189,7 +189,7 @@ def prepare(
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.prepare.plan import PrepareRequest
+    from cmkd.data.prepare.run import PrepareRequest
     from cmkd.data.prepare.run import prepare as run
     from cmkd.errors import InputError
 

@@ -221,7 +221,7 @@ def _wrong_map(maps: _Maps, rows: slice, digests: UInt8[np.ndarray, "5 16"]) -> 
 
 
 def _digest(rows: np.ndarray) -> bytes:
-    return hashlib.blake2b(rows, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(rows.data, digest_size=_DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True)
@@ -302,14 +302,17 @@ def _open_draft(draft: Path, shapes: _Shapes) -> np.memmap[Any, Any]:
     with suppress(OSError, ValueError, EOFError):
         found = {name: np.load(draft / f"{name}.npy", mmap_mode="r+") for name in shapes}
         if all((map.shape, map.dtype.str[1:]) == shapes[name] for name, map in found.items()):
-            return found["digests"]
+            digests = found["digests"]
+            assert isinstance(digests, np.memmap)
+            return digests
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     require_space(draft, sum(sizes), "the decoded clips")
     for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
-    return np.lib.format.open_memmap(draft / _DIGESTS, "r+")
+    digests: np.memmap[Any, Any] = np.lib.format.open_memmap(draft / _DIGESTS, "r+")
+    return digests
 
 
 def _remedy(dataset: Dataset) -> str:

@@ -19,8 +19,7 @@ from typer.testing import CliRunner, Result
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import probe
+from cmkd.data.codec.video import encode, probe
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.prepare.reencode import uniform_indices

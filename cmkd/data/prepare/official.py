@@ -23,6 +23,7 @@ from cmkd.data.prepare.sources import (
     RejectedFile,
     Source,
     SourceList,
+    reject_name,
 )
 from cmkd.errors import DataError, InputError
 

@@ -17,8 +17,7 @@ from PIL import Image
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
 from cmkd.data.clip import keep_freed_memory
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import container_fault, decode_rgb, probe
+from cmkd.data.codec.video import container_fault, decode_rgb, encode, probe
 from cmkd.data.prepare.sources import RejectedFile, Source, SourceList
 from cmkd.errors import DataError
 from cmkd.io import file_sha256, write_text, writing
