@@ -302,17 +302,15 @@ def _open_draft(draft: Path, shapes: _Shapes) -> np.memmap[Any, Any]:
     with suppress(OSError, ValueError, EOFError):
         found = {name: np.load(draft / f"{name}.npy", mmap_mode="r+") for name in shapes}
         if all((map.shape, map.dtype.str[1:]) == shapes[name] for name, map in found.items()):
-            digests = found["digests"]
-            assert isinstance(digests, np.memmap)
-            return digests
+            kept: np.memmap[Any, Any] = found["digests"]
+            return kept
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     require_space(draft, sum(sizes), "the decoded clips")
     for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
-    digests: np.memmap[Any, Any] = np.lib.format.open_memmap(draft / _DIGESTS, "r+")
-    return digests
+    return np.lib.format.open_memmap(draft / _DIGESTS, "r+")
 
 
 def _remedy(dataset: Dataset) -> str:
