@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cmkd.config.data import OfficialPart
 from cmkd.data.prepare.annotations import (
@@ -55,7 +54,7 @@ class OfficialSet:
         least: training clips that every class of every release has, where releases differ.
     """
 
-    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
+    name: str
     read: Callable[[Path, str], Annotations]
     splits: tuple[str, ...]
     classes: int
