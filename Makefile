@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench clean
+.PHONY: help setup demo test test-all check keys docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -27,7 +27,7 @@ setup: .venv/.stamp ## make .venv with Python 3.11-3.13 and everything pinned in
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: setup ## train the TSM half of Table 4 on the embedded data set (3 seeds), write tables and plots
+demo: setup ## train the TSM part of Table 4 on the embedded data set (3 seeds), write tables and plots
 	$(BIN)/cmkd sweep ablation --only 'tsm_*' --seeds 3
 	$(BIN)/cmkd cost
 	$(BIN)/cmkd report tables
@@ -43,6 +43,13 @@ check: setup ## format, lint, types, quick tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cmkd
 	$(BIN)/python -m pytest -m "not slow"
+
+keys: setup ## renew the list of keys in docs/sweep-files.md
+	$(BIN)/python tests/test_docs.py
+
+docs: setup ## the documentation as build/site; a broken link fails
+	$(PIP) -q --no-build-isolation -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: setup ## where a trial's time goes, as ratios of one run
 	$(BIN)/python -m benchmarks

@@ -9,7 +9,7 @@ from benchmarks import reader
 from benchmarks.naive import measure_naive
 from benchmarks.planning import measure_planning
 from benchmarks.prepare import measure_prepare
-from benchmarks.report import measure_reports
+from benchmarks.report import measure_reports, measure_results
 from benchmarks.step import measure_steps
 from benchmarks.sweep import SweepFigures, measure_sweep
 from benchmarks.tracking import SLOW_SECONDS, measure_servers, measure_tracking
@@ -110,6 +110,8 @@ def _print_reports(folder: Path) -> None:
     print("Reports on a store of made-up runs of 50 epochs")
     for name, cost in measure_reports(folder / "reports").items():
         print(f"  {name} of {cost.runs} runs: {cost.seconds:.1f} s, {cost.mib:.0f} MiB")
+    for name, (rows, seconds) in measure_results(folder / "results").items():
+        print(f"  cmkd.results.{name}: {rows} rows, {seconds:.2f} s of CPU")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import cmkd
 from cmkd.config.sweep import Arm, load_sweep
 from cmkd.tracking.mlflow_store import open_store
 
@@ -55,6 +56,18 @@ def measure_reports(folder: Path) -> Mapping[str, ReportCost]:
         "tables and figures": _measure(large, 10_000, "tables"),
         "tables alone": _measure(small, 500, "tables", "--no-plots"),
     }
+
+
+def measure_results(folder: Path) -> Mapping[str, tuple[int, float]]:
+    """Rows and CPU seconds of each frame of `cmkd.results` on a store of 500 runs."""
+    uri = f"sqlite:///{make_store(folder, runs=500) / 'mlflow.db'}"
+    cmkd.results.trials(uri)  # Loads pandas.
+    found = {}
+    for read in (cmkd.results.trials, cmkd.results.epochs, cmkd.results.predictions):
+        started = time.process_time()
+        rows = len(read(uri))
+        found[read.__name__] = (rows, time.process_time() - started)
+    return found
 
 
 def make_store(folder: Path, *, runs: int) -> Path:

@@ -30,13 +30,14 @@ LAYERS: dict[str, set[str]] = {
     "data": {"errors", "io", "config"},
     "backbones": {"errors", "config"},
     "tracking": {"errors", "config"},
+    "results": {"errors", "config", "tracking"},
     "method": {"errors", "config", "backbones"},
     "training": {"errors", "io", "config", "data", "backbones", "tracking.store", "method"},
     "sweep": {
         *("errors", "io", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
-    "report": {"errors", "io", "stats", "config", "tracking"},
+    "report": {"errors", "io", "stats", "config", "tracking", "results"},
     "cli": {"errors", "io", "config", "data", "tracking", "training", "sweep", "report"},
     "__main__": {"cli"},
 }

@@ -1,15 +1,75 @@
-"""The method of the paper's Sec. 2 as data; ids A1-A18 are in the README's assumptions table."""
+"""Method of the paper's Sec. 2 as data; assumptions A1-A18 are explained in ``docs/method.md``."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from cmkd.config.base import Config
+from cmkd.config.base import Config, Neutral
+from cmkd.config.paths import load_plugin
 
 GraphIndex = Literal[1, 2, 3]
 Gate = Literal["off", "softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """Term of the total loss, Eq. (7), beside cross-entropy. All of them need the teacher.
+
+    Attributes:
+        name: of the term; its metric is ``loss_NAME``.
+        weight: field of `MethodConfig` with its weight; 0 leaves the term out.
+        function: ``module:function`` of (output, targets, labels, config), see `method.losses`.
+        switch: field of `MethodConfig` that leaves the term out when it is "off".
+        needs_decoder: it compares the output of the pseudo-decoder.
+    """
+
+    name: str
+    weight: str
+    function: str
+    switch: str | None = None
+    needs_decoder: bool = True
+
+
+LOSSES: Mapping[str, LossTerm] = {
+    term.name: term
+    for term in (
+        LossTerm("spatial", "lambda_1", "cmkd.method.losses:spatial_term"),
+        LossTerm("temporal", "lambda_2", "cmkd.method.losses:temporal_term"),
+        LossTerm("logits", "lambda_logits", "cmkd.method.losses:logits_term", "logits", False),
+    )
+}
+"""Loss terms of this package by name, in the order in which they are added."""
+
+
+def _weights(value: Any) -> Any:
+    """(name, weight) pairs from a mapping or pairs; no zeros, ascending by name."""
+    if not isinstance(value, Mapping | tuple | list):
+        return value
+    pairs = dict(_flat(value) if isinstance(value, Mapping) else value)
+    for name in pairs:
+        if name in LOSSES:
+            raise ValueError(f"{name} is a term of its own; set {LOSSES[name].weight}")
+        load_plugin("loss", name)
+    return tuple(sorted((name, weight) for name, weight in pairs.items() if weight != 0))
+
+
+def _flat(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a spec nest the dots of a module's name; undone here."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{rest}", weight) for rest, weight in _flat(value))
+        else:
+            yield key, value
+
+
+Weight = Annotated[float, Field(ge=0)]
+ExtraLosses = Annotated[
+    tuple[tuple[str, Weight], ...], BeforeValidator(_weights), PlainSerializer(dict), Neutral(())
+]
 
 
 class MethodConfig(Config):
@@ -25,6 +85,10 @@ class MethodConfig(Config):
         description="A16: logits KD by squared error, or by KL divergence at temperature 4",
     )
     lambda_logits: float = Field(default=1.0, ge=0, description="A16: weight of logits KD")
+    extra_losses: ExtraLosses = Field(
+        default=(),
+        description="loss terms of other packages, module:function or registered -> weight",
+    )
 
     attention: Literal["block", "literal"] = Field(
         default="block", description="A2: transformer block, or the bare sum of Eq. 1"
@@ -68,15 +132,39 @@ class MethodConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.decoder and (self.lambda_1 or self.lambda_2):
+        weights = [term.weight for term in LOSSES.values() if term.needs_decoder]
+        if not self.decoder and any(getattr(self, weight) for weight in weights):
             raise ValueError(
-                "decoder: false has no h_hat to distil into; set lambda_1 and lambda_2 to 0.0"
+                f"decoder: false has no h_hat to distil into; set {' and '.join(weights)} to 0.0"
             )
         if tuple(sorted(set(self.tg))) != self.tg:
             raise ValueError(f"tg: {list(self.tg)} must be ascending without repeats")
         return self
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weights of all active loss terms beside cross-entropy, by name, none of them 0."""
+        own = {
+            term.name: float(getattr(self, term.weight))
+            for term in LOSSES.values()
+            if term.switch is None or getattr(self, term.switch) != "off"
+        }
+        return {name: weight for name, weight in [*own.items(), *self.extra_losses] if weight}
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether any loss term looks at the teacher."""
-        return bool(self.lambda_1 or self.lambda_2 or self.logits != "off")
+        """Whether any loss term compares with the teacher."""
+        return bool(self.weights)
+
+
+NO_KD: Mapping[str, Any] = {
+    "extra_losses": (),
+    **{term.weight: 0.0 for term in LOSSES.values() if term.switch is None},
+    **{
+        key: MethodConfig.model_fields[key].default
+        for term in LOSSES.values()
+        if term.switch
+        for key in (term.switch, term.weight)
+    },
+}
+"""Values of the fields of `MethodConfig` in an arm without distillation."""

@@ -75,7 +75,8 @@ def load_plugin(kind: str, name: str, known: Iterable[str] = ()) -> Any:
     else:
         points = {found.name: found for found in entry_points(group=GROUPS[kind])}
         if name not in points:
-            raise ValueError(f"unknown {kind} {name!r}{suggest(name, {*known, *points})}")
+            hint = suggest(name, {*known, *points}) if known or points else ""
+            raise ValueError(f"unknown {kind} {name!r}{hint}; or write module:object")
         point = points[name]
     try:
         return point.load()

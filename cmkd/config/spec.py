@@ -1,14 +1,18 @@
-"""The format of ``sweeps/NAME.yaml``."""
+"""Format of ``sweeps/NAME.yaml``, and the presets that it can start from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cmkd.config.base import Config
-from cmkd.config.yaml_loader import Document, suggest
+from cmkd.config.trial import Setting
+from cmkd.config.yaml_loader import Document, read_yaml, suggest
 from cmkd.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -16,10 +20,10 @@ BlockName = Annotated[str, Field(pattern=NAME)]
 
 
 class Selection(Config):
-    """A decision between stages: the value of `key` that later blocks take as ``$NAME``.
+    """Choice between stages: the value of `key` that later blocks take as ``$NAME``.
 
-    The arms it is made among are those of the blocks `among`, which differ in `key` alone. It is
-    made when all of them have finished with every seed in every fold.
+    It is made among the arms of the blocks `among`, which differ in `key` alone, when all of them
+    have finished with every seed in every fold.
     """
 
     key: str = Field(description="dotted key of a number that is chosen")
@@ -33,7 +37,7 @@ class Selection(Config):
 
 
 class Limits(Config):
-    """Where a searched value may lie; it is searched by its logarithm."""
+    """Limits of a searched value, which is sampled by its logarithm."""
 
     low: float = Field(gt=0, description="least value")
     high: float = Field(gt=0, description="largest value")
@@ -46,7 +50,7 @@ class Limits(Config):
 
 
 class SearchSpec(Config):
-    """A search for the values of highest validation accuracy, instead of blocks.
+    """Search for the values of highest validation accuracy, instead of blocks.
 
     Each trial is one setting, trained with seed 0 on fold 0.
     """
@@ -64,12 +68,12 @@ class SearchSpec(Config):
 
     @property
     def lowest(self) -> dict[str, float]:
-        """The lower limits."""
-        return {key: one.low for key, one in self.ranges.items()}
+        """Lower limits by key."""
+        return {key: limits.low for key, limits in self.ranges.items()}
 
 
 class SweepSpec(Config):
-    """The file ``sweeps/NAME.yaml``.
+    """File ``sweeps/NAME.yaml``.
 
     A block maps dotted keys of `Setting` to lists of values; its arms are their product.
     Precedence: block > base > preset > default of the field.
@@ -98,19 +102,19 @@ class SweepSpec(Config):
     @model_validator(mode="after")
     def _blocks_or_search(self) -> Self:
         if bool(self.blocks) == (self.search is not None):
-            raise ValueError("give either blocks or search, and not both")
+            raise ValueError("write either blocks or search, not both")
         if self.search is not None and self.seeds != 1:
-            raise ValueError("seeds: 1 is all that a search trains a setting with; write it")
+            raise ValueError("seeds: a search trains each setting with one seed; write seeds: 1")
         return self
 
 
 def references(values: Iterable[Any]) -> list[str]:
-    """Names of the selections that ``$NAME`` stands for among the values of a block."""
+    """Names of selections, written ``$NAME``, among the values of a block."""
     return [value[1:] for value in values if isinstance(value, str) and value.startswith("$")]
 
 
 def candidates(spec: SweepSpec, selection: Selection) -> list[float]:
-    """The values that are chosen among, in file order."""
+    """Values of `selection.key` to choose from, in file order."""
     return [value for block in selection.among for value in spec.blocks[block][selection.key]]
 
 
@@ -148,7 +152,7 @@ def _check_block(
     if axes is None:
         raise ConfigError(f"{where}: no block {block!r}{suggest(block, spec.blocks)}")
     key = spec.select[name].key
-    others = [one for one, values in axes.items() if one != key and len(values) > 1]
+    others = [other for other, values in axes.items() if other != key and len(values) > 1]
     if key not in axes or others:
         raise ConfigError(
             f"{where}: block {block!r} must vary {key} and nothing else, but has lists of "
@@ -160,7 +164,7 @@ def _check_block(
                 f"{document.where('blocks', block, key)}: selection {name!r} chooses among "
                 f"numbers, not {value!r}"
             )
-    for needed in (one for values in axes.values() for one in references(values)):
+    for needed in (ref for values in axes.values() for ref in references(values)):
         if needed not in earlier:
             raise ConfigError(
                 f"{where}: block {block!r} waits for {needed!r}, which must be selected before "
@@ -170,3 +174,43 @@ def _check_block(
 
 def _known(name: str, spec: SweepSpec) -> str:
     return suggest(name, spec.select) if spec.select else "; write a section `select`"
+
+
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """Presets of ``presets.yaml`` by name: dotted keys of `Setting` -> values, as in `base`."""
+    parts = read_yaml(Path(__file__).with_name("presets.yaml")).data
+    found = {}
+    for student, recipe in parts["students"].items():
+        family, _, variant = student.partition("-")
+        for protocol, schedule in parts["protocols"].items():
+            if protocol.partition("-")[0] == family:
+                dotted = {**parts["common"], **recipe, **schedule}
+                training = {**parts["common"]["training"], **dotted.pop("training")}
+                for prefix in ("training", "teacher.training"):
+                    dotted |= {f"{prefix}.{key}": value for key, value in training.items()}
+                found[f"{protocol}-{variant}".rstrip("-")] = dotted
+    return found
+
+
+def preset(name: str) -> Setting:
+    """Setting of a preset; KeyError where `presets` has none of this name."""
+    return Setting.model_validate_json(json.dumps(nest(presets()[name])))
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings of dotted keys.
+
+    Raises:
+        KeyError: with the key that is inside of another one's value.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in dotted.items():
+        *parents, leaf = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise KeyError(key)
+        level[leaf] = value
+    return nested

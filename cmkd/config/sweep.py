@@ -1,4 +1,4 @@
-"""A sweep specification: a union of small grids over `Setting`, written with dotted keys."""
+"""Sweeps: grids over `Setting` expanded to arms, and selections between their stages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import ValidationError
 
 from cmkd.config.paths import packaged
-from cmkd.config.presets import PRESETS, preset_settings
-from cmkd.config.spec import NAME, SweepSpec, candidates, check_selections, references
+from cmkd.config.spec import (
+    NAME,
+    Selection,
+    SweepSpec,
+    candidates,
+    check_selections,
+    nest,
+    presets,
+    references,
+)
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document, explain, read_yaml, suggest
 from cmkd.errors import ConfigError, InputError
@@ -28,30 +38,30 @@ TABLES = {
     4: "ablation",
     5: "hyperparameters",
 }
-"""Which spec has the rows of a table of the paper."""
+"""Spec with the rows of a table of the paper, by the table's number."""
 MOST_ARMS = 10_000
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One named setting of a sweep."""
+    """Named setting of a sweep; trained once per seed and fold."""
 
     name: str
     setting: Setting
 
     @property
     def block(self) -> str:
-        """The block of the spec that it comes from."""
+        """Block of the spec that it comes from."""
         return self.name.partition("[")[0]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A spec read from a file, with its arms expanded in file order.
+    """Spec read from a file, with its arms expanded in file order.
 
     Attributes:
-        waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
-        selected: values of the selections that have been made.
+        waiting: name of an arm that is not known yet -> the selections it waits for.
+        selected: values of the selections made so far.
     """
 
     spec: SweepSpec
@@ -62,19 +72,20 @@ class Sweep:
 
     @property
     def path(self) -> Path:
-        """The file it was read from."""
+        """File it was read from."""
         return self.document.path
 
     def select(self, name: str, value: float) -> Sweep:
-        """The same sweep after the selection `name` was made: more arms, fewer that wait."""
+        """The sweep after the selection `name`: more arms, fewer that wait."""
         return _expand(self.spec, self.document, {**self.selected, name: value})
 
     def with_values(self, values: Sequence[Mapping[str, float]]) -> Sweep:
-        """The same search with one arm per mapping of its keys to values."""
-        return replace(self, arms=tuple(_candidate(self.spec, self.document, v) for v in values))
+        """The search with one arm per mapping of its keys to values."""
+        arms = tuple(_candidate(self.spec, self.document, mapping) for mapping in values)
+        return replace(self, arms=arms)
 
     def only(self, patterns: Sequence[str]) -> Sweep:
-        """The arms that match any of `patterns`; all of them where there is no pattern.
+        """The sweep with the arms that match any of `patterns`; with all if there is no pattern.
 
         ``*`` and ``?`` are wildcards; brackets stand for themselves, as names of arms have them.
 
@@ -89,21 +100,22 @@ class Sweep:
                 raise ConfigError(
                     f"{self.path}: no arm matches {pattern!r}{suggest(pattern, names)}"
                 )
-        kept = {name for name in names if any(_matches(name, one) for one in patterns)}
+        kept = {name for name in names if any(map(partial(_matches, name), patterns))}
         arms = tuple(arm for arm in self.arms if arm.name in kept)
         waiting = {name: needs for name, needs in self.waiting.items() if name in kept}
         return replace(self, arms=arms, waiting=waiting)
 
 
 def find_spec(name: str) -> Path:
-    """Path of a spec: a file itself, else ``./sweeps/NAME.yaml``, else the packaged one."""
+    """Path of a spec: the file itself, ``./sweeps/NAME.yaml``, or the packaged one."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     if re.fullmatch(NAME, name):
         for path in (Path("sweeps", f"{name}.yaml"), packaged("sweeps", f"{name}.yaml")):
             if path.is_file():
                 return path
-    known = {p.stem for p in [*Path("sweeps").glob("*.yaml"), *packaged("sweeps").glob("*.yaml")]}
+    folders = (Path("sweeps"), packaged("sweeps"))
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
 
 
@@ -116,9 +128,7 @@ def spec_of_table(table: int) -> str:
 
 
 def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
-    """Read, validate and expand the spec called `name`.
-
-    A spec of more than `MOST_ARMS` is refused, before it is expanded, unless it is `unlimited`.
+    """Read, validate and expand the spec called `name`; `unlimited` allows more than `MOST_ARMS`.
 
     Blocks that refer to a selection are tried with each of its candidates, so that a mistake in a
     later stage shows before the first is trained.
@@ -132,26 +142,29 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     except ValidationError as error:
         keys, message = explain(error, SweepSpec)
         raise ConfigError(f"{document.where(*keys)}: {message}") from None
-    if spec.preset is not None and spec.preset not in PRESETS:
+    if spec.preset is not None and spec.preset not in presets():
         where = document.where("preset")
-        raise ConfigError(f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, PRESETS)}")
+        raise ConfigError(
+            f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, presets())}"
+        )
     check_selections(document, spec)
     if spec.search is not None:
-        for ends in zip(*((one.low, one.high) for one in spec.search.ranges.values()), strict=True):
-            _candidate(spec, document, dict(zip(spec.search.ranges, ends, strict=True)))
+        ranges = spec.search.ranges
+        _candidate(spec, document, spec.search.lowest)
+        _candidate(spec, document, {key: limits.high for key, limits in ranges.items()})
     count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
     if count > MOST_ARMS and not unlimited:
         raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
     sweep = _expand(spec, document, {})
     if sweep.waiting:
-        known = {name: candidates(spec, one) for name, one in spec.select.items()}
+        known = {name: candidates(spec, choice) for name, choice in spec.select.items()}
         for values in itertools.product(*known.values()):
             _expand(spec, document, dict(zip(known, values, strict=True)))
     return sweep
 
 
 def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
-    preset = preset_settings(spec.preset) if spec.preset else {}
+    preset = presets()[spec.preset] if spec.preset else {}
     arms: list[Arm] = []
     waiting: dict[str, tuple[str, ...]] = {}
     seen: set[str] = set()
@@ -160,7 +173,7 @@ def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) 
             if name in seen:
                 raise ConfigError(f"{document.path}: two arms are called {name!r}")
             seen.add(name)
-            needs = [one for one in references(chosen.values()) if one not in selected]
+            needs = [ref for ref in references(chosen.values()) if ref not in selected]
             if needs:
                 waiting[name] = tuple(needs)
                 continue
@@ -172,7 +185,7 @@ def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) 
 
 def _candidate(spec: SweepSpec, document: Document, values: Mapping[str, float]) -> Arm:
     label = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
-    preset = preset_settings(spec.preset) if spec.preset else {}
+    preset = presets()[spec.preset] if spec.preset else {}
     return Arm(f"search[{label}]", _build(document, "search", {**preset, **spec.base, **values}))
 
 
@@ -199,28 +212,27 @@ def _value(value: Any, selected: Mapping[str, float]) -> Any:
 
 
 def _build(document: Document, block: str, dotted: Mapping[str, Any]) -> Setting:
-    nested: dict[str, Any] = {}
     for key, value in dotted.items():
         if isinstance(value, dict):
-            place = _place(document, block, key)
-            raise ConfigError(f"{place}: {key} holds a mapping; write dotted keys ({key}.x)")
-        *parents, leaf = key.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-            if not isinstance(level, dict):
-                raise ConfigError(f"{_place(document, block, key)}: {key} overlaps another key")
-        level[leaf] = value
+            where = _location(document, block, key)
+            raise ConfigError(f"{where}: {key} holds a mapping; write dotted keys ({key}.x)")
+    try:
+        nested = nest(dotted)
+    except KeyError as error:
+        (key,) = error.args
+        raise ConfigError(
+            f"{_location(document, block, key)}: {key} overlaps another key"
+        ) from None
     try:
         return Setting.model_validate_json(json.dumps(nested, default=str))
     except ValidationError as error:
         keys, message = explain(error, Setting)
-        place = _place(document, block, ".".join(keys))
-        raise ConfigError(f"{place}: block {block!r}: {message}") from None
+        where = _location(document, block, ".".join(keys))
+        raise ConfigError(f"{where}: block {block!r}: {message}") from None
 
 
-def _place(document: Document, block: str, key: str) -> str:
-    """``file:line`` of `key`, else of a key below it, else of the nearest one above it."""
+def _location(document: Document, block: str, key: str) -> str:
+    """``file:line`` of `key`, of a key below it, or of the nearest one above it."""
     for below in (False, True):
         for home in (("blocks", block), ("search", "ranges"), ("base",)):
             for path in document.lines:
@@ -228,8 +240,90 @@ def _place(document: Document, block: str, key: str) -> str:
                 if path[:-1] == home and (name.startswith(f"{key}.") if below else name == key):
                     return document.where(*path)
     parent = key.rpartition(".")[0]
-    return _place(document, block, parent) if parent else document.where("blocks", block)
+    return _location(document, block, parent) if parent else document.where("blocks", block)
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+Scores = Mapping[tuple[str, int, int], float]
+"""(setting id, fold, seed) of a finished trial -> its best validation accuracy in percent."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Selection that was made.
+
+    Attributes:
+        means: candidate value -> mean best validation accuracy in percent.
+        trials: trials behind each mean.
+    """
+
+    name: str
+    key: str
+    means: Mapping[float, float]
+    trials: int
+
+    @property
+    def value(self) -> float:
+        """Value of the highest mean; the smallest of equal ones."""
+        return max(self.means, key=lambda value: (self.means[value], -value))
+
+    def describe(self) -> str:
+        """``lambda_1 = 0.1: best mean val. acc. of method.lambda_1 in {0.01: 70.00 %, ...}``."""
+        means = ", ".join(f"{value}: {mean:.2f} %" for value, mean in self.means.items())
+        is_tie = list(self.means.values()).count(self.means[self.value]) > 1
+        return (
+            f"{self.name} = {self.value}: best mean validation accuracy of {self.key} in "
+            f"{{{means}}}, {self.trials} trials each{'; of equal ones the smaller' * is_tie}"
+        )
+
+
+def resolve(
+    sweep: Sweep, scores: Scores, *, folds: int, seeds: int
+) -> tuple[Sweep, tuple[Choice, ...]]:
+    """Make every selection with finished candidates, one stage after the other.
+
+    Args:
+        folds: splits 0 .. folds - 1 of the data set.
+        seeds: paired seeds 0 .. seeds - 1.
+
+    Returns:
+        The sweep with its known arms, and the choices in the order of the spec.
+    """
+    choices: list[Choice] = []
+    for name, selection in sweep.spec.select.items():
+        means = _means(sweep, selection, scores, folds, seeds)
+        if means is not None:
+            choice = Choice(name, selection.key, means, folds * seeds)
+            choices.append(choice)
+            sweep = sweep.select(name, choice.value)
+    return sweep, tuple(choices)
+
+
+def _means(
+    sweep: Sweep, selection: Selection, scores: Scores, folds: int, seeds: int
+) -> dict[float, float] | None:
+    """Mean score of each candidate; None if a trial is missing or an arm not known."""
+    if any(name.partition("[")[0] in selection.among for name in sweep.waiting):
+        return None
+    means: dict[float, float] = {}
+    for arm in sweep.arms:
+        if arm.block in selection.among:
+            setting_id = arm.setting.id
+            keys = [(setting_id, fold, seed) for fold in range(folds) for seed in range(seeds)]
+            reached = [scores[key] for key in keys if key in scores]
+            if len(reached) < len(keys):
+                return None
+            # Rounded, so that the order of summation decides nothing.
+            means[_number(arm.setting.as_json(), selection.key)] = round(fmean(reached), 9)
+    return means
+
+
+def _number(tree: Mapping[str, Any], key: str) -> float:
+    """Value at a dotted key; weights of extra losses have dots in their names, 0 is left out."""
+    if key in tree or "." not in key:
+        return float(tree.get(key, 0.0))
+    head, _, rest = key.partition(".")
+    return _number(tree.get(head, {}), rest)

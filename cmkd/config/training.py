@@ -14,7 +14,7 @@ class TrainingConfig(Config):
     """How a network is optimised; the same fields for students and teachers.
 
     The defaults suit the tiny networks: AdamW under a one-cycle schedule. Published schedules of
-    the full-size ones are in `cmkd.config.presets`.
+    the full-size ones are in ``presets.yaml``.
     """
 
     epochs: int = Field(default=20, ge=1, description="passes over the training clips")

@@ -1,15 +1,17 @@
-"""The training objective, Eqs. (4), (6) and (7), and logits KD. Computed in fp32 throughout."""
+"""Training objective, Eqs. (4), (6) and (7), and logits KD. Computed in fp32 throughout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmkd.config.method import GraphIndex, MethodConfig
+from cmkd.config.method import LOSSES, GraphIndex, MethodConfig
+from cmkd.config.paths import load_plugin
 from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import edges
 
@@ -18,7 +20,7 @@ KL_TEMPERATURE = 4.0
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """What a batch's clips look like to the frozen teacher; losses send no gradient back here.
+    """Outputs of the frozen teacher for a batch; losses send no gradient back here.
 
     Attributes:
         h: (B, T, C, h, w) last feature maps, standardised per channel by the training set.
@@ -33,13 +35,16 @@ class TeacherTargets:
 
 @dataclass(frozen=True)
 class Losses:
-    """L_total and its unweighted terms; a term that the config leaves out is None."""
+    """L_total, and by name its unweighted terms: "ce" and those with a weight in the config."""
 
     total: Tensor
-    ce: Tensor
-    spatial: Tensor | None = None
-    temporal: Tensor | None = None
-    logits: Tensor | None = None
+    terms: Mapping[str, Tensor]
+
+
+LossFunction = Callable[
+    [StudentOutput, TeacherTargets, Int[Tensor, " B"], MethodConfig], Float[Tensor, ""]
+]
+"""Loss term: (output, targets, labels, config) -> scalar."""
 
 
 def spatial_loss(
@@ -87,29 +92,55 @@ def logits_loss(
     return KL_TEMPERATURE**2 * F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
 
 
+def spatial_term(
+    output: StudentOutput, targets: TeacherTargets, labels: Tensor, config: MethodConfig
+) -> Float[Tensor, ""]:
+    """`spatial_loss` with the gate's alpha, detached where the gate learns from pooling."""
+    assert output.h_hat is not None
+    alpha = output.alpha.detach() if config.gate_learns == "pooling" else output.alpha
+    return spatial_loss(targets.h, output.h_hat, alpha, config)
+
+
+def temporal_term(
+    output: StudentOutput, targets: TeacherTargets, labels: Tensor, config: MethodConfig
+) -> Float[Tensor, ""]:
+    """`temporal_loss` at the teacher's mean edges."""
+    assert output.h_hat is not None
+    return temporal_loss(targets.h, output.h_hat, targets.mean_edges, config)
+
+
+def logits_term(
+    output: StudentOutput, targets: TeacherTargets, labels: Tensor, config: MethodConfig
+) -> Float[Tensor, ""]:
+    """`logits_loss` of the student's and the teacher's logits."""
+    return logits_loss(output.logits, targets.logits, config)
+
+
+@cache
+def loss_function(name: str) -> LossFunction:
+    """Function of a term: by its entry in `LOSSES`, else of another package."""
+    path = LOSSES[name].function if name in LOSSES else name
+    function: LossFunction = load_plugin("loss", path)
+    return function
+
+
 def total_loss(
     output: StudentOutput,
     labels: Int[Tensor, " B"],
     targets: TeacherTargets | None,
     config: MethodConfig,
 ) -> Losses:
-    """Eq. (7): L_total = L_CE + lambda_1 L_spatial + lambda_2 L_temporal (+ logits KD).
+    """Eq. (7): L_total = L_CE + lambda_1 L_spatial + lambda_2 L_temporal (+ further terms).
 
     Args:
         targets: needed when `config.needs_teacher`, ignored otherwise.
     """
     ce = F.cross_entropy(output.logits.float(), labels)
-    total, spatial, temporal, logits = ce, None, None, None
-    if targets is not None and output.h_hat is not None:
-        h = targets.h.detach()
-        if config.lambda_1:
-            alpha = output.alpha.detach() if config.gate_learns == "pooling" else output.alpha
-            spatial = spatial_loss(h, output.h_hat, alpha, config)
-            total = total + config.lambda_1 * spatial
-        if config.lambda_2:
-            temporal = temporal_loss(h, output.h_hat, targets.mean_edges, config)
-            total = total + config.lambda_2 * temporal
-    if targets is not None and config.logits != "off":
-        logits = logits_loss(output.logits, targets.logits.detach(), config)
-        total = total + config.lambda_logits * logits
-    return Losses(total=total, ce=ce, spatial=spatial, temporal=temporal, logits=logits)
+    total, terms = ce, {"ce": ce}
+    if config.needs_teacher:
+        assert targets is not None
+        targets = replace(targets, h=targets.h.detach(), logits=targets.logits.detach())
+        for name, weight in config.weights.items():
+            terms[name] = loss_function(name)(output, targets, labels, config)
+            total = total + weight * terms[name]
+    return Losses(total, terms)

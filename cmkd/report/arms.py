@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.base import Config
-from cmkd.config.method import MethodConfig
-from cmkd.config.presets import preset_settings
+from cmkd.config.method import NO_KD, MethodConfig
+from cmkd.config.spec import presets
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import suggest
@@ -23,7 +23,7 @@ Family = str
 FAMILIES: tuple[Family, ...] = ("TSM", "TDN")
 """Families of the paper, in its order."""
 
-PLAIN: Mapping[str, Any] = {"lambda_1": 0.0, "lambda_2": 0.0}
+PLAIN: Mapping[str, Any] = NO_KD
 """Values of `MethodConfig` in an arm whose query does not name them; others have their default."""
 
 READINGS = ("inputs.motion",)
@@ -153,7 +153,7 @@ def departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
             found[name] = {
                 key: value
                 for key, value in settings[name].items()
-                if key not in _NAMED and value != plain[key]
+                if key not in _NAMED and value != plain.get(key)
             }
     return found
 
@@ -224,7 +224,7 @@ def label_of(name: str, setting: Setting) -> str:
 
 def _plain_method(sweep: Sweep) -> dict[str, Any]:
     """Values of the method without KD: the default of the field or of the sweep's preset."""
-    preset = preset_settings(sweep.spec.preset) if sweep.spec.preset else {}
+    preset = presets()[sweep.spec.preset] if sweep.spec.preset else {}
     own = {key.removeprefix("method."): v for key, v in preset.items() if key.startswith("method.")}
     return {
         **{key: getattr(MethodConfig(), key) for key in MethodConfig.model_fields},
@@ -239,7 +239,7 @@ def _is_method(key: str) -> bool:
 
 def _has(value: Any, wanted: Any) -> bool:
     if wanted is True and not isinstance(value, bool):
-        return value != "off" if isinstance(value, str) else value > 0
+        return value != "off" if isinstance(value, str) else bool(value)
     return bool(value == wanted)
 
 

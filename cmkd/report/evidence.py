@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import ValidationError
 
 from cmkd.config.data import OfficialPart
-from cmkd.config.selections import Choice
-from cmkd.config.sweep import Arm, Sweep
+from cmkd.config.sweep import Arm, Choice, Sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.arms import Family
 from cmkd.report.predictions import Predictions, PredictionsReader

@@ -109,6 +109,12 @@ class _Snapshot(RunReader):
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
         return self._store.histories(run_ids, name)
 
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        return self._store.params(run_ids)
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        return self._store.metric_arrays(run_ids)
+
 
 class Gatherer:
     """Evidence by the name of a sweep; `request` may put another sweep in place of all.

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 from math import isfinite, nan
 
-from cmkd.config.selections import Choice, Scores, resolve
-from cmkd.config.sweep import Arm, Sweep
+from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, distils, family_of_arm
 from cmkd.tracking.reader import RunReader

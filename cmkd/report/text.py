@@ -266,8 +266,5 @@ def kd_text(row: Row) -> str:
     """Which knowledge the student of a row distils."""
     if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
         return ""
-    method = row.measured.arm.setting.method
-    weights = {"spatial": method.lambda_1, "temporal": method.lambda_2}
-    kinds = [name for name, weight in weights.items() if weight > 0]
-    kinds += ["logits"] if method.logits != "off" else []
+    kinds = list(row.measured.arm.setting.method.weights)
     return " + ".join(kinds) + " KD" if kinds else "no KD"

@@ -9,14 +9,16 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from cmkd.config.base import content_id
+from cmkd.config.method import LOSSES
 from cmkd.config.trial import Setting
 from cmkd.sweep.plan import Plan, epochs_of, flat, teachers_of
 from cmkd.tracking.store import RunRecord
 
 Source = Literal["finished trials", "a measured step", "nothing"]
 
-WEIGHTS = ("method.lambda_1", "method.lambda_2")
-"""They cost the same whatever they are, but for 0."""
+WEIGHTS = tuple(f"method.{term.weight}" for term in LOSSES.values())
+"""They cost the same whatever they are, but for 0; so do those of `EXTRA_LOSSES`."""
+EXTRA_LOSSES = "method.extra_losses."
 FREE = frozenset(
     f"training.{name}"
     for name in (
@@ -29,7 +31,7 @@ FREE = frozenset(
         "milestones",
         "multipliers",
     )
-) | {"method.lambda_logits", "student.weights", "student.p_weights", "teacher.seed"}
+) | {"student.weights", "student.p_weights", "teacher.seed"}
 """Keys that an epoch costs the same with."""
 SPREAD = {1: (0.8, 1.4), 2: (0.85, 1.3)}
 """Factors around one and two finished trials, which show little of the spread."""
@@ -95,7 +97,7 @@ class Forecast:
 def cost_class(params: Mapping[str, str]) -> str:
     """Equal for settings whose epochs cost the same on the same data; of flat parameters."""
     kept = {
-        key: str(float(value) > 0) if key in WEIGHTS else value
+        key: str(float(value) > 0) if key in WEIGHTS or key.startswith(EXTRA_LOSSES) else value
         for key, value in params.items()
         if key not in FREE and not key.startswith("teacher.training.")
     }

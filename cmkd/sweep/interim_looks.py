@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cmkd.config.method import MethodConfig
+from cmkd.config.method import NO_KD, MethodConfig
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.config.trial import Setting
 
@@ -94,10 +94,9 @@ def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
     baseline without a pseudo-decoder.
     """
     method = setting.method
-    kept = {"decoder", "lambda_1", "lambda_2", "logits", "lambda_logits", "heads", "hidden"}
-    standard = MethodConfig(**{key: getattr(method, key) for key in (*kept, "width")})
-    none = {"lambda_1": 0.0, "lambda_2": 0.0, "logits": "off", "lambda_logits": 1.0}
-    control = standard.model_copy(update=none)
+    kept = {*NO_KD, "decoder", "heads", "hidden", "width"}
+    standard = MethodConfig(**{key: getattr(method, key) for key in kept})
+    control = standard.model_copy(update=NO_KD)
     inputs = setting.inputs.model_copy(update={"motion": "accumulated"})
     plain = setting.model_copy(update={"inputs": inputs})
     baseline = control.model_copy(update={"decoder": False})

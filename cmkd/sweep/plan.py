@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cmkd.config.selections import Choice
-from cmkd.config.sweep import Sweep
+from cmkd.config.sweep import Choice, Sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.sweep.failures import is_transient
 from cmkd.sweep.interim_looks import Order
@@ -34,9 +33,10 @@ def _pairs(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:
     """By setting id, the values of those dotted keys that not all settings have in common."""
     rows = {setting.id: flat(setting.as_json()) for setting in settings}
-    keys = list(next(iter(rows.values()), {}))
-    varying = [key for key in keys if len({row[key] for row in rows.values()}) > 1]
-    return {name: {key: row[key] for key in varying} for name, row in rows.items()}
+    # Only the weight of a loss term of another package can be absent.
+    keys = dict.fromkeys(key for row in rows.values() for key in row)
+    varying = [key for key in keys if len({row.get(key, "0.0") for row in rows.values()}) > 1]
+    return {name: {key: row.get(key, "0.0") for key in varying} for name, row in rows.items()}
 
 
 @dataclass(frozen=True)

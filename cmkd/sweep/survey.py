@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmkd.config.selections import resolve
-from cmkd.config.sweep import Sweep
+from cmkd.config.sweep import Sweep, resolve
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.interim_looks import (
     LEAST_SEEDS,

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+import numpy as np
+
 from cmkd.errors import CmkdError, InfrastructureError, InputError
 from cmkd.tracking.store import History, RunRecord, RunStatus
 from cmkd.tracking.uri import redact, sqlite_file
@@ -179,6 +181,25 @@ class MlflowRuns:
                 ordered = sorted(logged, key=lambda one: (one.step, one.timestamp))
                 found[run_id] = {one.step: one.value for one in ordered}
         return found
+
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Parameters by run."""
+        runs = {run_id: self._call(self._client.get_run, run_id) for run_id in run_ids}
+        return {run_id: dict(run.data.params) for run_id, run in runs.items()}
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
+
+        Of several values of one step the later ones stand behind.
+        """
+        found: dict[str, list[tuple[int, int, float]]] = {}
+        for index, run_id in enumerate(run_ids):
+            for name in self._call(self._client.get_run, run_id).data.metrics:
+                logged = self._call(self._client.get_metric_history, run_id, name)
+                ordered = sorted(logged, key=lambda entry: entry.timestamp)
+                rows = [(index, entry.step, entry.value) for entry in ordered]
+                found.setdefault(name, []).extend(rows)
+        return {name: np.array(rows, float) for name, rows in sorted(found.items())}
 
     def _experiments(self) -> dict[str, str]:
         """Ids of the active experiments by name."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import History, RunRecord
@@ -29,6 +31,7 @@ EXPECTED: Mapping[str, frozenset[str]] = {
     "tags": frozenset({"run_uuid", "key", "value"}),
     "latest_metrics": frozenset({"run_uuid", "key", "value", "is_nan"}),
     "metrics": frozenset({"run_uuid", "key", "step", "timestamp", "value", "is_nan"}),
+    "params": frozenset({"run_uuid", "key", "value"}),
 }
 """Tables and columns of MLflow that are read."""
 VERSIONS = "alembic_version"
@@ -46,6 +49,15 @@ class RunReader(Protocol):
 
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
         """All logged values of the metric `name`, by run; runs that have none are left out."""
+
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Parameters by run."""
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
+
+        Of several values of one step the later ones stand behind.
+        """
 
 
 def open_reader(uri: str | None = None) -> RunReader:
@@ -162,6 +174,43 @@ class SqliteReader:
         found: dict[str, dict[int, float]] = {}
         for run_id, step, value, is_nan in self._rows(query, [json.dumps(list(run_ids)), name]):
             found.setdefault(run_id, {})[step] = math.nan if is_nan else value
+        return found
+
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Parameters by run."""
+        query = (
+            "SELECT run_uuid, key, value FROM params "
+            "WHERE run_uuid IN (SELECT value FROM json_each(?))"
+        )
+        found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
+        for run_id, key, value in self._rows(query, [json.dumps(list(run_ids))]):
+            found[run_id][key] = value
+        return found
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
+
+        Of several values of one step the later ones stand behind.
+        """
+        place = {run_id: number for number, run_id in enumerate(run_ids)}
+        known = self._rows("SELECT rowid, run_uuid FROM runs ORDER BY rowid", [])
+        if not place or not known:
+            return {}
+        rowids = np.array([rowid for rowid, _ in known])
+        index = np.array([place.get(run_id, -1) for _, run_id in known])
+        # Row numbers in place of ids, metric by metric: 275,000 values take 0.4 s, not 2.
+        query = (
+            "SELECT r.rowid, m.step, m.value, m.is_nan FROM metrics m CROSS JOIN runs r "
+            "WHERE r.run_uuid = m.run_uuid AND m.key = ? ORDER BY m.timestamp"
+        )
+        found: dict[str, np.ndarray] = {}
+        for (name,) in self._rows("SELECT DISTINCT key FROM metrics ORDER BY key", []):
+            rows = np.array(self._rows(query, [name]), float)
+            rows[rows[:, 3] != 0, 2] = np.nan
+            rows[:, 0] = index[np.searchsorted(rowids, rows[:, 0])]
+            own = rows[rows[:, 0] >= 0, :3]
+            if len(own):
+                found[name] = own
         return found
 
     def _rows(self, query: str, values: Iterable[str]) -> list[Any]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmkd.config.presets import PRESETS
+from cmkd.config.method import NO_KD
+from cmkd.config.spec import preset
 from cmkd.config.trial import Setting
 from cmkd.training.frozen import build_teacher
 from cmkd.training.networks import Noise, build_student, noise_compressed, noise_frames
@@ -76,7 +77,7 @@ class Speed:
 
 def subjects() -> Mapping[str, Subject]:
     """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.costs`."""
-    tsm, tdn = PRESETS["tsm-ssv2"], PRESETS["tdn-ssv2"]
+    tsm, tdn = preset("tsm-ssv2"), preset("tdn-ssv2")
     half = _with_frames(tdn, 8, num_gops=2)
     return {
         "tsm_r50_8f": Subject(_with_frames(tsm, 8), "teacher"),
@@ -85,8 +86,8 @@ def subjects() -> Mapping[str, Subject]:
         "tdn_r50_16f": Subject(_with_frames(tdn, 16), "teacher"),
         "student_tsm_baseline": Subject(_baseline(tsm), "student"),
         "student_tsm": Subject(tsm, "student"),
-        "student_tsm_a": Subject(PRESETS["tsm-ssv2-a"], "student"),
-        "student_tsm_c": Subject(PRESETS["tsm-ssv2-c"], "student"),
+        "student_tsm_a": Subject(preset("tsm-ssv2-a"), "student"),
+        "student_tsm_c": Subject(preset("tsm-ssv2-c"), "student"),
         "student_tdn_8p_baseline": Subject(_baseline(half), "student"),
         "student_tdn_8p": Subject(half, "student"),
         "student_tdn_baseline": Subject(_baseline(tdn), "student"),
@@ -101,7 +102,7 @@ def _with_frames(setting: Setting, num_frames: int, num_gops: int = 4) -> Settin
 
 
 def _baseline(setting: Setting) -> Setting:
-    change = {"decoder": False, "lambda_1": 0.0, "lambda_2": 0.0}
+    change = {**NO_KD, "decoder": False}
     return setting.model_copy(update={"method": setting.method.model_copy(update=change)})
 
 

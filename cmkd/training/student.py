@@ -142,10 +142,8 @@ class StudentLearner(EpochLoop[Batch]):
         losses = total_loss(output, labels, batch.targets, self.method)
         figures = {
             "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),
-            "loss_ce": losses.ce,
+            **{f"loss_{name.replace(':', '.')}": term for name, term in losses.terms.items()},
         }
-        terms = {"spatial": losses.spatial, "temporal": losses.temporal, "logits": losses.logits}
-        figures |= {f"loss_{name}": term for name, term in terms.items() if term is not None}
         if self.student.gate is not None:
             figures["alpha_entropy"] = entropy(output.alpha.detach())
         return StepResult(losses.total, figures, len(labels))

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from cmkd.cli.main import app
 from cmkd.cli.sweep import _command, _summary, plan_json, plan_text
-from cmkd.config.selections import Choice
-from cmkd.config.sweep import load_sweep
+from cmkd.config.sweep import Choice, load_sweep
 from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure

@@ -11,7 +11,7 @@ from pydantic import Field
 from cmkd.config.base import Config, Knob, Neutral, content_id
 from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.presets import PRESETS
+from cmkd.config.spec import preset
 from cmkd.config.sweep import load_sweep
 from cmkd.config.training import TeacherConfig, TeacherTrainingConfig, TrainingConfig
 from cmkd.config.trial import Setting, TrialConfig
@@ -32,7 +32,7 @@ PINNED = {
 
 @pytest.mark.parametrize("name", PINNED)
 def test_ids_of_settings_trials_and_teachers_last(name: str) -> None:
-    setting = PRESETS[name] if name in PRESETS else Setting()
+    setting = Setting() if name == "default" else preset(name)
     made = trial(setting)
     assert (setting.id, made.id, made.teacher_id) == PINNED[name], REMEDY
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from cmkd.config.presets import PRESETS, preset_settings
-from cmkd.config.trial import Setting
-
-
-def nested(dotted: dict[str, Any]) -> dict[str, Any]:
-    whole: dict[str, Any] = {}
-    for key, value in dotted.items():
-        *parents, leaf = key.split(".")
-        level = whole
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[leaf] = value
-    return whole
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_dotted_keys_give_the_preset_back(name: str) -> None:
-    text = json.dumps(nested(preset_settings(name)))
-    again = Setting.model_validate_json(text)
-    assert again == PRESETS[name]
-    assert again.id == PRESETS[name].id
+from cmkd.config.spec import preset, presets
 
 
 def test_presets_are_all_different() -> None:
-    assert len({preset.id for preset in PRESETS.values()}) == len(PRESETS) == 12
+    assert len({preset(name).id for name in presets()}) == len(presets()) == 12
 
 
 def test_an_unknown_preset_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        preset_settings("tsm-k600")
+        preset("tsm-k600")
 
 
 # mit-han-lab/temporal-shift-module README and scripts, MCG-NJU/TDN README; views: Lin et al.,
@@ -53,8 +32,8 @@ def test_an_unknown_preset_is_a_key_error() -> None:
     ],
 )
 def test_published_protocols(name: str, recipe: tuple[Any, ...], views: tuple[int, int]) -> None:
-    preset = PRESETS[name]
-    for one in (preset.training, preset.teacher.training):
+    setting = preset(name)
+    for one in (setting.training, setting.teacher.training):
         assert recipe == (
             one.epochs,
             one.milestones,
@@ -66,7 +45,7 @@ def test_published_protocols(name: str, recipe: tuple[Any, ...], views: tuple[in
         )
         assert (one.optimizer, one.schedule, one.multipliers) == ("sgd", "steps", "tsn")
         assert (one.clip_norm, one.precision) == (20.0, "bf16")
-    assert (preset.inputs.test_clips, preset.inputs.test_crops) == views
+    assert (setting.inputs.test_clips, setting.inputs.test_crops) == views
 
 
 @pytest.mark.parametrize(
@@ -79,18 +58,18 @@ def test_published_protocols(name: str, recipe: tuple[Any, ...], views: tuple[in
     ],
 )
 def test_students(name: str, branches: tuple[Any, ...], frames: tuple[int, int]) -> None:
-    preset = PRESETS[name]
-    student = preset.student
+    setting = preset(name)
+    student = setting.student
     assert branches == (
         student.backbone,
         student.backbone_of_p,
         student.motion_size,
         student.residual_size,
     )
-    assert (preset.inputs.num_gops, preset.inputs.num_frames) == frames
+    assert (setting.inputs.num_gops, setting.inputs.num_frames) == frames
     # The paper's own row: both losses at its weights, and a teacher of the student's family.
-    assert (preset.method.lambda_1, preset.method.lambda_2) == (0.1, 1.0)
-    assert (preset.method.width, preset.method.hidden) == (192, 192)
-    assert preset.teacher.backbone == student.backbone
-    assert preset.teacher.features == "online"
-    assert preset.student.weights is preset.teacher.weights is None
+    assert (setting.method.lambda_1, setting.method.lambda_2) == (0.1, 1.0)
+    assert (setting.method.width, setting.method.hidden) == (192, 192)
+    assert setting.teacher.backbone == student.backbone
+    assert setting.teacher.features == "online"
+    assert setting.student.weights is setting.teacher.weights is None

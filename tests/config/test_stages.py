@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.selections import Choice, resolve
-from cmkd.config.sweep import Sweep, load_sweep
+from cmkd.config.sweep import Choice, Sweep, load_sweep, resolve
 from cmkd.errors import ConfigError
 
 PAPER = {0.01: 93.7, 0.1: 94.5, 1.0: 93.6}, {0.1: 94.9, 1.0: 95.8, 5.0: 95.3}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.method import MethodConfig
-from cmkd.config.presets import PRESETS
+from cmkd.config.spec import preset
 from cmkd.config.sweep import find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.errors import ConfigError
@@ -101,10 +101,10 @@ def test_block_over_base_over_default(sweep) -> None:
 
 def test_base_over_preset_over_default(sweep) -> None:
     (arm,) = sweep("preset: tsm-ssv2\nbase: {training.lr: 0.5}\nblocks:\n  a: {}\n").arms
-    preset = PRESETS["tsm-ssv2"]
-    assert arm.setting.training.lr == 0.5 != preset.training.lr
-    changed = preset.training.model_copy(update={"lr": 0.5})
-    assert arm.setting == preset.model_copy(update={"training": changed})
+    setting = preset("tsm-ssv2")
+    assert arm.setting.training.lr == 0.5 != setting.training.lr
+    changed = setting.training.model_copy(update={"lr": 0.5})
+    assert arm.setting == setting.model_copy(update={"training": changed})
 
 
 def test_a_preset_that_is_not_there_names_the_nearest(sweep, tmp_path: Path) -> None:

@@ -170,13 +170,12 @@ def test_eq_7_value_and_control() -> None:
     output, labels, targets = _example()
     config = MethodConfig(lambda_1=0.1, lambda_2=2.0, logits="mse", lambda_logits=0.5)
     losses = total_loss(output, labels, targets, config)
-    assert losses.spatial is not None
-    assert losses.temporal is not None
-    assert losses.logits is not None
-    expected = losses.ce + 0.1 * losses.spatial + 2 * losses.temporal + 0.5 * losses.logits
+    terms = losses.terms
+    assert list(terms) == ["ce", "spatial", "temporal", "logits"]
+    expected = terms["ce"] + 0.1 * terms["spatial"] + 2 * terms["temporal"] + 0.5 * terms["logits"]
     torch.testing.assert_close(losses.total, expected)
     control = total_loss(output, labels, None, MethodConfig(lambda_1=0.0, lambda_2=0.0))
-    assert control.spatial is control.temporal is control.logits is None
+    assert list(control.terms) == ["ce"]
     assert control.total.item() == pytest.approx(math.log(2))
 
 
