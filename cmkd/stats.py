@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.special import nctdtr, nctdtrinc, stdtr, stdtrit
@@ -26,6 +27,10 @@ TINY = 1e-12
 POWER = 0.8
 MOST_REPLICATES = 50
 """Cap of every "needs about N replicates"."""
+EFFECT_LEVEL = 0.05
+"""Chance that a guarded effect of the baseline's size is called lost, or a lost one is not."""
+ARM_LEVEL = 0.01
+"""Chance that any arm or teacher of an unchanged rerun is beyond its tolerance."""
 
 
 @dataclass(frozen=True)
@@ -228,3 +233,32 @@ def tied_with_best(means: Mapping[str, float], margin: float = MARGIN) -> frozen
     best = max(means.values(), default=0.0)
     tied = frozenset(name for name, mean in means.items() if mean > best - margin)
     return tied if 2 * len(tied) <= len(means) else frozenset()
+
+
+def is_guarded(mean: float, then: int, now: int, sd: float, df: float) -> bool:
+    """Whether an effect is large enough that "less than half is left" is seldom wrong."""
+    error = sd * math.sqrt(1 / now + 1 / (4 * then))
+    return mean > 0 and t_quantile(1 - EFFECT_LEVEL, df) * error <= mean / 2
+
+
+class _Spread(Protocol):
+    """SD over so many replicates."""
+
+    @property
+    def sd(self) -> float | None: ...
+    @property
+    def replicates(self) -> int: ...
+
+
+def spreads_of(kept: Mapping[str, _Spread], clips: int) -> dict[str, tuple[float, float]]:
+    """SD and degrees of freedom of each: the own or the pooled one, at least one of `clips`."""
+    df = sum(one.replicates - 1 for one in kept.values())
+    sds = {name: max(one.sd or 0.0, 100 / clips) for name, one in kept.items()}
+    squares = sum((one.replicates - 1) * sds[name] ** 2 for name, one in kept.items())
+    return {name: (max(sd, math.sqrt(squares / df)), df) for name, sd in sds.items()}
+
+
+def arm_tolerance(spread: tuple[float, float], then: int, now: int, cells: int) -> float:
+    """Points by which the mean of an unchanged arm may move, before drift."""
+    sd, df = spread
+    return t_quantile(1 - ARM_LEVEL / (2 * cells), df) * sd * math.sqrt(1 / then + 1 / now)

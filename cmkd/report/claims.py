@@ -16,8 +16,9 @@ from cmkd.config.spec import NAME
 from cmkd.config.yaml_loader import explain, read_yaml, suggest
 from cmkd.errors import ConfigError
 from cmkd.report.arms import ArmQuery, Family
-from cmkd.report.comparisons import PairedDifference
+from cmkd.report.comparisons import Compared, PairedDifference
 from cmkd.report.costs import CostCell, ModelCost, row_cost
+from cmkd.report.evidence import Evidence
 from cmkd.report.paper import PublishedRow, RowCost
 from cmkd.report.text import signed
 from cmkd.stats import LEAST_REPLICATES, MARGIN, MOST_REPLICATES, POWER, Estimate, decide
@@ -328,3 +329,18 @@ def judge_cost(name: str, claim: CostClaim, costs: Mapping[str, ModelCost]) -> C
         return CostResult(name, claim, "no runs", ours, than)
     verdict: Verdict = "supported" if ours.total < than.total else "contradicted"
     return CostResult(name, claim, verdict, ours, than)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All verdicts on one data set, and the comparisons they stand beside.
+
+    `evidence` has one entry per sweep with finished runs, at least one.
+    """
+
+    claims: Claims
+    evidence: tuple[Evidence, ...]
+    results: tuple[ClaimResult, ...]
+    costs: tuple[CostResult, ...]
+    factorial: tuple[Compared, ...]
+    control: tuple[Compared, ...]

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from cmkd.report.claims import (
     Claims,
     CostClaim,
     CostResult,
+    Judgement,
     decide_claims,
     judge_cost,
 )
@@ -41,21 +42,6 @@ from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gather import Gatherer
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.text import DASH, FEW_MARK, headline_text, plural, signed
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """All verdicts on one data set, and the comparisons they stand beside.
-
-    `evidence` has one entry per sweep with finished runs, at least one.
-    """
-
-    claims: Claims
-    evidence: tuple[Evidence, ...]
-    results: tuple[ClaimResult, ...]
-    costs: tuple[CostResult, ...]
-    factorial: tuple[Compared, ...]
-    control: tuple[Compared, ...]
 
 
 def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) -> Judgement:

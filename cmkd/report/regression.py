@@ -17,12 +17,11 @@ replicates vary. Fresh runs have no part in s: erratic ones would widen their ow
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -33,15 +32,17 @@ from cmkd.errors import InputError
 from cmkd.report.cells import TestSet, fold_weighted, shared_test_set
 from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
 from cmkd.report.evidence import Evidence
-from cmkd.stats import LEAST_REPLICATES, MOST_REPLICATES, estimate, t_quantile
+from cmkd.stats import (
+    LEAST_REPLICATES,
+    MOST_REPLICATES,
+    arm_tolerance,
+    estimate,
+    is_guarded,
+    spreads_of,
+)
 
 SCHEMA: Literal[2] = 2
 """Of the file; raised when a field changes its meaning or goes."""
-
-EFFECT_LEVEL = 0.05
-"""Chance that a guarded effect of the baseline's size is called lost, or a lost one is not."""
-ARM_LEVEL = 0.01
-"""Chance that any arm or teacher of an unchanged rerun is beyond its tolerance."""
 
 
 class ArmRecord(Config):
@@ -169,35 +170,6 @@ def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord,
         )
         for name, (arm, control, one) in found.items()
     )
-
-
-def is_guarded(mean: float, then: int, now: int, sd: float, df: float) -> bool:
-    """Whether an effect is large enough that "less than half is left" is seldom wrong."""
-    error = sd * math.sqrt(1 / now + 1 / (4 * then))
-    return mean > 0 and t_quantile(1 - EFFECT_LEVEL, df) * error <= mean / 2
-
-
-class Measured(Protocol):
-    """SD over so many replicates."""
-
-    @property
-    def sd(self) -> float | None: ...
-    @property
-    def replicates(self) -> int: ...
-
-
-def spreads_of(kept: Mapping[str, Measured], clips: int) -> dict[str, tuple[float, float]]:
-    """SD and degrees of freedom of each: the own or the pooled one, at least one of `clips`."""
-    df = sum(one.replicates - 1 for one in kept.values())
-    sds = {name: max(one.sd or 0.0, 100 / clips) for name, one in kept.items()}
-    squares = sum((one.replicates - 1) * sds[name] ** 2 for name, one in kept.items())
-    return {name: (max(sd, math.sqrt(squares / df)), df) for name, sd in sds.items()}
-
-
-def arm_tolerance(spread: tuple[float, float], then: int, now: int, cells: int) -> float:
-    """Points by which the mean of an unchanged arm may move, before drift."""
-    sd, df = spread
-    return t_quantile(1 - ARM_LEVEL / (2 * cells), df) * sd * math.sqrt(1 / then + 1 / now)
 
 
 def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command: str) -> None:

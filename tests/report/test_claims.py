@@ -18,10 +18,11 @@ from cmkd.report.claims import (
     AccuracyClaim,
     Claims,
     CostClaim,
+    Judgement,
     load_claims,
     read_claims,
 )
-from cmkd.report.claims_page import Judgement, build_claims_page, judge, render_claims_json
+from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request

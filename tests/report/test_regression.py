@@ -17,19 +17,15 @@ from cmkd.errors import InputError
 from cmkd.report.comparisons import identical_arms
 from cmkd.report.evidence import Evidence, collect
 from cmkd.report.regression import (
-    ARM_LEVEL,
-    EFFECT_LEVEL,
     ArmRecord,
     Baseline,
     Finding,
-    arm_tolerance,
     compare,
-    is_guarded,
     make_baseline,
     read_baseline,
     render_baseline,
-    spreads_of,
 )
+from cmkd.stats import ARM_LEVEL, EFFECT_LEVEL, arm_tolerance, is_guarded, spreads_of
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
