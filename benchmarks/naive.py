@@ -132,10 +132,13 @@ def train(config: dict[str, Any]) -> None:
     """One trial, as a function trainable of Ray Tune."""
     from ray import tune
 
-    from cmkd.training.batches import ClipReader, first_rows
+    from cmkd.training.batches import ClipReader, first_rows, measure_scales
     from cmkd.training.evaluate import accuracy
-    from cmkd.training.features import OnlineFeatures, measure_standard
-    from cmkd.training.frozen import open_frozen, teacher_folder
+    from cmkd.training.features import (
+        OnlineFeatures,
+        load_frozen_teacher,
+        measure_channel_stats,
+    )
     from cmkd.training.runtime import configure, pick_device
     from cmkd.training.student import StudentLearner
 
@@ -147,13 +150,13 @@ def train(config: dict[str, Any]) -> None:
     split, classes = dataset.split(trial.fold), len(dataset.info.classes)
     plain = first_rows(arrays, split.train)
     # Given: the scale of the inputs and that of the teacher's maps.
-    reader = ClipReader(arrays, plain, device, trial.setting)
-    features, edges = None, {}
+    reader = ClipReader(arrays, measure_scales(arrays, plain), device, trial.setting)
+    features, mean_edges = None, {}
     if method.needs_teacher:
-        teacher = open_frozen(trial, teacher_folder(trial, cache), classes, device)
-        standard = measure_standard(teacher, reader, plain[:32]).on(device)
-        features = OnlineFeatures(teacher, reader, standard)
-        edges = dict.fromkeys(method.tg, 1.0)
+        teacher = load_frozen_teacher(trial, cache, classes, device)
+        stats = measure_channel_stats(teacher, reader, plain[:32]).to(device)
+        features = OnlineFeatures(teacher, reader, stats)
+        mean_edges = dict.fromkeys(method.tg, 1.0)
     reader.arrays = Decoded(dataset, trial)  # type: ignore[assignment]
     learner = StudentLearner(
         trial,
@@ -163,7 +166,7 @@ def train(config: dict[str, Any]) -> None:
         Path(config["folder"]) / trial.id,
         cache,
         features=features,
-        edges=edges,
+        mean_edges=mean_edges,
     )
     while not learner.finished:
         tune.report(dict(learner.train_epoch().metrics))

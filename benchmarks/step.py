@@ -20,7 +20,7 @@ from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.method.losses import total_loss
 from cmkd.training.batches import view_rows
-from cmkd.training.frozen import load_teacher, teacher_folder
+from cmkd.training.features import load_teacher
 from cmkd.training.runtime import configure
 from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher
@@ -77,7 +77,7 @@ def _time_steps(config: TrialConfig, cache: Path) -> dict[str, float]:
         with clock.part("data"):
             loaded = learner.load(batch)
         with clock.part("forward"):
-            output = student(*loaded.inputs.inputs)
+            output = student(*loaded.inputs)
         with clock.part("losses"):
             losses = total_loss(output, loaded.labels, loaded.targets, learner.method)
         with clock.part("backward"):
@@ -92,7 +92,7 @@ def _time_steps(config: TrialConfig, cache: Path) -> dict[str, float]:
 def _time_teacher(config: TrialConfig, cache: Path) -> dict[str, float]:
     trial = TrialRun(config, cache)
     classes = len(trial.dataset.info.classes)
-    teacher = load_teacher(config, teacher_folder(config, cache), classes)
+    teacher = load_teacher(config, cache, classes)
     rows = view_rows(trial.reader.arrays, trial.split.train, 0)[:BATCH]
     clock = Clock()
     for _ in range(WARM_UP + COUNTED):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cmkd.training.weights.pretrained import Weights
+    from cmkd.training.weights import Weights
 
 app = typer.Typer(
     help="Bring in weights for teachers and students, and list them.", no_args_is_help=True
@@ -33,7 +33,7 @@ def import_weights(
     """
     from cmkd.config.paths import slug, usable_cache
     from cmkd.errors import InputError
-    from cmkd.training.weights.pretrained import import_file
+    from cmkd.training.weights import import_file
 
     if name is not None and slug(name) != name:
         raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
@@ -60,7 +60,7 @@ def import_weights(
 def list_imported() -> None:
     """Show the imported weights."""
     from cmkd.config.paths import cache_root
-    from cmkd.training.weights.pretrained import list_weights
+    from cmkd.training.weights import list_weights
 
     rows = [("id", "backbone", "classes", "layout", "name", "file")]
     for one in list_weights(cache_root()):

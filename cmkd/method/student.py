@@ -17,8 +17,7 @@ from cmkd.method.pseudo_decoder import PseudoDecoder
 class Branches:
     """Backbone^S: one network per modality, all ending in (channels, *grid) maps.
 
-    `i_frame` takes (B, G, 3, H, W), the others T frames of motion vectors or residuals. With
-    `i_temporal` it looks from one I-frame to another, so it is given all G of a clip, in order.
+    `i_frame` takes (N, G, 3, H, W), the others T frames of motion vectors or residuals.
     """
 
     i_frame: nn.Module
@@ -26,7 +25,6 @@ class Branches:
     residual: nn.Module
     channels: int
     grid: tuple[int, int]
-    i_temporal: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Student(nn.Module):
         self.config = config
         self.i_frame, self.motion = branches.i_frame, branches.motion
         self.residual = branches.residual
-        self.i_temporal = branches.i_temporal
         parts = 4 if config.decoder else 3
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(parts * branches.channels, num_classes)
@@ -70,17 +67,21 @@ class Student(nn.Module):
 
     def forward(
         self,
-        i_frames: Float[Tensor, "B G 3 H W"],
-        gop: Int[Tensor, "B T"],
+        i_frames: Float[Tensor, "N G 3 H W"],
+        own: Int[Tensor, "B T"],
         motion: Float[Tensor, "B T C p q"],
         residual: Float[Tensor, "B T E r s"],
     ) -> StudentOutput:
-        """Logits and what the KD losses look at. `gop` names each P-frame's own I-frame (A4).
+        """Logits and what the KD losses look at.
 
         C = 2 and E = 3, times the consecutive frames that the backbones want for each.
+
+        Args:
+            i_frames: N sequences of G I-frames of the batch.
+            own: index of each P-frame's own I-frame among those N * G (A4).
         """
         f_m, f_r = self.motion(motion), self.residual(residual)
-        maps, own = self._i_frame_maps(i_frames, gop)
+        maps: Tensor = self.i_frame(i_frames).flatten(0, 1)
         f_i = maps[own]
         pooled = [x.mean((3, 4)) for x in (f_i, f_m, f_r)]
         h_hat = None
@@ -95,18 +96,3 @@ class Student(nn.Module):
             share = alpha / alpha.sum(1, keepdim=True).clamp_min(1e-6)
             logits = (share[:, :, None] * per_frame).sum(1)
         return StudentOutput(logits, h_hat, alpha)
-
-    def _i_frame_maps(
-        self, i_frames: Float[Tensor, "B G 3 H W"], gop: Int[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "U C h w"], Int[Tensor, "B T"]]:
-        """Maps of the I-frames, and which of them belongs to each P-frame (A4).
-
-        A branch that sees every I-frame alone gets only those that a P-frame names.
-        """
-        slots = gop + i_frames.shape[1] * torch.arange(len(gop), device=gop.device)[:, None]
-        if self.i_temporal:
-            maps: Tensor = self.i_frame(i_frames)
-            return maps.flatten(0, 1), slots
-        used, where = torch.unique(slots, return_inverse=True)
-        maps = self.i_frame(i_frames.flatten(0, 1)[used][:, None])[:, 0]
-        return maps, where

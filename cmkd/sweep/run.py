@@ -216,7 +216,7 @@ def _require_weights(plan: Plan, cache: Path) -> None:
     named = weights_of(trial.config for trial in plan.to_run)
     if not named:
         return
-    from cmkd.training.weights.pretrained import find_weights
+    from cmkd.training.weights import find_weights
 
     for weights in named:
         find_weights(weights, cache)

@@ -249,7 +249,7 @@ class MirroredCache(WorkerCache):
 
     def offer_weights(self, weights: Iterable[str]) -> None:
         """As of `WorkerCache`."""
-        from cmkd.training.weights.pretrained import find_weights
+        from cmkd.training.weights import find_weights
 
         for one in weights:
             if self._mirror.first(f"weights/{one}") is None:
@@ -257,7 +257,7 @@ class MirroredCache(WorkerCache):
                 self._mirror.put(f"weights/{one}", self.folder, [path.as_posix()])
 
     def _bring_weights(self, weights: str) -> None:
-        from cmkd.training.weights.pretrained import find_weights
+        from cmkd.training.weights import find_weights
 
         try:
             find_weights(weights, self.folder)

@@ -21,7 +21,7 @@ from cmkd.tracking.store import EpochRecord
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-    from cmkd.training.trial import TrialOutcome, TrialRun
+    from cmkd.training.trial import TrialResult, TrialRun
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class TrialWorker:
         trained = 0
         if not self._run.finished:
             self._run.train_epoch()
-            self._cache.keep_epoch("trials", self._trial_id, len(self._run.history))
+            if self._run.saved_epochs == len(self._run.history):
+                self._cache.keep_epoch("trials", self._trial_id, self._run.saved_epochs)
             trained = 1
         epochs = self._run.history[self._reported :]
         self._reported = len(self._run.history)
@@ -159,10 +160,11 @@ def train_teacher(config: TrialConfig, cache: WorkerCache) -> Iterator[Update]:
 def _teach(config: TrialConfig, cache: WorkerCache, news: queue.SimpleQueue[Update]) -> None:
     done = 0
 
-    def on_epoch(record: EpochRecord, _epochs: int) -> None:
+    def on_epoch(record: EpochRecord, saved_epochs: int) -> None:
         nonlocal done
         done = record.step
-        cache.keep_epoch("teachers", config.teacher_id, done)
+        if saved_epochs == done:
+            cache.keep_epoch("teachers", config.teacher_id, done)
         news.put(Update(config.teacher_id, (record,), 1))
 
     try:
@@ -180,7 +182,7 @@ def _teach(config: TrialConfig, cache: WorkerCache, news: queue.SimpleQueue[Upda
     news.put(Update(config.teacher_id, bundle.history, 0, outcome))
 
 
-def plain(outcome: TrialOutcome) -> Outcome:
+def plain(outcome: TrialResult) -> Outcome:
     """`outcome` in plain types."""
     return Outcome(dict(outcome.summary), tuple(outcome.files), tuple(outcome.notes))
 
@@ -299,22 +301,22 @@ class TrialCrew:
 def _train_share(task: _Task) -> None:
     from ray.train.torch import get_device
 
-    from cmkd.training.distributed import Peers
+    from cmkd.training.distributed import ProcessGroup
     from cmkd.training.runtime import configure
     from cmkd.training.trial import TrialRun
 
     configure(threads=1)
-    peers = Peers.of_group()
+    group = ProcessGroup.current()
     reported = 0
     try:
-        run = TrialRun(task.config, task.cache, device=str(get_device()), peers=peers)
+        run = TrialRun(task.config, task.cache, device=str(get_device()), group=group)
         while True:
             trained = 0
             if not run.finished:
                 run.train_epoch()
                 trained = 1
             outcome = plain(run.finish()) if run.finished else None
-            if peers.first:
+            if group.is_main:
                 epochs = run.history[reported:]
                 task.news.put(Update(task.trial_id, epochs, trained, outcome))
             reported = len(run.history)

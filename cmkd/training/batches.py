@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,88 +13,136 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmkd.config.backbones import find_backbone
-from cmkd.config.trial import Setting
-from cmkd.data.decoded_cache import ClipArrays
+from cmkd.config.base import content_id
+from cmkd.config.trial import Setting, TrialConfig
+from cmkd.data.decoded_cache import READER, ClipArrays
+from cmkd.data.splits import Split
+from cmkd.training.checkpoint import read_record, write_record
+from cmkd.training.networks import StudentInputs, sees_all_i_frames
+
+Rows = NDArray[np.int64]
 
 VIEW_SEED = 0
-"""Of the views that clips start from: the same for all trials, so that arms stay paired."""
+"""Draw of the view that each clip starts from: one for all trials, so that arms stay paired."""
 
 SCALE_VALUES = 2**26
-"""Values that a scale is measured on, at most: large data sets are measured on a part."""
+"""Most values that a scale is measured on; of large data sets a part is taken."""
 
 
 @dataclass(frozen=True)
-class CompressedBatch:
-    """Inputs of the student, normalised: the arguments of `Student.forward`, in order."""
+class InputScales:
+    """SD of motion vectors and residuals over the unchanged training clips."""
 
-    i_frames: Tensor
-    gop: Tensor
-    motion: Tensor
-    residual: Tensor
+    motion: float
+    residual: float
 
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Positional arguments of the student."""
-        return self.i_frames, self.gop, self.motion, self.residual
+
+def measure_scales(arrays: ClipArrays, rows: Rows) -> InputScales:
+    """Scales over these rows of the arrays."""
+    return InputScales(_std(arrays.motion, rows), _std(arrays.residual, rows))
+
+
+def ensure_scales(
+    config: TrialConfig, cache: Path, arrays: ClipArrays, split: Split
+) -> InputScales:
+    """Scales of the trial's training clips, measured once per data set, inputs and fold.
+
+    Raises:
+        InfrastructureError: the file that keeps them was damaged.
+    """
+    key = content_id("scales", READER, config.data_id, config.setting.reading, config.fold)
+    path = cache / "scales" / f"{key}.json"
+    if path.is_file():
+        return InputScales(**read_record(path, key))
+    scales = measure_scales(arrays, first_rows(arrays, split.train))
+    write_record(path, key, vars(scales))
+    return scales
+
+
+def _std(values: NDArray[Any], rows: Rows) -> float:
+    most = max(1, SCALE_VALUES // int(np.prod(values.shape[1:])))
+    chosen = rows[:: -(-len(rows) // most)]
+    std = float(values[chosen].std(dtype=np.float64))
+    return std if std > 0 else 1.0
 
 
 class ClipReader:
-    """Reads rows of `ClipArrays`; motion and residual are divided by their training-set SD.
+    """Reads rows of `ClipArrays` as normalised tensors on `device`.
 
-    Pictures are normalised as the networks of `setting` expect.
-
-    Args:
-        scale_rows: rows that the two scales are measured on (unchanged training clips).
+    Pictures are normalised as the networks of `setting` expect, motion and residual are divided
+    by their scale.
     """
 
     def __init__(
-        self,
-        arrays: ClipArrays,
-        scale_rows: NDArray[np.int64],
-        device: torch.device,
-        setting: Setting,
+        self, arrays: ClipArrays, scales: InputScales, device: torch.device, setting: Setting
     ) -> None:
         self.arrays = arrays
+        self.scales = scales
         self.device = device
-        self.motion_scale = _spread(arrays.motion, scale_rows)
-        self.residual_scale = _spread(arrays.residual, scale_rows)
-        self._of_student = _normalisation(setting.student.backbone, device)
-        self._of_teacher = _normalisation(setting.teacher.backbone, device)
+        self._all_i_frames = sees_all_i_frames(setting)
+        self._student_norm = _normalisation(setting.student.backbone, device)
+        self._teacher_norm = _normalisation(setting.teacher.backbone, device)
 
     @property
     def picture(self) -> tuple[int, int]:
         """(height, width) of I-frames and decoded frames."""
         return int(self.arrays.iframes.shape[-2]), int(self.arrays.iframes.shape[-1])
 
-    def compressed(self, rows: NDArray[np.int64]) -> CompressedBatch:
-        """What the student sees of these rows."""
-        motion = self._tensor(self.arrays.motion[rows]).float() / self.motion_scale
-        residual = self._tensor(self.arrays.residual[rows]).float() / self.residual_scale
-        return CompressedBatch(
-            i_frames=self._pictures(self.arrays.iframes[rows], self._of_student),
-            gop=self._tensor(self.arrays.gop[rows]).long(),
-            motion=motion,
-            residual=residual,
+    def compressed(self, rows: Rows) -> StudentInputs:
+        """Inputs of the student: the arguments of `Student.forward`, in order."""
+        i_frames, own = select_i_frames(
+            self.arrays.iframes[rows], self.arrays.gop[rows], together=self._all_i_frames
+        )
+        return (
+            self._pictures(i_frames, self._student_norm),
+            self._tensor(own),
+            self._tensor(self.arrays.motion[rows]).float() / self.scales.motion,
+            self._tensor(self.arrays.residual[rows]).float() / self.scales.residual,
         )
 
-    def frames(self, rows: NDArray[np.int64]) -> Tensor:
-        """What the teacher sees of these rows: (B, T, 3 S, H, W) for segments of S frames."""
-        return self._pictures(self.arrays.frames[rows], self._of_teacher)
+    def frames(self, rows: Rows) -> Tensor:
+        """Inputs of the teacher: (B, T, 3 S, H, W) for segments of S frames."""
+        return self._pictures(self.arrays.frames[rows], self._teacher_norm)
 
-    def labels(self, rows: NDArray[np.int64]) -> Tensor:
+    def labels(self, rows: Rows) -> Tensor:
         """Class indices of these rows."""
         return self._tensor(self.arrays.labels[rows])
 
-    def _pictures(self, values: NDArray[Any], like: tuple[Tensor, Tensor]) -> Tensor:
-        mean, spread = like
+    def _pictures(self, values: NDArray[Any], norm: tuple[Tensor, Tensor]) -> Tensor:
+        mean, std = norm
         frames: Tensor = self._tensor(values).float().unflatten(2, (-1, 3))
-        return ((frames - mean) / spread).flatten(2, 3)
+        return ((frames - mean) / std).flatten(2, 3)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+        return to_tensor(values, self.device)
+
+
+def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:
+    """`values` on `device`; on CUDA copied from pinned memory without waiting."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def select_i_frames(
+    i_frames: NDArray[np.uint8], gop: NDArray[np.int8], *, together: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """I-frames (N, G', 3, H, W) that the student sees, and the index (B, T) of each P-frame's own.
+
+    Here and not in the network, whose shapes then depend on no values.
+
+    Args:
+        i_frames: (B, G, 3, H, W).
+        gop: (B, T) I-frame of each P-frame (A4).
+        together: True for an I-branch that looks from one I-frame to another: it gets all G of a
+            clip, in order. Else each I-frame that a P-frame names is a clip of its own.
+    """
+    slots = gop + i_frames.shape[1] * np.arange(len(gop))[:, None]
+    if together:
+        return i_frames, slots
+    used, own = np.unique(slots, return_inverse=True)
+    return i_frames.reshape(-1, 1, *i_frames.shape[2:])[used], own.reshape(slots.shape)
 
 
 def _normalisation(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -104,14 +153,7 @@ def _normalisation(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]
     )
 
 
-def _spread(values: NDArray[Any], rows: NDArray[np.int64]) -> float:
-    most = max(1, SCALE_VALUES // int(np.prod(values.shape[1:])))
-    chosen = rows[:: -(-len(rows) // most)]
-    spread = float(values[chosen].std(dtype=np.float64))
-    return spread if spread > 0 else 1.0
-
-
-def view_rows(arrays: ClipArrays, clips: Sequence[int], epoch: int) -> NDArray[np.int64]:
+def view_rows(arrays: ClipArrays, clips: Sequence[int], epoch: int) -> Rows:
     """Rows of one view per clip; each clip cycles through its views from a start of its own."""
     index = arrays.index[np.asarray(clips)]
     views = (index >= 0).sum(1)
@@ -122,18 +164,18 @@ def view_rows(arrays: ClipArrays, clips: Sequence[int], epoch: int) -> NDArray[n
     return np.asarray(index[np.arange(len(index)), turn], dtype=np.int64)
 
 
-def all_rows(arrays: ClipArrays, clips: Sequence[int]) -> NDArray[np.int64]:
+def all_rows(arrays: ClipArrays, clips: Sequence[int]) -> Rows:
     """Rows of every view of these clips, in ascending order."""
     index = arrays.index[np.asarray(clips)]
     return np.sort(index[index >= 0]).astype(np.int64)
 
 
-def first_rows(arrays: ClipArrays, clips: Sequence[int]) -> NDArray[np.int64]:
+def first_rows(arrays: ClipArrays, clips: Sequence[int]) -> Rows:
     """Rows of the unchanged clips (view 0)."""
     return np.asarray(arrays.index[np.asarray(clips), 0], dtype=np.int64)
 
 
-def shuffled(rows: NDArray[np.int64], size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def shuffled(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
     """Batches of about `size` rows in a seeded order, every row once."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows), generator=generator).numpy()
@@ -141,11 +183,11 @@ def shuffled(rows: NDArray[np.int64], size: int, seed: int) -> Iterator[NDArray[
 
 
 def num_batches(count: int, size: int) -> int:
-    """How many batches `shuffled` makes."""
+    """Number of batches that `shuffled` makes."""
     return max(1, round(count / size))
 
 
-def in_order(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of `size` rows as they stand."""
+def in_order(rows: Rows, size: int) -> Iterator[Rows]:
+    """Batches of `size` consecutive rows."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -1,6 +1,6 @@
-"""What goes on inside a student on a few test clips: its gate and its temporal graphs.
+"""Gate and temporal graphs of a student on a few test clips, for figures.
 
-Legend: T frames of a clip. Kept with a trial's run as ``inside.json``, for figures.
+Legend: T frames of a clip. Kept with a trial's run as ``inside.json``.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.data.dataset import Dataset
 from cmkd.method.temporal_graph import mean_square_edges
 from cmkd.training.checkpoint import write_json
-from cmkd.training.graph_stats import GRAPHS
+from cmkd.training.features import GRAPHS
 
-FILE = "inside.json"
+DIAGNOSTICS_FILE = "inside.json"
 SCHEMA = 1
 MOST_CLIPS = 8
-"""Clips looked at, each of another class as far as there are classes."""
+"""Most clips kept, each of another class as far as there are classes."""
 DIGITS = 5
 
 Graphs = Mapping[GraphIndex, Float[Tensor, "B T T"]]
 
 
 @dataclass(frozen=True)
-class Inside:
-    """B clips from inside.
+class ClipDiagnostics:
+    """Gate and graphs of B clips.
 
     Attributes:
         alpha: (B, T) weights of the gate, None without one.
-        student: graphs of its h_hat, edges as `temporal_graph.mean_square_edges` has them.
+        student: graphs of its h_hat, with the edges of `temporal_graph.mean_square_edges`.
         teacher: the same of its h, None where the student has no teacher.
     """
 
@@ -56,7 +56,7 @@ def graphs_of(h: Float[Tensor, "B T C h w"], config: MethodConfig) -> Graphs:
         return {graph: mean_square_edges(exact, graph, config).cpu() for graph in GRAPHS}
 
 
-def chosen_clips(dataset: Dataset, clips: Sequence[int]) -> list[int]:
+def choose_clips(dataset: Dataset, clips: Sequence[int]) -> list[int]:
     """The first of `clips` of every class, at most `MOST_CLIPS`."""
     first: dict[int, int] = {}
     for clip in clips:
@@ -71,35 +71,33 @@ def motion_lengths(motion: Float16[np.ndarray, "B T 2*S h w"]) -> NDArray[np.flo
     return np.asarray(np.hypot(pairs[:, :, :, 0], pairs[:, :, :, 1]).mean((2, 3, 4)))
 
 
-def write_inside(
+def write_diagnostics(
     path: Path,
     dataset: Dataset,
     clips: Sequence[int],
     motion: NDArray[np.float32],
-    inside: Inside,
+    found: ClipDiagnostics,
 ) -> None:
-    """Gate, motion (as `motion_lengths` gives it) and graphs of each clip, five digits each."""
+    """Gate, motion (from `motion_lengths`) and graphs of each clip, with `DIGITS` digits."""
     entries = [
         {
             "clip": dataset.clips[clip].path,
             "group": dataset.clips[clip].group,
             "label": dataset.info.classes[dataset.clips[clip].label],
             "motion": _rounded(motion[number].tolist()),
-            **_entry(inside, number),
+            "alpha": None if found.alpha is None else _rounded(found.alpha[number].tolist()),
+            "student": _graphs_of_clip(found.student, number),
+            "teacher": _graphs_of_clip(found.teacher, number),
         }
         for number, clip in enumerate(clips)
     ]
     write_json(path, {"schema": SCHEMA, "clips": entries})
 
 
-def _entry(inside: Inside, number: int) -> dict[str, Any]:
-    def graphs(of: Graphs | None) -> Any:
-        if of is None:
-            return None
-        return {str(graph): _rounded(edges[number].tolist()) for graph, edges in of.items()}
-
-    alpha = None if inside.alpha is None else _rounded(inside.alpha[number].tolist())
-    return {"alpha": alpha, "student": graphs(inside.student), "teacher": graphs(inside.teacher)}
+def _graphs_of_clip(graphs: Graphs | None, number: int) -> Any:
+    if graphs is None:
+        return None
+    return {str(graph): _rounded(edges[number].tolist()) for graph, edges in graphs.items()}
 
 
 def _rounded(values: Any) -> Any:

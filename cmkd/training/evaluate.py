@@ -1,4 +1,4 @@
-"""Predictions, accuracy, and the per-clip file that tests across clips and groups rest on."""
+"""Scores of clips, accuracy, selection of an epoch, and the file of per-clip predictions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from cmkd.data.dataset import Dataset
 from cmkd.io import write_atomic
 
+PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
 
 
@@ -27,9 +28,9 @@ def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True, order=True)
 class Validation:
-    """How good a model is on validation clips; the greater of two is selected.
+    """Result of a model on the validation clips; the greater of two is selected.
 
-    Accuracy alone ties too often on a few dozen clips, and ties would go to half-trained weights.
+    Accuracy alone ties often on a few dozen clips, and ties would go to half-trained weights.
 
     Attributes:
         accuracy: in percent.
@@ -53,7 +54,7 @@ def write_predictions(
     selected: NDArray[np.int64],
     last: NDArray[np.int64],
 ) -> None:
-    """One row per test clip: class predicted at the selected and at the last epoch."""
+    """Write one row per test clip: classes predicted at the selected and at the last epoch."""
     classes = dataset.info.classes
 
     def write(temporary: Path) -> None:

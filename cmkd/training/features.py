@@ -1,45 +1,117 @@
-"""What the frozen teacher says of training clips: from disk, or computed in every step."""
+"""The frozen teacher: its features of training clips, on disk or computed in every step.
+
+Also measured once per teacher: mean and SD of its channels, and the size of its temporal graphs.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
 from jaxtyping import Float
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cmkd.config.backbones import find_backbone
-from cmkd.config.method import GraphIndex
+from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset
 from cmkd.io import load_array, require_space
 from cmkd.method.losses import TeacherTargets
-from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order
-from cmkd.training.checkpoint import read_tensors, write_tensors
-from cmkd.training.frozen import FrozenTeacher, open_frozen, teacher_folder
+from cmkd.method.teacher import Teacher
+from cmkd.method.temporal_graph import adjacency, describe, vertices
+from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order, to_tensor
+from cmkd.training.checkpoint import read_finished, read_record, write_finished, write_record
+from cmkd.training.networks import build_teacher
+from cmkd.training.runtime import autocast, to_device
+
+SUMMARY_FILE, WEIGHTS_FILE = "summary.json", "teacher.safetensors"
+CHANNEL_STATS_FILE, GRAPH_STATS_FILE = "channel_stats.json", "graph_stats.json"
+FEATURES_FOLDER, FEATURES_FILE = "features", "features.json"
 
 FLOOR = 0.01
-"""Least spread a channel is divided by, as a share of the median channel's."""
+"""Least SD a channel is divided by, as a share of the median channel's."""
 LARGEST = 100.0
 """Standardised features beyond this are cut, far inside what fp16 holds."""
+
+GRAPHS: tuple[GraphIndex, ...] = (1, 2, 3)
+MOST_ZEROS = 0.5
+"""Share of a graph's vertices that may be exactly 0 before a warning."""
+SMALLEST = 1e-6
+"""Least mean edge before a warning; the student starts orders of magnitude above it."""
+LARGEST_RAW = 1e2
+"""Largest mean edge under `tg_edge: raw` before a warning; Eq. (6) squares it."""
 
 Rows = NDArray[np.int64]
 
 
+def teacher_folder(config: TrialConfig, cache: Path) -> Path:
+    """Folder of the trial's teacher."""
+    return cache / "teachers" / config.teacher_id
+
+
+def load_teacher(config: TrialConfig, cache: Path, num_classes: int) -> Teacher:
+    """Network of the trial's finished teacher, in evaluation mode.
+
+    Raises:
+        InfrastructureError: its files were damaged.
+    """
+    folder = teacher_folder(config, cache)
+    read_finished(folder / SUMMARY_FILE, config.teacher_id)
+    teacher = build_teacher(config.setting, num_classes)
+    teacher.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return teacher.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class FrozenTeacher:
+    """Finished teacher, never trained again.
+
+    Attributes:
+        network: in evaluation mode.
+        precision: of its forward pass, as in its training.
+        batch: clips that fit into memory together.
+    """
+
+    network: Teacher
+    precision: Literal["fp32", "bf16"]
+    batch: int
+    device: torch.device
+
+    def __call__(
+        self, frames: Float[Tensor, "B T C H W"]
+    ) -> tuple[Float[Tensor, "B T D h w"], Float[Tensor, "B K"]]:
+        """(h, logits) in fp32; see `Teacher.forward`."""
+        with torch.no_grad(), autocast(self.precision, self.device):
+            h, logits = self.network(frames)
+        return h.float(), logits.float()
+
+
+def load_frozen_teacher(
+    config: TrialConfig, cache: Path, num_classes: int, device: torch.device
+) -> FrozenTeacher:
+    """The trial's finished teacher on `device`; errors as of `load_teacher`."""
+    recipe = config.setting.teacher
+    network = to_device(load_teacher(config, cache, num_classes), device)
+    batch = find_backbone(recipe.backbone).eval_batch
+    return FrozenTeacher(network, recipe.training.precision, batch, device)
+
+
 class TeacherFeatures(Protocol):
-    """The teacher's side of batches of training rows."""
+    """Targets of the teacher for batches of training rows."""
 
     @property
     def batch(self) -> int:
-        """Clips that are best looked at together."""
+        """Best number of clips per call."""
 
     def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
         """h_t, standardised per channel over the unchanged training clips, and logits."""
@@ -62,69 +134,68 @@ class CachedFeatures:
     device: torch.device
 
     def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """What is stored of these rows."""
+        """Stored targets of these rows."""
         where = np.searchsorted(self.rows, rows)
         assert np.array_equal(self.rows[where], rows), "not rows of this teacher's training clips"
-        h, logits = (self._tensor(values[where]) for values in (self.h, self.logits))
+        h, logits = (to_tensor(values[where], self.device) for values in (self.h, self.logits))
         return TeacherTargets(h=h.float(), logits=logits, mean_edges=mean_edges)
-
-    def _tensor(self, values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
 
 
 @dataclass(frozen=True)
-class Standard:
-    """Mean and spread of every channel of h_t, (C, 1, 1); fp64 where measured."""
+class ChannelStats:
+    """Mean and SD of every channel of h_t, (C, 1, 1); fp64 where measured."""
 
     mean: Float[Tensor, "C 1 1"]
-    spread: Float[Tensor, "C 1 1"]
+    std: Float[Tensor, "C 1 1"]
 
-    def on(self, device: torch.device) -> Standard:
-        """For features on `device`, in fp32."""
-        return Standard(self.mean.float().to(device), self.spread.float().to(device))
+    def to(self, device: torch.device) -> ChannelStats:
+        """The same for features on `device`, in fp32."""
+        return ChannelStats(self.mean.float().to(device), self.std.float().to(device))
 
     def apply(self, h: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T C h w"]:
-        """Every channel with zero mean and unit spread, cut at +-LARGEST."""
-        return ((h - self.mean) / self.spread).clamp(-LARGEST, LARGEST)
+        """Every channel with zero mean and unit SD, cut at +-LARGEST."""
+        return ((h - self.mean) / self.std).clamp(-LARGEST, LARGEST)
 
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """Targets by a forward pass of the teacher; what `CachedFeatures` rounds to fp16."""
+    """Targets by a forward pass of the teacher; `CachedFeatures` rounds the same to fp16."""
 
     teacher: FrozenTeacher
     reader: ClipReader
-    standard: Standard
+    stats: ChannelStats
 
     @property
     def batch(self) -> int:
-        """Clips that are best looked at together."""
+        """Best number of clips per call."""
         return self.teacher.batch
 
     def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """What the teacher says of these rows."""
+        """Targets of any rows of the arrays."""
         h, logits = self.teacher(self.reader.frames(rows))
-        return TeacherTargets(self.standard.apply(h), logits, mean_edges)
+        return TeacherTargets(self.stats.apply(h), logits, mean_edges)
 
 
 def ensure_features(
     config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
 ) -> TeacherFeatures:
-    """The features of the trial's teacher as `teacher.features` says, made when not there yet."""
-    folder = teacher_folder(config, cache)
-    num_classes = len(dataset.info.classes)
-    clips = dataset.split(config.fold).train
+    """Features of the trial's teacher as `teacher.features` says, made if they are not there.
+
+    Raises:
+        InfrastructureError: files of the teacher were damaged.
+    """
     if config.setting.teacher.features == "online":
         return online_features(config, cache, dataset, reader)
-    with FileLock(folder / "features.lock"):
-        if not (folder / "features").is_dir():
-            teacher = open_frozen(config, folder, num_classes, reader.device)
-            standard = _standard(teacher, reader, first_rows(reader.arrays, clips), folder)
-            _compute(teacher, reader, all_rows(reader.arrays, clips), standard, folder)
-    folder = folder / "features"
+    folder = teacher_folder(config, cache) / FEATURES_FOLDER
+    record = folder / FEATURES_FILE
+    with FileLock(folder.with_name("features.lock")):
+        if not record.is_file():
+            teacher = load_frozen_teacher(config, cache, len(dataset.info.classes), reader.device)
+            clips = dataset.split(config.fold).train
+            stats = _ensure_stats(config, cache, teacher, reader, first_rows(reader.arrays, clips))
+            _compute(teacher, reader, all_rows(reader.arrays, clips), stats, folder)
+            write_finished(record, config.teacher_id, _FEATURES, {})
+    read_finished(record, config.teacher_id)
     return CachedFeatures(
         rows=load_array(folder / "rows.npy"),
         h=load_array(folder / "h.npy", mapped=True),
@@ -134,37 +205,45 @@ def ensure_features(
     )
 
 
+_FEATURES = ("rows.npy", "h.npy", "logits.npy")
+
+
 def online_features(
     config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
 ) -> OnlineFeatures:
-    """The trial's teacher itself, for any rows of the arrays."""
-    folder = teacher_folder(config, cache)
-    teacher = open_frozen(config, folder, len(dataset.info.classes), reader.device)
+    """The trial's teacher itself, for any rows of the arrays; errors as of `ensure_features`."""
+    teacher = load_frozen_teacher(config, cache, len(dataset.info.classes), reader.device)
     plain = first_rows(reader.arrays, dataset.split(config.fold).train)
-    with FileLock(folder / "features.lock"):
-        standard = _standard(teacher, reader, plain, folder)
-    return OnlineFeatures(teacher, reader, standard.on(reader.device))
+    with FileLock(teacher_folder(config, cache) / "features.lock"):
+        stats = _ensure_stats(config, cache, teacher, reader, plain)
+    return OnlineFeatures(teacher, reader, stats.to(reader.device))
+
+
+def drop_features(folder: Path) -> None:
+    """Remove everything that was measured of the teacher in `folder`."""
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+    for name in (CHANNEL_STATS_FILE, GRAPH_STATS_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _compute(
-    teacher: FrozenTeacher, reader: ClipReader, rows: Rows, standard: Standard, folder: Path
+    teacher: FrozenTeacher, reader: ClipReader, rows: Rows, stats: ChannelStats, folder: Path
 ) -> None:
-    temporary = folder / ".features.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    np.save(temporary / "rows.npy", rows)
+    """Write the arrays of `_FEATURES`; they count from the moment their record is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    np.save(folder / "rows.npy", rows)
     maps: np.memmap[Any, Any] | None = None
     scores: np.memmap[Any, Any] | None = None
     for start, (h, logits) in _outputs(teacher, reader, rows):
         if maps is None or scores is None:
-            maps = _new_file(temporary / "h.npy", np.float16, (len(rows), *h.shape[1:]))
-            scores = _new_file(temporary / "logits.npy", np.float32, (len(rows), *logits.shape[1:]))
-        maps[start : start + len(h)] = standard.apply(h).numpy()
+            maps = _new_file(folder / "h.npy", np.float16, (len(rows), *h.shape[1:]))
+            scores = _new_file(folder / "logits.npy", np.float32, (len(rows), *logits.shape[1:]))
+        maps[start : start + len(h)] = stats.apply(h).numpy()
         scores[start : start + len(h)] = logits.numpy()
     assert maps is not None and scores is not None
     for values in (maps, scores):
         values.flush()
-    temporary.rename(folder / "features")
 
 
 def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -183,18 +262,23 @@ def _outputs(
         start += len(part)
 
 
-def _standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows, folder: Path) -> Standard:
-    path = folder / "standard.safetensors"
+def _ensure_stats(
+    config: TrialConfig, cache: Path, teacher: FrozenTeacher, reader: ClipReader, rows: Rows
+) -> ChannelStats:
+    path = teacher_folder(config, cache) / CHANNEL_STATS_FILE
     if not path.is_file():
-        measured = measure_standard(teacher, reader, rows)
-        write_tensors(path, {"mean": measured.mean, "spread": measured.spread}, {})
-    return Standard(**read_tensors(path, remedy=str(path)))
+        stats = measure_channel_stats(teacher, reader, rows)
+        values = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist()}
+        write_record(path, config.teacher_id, values)
+    stored = read_record(path, config.teacher_id)
+    mean, std = (torch.tensor(stored[name], dtype=torch.float64) for name in ("mean", "std"))
+    return ChannelStats(mean[:, None, None], std[:, None, None])
 
 
-def measure_standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> Standard:
-    """Mean and spread of every channel over these rows.
+def measure_channel_stats(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> ChannelStats:
+    """Mean and SD of every channel over these rows.
 
-    A channel that hardly ever fires is not blown up to unit spread: a view in which it does fire
+    A channel that hardly ever fires is not blown up to unit SD: a view in which it does fire
     would rule the loss.
     """
     total, square, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
@@ -204,7 +288,85 @@ def measure_standard(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> 
         square = square + h.square().sum((0, 1, 3, 4))
         count += h[:, :, 0].numel()
     mean = total / count
-    spread = (square / count - mean.square()).clamp_min(0).sqrt()
-    alive = spread[spread > 0]
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    alive = std[std > 0]
     floor = FLOOR * float(alive.median()) if len(alive) else 1.0
-    return Standard(mean[:, None, None], spread.clamp_min(floor)[:, None, None])
+    return ChannelStats(mean[:, None, None], std.clamp_min(floor)[:, None, None])
+
+
+@dataclass(frozen=True)
+class GraphStats:
+    """Size of one temporal graph of the teacher over the unchanged training clips.
+
+    Attributes:
+        mean: mean edge per dimension of a vertex, the scale of `tg_edge: sqrt` (A11).
+        raw: mean edge of Eq. (3) as written.
+        zeros: share of the entries of vertices that are exactly 0.
+    """
+
+    mean: float
+    raw: float
+    zeros: float
+
+
+def ensure_mean_edges(
+    config: TrialConfig, cache: Path, features: TeacherFeatures, plain_rows: Rows
+) -> Mapping[GraphIndex, float]:
+    """`GraphStats.mean` of each graph, measured once per teacher, `tg_features` and `tg_kernel`.
+
+    Warns (UserWarning, with the figures) where the interpretation of Eqs. (3) and (5) that the
+    trial chooses leaves temporal KD without effect, or makes it dominate (A9, A11).
+
+    Raises:
+        InfrastructureError: the file that keeps them was damaged.
+    """
+    method, owner = config.setting.method, config.teacher_id
+    path = teacher_folder(config, cache) / GRAPH_STATS_FILE
+    key = f"{method.tg_features}/{method.tg_kernel}"
+    with FileLock(f"{path}.lock"):
+        known: dict[str, Any] = read_record(path, owner) if path.is_file() else {}
+        if key not in known:
+            measured = measure_graph_stats(features, plain_rows, method)
+            known[key] = {str(graph): asdict(measured[graph]) for graph in GRAPHS}
+            write_record(path, owner, known)
+    stats = {graph: GraphStats(**known[key][str(graph)]) for graph in GRAPHS}
+    if method.lambda_2:
+        for problem in find_problems(stats, method):
+            warnings.warn(problem, stacklevel=2)
+    return {graph: stats[graph].mean for graph in GRAPHS}
+
+
+def find_problems(stats: Mapping[GraphIndex, GraphStats], config: MethodConfig) -> list[str]:
+    """A line for each chosen graph whose size defeats temporal KD."""
+    found = []
+    for graph in config.tg:
+        zeros, raw = stats[graph].zeros, stats[graph].raw
+        if zeros > MOST_ZEROS or raw < SMALLEST:
+            found.append(
+                f"method.tg_kernel {config.tg_kernel}: TG_{graph} of the teacher vanishes; "
+                f"{100 * zeros:.1f} % of its vertices are exactly 0 and its mean edge is "
+                f"{raw:.3g}, so it cannot be taught; elementwise keeps it"
+            )
+        elif config.tg_edge == "raw" and raw > LARGEST_RAW:
+            found.append(
+                f"method.tg_edge raw: the mean edge of TG_{graph} of the teacher is {raw:.3g}, "
+                f"so its term of Eq. (6) is of the order {raw**2:.3g} beside a cross-entropy "
+                "of about 1; use sqrt or max, or a smaller lambda_2"
+            )
+    return found
+
+
+def measure_graph_stats(
+    features: TeacherFeatures, plain_rows: Rows, config: MethodConfig
+) -> Mapping[GraphIndex, GraphStats]:
+    """Stats of each graph, averaged over these rows."""
+    sums = {graph: np.zeros(3) for graph in GRAPHS}
+    for part in in_order(plain_rows, features.batch):
+        h = describe(features.targets(part, {}).h, config)
+        for graph in GRAPHS:
+            v = vertices(h, graph, config)
+            raw = adjacency(v)
+            mean = (raw / v.shape[-1]).mean((1, 2)).sum()
+            zeros = (v == 0).float().mean((1, 2)).sum()
+            sums[graph] += [float(mean), float(raw.mean((1, 2)).sum()), float(zeros)]
+    return {graph: GraphStats(*(sums[graph] / len(plain_rows)).tolist()) for graph in GRAPHS}

@@ -1,4 +1,4 @@
-"""What the networks of Tables 2 and 3 compute and hold, and how fast they are here.
+"""Cost of the networks of Tables 2 and 3: GMACs, parameters, and speed on this machine.
 
 The literature's "GFLOPs" are multiply-accumulates of convolutions and matrix products at 224 x 224,
 and so are the GMACs here, by torch's own counter. Normalisation, activations and the shift are not
@@ -21,19 +21,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from cmkd.config.method import NO_KD
 from cmkd.config.spec import preset
 from cmkd.config.trial import Setting
-from cmkd.training.frozen import build_teacher
-from cmkd.training.networks import Noise, build_student, noise_compressed, noise_frames
-from cmkd.training.runtime import autocast, pick_device, place
+from cmkd.training.networks import DummyInputs, build_student, build_teacher
+from cmkd.training.runtime import autocast, pick_device, to_device
 
 SIDE = 224
 """Pixels of a square view."""
 NUM_CLASSES = 174
-"""Of Something-Something V2; the classifier hardly weighs in the cost."""
+"""Classes of Something-Something V2; the classifier hardly weighs in the cost."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network of the tables: the teacher or the student of a setting."""
+    """Network of a table: the teacher or the student of a setting."""
 
     setting: Setting
     role: Literal["teacher", "student"]
@@ -46,12 +45,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one view costs.
+    """Cost of one view.
 
     Attributes:
         gmacs: 10^9 multiply-accumulates.
-        parts: the same by part of the network, by its attribute's name. What the network has a
-            part do outside of that part's own forward pass is "other"; all sum to `gmacs`.
+        parts: the same by attribute of the network; work outside of the forward passes of its
+            parts is "other". All sum to `gmacs`.
     """
 
     gmacs: float
@@ -61,11 +60,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Speed:
-    """Inference on a device.
+    """Speed of inference.
 
     Attributes:
         clips_per_second: views of one clip each.
-        peak_mib: of the device's memory, or of the whole process on a CPU.
+        peak_mib: peak memory of the device, or of the whole process on a CPU.
     """
 
     device: str
@@ -78,7 +77,7 @@ class Speed:
 def subjects() -> Mapping[str, Subject]:
     """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.costs`."""
     tsm, tdn = preset("tsm-ssv2"), preset("tdn-ssv2")
-    half = _with_frames(tdn, 8, num_gops=2)
+    tdn_8 = _with_frames(tdn, 8, num_gops=2)
     return {
         "tsm_r50_8f": Subject(_with_frames(tsm, 8), "teacher"),
         "tsm_r50_16f": Subject(_with_frames(tsm, 16), "teacher"),
@@ -88,8 +87,8 @@ def subjects() -> Mapping[str, Subject]:
         "student_tsm": Subject(tsm, "student"),
         "student_tsm_a": Subject(preset("tsm-ssv2-a"), "student"),
         "student_tsm_c": Subject(preset("tsm-ssv2-c"), "student"),
-        "student_tdn_8p_baseline": Subject(_baseline(half), "student"),
-        "student_tdn_8p": Subject(half, "student"),
+        "student_tdn_8p_baseline": Subject(_baseline(tdn_8), "student"),
+        "student_tdn_8p": Subject(tdn_8, "student"),
         "student_tdn_baseline": Subject(_baseline(tdn), "student"),
         "student_tdn": Subject(tdn, "student"),
     }
@@ -141,7 +140,7 @@ def measure(name: str, *, device: str = "auto", batch: int = 1, seconds: float =
     where = pick_device(device)
     subject = subjects()[name]
     precision: Literal["fp32", "bf16"] = "bf16" if where.type == "cuda" else "fp32"
-    network = place(_build(subject), where)
+    network = to_device(_build(subject), where)
     inputs = _inputs(subject, batch, where)
     with torch.inference_mode(), autocast(precision, where):
         network(*inputs)
@@ -162,10 +161,8 @@ def _build(subject: Subject) -> nn.Module:
 
 
 def _inputs(subject: Subject, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-    picture, noise = (SIDE, SIDE), Noise(device)
-    if subject.role == "teacher":
-        return (noise_frames(subject.setting, picture, batch, noise),)
-    return noise_compressed(subject.setting, picture, batch, noise)
+    inputs = DummyInputs(subject.setting, (SIDE, SIDE), batch, device)
+    return (inputs.frames(),) if subject.role == "teacher" else inputs.compressed()
 
 
 def _wait(device: torch.device) -> None:

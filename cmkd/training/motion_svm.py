@@ -1,4 +1,4 @@
-"""A reference without a network: a support vector machine on motion vectors alone.
+"""Reference without a network: a support vector machine on motion vectors alone.
 
 Where it comes near the student, motion vectors already hand over most of the answer.
 """
@@ -32,22 +32,18 @@ class MotionSvm:
     """scikit-learn's default SVC on vectors averaged over a 6 x 8 grid and 4 time segments.
 
     Fitted on all views of the training clips; untuned, so the seed changes nothing and one
-    fit is its only epoch.
+    fit is its only epoch. Nothing is kept: a fit takes less time than reading a file safely.
     """
 
     def __init__(self, reader: ClipReader, split: Split) -> None:
         self.reader = reader
         self.split = split
         self.history: tuple[EpochRecord, ...] = ()
+        self.saved_epochs = 0
         self.best_epoch = 1
         self.notes: tuple[str, ...] = ()
         self.best = Validation(0.0, 0.0)
         self.model: Pipeline = make_pipeline(StandardScaler(), SVC())
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is fitted."""
-        return bool(self.history)
 
     def train_epoch(self) -> EpochRecord:
         """Fit and validate."""
@@ -72,15 +68,16 @@ class MotionSvm:
         classes = np.asarray(self.model.predict(features), dtype=np.int64)
         return classes, classes
 
-    def inside(self, rows: Rows) -> None:
-        """It has neither gate nor graphs."""
+    def diagnose(self, rows: Rows) -> None:
+        """None: it has neither gate nor graphs."""
 
-    def figures(self) -> Mapping[str, float]:
+    def summary(self) -> Mapping[str, float]:
         """Number of support vectors."""
         return {"support_vectors": float(self.model[-1].n_support_.sum())}
 
-    def save(self, folder: Path) -> None:
-        """Nothing is kept: a fit takes less time than reading a file safely would."""
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """No files."""
+        return ()
 
     def _classes(self, rows: Rows) -> Rows:
         return np.asarray(self.model.predict(self._features(rows)), dtype=np.int64)

@@ -1,8 +1,9 @@
-"""Noise in the shapes that the data layer gives, for what needs a network's input but no clips."""
+"""Builds the networks of a setting, and random inputs in the shapes that the data layer gives."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +14,18 @@ from cmkd.config.trial import Setting
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.method.branch import Branch, Resizing, Side
 from cmkd.method.student import Branches, Student
-from cmkd.training.weights.pretrained import load_into_backbone
+from cmkd.method.teacher import Teacher
+from cmkd.training.weights import load_into_backbone
 
 BRANCH_BLOCKS = 1
 """Blocks per stage of a branch in the tiny families; the teacher has the two of `Size`."""
+
+StudentInputs = tuple[
+    Float[Tensor, "N G 3 H W"],
+    Int[Tensor, "B T"],
+    Float[Tensor, "B T CM HM WM"],
+    Float[Tensor, "B T CR HR WR"],
+]
 
 
 def grid_of(backbone: str, picture: Side) -> Side:
@@ -25,16 +34,24 @@ def grid_of(backbone: str, picture: Side) -> Side:
     return -(-picture[0] // stride), -(-picture[1] // stride)
 
 
+def build_teacher(setting: Setting, num_classes: int) -> Teacher:
+    """Teacher network, freshly initialised from torch's generator."""
+    recipe = setting.teacher
+    backbone = find_backbone(recipe.backbone)
+    size = Size(3, setting.inputs.num_frames, backbone.stride_of(), recipe.width)
+    return Teacher(backbone.temporal(size), recipe.channels, num_classes, recipe.training.dropout)
+
+
 def build_student(
     setting: Setting, picture: Side, num_classes: int, *, cache: Path | None = None
 ) -> Student:
-    """The student network, freshly initialised from torch's generator, or from imported weights.
+    """Student network, freshly initialised from torch's generator, or from imported weights.
 
     Branches are made before the decoder, so that arms with equal seeds start from equal branches.
 
     Args:
         picture: (height, width) of the I-frames.
-        cache: where imported weights are; None ignores those that the setting names.
+        cache: holds the imported weights; None ignores those that the setting names.
 
     Raises:
         InputError: the weights are not there or belong to another network.
@@ -46,7 +63,6 @@ def build_student(
         residual=_p_branch(setting, picture, RESIDUAL_CELL, 3, config.residual_size, "bilinear"),
         channels=config.channels,
         grid=grid_of(config.backbone, picture),
-        i_temporal=_sees_all_i_frames(setting),
     )
     if cache is not None:
         _load_weights(setting, branches, cache)
@@ -55,22 +71,19 @@ def build_student(
     )
 
 
-def _sees_all_i_frames(setting: Setting) -> bool:
-    """Whether the I-branch looks across I-frames: only a fixed number of GOPs has an order."""
+def sees_all_i_frames(setting: Setting) -> bool:
+    """True if the I-branch looks across I-frames: only a fixed number of GOPs has an order."""
     return (setting.inputs.num_gops or 1) > 1
 
 
 def _i_branch(setting: Setting) -> nn.Module:
-    config = setting.student
-    backbone = find_backbone(config.backbone)
-    stride = backbone.stride_of()
-    if _sees_all_i_frames(setting):
-        assert setting.inputs.num_gops is not None
-        across = Size(3, setting.inputs.num_gops, stride, config.width, BRANCH_BLOCKS)
-        network: nn.Module = backbone.i_temporal(across)
-    else:
-        network = backbone.image(Size(3, 1, stride, config.width, BRANCH_BLOCKS))
-    return network
+    config, backbone = setting.student, find_backbone(setting.student.backbone)
+    across = sees_all_i_frames(setting)
+    frames = setting.inputs.num_gops or 1 if across else 1
+    build = backbone.i_temporal if across else backbone.image
+    return cast(
+        nn.Module, build(Size(3, frames, backbone.stride_of(), config.width, BRANCH_BLOCKS))
+    )
 
 
 def _p_branch(
@@ -108,39 +121,39 @@ def _load_weights(setting: Setting, branches: Branches, cache: Path) -> None:
             load_into_backbone(branch.backbone, of_p, cache, in_channels=in_channels)
 
 
-StudentInputs = tuple[
-    Float[Tensor, "B G 3 H W"],
-    Int[Tensor, "B T"],
-    Float[Tensor, "B T CM HM WM"],
-    Float[Tensor, "B T CR HR WR"],
-]
+class DummyInputs:
+    """Standard normal inputs of a setting's networks, the same for equal shapes in any process.
 
+    Args:
+        picture: (height, width) of the frames.
+        batch: views.
+    """
 
-class Noise:
-    """Standard normal tensors, the same for equal shapes in every process."""
-
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, setting: Setting, picture: Side, batch: int, device: torch.device) -> None:
+        self.setting = setting
+        self.picture = picture
+        self.batch = batch
         self.device = device
 
-    def __call__(self, *shape: int) -> Tensor:
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal tensor."""
         generator = torch.Generator().manual_seed(len(shape))
         return torch.randn(shape, generator=generator).to(self.device)
 
+    def frames(self) -> Float[Tensor, "B T C H W"]:
+        """Input of the teacher."""
+        channels = 3 * self.setting.raw_segment
+        return self.noise(self.batch, self.setting.inputs.num_frames, channels, *self.picture)
 
-def noise_frames(
-    setting: Setting, picture: Side, batch: int, noise: Noise
-) -> Float[Tensor, "B T C H W"]:
-    """What the teacher reads: `batch` views of frames of (height, width) `picture`."""
-    return noise(batch, setting.inputs.num_frames, 3 * setting.raw_segment, *picture)
-
-
-def noise_compressed(setting: Setting, picture: Side, batch: int, noise: Noise) -> StudentInputs:
-    """What the student reads: (I-frames, the I-frame of each P-frame, motion maps, residuals)."""
-    frames, gops = setting.inputs.num_frames, setting.inputs.num_gops or 1
-    segment, (height, width) = setting.compressed_segment, picture
-    return (
-        noise(batch, gops, 3, height, width),
-        (torch.arange(frames, device=noise.device) * gops // frames).expand(batch, -1),
-        noise(batch, frames, 2 * segment, height // MOTION_CELL, width // MOTION_CELL),
-        noise(batch, frames, 3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL),
-    )
+    def compressed(self) -> StudentInputs:
+        """Arguments of `Student.forward`."""
+        frames, gops = self.setting.inputs.num_frames, self.setting.inputs.num_gops or 1
+        segment, (height, width), batch = self.setting.compressed_segment, self.picture, self.batch
+        own = torch.arange(frames, device=self.device) * gops // frames
+        clips = torch.arange(batch, device=self.device)[:, None]
+        return (
+            self.noise(batch, gops, 3, height, width),
+            own + gops * clips,
+            self.noise(batch, frames, 2 * segment, height // MOTION_CELL, width // MOTION_CELL),
+            self.noise(batch, frames, 3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL),
+        )

@@ -1,4 +1,4 @@
-"""One step of training on random tensors: does it run, how long does it take, what came of it."""
+"""Trial step of a network on random tensors: its failure, time, memory and fingerprint."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ from cmkd.config.base import content_id
 from cmkd.config.training import TrainingConfig
 from cmkd.config.trial import Setting
 from cmkd.method.losses import TeacherTargets, total_loss
-from cmkd.training.frozen import build_teacher
-from cmkd.training.networks import Noise, build_student, grid_of, noise_compressed, noise_frames
+from cmkd.training.networks import DummyInputs, build_student, build_teacher, grid_of
 from cmkd.training.optim import make_optimizer, prepare
-from cmkd.training.runtime import autocast, configure, pick_device, place
+from cmkd.training.runtime import autocast, configure, pick_device, to_device
 
 COPIES = 5
-"""Of the parameters: weights, gradients, two moments of Adam, and the best weights so far."""
+"""Copies of the parameters: weights, gradients, two moments of Adam, best weights so far."""
 MARGIN = 1.5
-"""Over what is kept for the backward pass: gradients of maps, workspaces, the next batch."""
+"""Factor on activations: gradients of maps, workspaces and the next batch come on top."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: `fixed` whatever the batch, and `per_clip` of those that one backward pass takes."""
+    """Memory of a training: `fixed` bytes, and `per_clip` bytes of one backward pass."""
 
     fixed: int
     per_clip: float
 
     def bytes(self, clips: int) -> int:
-        """What training takes where one backward pass has this many clips."""
+        """Bytes for backward passes of this many clips."""
         return self.fixed + round(MARGIN * self.per_clip * clips)
 
 
 def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple[Footprint, Tensor]:
-    """The footprint of `model`, and the loss that was computed for it.
+    """Footprint of `model`, and the loss that was computed for it.
 
     Args:
-        loss: a forward pass of `clips` clips; what it keeps for its backward pass is counted,
-            whatever the device.
+        loss: a forward pass of `clips` clips; the tensors it keeps for its backward pass are
+            counted, on any device.
     """
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
@@ -63,7 +62,7 @@ def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """What to try.
+    """Networks to try.
 
     Attributes:
         students: settings whose student takes a step.
@@ -79,13 +78,13 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a step showed.
+    """Result of a step.
 
     Attributes:
         fingerprint: equal for steps with the same parameters, loss and gradients.
         seconds: of a step, per clip.
-        memory: bytes that training takes on its device, beside what every process takes.
-        failure: why there was none, on one line.
+        memory: bytes that training takes on its device, on top of a bare process.
+        failure: error of a step that failed, on one line.
     """
 
     fingerprint: str = ""
@@ -95,7 +94,7 @@ class Probe:
 
 
 def probe(task: ProbeTask) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
-    """Take the steps of a task, in this process; (of students, of teachers), in its order."""
+    """Take the steps of a task in this process; returns those of students and of teachers."""
     configure(threads=1)
     return (
         tuple(_attempt(_student, setting, task) for setting in task.students),
@@ -115,15 +114,15 @@ def _attempt(
 def _student(setting: Setting, task: ProbeTask) -> Probe:
     device = pick_device("auto")
     torch.manual_seed(0)
-    student = place(build_student(setting, task.picture, task.num_classes), device)
-    noise = Noise(device)
+    student = to_device(build_student(setting, task.picture, task.num_classes), device)
     batch = min(find_backbone(setting.student.backbone).probe_batch, setting.training.batch_size)
-    inputs = noise_compressed(setting, task.picture, batch, noise)
+    dummy = DummyInputs(setting, task.picture, batch, device)
+    inputs = dummy.compressed()
     targets = None
     if setting.method.needs_teacher:
         grid = grid_of(setting.teacher.backbone, task.picture)
-        h = noise(batch, setting.inputs.num_frames, setting.teacher.channels, *grid)
-        logits = noise(batch, task.num_classes)
+        h = dummy.noise(batch, setting.inputs.num_frames, setting.teacher.channels, *grid)
+        logits = dummy.noise(batch, task.num_classes)
         targets = TeacherTargets(h, logits, dict.fromkeys(setting.method.tg, 1.0))
     labels = torch.arange(batch, device=device) % task.num_classes
 
@@ -139,9 +138,9 @@ def _teacher(setting: Setting, task: ProbeTask) -> Probe:
     device = pick_device("auto")
     torch.manual_seed(0)
     recipe = setting.teacher.training
-    teacher = place(build_teacher(setting, task.num_classes), device)
+    teacher = to_device(build_teacher(setting, task.num_classes), device)
     batch = min(find_backbone(setting.teacher.backbone).probe_batch, recipe.batch_size)
-    frames = noise_frames(setting, task.picture, batch, Noise(device))
+    frames = DummyInputs(setting, task.picture, batch, device).frames()
     labels = torch.arange(batch, device=device) % task.num_classes
 
     def loss() -> Tensor:
@@ -163,19 +162,19 @@ def _steps(
         module.eval()
     torch.manual_seed(0)
     measured, value = footprint(model, loss, clips)
-    _descend(value, optimizer)
+    _optimizer_step(value, optimizer)
     fingerprint = content_id("step", f"{float(value.detach()):.6g}", *_gradients(model))
     started = time.perf_counter()
     # Reading the loss waits for a GPU.
     value = loss()
-    _descend(value, optimizer)
+    _optimizer_step(value, optimizer)
     float(value.detach())
     seconds = (time.perf_counter() - started) / clips
     together = -(-config.batch_size // config.accumulate)
     return Probe(fingerprint, seconds, measured.bytes(together))
 
 
-def _descend(value: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _optimizer_step(value: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     optimizer.step()

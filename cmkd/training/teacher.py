@@ -1,11 +1,9 @@
-"""The RGB teacher of a data set and fold: trained once, then a file that all trials share."""
+"""The RGB teacher of a data set and fold: trained once, then read by all its trials."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,39 +21,56 @@ from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
-from cmkd.training.checkpoint import drop_checkpoints, read_json, write_json, write_tensors
+from cmkd.training.batches import (
+    ClipReader,
+    ensure_scales,
+    first_rows,
+    in_order,
+    num_batches,
+    shuffled,
+    view_rows,
+)
+from cmkd.training.checkpoint import (
+    drop_checkpoints,
+    read_finished,
+    write_finished,
+    write_json,
+    write_tensors,
+)
 from cmkd.training.evaluate import (
+    PREDICTIONS_FILE,
     Validation,
     accuracy,
     clip_scores,
     validation,
     write_predictions,
 )
-from cmkd.training.frozen import WEIGHTS_FILE, build_teacher, teacher_folder
+from cmkd.training.features import SUMMARY_FILE, WEIGHTS_FILE, drop_features, teacher_folder
 from cmkd.training.loop import EpochLoop, StepResult, epoch_seed
-from cmkd.training.runtime import autocast, pick_device, place
-from cmkd.training.weights.pretrained import load_into_teacher
+from cmkd.training.networks import build_teacher
+from cmkd.training.runtime import autocast, pick_device, to_device
+from cmkd.training.weights import load_into_teacher
 
+CONFIG_FILE = "config.json"
+
+Rows = NDArray[np.int64]
 OnEpoch = Callable[[EpochRecord, int], None]
-"""Called with the epoch's record and the number of epochs in all."""
+"""Called with the epoch's record and the number of epochs in the newest checkpoint."""
 
 
 @dataclass(frozen=True)
 class TeacherBundle:
-    """A finished teacher on disk.
+    """Finished teacher on disk.
 
     Attributes:
         summary: test_acc, test_acc_last, best_val_acc (percent), selected_epoch, parameters.
-        sha256: of the weights file.
         files: config and per-clip predictions, to be kept with its run.
-        notes: lines for the user about checkpoints that were damaged.
+        notes: lines for the user about damaged checkpoints.
     """
 
     folder: Path
     history: tuple[EpochRecord, ...]
     summary: Mapping[str, float]
-    sha256: str
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
@@ -74,91 +89,121 @@ def ensure_teacher(
     Raises:
         TrialFailed: its loss is not finite.
         DataError: the data set cannot be read.
+        InfrastructureError: a file of the teacher was damaged.
     """
     folder = teacher_folder(config, cache)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        if not (folder / "summary.json").is_file():
-            _train(config, cache, folder, device, on_epoch)
+        if not (folder / SUMMARY_FILE).is_file():
+            drop_features(folder)
+            _train(config, cache, device, on_epoch)
     return open_teacher(config, cache)
 
 
 def open_teacher(config: TrialConfig, cache: Path) -> TeacherBundle:
-    """The finished teacher of this trial; FileNotFoundError when it was never trained."""
+    """The finished teacher of this trial.
+
+    Raises:
+        FileNotFoundError: it was never trained.
+        InfrastructureError: a file of it was damaged.
+    """
     folder = teacher_folder(config, cache)
-    stored = read_json(folder / "summary.json", remedy=f"the folder {folder}")
+    stored = read_finished(folder / SUMMARY_FILE, config.teacher_id)
     return TeacherBundle(
         folder=folder,
         history=tuple(EpochRecord(**record) for record in stored["history"]),
         summary=stored["summary"],
-        sha256=stored["sha256"],
-        files=(folder / "config.json", folder / "predictions.csv"),
-        notes=tuple(stored.get("notes", ())),
+        files=(folder / CONFIG_FILE, folder / PREDICTIONS_FILE),
+        notes=tuple(stored["notes"]),
     )
 
 
-def _train(
-    config: TrialConfig, cache: Path, folder: Path, device_name: str, on_epoch: OnEpoch | None
-) -> None:
+def _train(config: TrialConfig, cache: Path, device_name: str, on_epoch: OnEpoch | None) -> None:
     device = pick_device(device_name)
     dataset = open_planned(config.data, config.data_id, cache)
     arrays = open_arrays(dataset, config.setting.reading, cache)
     split = dataset.split(config.fold)
-    recipe = config.setting.teacher
-    reader = ClipReader(arrays, first_rows(arrays, split.train), device, config.setting)
+    scales = ensure_scales(config, cache, arrays, split)
+    reader = ClipReader(arrays, scales, device, config.setting)
 
+    recipe = config.setting.teacher
     torch.manual_seed(epoch_seed(recipe.seed, -1))
     teacher = build_teacher(config.setting, len(dataset.info.classes))
     _start_from_weights(teacher, recipe, cache)
-    place(teacher, device)
-    score = partial(score_frames, teacher, reader, recipe)
-
-    def validate() -> Validation:
-        rows = first_rows(arrays, split.val)
-        return validation(score(rows), arrays.labels[rows])
-
+    to_device(teacher, device)
+    learner = TeacherLearner(teacher, recipe, reader, split.train, split.val)
     if recipe.training.epochs == 0:
-        as_it_is = Trained((), 0, validate(), teacher.state_dict(), notes=())
-        _finish(config, dataset, reader, teacher, as_it_is, folder)
+        trained = Trained((), 0, learner.validate(), teacher.state_dict(), notes=())
+        _finish(config, cache, dataset, learner, trained)
         return
-
-    def batches(epoch: int) -> list[NDArray[np.int64]]:
-        rows = view_rows(arrays, split.train, epoch)
-        return list(shuffled(rows, recipe.training.batch_size, epoch_seed(recipe.seed, epoch)))
-
-    def load(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return reader.frames(rows), reader.labels(rows)
-
-    def step(batch: tuple[Tensor, Tensor]) -> StepResult:
-        frames, labels = batch
-        with autocast(recipe.training.precision, device):
-            _, logits = teacher(frames)
-        correct = 100.0 * (logits.argmax(1) == labels).float().mean()
-        loss = F.cross_entropy(logits.float(), labels)
-        return StepResult(loss, {"train_acc": correct}, len(labels))
-
     loop = EpochLoop(
         teacher,
         recipe.training,
-        folder,
+        teacher_folder(config, cache),
+        owner=config.teacher_id,
         seed=recipe.seed,
         steps_per_epoch=num_batches(len(split.train), recipe.training.batch_size),
-        batches=batches,
-        load=load,
-        step=step,
-        validate=validate,
+        batches=learner.batches,
+        load=learner.load,
+        step=learner.step,
+        validate=learner.validate,
     )
     while not loop.finished:
         record = loop.train_epoch()
         if on_epoch is not None:
-            on_epoch(record, recipe.training.epochs)
+            on_epoch(record, loop.saved_epochs)
     trained = Trained(loop.history, loop.best_epoch, loop.best, loop.best_weights, loop.notes)
-    _finish(config, dataset, reader, teacher, trained, folder)
+    _finish(config, cache, dataset, learner, trained)
+
+
+@dataclass(frozen=True)
+class TeacherLearner:
+    """The parts of a teacher's `EpochLoop`."""
+
+    teacher: Teacher
+    recipe: TeacherConfig
+    reader: ClipReader
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        """Rows of the batches of an epoch."""
+        rows = view_rows(self.reader.arrays, self.train, epoch)
+        return shuffled(rows, self.recipe.training.batch_size, epoch_seed(self.recipe.seed, epoch))
+
+    def load(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Frames and labels."""
+        return self.reader.frames(rows), self.reader.labels(rows)
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> StepResult:
+        """Cross-entropy of a batch."""
+        frames, labels = batch
+        with autocast(self.recipe.training.precision, self.reader.device):
+            _, logits = self.teacher(frames)
+        correct = 100.0 * (logits.argmax(1) == labels).float().mean()
+        loss = F.cross_entropy(logits.float(), labels)
+        return StepResult(loss, {"train_acc": correct}, len(labels))
+
+    def validate(self) -> Validation:
+        """Result on the validation clips."""
+        rows = first_rows(self.reader.arrays, self.val)
+        return validation(self.scores(rows), self.reader.arrays.labels[rows])
+
+    def scores(self, rows: Rows) -> Tensor:
+        """Logits (rows, K) in evaluation mode."""
+        self.teacher.eval()
+        parts: list[Tensor] = []
+        precision, device = self.recipe.training.precision, self.reader.device
+        with torch.inference_mode(), autocast(precision, device):
+            for part in in_order(rows, find_backbone(self.recipe.backbone).eval_batch):
+                _, logits = self.teacher(self.reader.frames(part))
+                parts.append(logits.float().cpu())
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: its epochs, and the selected one with its weights."""
+    """Result of a training: its epochs, and the selected one with its weights."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
@@ -181,43 +226,26 @@ def _start_from_weights(teacher: Teacher, recipe: TeacherConfig, cache: Path) ->
         )
 
 
-def score_frames(
-    teacher: Teacher, reader: ClipReader, recipe: TeacherConfig, rows: NDArray[np.int64]
-) -> Tensor:
-    """Logits (rows, K) by the teacher in evaluation mode."""
-    teacher.eval()
-    parts: list[Tensor] = []
-    with torch.inference_mode(), autocast(recipe.training.precision, reader.device):
-        for part in in_order(rows, find_backbone(recipe.backbone).eval_batch):
-            _, logits = teacher(reader.frames(part))
-            parts.append(logits.float().cpu())
-    return torch.cat(parts)
-
-
 def _finish(
-    config: TrialConfig,
-    dataset: Dataset,
-    reader: ClipReader,
-    teacher: Teacher,
-    trained: Trained,
-    folder: Path,
+    config: TrialConfig, cache: Path, dataset: Dataset, learner: TeacherLearner, trained: Trained
 ) -> None:
+    """Test the selected and the last epoch and write the teacher's files."""
+    folder, teacher, arrays = teacher_folder(config, cache), learner.teacher, learner.reader.arrays
     clips = dataset.split(config.fold).test
-    rows = reader.arrays.test_index[list(clips)]
-    labels = reader.arrays.labels[rows[:, 0]]
-    score = partial(score_frames, teacher, reader, config.setting.teacher)
-    last = clip_scores(score, rows).argmax(1).numpy()
-    teacher.load_state_dict(trained.best_weights)
-    selected = clip_scores(score, rows).argmax(1).numpy()
-    weights = folder / WEIGHTS_FILE
-    write_tensors(weights, trained.best_weights, {"teacher_id": config.teacher_id})
+    rows = arrays.test_index[list(clips)]
+    labels = arrays.labels[rows[:, 0]]
+    last = clip_scores(learner.scores, rows).argmax(1).numpy()
+    selected = last
+    if trained.best_epoch != len(trained.history):
+        teacher.load_state_dict(trained.best_weights)
+        selected = clip_scores(learner.scores, rows).argmax(1).numpy()
+    write_tensors(folder / WEIGHTS_FILE, trained.best_weights, {"id": config.teacher_id})
     recipe = {"data_id": config.data_id, "fold": config.fold, "teacher_id": config.teacher_id}
-    write_json(folder / "config.json", {**recipe, **config.setting.teacher.as_json()})
-    write_predictions(folder / "predictions.csv", dataset, clips, selected, last)
+    write_json(folder / CONFIG_FILE, {**recipe, **config.setting.teacher.as_json()})
+    write_predictions(folder / PREDICTIONS_FILE, dataset, clips, selected, last)
     stored = {
         "history": [asdict(record) for record in trained.history],
         "notes": list(trained.notes),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "summary": {
             "test_acc": accuracy(selected, labels),
             "test_acc_last": accuracy(last, labels),
@@ -226,5 +254,6 @@ def _finish(
             "parameters": float(sum(p.numel() for p in teacher.parameters())),
         },
     }
-    write_json(folder / "summary.json", stored)
+    files = (CONFIG_FILE, PREDICTIONS_FILE, WEIGHTS_FILE)
+    write_finished(folder / SUMMARY_FILE, config.teacher_id, files, stored)
     drop_checkpoints(folder)

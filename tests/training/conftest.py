@@ -14,6 +14,7 @@ from cmkd.config.training import StudentConfig, TeacherConfig, TeacherTrainingCo
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
+from cmkd.training import loop
 from cmkd.training.runtime import configure
 
 DATA = "synthetic-smoke"
@@ -60,3 +61,9 @@ def make_trial(smoke_cache: Path) -> MakeTrial:
         return TrialConfig(setting=setting, data=DATA, data_id=data_id, fold=0, seed=seed)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of these tests take milliseconds, far less than checkpoints are apart."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)

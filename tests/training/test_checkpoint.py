@@ -24,25 +24,29 @@ from cmkd.training.checkpoint import (
     write_json,
 )
 
+OWNER = "0123456789ab"
+
 
 def test_newest_checkpoint_is_loaded(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
-        save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.full((2,), float(epoch))})
-    restored = load_checkpoint(tmp_path)
+        save_checkpoint(
+            tmp_path, OWNER, {"epoch": epoch, "weights": torch.full((2,), float(epoch))}
+        )
+    restored = load_checkpoint(tmp_path, OWNER)
     assert restored.state is not None
     assert restored.state["epoch"] == 3
     assert restored.state["weights"].tolist() == [3.0, 3.0]
     assert restored.note == ""
     drop_checkpoints(tmp_path)
-    assert load_checkpoint(tmp_path) == Restored(None)
+    assert load_checkpoint(tmp_path, OWNER) == Restored(None)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 500])
 def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep: int) -> None:
     for epoch in (1, 2):
-        save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.zeros(64)})
+        save_checkpoint(tmp_path, OWNER, {"epoch": epoch, "weights": torch.zeros(64)})
     os.truncate(tmp_path / CURRENT, keep)
-    restored = load_checkpoint(tmp_path)
+    restored = load_checkpoint(tmp_path, OWNER)
     assert restored.state is not None
     assert restored.state["epoch"] == 1
     note = (
@@ -51,27 +55,27 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep:
     )
     assert re.fullmatch(note, restored.note)
     os.truncate(tmp_path / PREVIOUS, keep)
-    restored = load_checkpoint(tmp_path)
+    restored = load_checkpoint(tmp_path, OWNER)
     assert restored.state is None
     note = r".*/checkpoint\.pt is damaged .*/checkpoint\.previous\.pt is damaged .* anew"
     assert re.fullmatch(note, restored.note)
 
 
 def test_kill_between_two_renames_costs_no_word(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, {"epoch": 1})
+    save_checkpoint(tmp_path, OWNER, {"epoch": 1})
     (tmp_path / CURRENT).rename(tmp_path / PREVIOUS)
-    assert load_checkpoint(tmp_path) == Restored({"epoch": 1})
+    assert load_checkpoint(tmp_path, OWNER) == Restored({"id": OWNER, "epoch": 1})
 
 
 def test_trouble_of_the_disk_is_no_reason_to_train_anew(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, {"epoch": 1})
+    save_checkpoint(tmp_path, OWNER, {"epoch": 1})
     (tmp_path / CURRENT).rename(tmp_path / PREVIOUS)
     # Reading a folder fails for every user, root too.
     (tmp_path / CURRENT).mkdir()
     with pytest.raises(
         InfrastructureError, match=r"checkpoint\.pt: cannot be read .*remove the file"
     ):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path, OWNER)
 
 
 class _Malicious:
@@ -84,25 +88,25 @@ class _Malicious:
 
 def test_checkpoint_never_runs_code(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    torch.save({"epoch": _Malicious(canary)}, tmp_path / CURRENT)
+    torch.save({"id": OWNER, "epoch": _Malicious(canary)}, tmp_path / CURRENT)
     with pytest.raises(InputError, match=r"checkpoint\.pt: .* asks for posix\.system"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path, OWNER)
     (tmp_path / CURRENT).unlink()
     (tmp_path / PREVIOUS).write_bytes(pickle.dumps(_Malicious(canary)))
-    assert load_checkpoint(tmp_path).state is None
+    assert load_checkpoint(tmp_path, OWNER).state is None
     assert not canary.exists()
 
 
 def test_no_flipped_bit_reaches_the_training(tmp_path: Path) -> None:
     state = {"weights": torch.randn(40), "history": [{"step": 1, "metrics": {"val_acc": 50.0}}]}
-    save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, OWNER, state)
     whole = (tmp_path / CURRENT).read_bytes()
     damaged = 0
     for bit in random.Random(0).sample(range(8 * len(whole)), 400):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         (tmp_path / CURRENT).write_bytes(flipped)
-        found = load_checkpoint(tmp_path).state
+        found = load_checkpoint(tmp_path, OWNER).state
         damaged += found is None
         assert found is None or (
             torch.equal(found["weights"], state["weights"]) and found["history"] == state["history"]
@@ -114,15 +118,15 @@ def test_the_checkpoint_that_was_used_outlives_a_full_disk(
     tmp_path: Path,
 ) -> None:
     for epoch in (1, 2):
-        save_checkpoint(tmp_path, {"epoch": epoch})
+        save_checkpoint(tmp_path, OWNER, {"epoch": epoch})
     os.truncate(tmp_path / CURRENT, 100)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     try:
         with pytest.raises(InfrastructureError, match=r"\.pt: cannot be written .* MB free\)"):
-            save_checkpoint(tmp_path, {"epoch": 2, "weights": torch.zeros(4096)})
+            save_checkpoint(tmp_path, OWNER, {"epoch": 2, "weights": torch.zeros(4096)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    assert load_checkpoint(tmp_path).state == {"epoch": 1}
+    assert load_checkpoint(tmp_path, OWNER).state == {"id": OWNER, "epoch": 1}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

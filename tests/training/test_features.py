@@ -14,25 +14,30 @@ from safetensors.torch import load_file, save_file
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.training import TeacherTrainingConfig
-from cmkd.config.trial import TrialConfig
+from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.losses import TeacherTargets
 from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.batches import ClipReader, first_rows, view_rows
+from cmkd.training.batches import ClipReader, first_rows, measure_scales, view_rows
 from cmkd.training.features import (
+    CHANNEL_STATS_FILE,
+    FEATURES_FOLDER,
     LARGEST,
+    WEIGHTS_FILE,
     CachedFeatures,
+    GraphStats,
     OnlineFeatures,
     TeacherFeatures,
     ensure_features,
+    ensure_mean_edges,
+    find_problems,
+    teacher_folder,
 )
-from cmkd.training.frozen import WEIGHTS_FILE, teacher_folder
-from cmkd.training.graph_stats import EdgeFigures, mean_edges, problems
 from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
-from cmkd.training.weights.pretrained import import_file
+from cmkd.training.weights import import_file
 
 MakeTrial = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -48,7 +53,9 @@ def features_of(config: TrialConfig, cache: Path) -> tuple[TeacherFeatures, Clip
     dataset = open_dataset(config.data, cache)
     arrays = open_arrays(dataset, config.setting.reading, cache)
     train = list(dataset.split(0).train)
-    reader = ClipReader(arrays, first_rows(arrays, train), CPU, config.setting)
+    reader = ClipReader(
+        arrays, measure_scales(arrays, first_rows(arrays, train)), CPU, config.setting
+    )
     return ensure_features(config, cache, dataset, reader), reader, train
 
 
@@ -62,7 +69,7 @@ def test_online_targets_are_the_cached_ones_but_for_fp16(
     assert online_config.id != config.id
     online, reader, train = features_of(online_config, own_cache)
     assert isinstance(online, OnlineFeatures)
-    assert not (teacher_folder(config, own_cache) / "features").exists()
+    assert not (teacher_folder(config, own_cache) / FEATURES_FOLDER).exists()
     cached, _, _ = features_of(config, own_cache)
     assert isinstance(cached, CachedFeatures)
     rows = view_rows(reader.arrays, train, 3)[:9]
@@ -79,7 +86,7 @@ def test_the_channel_statistics_are_measured_once(own_cache: Path, make_trial: M
     config = with_teacher(make_trial(), features="online")
     ensure_teacher(config, own_cache, device="cpu")
     first, reader, train = features_of(config, own_cache)
-    file = teacher_folder(config, own_cache) / "standard.safetensors"
+    file = teacher_folder(config, own_cache) / CHANNEL_STATS_FILE
     written = file.stat().st_mtime_ns
     again, _, _ = features_of(config, own_cache)
     assert file.stat().st_mtime_ns == written
@@ -153,8 +160,10 @@ class Fixed:
 
 
 def measured(tmp_path: Path, **method: Any) -> Mapping[GraphIndex, float]:
-    config = MethodConfig(**method)
-    return mean_edges(Fixed(), np.arange(3), config, tmp_path / "edges.json")
+    setting = Setting(method=MethodConfig(**method))
+    config = TrialConfig(setting=setting, data="any", data_id="0" * 12, fold=0, seed=0)
+    teacher_folder(config, tmp_path).mkdir(parents=True, exist_ok=True)
+    return ensure_mean_edges(config, tmp_path, Fixed(), np.arange(3))
 
 
 def test_readings_that_work_do_not_warn(tmp_path: Path) -> None:
@@ -183,9 +192,9 @@ def test_raw_edges_warn_with_their_size(tmp_path: Path) -> None:
 
 
 def test_what_counts_as_vanishing() -> None:
-    good, small = EdgeFigures(0.1, 10.0, 0.4), EdgeFigures(1e-9, 1e-9, 0.0)
-    assert problems({1: good, 2: good, 3: good}, MethodConfig(tg_edge="raw")) == []
-    (line,) = problems({1: good, 2: small, 3: good}, MethodConfig())
+    good, small = GraphStats(0.1, 10.0, 0.4), GraphStats(1e-9, 1e-9, 0.0)
+    assert find_problems({1: good, 2: good, 3: good}, MethodConfig(tg_edge="raw")) == []
+    (line,) = find_problems({1: good, 2: small, 3: good}, MethodConfig())
     assert "TG_2 of the teacher vanishes" in line
     assert "1e-09" in line
 

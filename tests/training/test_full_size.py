@@ -14,14 +14,17 @@ from cmkd.config.spec import preset
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
 from cmkd.data.prepare.run import PrepareRequest, prepare
 from cmkd.method.losses import total_loss
-from cmkd.training.batches import ClipReader
-from cmkd.training.features import OnlineFeatures, measure_standard
-from cmkd.training.frozen import FrozenTeacher, build_teacher
-from cmkd.training.graph_stats import measure_edges
-from cmkd.training.networks import build_student
+from cmkd.training.batches import ClipReader, measure_scales
+from cmkd.training.features import (
+    FrozenTeacher,
+    OnlineFeatures,
+    measure_channel_stats,
+    measure_graph_stats,
+)
+from cmkd.training.networks import build_student, build_teacher
 from cmkd.training.optim import make_optimizer
 from cmkd.training.optim import prepare as set_up
-from cmkd.training.runtime import place
+from cmkd.training.runtime import to_device
 
 STEPS = 20
 CPU = torch.device("cpu")
@@ -57,22 +60,22 @@ def test_the_loss_of_student_d_falls_on_one_batch(real_clips: ClipArrays) -> Non
         update={"optimizer": "adamw", "lr": 1e-4, "precision": "fp32"}
     )
     rows = np.array([0, 3])
-    reader = ClipReader(real_clips, rows, CPU, SETTING)
+    reader = ClipReader(real_clips, measure_scales(real_clips, rows), CPU, SETTING)
     torch.manual_seed(0)
     teacher = FrozenTeacher(build_teacher(SETTING, 2).eval(), "fp32", 2, CPU)
-    standard = measure_standard(teacher, reader, rows).on(CPU)
-    features = OnlineFeatures(teacher, reader, standard)
-    figures = measure_edges(features, rows, method)
-    targets = features.targets(rows, {graph: one.mean for graph, one in figures.items()})
+    stats = measure_channel_stats(teacher, reader, rows).to(CPU)
+    features = OnlineFeatures(teacher, reader, stats)
+    graphs = measure_graph_stats(features, rows, method)
+    targets = features.targets(rows, {graph: stats.mean for graph, stats in graphs.items()})
     assert targets.h.shape == (2, 16, 2048, 7, 7)
 
-    student = place(build_student(SETTING, reader.picture, 2), CPU)
+    student = to_device(build_student(SETTING, reader.picture, 2), CPU)
     set_up(student, training)
     optimizer = make_optimizer(student, training)
     batch, labels = reader.compressed(rows), reader.labels(rows)
     history: list[float] = []
     for _ in range(STEPS):
-        losses = total_loss(student(*batch.inputs), labels, targets, method)
+        losses = total_loss(student(*batch), labels, targets, method)
         assert set(losses.terms) == {"ce", *LOSSES}
         optimizer.zero_grad()
         losses.total.backward()

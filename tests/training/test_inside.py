@@ -16,7 +16,7 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.diagnostics import MOST_CLIPS, chosen_clips, graphs_of, motion_lengths
+from cmkd.training.diagnostics import MOST_CLIPS, choose_clips, graphs_of, motion_lengths
 from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
@@ -80,7 +80,7 @@ def test_looking_changes_neither_the_selected_nor_the_last_weights(
     trial.train_epoch()
     learner = trial.learner
     before = {name: value.clone() for name, value in learner.student.state_dict().items()}  # type: ignore[attr-defined]
-    learner.inside(trial.reader.arrays.test_index[list(trial.split.test), 0][:3])
+    learner.diagnose(trial.reader.arrays.test_index[list(trial.split.test), 0][:3])
     for name, value in learner.student.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(value, before[name]), name
 
@@ -107,7 +107,7 @@ def test_lengths_of_vectors_over_several_frames_per_sample() -> None:
 def test_first_clip_of_each_class_is_chosen(own_cache: Path, make_trial: MakeTrial) -> None:
     dataset = open_dataset(make_trial().data, own_cache)
     test = dataset.split(0).test
-    chosen = chosen_clips(dataset, test)
+    chosen = choose_clips(dataset, test)
     labels = [dataset.clips[clip].label for clip in chosen]
     assert len(set(labels)) == len(labels)
     for clip, label in zip(chosen, labels, strict=True):

@@ -20,7 +20,7 @@ from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import CURRENT, PREVIOUS
 from cmkd.training.evaluate import Validation, clip_scores
 from cmkd.training.loop import EpochLoop, StepResult
-from cmkd.training.runtime import autocast, configure, place
+from cmkd.training.runtime import autocast, configure, to_device
 
 CPU = torch.device("cpu")
 Rows = NDArray[np.int64]
@@ -35,7 +35,7 @@ def make_loop(folder: Path, network: nn.Module | None = None, **training: Any) -
     torch.manual_seed(1)
     clips, labels = torch.randn(20, 2, 3, 16, 16), torch.arange(20) % 4
     backbone = network or TinyResNet(3, 2, total_stride=4, width=4, blocks=1, shift_divisor=4)
-    model = place(Teacher(backbone, 16, 4, config.dropout), CPU)
+    model = to_device(Teacher(backbone, 16, 4, config.dropout), CPU)
 
     def batches(epoch: int) -> Iterable[Rows]:
         return np.array_split(np.random.default_rng(epoch).permutation(20), 2)
@@ -53,6 +53,7 @@ def make_loop(folder: Path, network: nn.Module | None = None, **training: Any) -
         model,
         config,
         folder,
+        owner="trial",
         seed=0,
         steps_per_epoch=2,
         batches=batches,

@@ -16,7 +16,7 @@ from cmkd.config.training import TrainingConfig
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import CURRENT
-from cmkd.training.distributed import ALONE, Peers, SyncedBatchNorm
+from cmkd.training.distributed import SINGLE_PROCESS, CpuSyncBatchNorm, ProcessGroup
 from cmkd.training.evaluate import Validation
 from cmkd.training.loop import EpochLoop, StepResult
 from cmkd.training.runtime import configure
@@ -25,7 +25,7 @@ EPOCHS = 3
 CLIPS = 21
 
 
-def train(folder: Path, peers: Peers, stop_after: int | None = None) -> dict[str, Any]:
+def train(folder: Path, group: ProcessGroup, stop_after: int | None = None) -> dict[str, Any]:
     """Losses, weights and statistics of a small network with batch normalisation.
 
     Batches of 11 and 10 clips leave unequal shares; a parameter without gradient is among them.
@@ -48,13 +48,14 @@ def train(folder: Path, peers: Peers, stop_after: int | None = None) -> dict[str
         model,
         config,
         folder,
+        owner="trial",
         seed=0,
         steps_per_epoch=2,
         batches=lambda epoch: np.array_split(np.random.default_rng(epoch).permutation(CLIPS), 2),
         load=lambda rows: (clips[rows], labels[rows]),
         step=step,
         validate=lambda: Validation(0.0, 0.0),
-        peers=peers,
+        group=group,
     )
     while not loop.finished and len(loop.history) != stop_after:
         loop.train_epoch()
@@ -66,25 +67,25 @@ def work(rank: int, folder: Path, size: int) -> None:
     """What each process does: one epoch, and the others after a restart."""
     address = f"file://{folder}/meeting"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
-    peers = Peers.of_group()
-    train(folder, peers, stop_after=1)
-    peers.wait()
-    torch.save(train(folder, peers), folder / f"result-{rank}.pt")
-    _check_norm(peers, folder)
+    group = ProcessGroup.current()
+    train(folder, group, stop_after=1)
+    group.barrier()
+    torch.save(train(folder, group), folder / f"result-{rank}.pt")
+    _check_norm(group, folder)
     distributed.destroy_process_group()
 
 
-def _check_norm(peers: Peers, folder: Path) -> None:
+def _check_norm(group: ProcessGroup, folder: Path) -> None:
     """Outputs and gradients of batch normalisation on unequal shares of (7, 3, 2, 2)."""
     torch.manual_seed(3)
     values, weights = torch.randn(7, 3, 2, 2) + 5, torch.randn(7, 3, 2, 2)
     lengths = [5, 2]
-    own = values.split(lengths)[peers.rank].clone().requires_grad_()
-    layer = SyncedBatchNorm(nn.BatchNorm2d(3), peers.size)
+    own = values.split(lengths)[group.rank].clone().requires_grad_()
+    layer = CpuSyncBatchNorm(nn.BatchNorm2d(3))
     out = layer(own)
-    (out.tanh() * weights.split(lengths)[peers.rank]).sum().backward()
+    (out.tanh() * weights.split(lengths)[group.rank]).sum().backward()
     stored = {"out": out.detach(), "grad": own.grad, "state": layer.state_dict()}
-    torch.save(stored, folder / f"norm-{peers.rank}.pt")
+    torch.save(stored, folder / f"norm-{group.rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_like_one(pair: Path, tmp_path: Path) -> None:
-    alone = train(tmp_path, ALONE)
+    alone = train(tmp_path, SINGLE_PROCESS)
     results = [torch.load(pair / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert results[0]["metrics"] == results[1]["metrics"]
     for name, value in results[0]["state"].items():
@@ -111,7 +112,7 @@ def test_two_processes_train_like_one(pair: Path, tmp_path: Path) -> None:
 def test_one_process_goes_on_where_two_stopped(pair: Path, tmp_path: Path) -> None:
     (tmp_path / CURRENT).write_bytes((pair / CURRENT).read_bytes())
     together = torch.load(pair / "result-0.pt", weights_only=True)
-    assert train(tmp_path, ALONE)["metrics"] == together["metrics"]
+    assert train(tmp_path, SINGLE_PROCESS)["metrics"] == together["metrics"]
 
 
 def test_synced_norm_is_batch_norm_of_the_whole(pair: Path) -> None:
@@ -133,8 +134,8 @@ def test_synced_norm_is_batch_norm_of_the_whole(pair: Path) -> None:
 
 def test_shares_are_even_and_complete() -> None:
     rows = np.arange(8)
-    shares = [Peers(rank, 3).share(rows) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).shard(rows) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 2]
     assert np.concatenate(shares).tolist() == rows.tolist()
     with pytest.raises(InputError, match="2 clips for 3 processes"):
-        Peers(0, 3).share(rows[:2])
+        ProcessGroup(0, 3).shard(rows[:2])

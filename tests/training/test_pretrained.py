@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from cmkd.config.backbones import BACKBONES, Size
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
-from cmkd.training.weights.layouts import read_tensors, recognise
-from cmkd.training.weights.pretrained import (
+from cmkd.training.weight_layouts import read_tensors, recognise
+from cmkd.training.weights import (
     find_weights,
     for_network,
     import_file,

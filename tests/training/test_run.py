@@ -18,9 +18,16 @@ from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed
 from cmkd.tracking.store import EpochRecord
 from cmkd.training import features as features_module
 from cmkd.training import trial as run_module
-from cmkd.training.batches import ClipReader, all_rows, first_rows, shuffled, view_rows
+from cmkd.training.batches import (
+    ClipReader,
+    all_rows,
+    first_rows,
+    measure_scales,
+    shuffled,
+    view_rows,
+)
 from cmkd.training.checkpoint import CURRENT
-from cmkd.training.frozen import load_teacher
+from cmkd.training.features import load_teacher
 from cmkd.training.runtime import pick_device
 from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher, open_teacher
@@ -135,7 +142,7 @@ def test_a_step_in_bf16_stays_near_fp32(own_cache: Path, make_trial: MakeTrial) 
         torch.manual_seed(0)
         result = learner.step(learner.load(view_rows(learner.reader.arrays, range(16), 0)))
         assert result.loss.dtype == torch.float32
-        losses.append({name: value.item() for name, value in result.figures.items()})
+        losses.append({name: value.item() for name, value in result.metrics.items()})
     for name in ("loss_ce", "loss_spatial", "loss_temporal", "alpha_entropy"):
         assert losses[0][name] != losses[1][name]
         assert losses[1][name] == pytest.approx(losses[0][name], rel=0.02), name
@@ -153,8 +160,8 @@ def test_non_finite_loss_fails_and_names_epoch_and_step(
 def test_a_teacher_tells_of_its_damaged_checkpoint(own_cache: Path, make_trial: MakeTrial) -> None:
     config = make_trial()
 
-    def stop(record: EpochRecord, epochs: int) -> None:
-        if record.step == epochs:
+    def stop(record: EpochRecord, _saved: int) -> None:
+        if record.step == config.setting.teacher.training.epochs:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -186,10 +193,15 @@ def test_teacher_is_trained_once_and_its_features_match_it(
     dataset = open_dataset(config.data, own_cache)
     arrays = open_arrays(dataset, config.setting.reading, own_cache)
     train = dataset.split(0).train
-    reader = ClipReader(arrays, first_rows(arrays, train), torch.device("cpu"), config.setting)
+    reader = ClipReader(
+        arrays,
+        measure_scales(arrays, first_rows(arrays, train)),
+        torch.device("cpu"),
+        config.setting,
+    )
     cached = features_module.ensure_features(config, own_cache, dataset, reader)
     assert cached.rows.tolist() == all_rows(arrays, train).tolist()
-    teacher = load_teacher(config, bundle.folder, len(dataset.info.classes))
+    teacher = load_teacher(config, own_cache, len(dataset.info.classes))
     rows = view_rows(arrays, train, 3)[:5]
     with torch.inference_mode():
         h, logits = teacher(reader.frames(rows))
@@ -214,7 +226,7 @@ def test_features_are_standardised_on_unchanged_training_clips(
     dataset = open_dataset(config.data, own_cache)
     arrays = open_arrays(dataset, config.setting.reading, own_cache)
     plain = first_rows(arrays, dataset.split(0).train)
-    reader = ClipReader(arrays, plain, torch.device("cpu"), config.setting)
+    reader = ClipReader(arrays, measure_scales(arrays, plain), torch.device("cpu"), config.setting)
     cached = features_module.ensure_features(config, own_cache, dataset, reader)
     h = cached.h[np.searchsorted(cached.rows, plain)].astype(np.float64)
     alive = h.std(axis=(0, 1, 3, 4)) > 0.5
@@ -263,7 +275,7 @@ def test_kill_before_the_outcome_is_written_loses_nothing(
     config = make_trial(epochs=1, lambda_1=0.0, lambda_2=0.0)
     trial = TrialRun(config, own_cache)
     record = trial.train_epoch()
-    monkeypatch.setattr(run_module, "write_json", _full_disk)
+    monkeypatch.setattr(run_module, "write_finished", _full_disk)
     with pytest.raises(InfrastructureError):
         trial.finish()
     monkeypatch.undo()
@@ -272,7 +284,7 @@ def test_kill_before_the_outcome_is_written_loses_nothing(
     assert again.finish().summary["selected_epoch"] == 1
 
 
-def _full_disk(path: Path, data: object) -> None:
+def _full_disk(path: Path, *_: object) -> None:
     raise InfrastructureError(f"{path}: no space left")
 
 

@@ -16,8 +16,13 @@ from cmkd.config.trial import Setting
 from cmkd.method.branch import Branch
 from cmkd.method.student import Student
 from cmkd.training.checkpoint import write_tensors
-from cmkd.training.networks import build_student
-from cmkd.training.weights.pretrained import import_file
+from cmkd.training.networks import (
+    DummyInputs,
+    StudentInputs,
+    build_student,
+    sees_all_i_frames,
+)
+from cmkd.training.weights import import_file
 
 CLIPS, SIDE = 1, 64
 """Side of the pictures: 2 x 2 maps of ResNets, 4 x 4 of the tiny families."""
@@ -33,19 +38,20 @@ def setting(
     )
 
 
-def batch(of: Setting, gops: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    frames, segment = of.inputs.num_frames, of.compressed_segment
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(CLIPS, *shape, generator=generator)
-
-    return (
-        noise(gops, 3, SIDE, SIDE),
-        (torch.arange(frames) * gops // frames).expand(CLIPS, -1),
-        noise(frames, 2 * segment, SIDE // 4, SIDE // 4),
-        noise(frames, 3 * segment, SIDE // 2, SIDE // 2),
+def batch(of: Setting) -> StudentInputs:
+    """Noise for `CLIPS` clips with two I-frames each."""
+    gops, frames = 2, of.inputs.num_frames
+    dummy = DummyInputs(
+        of.model_copy(update={"inputs": of.inputs.model_copy(update={"num_gops": gops})}),
+        (SIDE, SIDE),
+        CLIPS,
+        torch.device("cpu"),
     )
+    i_frames, own, motion, residual = dummy.compressed()
+    if sees_all_i_frames(of):
+        return i_frames, own, motion, residual
+    assert own.shape == (CLIPS, frames)
+    return i_frames.flatten(0, 1)[:, None], own, motion, residual
 
 
 def build(of: Setting, cache: Path | None = None) -> Student:
@@ -133,10 +139,10 @@ def test_the_i_branch_looks_across_i_frames_where_their_number_is_fixed() -> Non
     for gops, moves in ((2, True), (None, False)):
         of = setting(gops=gops, backbone="tsm_r18", method={"width": 8})
         student = build(of).eval()
-        assert student.i_temporal is moves
+        assert sees_all_i_frames(of) is moves
         i_frames, gop, motion, residual = batch(of)
         changed = i_frames.clone()
-        changed[:, 1] += 1
+        changed.flatten(0, 1)[1] += 1
         before, after = (f_i(student, x, gop, motion, residual) for x in (i_frames, changed))
         own = (before != after).flatten(2).any(2)
         assert own[gop == 1].all()

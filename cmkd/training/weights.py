@@ -21,7 +21,7 @@ from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
 from cmkd.training.checkpoint import write_tensors
-from cmkd.training.weights.layouts import compare, read_tensors, recognise
+from cmkd.training.weight_layouts import compare, read_tensors, recognise
 
 _FIRST_CONVOLUTIONS = (
     "conv1.weight",
@@ -121,7 +121,7 @@ class Weights:
 
     Attributes:
         id: of names, types, shapes and values of the tensors, whatever file they came in.
-        layout: see `cmkd.training.weights.layouts.Recognised`.
+        layout: see `cmkd.training.weight_layouts.Recognised`.
         width: of the tiny families; None for the others.
         source: name of the file they were imported from; `sha256` is of that file.
     """
@@ -197,7 +197,7 @@ def list_weights(cache: Path) -> list[Weights]:
         InputError: a file among them is damaged.
     """
     files = (cache / _FOLDER).glob("*.safetensors")
-    return sorted(map(_read_notes, files), key=lambda one: (one.name, one.id))
+    return sorted(map(_read_notes, files), key=lambda weights: (weights.name, weights.id))
 
 
 def find_weights(weights_id: str, cache: Path) -> Weights:
@@ -207,10 +207,10 @@ def find_weights(weights_id: str, cache: Path) -> Weights:
         InputError: not imported, or damaged.
     """
     known = list_weights(cache)
-    for one in known:
-        if one.id == weights_id:
-            return one
-    named = [one.id for one in known if one.name == weights_id]
+    for weights in known:
+        if weights.id == weights_id:
+            return weights
+    named = [weights.id for weights in known if weights.name == weights_id]
     hint = f"; {weights_id!r} is the name of {', '.join(named)}" if named else ""
     if not known:
         hint = "; nothing has been imported yet"
