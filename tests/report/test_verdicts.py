@@ -177,7 +177,7 @@ def simulate(
 
 @pytest.mark.parametrize(("replicates", "looks"), [(5, (5,)), (12, (12,)), (12, (5, 12))])
 def test_false_verdicts_are_as_rare_as_promised(replicates: int, looks: Sequence[int]) -> None:
-    wrong = (simulate([0.0] * FAMILY, replicates, looks, 800) != "inconclusive").any(axis=1)
+    wrong = (simulate([0.0] * FAMILY, replicates, looks, 1500) != "inconclusive").any(axis=1)
     assert wrong.mean() <= 0.055
 
 
