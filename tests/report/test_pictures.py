@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.lines import Line2D
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Text
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.report.confusions import LEGIBLE, class_views
 from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import collect, no_evidence
-from cmkd.report.figures.classes import draw_confusions
-from cmkd.report.figures.cost import draw_cost
+from cmkd.report.figures.arms import differences, draw_cost
 from cmkd.report.figures.pictures import _all, draw_pictures
+from cmkd.report.figures.students import draw_confusions
 from cmkd.report.figures.style import plain
 from cmkd.report.paper import TABLES
 from cmkd.report.rows import build_table
@@ -168,14 +168,74 @@ def test_every_picture_says_what_it_shows(pictured: MemoryStore) -> None:
     assert draw_pictures(build(pictured, "5")) == draw_pictures(build(pictured, "5"))
 
 
-def test_an_empty_place_among_matrices_names_the_columns_above_it(pictured: MemoryStore) -> None:
-    table = build(pictured)
-    (view,) = class_views(table, "control")
+def test_an_empty_place_among_matrices_leaves_the_names_to_the_panel_above(
+    pictured: MemoryStore,
+) -> None:
+    (view,) = class_views(build(pictured), "control")
     assert len(view.arms) % 2 == 0, "with the reference, one panel is left over"
-    *panels, empty = draw_confusions(table, view).axes
+    figure = draw_confusions(view)
+    FigureCanvasAgg(figure).draw()
+    *panels, empty = figure.axes
     assert len(panels) == 1 + len(view.arms)
-    assert [one.get_text() for one in empty.texts] == [plain(one) for one in view.said]
     assert not empty.axison
+    named = [one for one in panels if any(t.get_visible() and t.get_text() for t in labels(one))]
+    assert named == panels[-2:]
+    assert [t.get_text() for t in labels(panels[-1])] == [plain(name) for name in view.said]
+
+
+def labels(axes: Axes) -> list[Text]:
+    return [tick.label1 for tick in axes.xaxis.get_major_ticks() if tick.label1.get_visible()]
+
+
+@pytest.mark.parametrize("name", ["2", "4", "5", "components"])
+def test_no_text_is_cut_and_no_two_titles_or_labels_overlap(
+    pictured: MemoryStore, name: str
+) -> None:
+    for title, _, _, _, figure in _all(build(pictured, name)):
+        FigureCanvasAgg(figure).draw()
+        texts = [
+            one
+            for one in figure.findobj(Text)
+            if one.get_text() and one.get_visible() and getattr(one.axes, "axison", True)
+        ]
+        for one in set(texts) - set(beyond(figure.axes)):
+            box = one.get_window_extent()
+            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
+            assert inside and box.y1 <= figure.bbox.y1, (name, title, one.get_text())
+        words = [part for axes in figure.axes if axes.axison for part in heads(axes)]
+        for number, first in enumerate(words):
+            for other in words[:number]:
+                overlap = first.get_window_extent().overlaps(other.get_window_extent())
+                assert not overlap, (name, title, first.get_text(), other.get_text())
+
+
+def beyond(panels: Sequence[Axes]) -> Iterator[Text]:
+    """Labels of ticks that lie outside their axis and are not drawn."""
+    for axes in panels:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not low <= tick.get_loc() <= high:
+                    yield from (tick.label1, tick.label2)
+
+
+def heads(axes: Axes) -> list[Text]:
+    return [one for one in (axes.title, axes.xaxis.label, axes.yaxis.label) if one.get_text()]
+
+
+def test_components_are_differences_with_every_setting_once(pictured: MemoryStore) -> None:
+    table = build(pictured, "components")
+    rows = differences(table)
+    names = [one.arm.name for _, one, _ in rows]
+    assert {known.reference for _, _, known in rows} == {"control"}
+    assert "control" not in names and len(names) == len(table.measured) - 1
+    (picture,) = draw_pictures(table)
+    assert "difference" in picture.title
+
+
+def test_a_layout_is_drawn_without_a_solver(pictured: MemoryStore) -> None:
+    for *_, figure in _all(build(pictured)):
+        assert figure.get_layout_engine() is None
 
 
 def test_letters_are_large_enough_for_print(pictured: MemoryStore) -> None:
@@ -208,22 +268,15 @@ def test_the_curve_of_a_search_says_where_seeds_differ(
 
 
 @pytest.mark.parametrize("name", ["2", "3"])
-def test_names_in_the_plane_of_computation_cover_nothing(name: str) -> None:
+def test_computation_has_a_line_for_every_row_that_prints_it(name: str) -> None:
     spec = TABLES[name]
     cost = ModelCost(model="tsm_r50_16f", gmacs_per_view=1, views=6, gmacs=6, parameters=1)
     evidence = no_evidence(load_sweep(spec.sweep), "made-up")
     table = build_table(spec, evidence, {"tsm_r50_16f": cost})
-    figure = draw_cost(table)
-    FigureCanvasAgg(figure).draw()
-    plane, strip = figure.axes
-    points = [one for one in plane.get_lines() if isinstance(one, Line2D)]
-    assert len(points) == sum(row.gflops is not None for row in table.rows)
-    boxes = [one.get_window_extent() for one in plane.texts if isinstance(one, Annotation)]
-    boxes += [one.get_window_extent() for one in points]
-    for number, box in enumerate(boxes):
-        assert plane.bbox.x0 <= box.x0 and box.x1 <= plane.bbox.x1
-        assert not any(box.overlaps(other) for other in boxes[:number])
+    accuracy, computation = draw_cost(table).axes
+    printed = [row for row in table.rows if row.gflops is not None]
+    assert len(accuracy.get_lines()) == len(printed) == len(accuracy.get_yticklabels())
     # Of ours there is one figure of computation, and no accuracy.
-    assert [one.get_text() for one in strip.get_yticklabels()] == ["TSM [17], RD"]
-    (measured,) = (one for one in strip.get_lines() if one.get_marker() == "^")
-    assert measured.get_xdata() == [6.0 if name == "2" else 30.0]
+    (measured,) = (one for one in computation.get_lines() if one.get_marker() == "^")
+    assert [float(x) for x in np.asarray(measured.get_xdata())] == [6.0 if name == "2" else 30.0]
+    assert len(computation.get_lines()) == len(printed) + 1

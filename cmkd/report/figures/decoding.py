@@ -11,7 +11,6 @@ from cmkd.report.decoding_page import TITLE, what_text
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
-    LARGE,
     NORMAL,
     SMALL,
     VERMILLION,
@@ -36,8 +35,7 @@ def decoding_picture(measured: Decoding) -> Picture:
         "Reduced-resolution decoding is measured for its cost alone; nothing is trained on it. "
         "Not in the paper."
     )
-    figure = draw_decoding(measured)
-    return Picture("", title, alt, caption, save(figure, "svg"), save(figure, "png"))
+    return Picture("", title, alt, caption, *save(draw_decoding(measured)))
 
 
 def draw_decoding(measured: Decoding) -> Figure:
@@ -72,7 +70,7 @@ def draw_decoding(measured: Decoding) -> Figure:
     for axes in (time, size):
         axes.tick_params(labelsize=SMALL)
         style(axes, grid="x")
-    figure.suptitle(plain(f"{TITLE}: {measured.data}"), fontsize=LARGE, fontweight="bold")
+    figure.suptitle(plain(f"{TITLE}: {measured.data}"), fontsize=NORMAL, fontweight="bold")
     handles = [
         Line2D([], [], ls="", marker="D", color=VERMILLION, ms=6, label="ours"),
         Line2D([], [], ls="", marker="o", color=BLUE, ms=6, label="other ways"),

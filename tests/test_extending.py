@@ -1,0 +1,108 @@
+"""The examples of ``docs/extending.md``: written to a folder as they stand, loaded and trained."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from cmkd.config.backbones import find_backbone
+from cmkd.config.sweep import load_sweep
+from cmkd.config.trial import Setting
+from cmkd.errors import ConfigError
+from cmkd.report.arms import family_of_arm
+from cmkd.sweep.plan import axes_of
+from cmkd.training.preflight import ProbeTask, probe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def examples() -> Mapping[str, str]:
+    """Files of the page by name."""
+    page = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    found = re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", page, flags=re.M | re.S)
+    return dict(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in examples().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    find_backbone.cache_clear()
+    for name in ("my_nets", "my_losses"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def settings(spec: Path) -> dict[str, Setting]:
+    return {arm.name: arm.setting for arm in load_sweep(str(spec)).arms}
+
+
+def test_a_backbone(folder: Path) -> None:
+    arms = settings(folder / "conv3d.yaml")
+    assert {family_of_arm(setting) for setting in arms.values()} == {"C3D"}
+    task = ProbeTask(tuple(arms.values()), (arms["both"],), picture=(64, 64), num_classes=3)
+    students, teachers = probe(task)
+    assert [found.failure for found in (*students, *teachers)] == ["", "", ""]
+    assert students[0].fingerprint != students[1].fingerprint
+
+
+def test_a_loss_with_its_weight_as_an_axis(folder: Path) -> None:
+    arms = settings(folder / "cosine.yaml")
+    assert len(arms) == 3
+    key = "method.extra_losses.my_losses:cosine"
+    axes = axes_of(arms.values())
+    assert sorted(row[key] for row in axes.values()) == ["0.0", "0.1", "1.0"]
+    without = arms[next(name for name in arms if name.endswith("=0.0]"))]
+    plain = without.method.model_copy(update={"extra_losses": ()})
+    assert without.id == without.model_copy(update={"method": plain}).id
+    assert all(setting.method.needs_teacher for setting in arms.values())
+    students, _ = probe(ProbeTask(tuple(arms.values()), (), picture=(64, 64), num_classes=3))
+    assert [found.failure for found in students] == ["", "", ""]
+    assert len({found.fingerprint for found in students}) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("student.backbone: tsm_r51", "unknown backbone 'tsm_r51'; did you mean 'tsm_r50'"),
+        ("student.backbone: my_nets:NONE", "my_nets:NONE cannot be imported"),
+        ("student.backbone: my_losses:cosine", "not a cmkd.config.backbones.Backbone"),
+        ("student.backbone: no_such_module:X", "no_such_module"),
+        ("method.extra_losses.cosine: 1.0", "unknown loss 'cosine'"),
+        ("method.extra_losses.spatial: 1.0", "set lambda_1"),
+        ("method.extra_losses.my_losses:cosine: -1.0", "greater than or equal to 0"),
+    ],
+)
+def test_mistakes_name_file_line_and_remedy(folder: Path, line: str, says: str) -> None:
+    path = folder / "wrong.yaml"
+    path.write_text(f"name: w\ndescription: d\nbase:\n  {line}\nblocks:\n  a: {{}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(str(path))
+    assert str(caught.value).startswith(f"{path}:4: ")
+    assert says in str(caught.value)
+
+
+def test_registered_names(folder: Path) -> None:
+    about = folder / "mine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[cmkd.backbones]\nconv3d = my_nets:CONV3D\n[cmkd.losses]\ncosine = my_losses:cosine\n"
+    )
+    code = (
+        "import sys\n"
+        "from cmkd.config.backbones import find_backbone\n"
+        "from cmkd.config.method import MethodConfig\n"
+        "assert find_backbone('tsm_r50').family == 'TSM' and 'torch' not in sys.modules\n"
+        "method = MethodConfig(extra_losses={'cosine': 0.5})\n"
+        "print(find_backbone('conv3d').family, method.weights['cosine'])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert run.stdout.split() == ["C3D", "0.5"], run.stderr
