@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from cmkd.config.sweep import Arm
 from cmkd.errors import ConfigError
 from cmkd.report.arms import (
@@ -37,7 +39,6 @@ from cmkd.report.costs import ModelCost, row_cost
 from cmkd.report.evidence import Evidence, distinct_teachers
 from cmkd.report.paper import PublishedRow, PublishedTable, TableSpec
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
-from cmkd.stats import mean_sd
 
 
 def build_table(
@@ -198,7 +199,8 @@ def score_of_teachers(evidence: Evidence, family: Family, test: TestSet, epoch: 
         for by_fold in draws.values()
     ]
     values = tuple(value for value in found if value is not None)
-    mean, sd = mean_sd(values) if values else (None, None)
+    mean = float(np.mean(values)) if values else None
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Score(mean, sd, None, values)
 
 
