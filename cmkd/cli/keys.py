@@ -75,8 +75,10 @@ def sweep_schema() -> dict[str, Any]:
     }
     schema = SweepSpec.model_json_schema()
     fields = schema["properties"]
-    fields["base"] |= {"properties": values, "additionalProperties": False}
-    block = {"type": "object", "properties": lists, "additionalProperties": False}
+    single = {"properties": values, "patternProperties": _mappings(values)}
+    listed = {"properties": lists, "patternProperties": {key: {} for key in _mappings(values)}}
+    fields["base"] |= {**single, "additionalProperties": False}
+    block = {"type": "object", **listed, "additionalProperties": False}
     fields["blocks"] = {
         name: value for name, value in fields["blocks"].items() if name != "patternProperties"
     } | {"additionalProperties": block}
@@ -86,6 +88,15 @@ def sweep_schema() -> dict[str, Any]:
         kept |= {name: named[name] for name in missing}
     document: dict[str, Any] = _untitled({**schema, "$defs": kept})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def _mappings(values: Mapping[str, Schema]) -> dict[str, Any]:
+    """Patterns of the dotted keys that lead into a mapping, with the schemas of its values."""
+    return {
+        f"^{re.escape(name)}\\.": field["additionalProperties"]
+        for name, field in values.items()
+        if isinstance(field.get("additionalProperties"), Mapping)
+    }
 
 
 def _references(schema: Schema) -> set[str]:

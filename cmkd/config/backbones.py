@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from cmkd.config.paths import load_plugin
 
@@ -190,5 +190,9 @@ def _known(name: str) -> str:
     return name
 
 
-BackboneName = Annotated[str, AfterValidator(_known)]
+BackboneName = Annotated[
+    str,
+    AfterValidator(_known),
+    WithJsonSchema({"anyOf": [{"enum": list(BACKBONES)}, {"type": "string"}]}),
+]
 """Name of a backbone that exists."""

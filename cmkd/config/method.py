@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from cmkd.config.base import Config, Neutral
 from cmkd.config.paths import load_plugin
@@ -68,7 +68,11 @@ def _flat(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 Weight = Annotated[float, Field(ge=0)]
 ExtraLosses = Annotated[
-    tuple[tuple[str, Weight], ...], BeforeValidator(_weights), PlainSerializer(dict), Neutral(())
+    tuple[tuple[str, Weight], ...],
+    BeforeValidator(_weights),
+    PlainSerializer(dict),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}),
+    Neutral(()),
 ]
 
 
@@ -87,7 +91,7 @@ class MethodConfig(Config):
     lambda_logits: float = Field(default=1.0, ge=0, description="A16: weight of logits KD")
     extra_losses: ExtraLosses = Field(
         default=(),
-        description="loss terms of other packages, module:function or registered -> weight",
+        description="NAME (module:function, or registered) -> weight of a loss term of yours",
     )
 
     attention: Literal["block", "literal"] = Field(

@@ -54,7 +54,9 @@ def free_gpu_memory() -> tuple[int, ...]:
 def to_device(model: ModuleT, device: torch.device) -> ModuleT:
     """Move the model to `device` with channels last, the fastest layout of convolutions."""
     model.to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # 3-D convolutions of other packages' backbones have another layout, and torch refuses this one.
+    if all(value.dim() != 5 for value in model.state_dict().values()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
