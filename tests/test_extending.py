@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.errors import ConfigError
+from cmkd.data.prepare import official
+from cmkd.errors import ConfigError, DataError
 from cmkd.report.arms import family_of_arm
 from cmkd.sweep.plan import axes_of
 from cmkd.training.preflight import ProbeTask, probe
@@ -35,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     find_backbone.cache_clear()
-    for name in ("my_nets", "my_losses"):
+    for name in ("my_nets", "my_losses", "my_sets"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -106,3 +108,22 @@ def test_registered_names(folder: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert run.stdout.split() == ["C3D", "0.5"], run.stderr
+
+
+def test_a_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official, "OFFICIAL", dict(official.OFFICIAL))
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module("my_sets")
+    rows = [f"{c}{n} {c} p{n} {'test' if n == 2 else 'train'}" for c in "ab" for n in range(3)]
+    (folder / "list.txt").write_text("\n".join(rows))
+    for row in rows:
+        (folder / "videos" / f"{row.partition(' ')[0]}.mp4").parent.mkdir(exist_ok=True)
+        (folder / "videos" / f"{row.partition(' ')[0]}.mp4").touch()
+    request = official.OfficialRequest("gestures", folder, "1")
+    found = official.find_official(folder / "videos", request)
+    assert found.classes == ("a", "b") and len(found.sources) == 6
+    assert {source.group for source in found.sources} == {"p0", "p1", "p2"}
+    assert found.official is not None and found.official.complete
+    (folder / "list.txt").write_text("a0 a p0 dev\n" + "\n".join(rows[1:]))
+    with pytest.raises(DataError, match="NAME CLASS PERSON"):
+        official.find_official(folder / "videos", request)

@@ -89,7 +89,7 @@ class SplitConfig(Config):
 class OfficialPart(Config):
     """What of a published data set is there, matched with its official annotation files."""
 
-    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
+    name: str = Field(min_length=1, max_length=64, description="as its paper writes it")
     split: str = Field(
         pattern="^(all|[123]|val|test)$",
         description="``all``: three official splits as three folds; ``val``, ``test``: what tests",

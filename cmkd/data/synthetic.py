@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import encode
 from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, write_dataset
 from cmkd.data.workers import OnProgress, run_tasks, usable_cpus
 from cmkd.errors import CmkdError
