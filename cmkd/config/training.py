@@ -11,7 +11,7 @@ from cmkd.config.base import Config, Knob
 
 
 class TrainingConfig(Config):
-    """How a network is optimised; the same fields for students and teachers.
+    """Optimisation of a network; the same fields for students and teachers.
 
     The defaults suit the tiny networks: AdamW under a one-cycle schedule. Published schedules of
     the full-size ones are in ``presets.yaml``.
@@ -107,13 +107,13 @@ class StudentConfig(Config):
 
 
 class TeacherTrainingConfig(TrainingConfig):
-    """A class of its own, so that setting one key of it leaves the teacher's other defaults."""
+    """Optimisation of the teacher; a class, so that one changed key keeps the other defaults."""
 
     epochs: int = Field(default=25, ge=0, description="0: imported weights as they are")
 
 
 class TeacherConfig(Config):
-    """The RGB teacher: trained once per data set and fold, then frozen.
+    """RGB teacher: trained once per data set and fold, then frozen.
 
     One network gives one h_t sequence; TDN's published ensembles of two cannot (A18).
     """

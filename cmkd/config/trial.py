@@ -1,4 +1,4 @@
-"""One trial: everything that decides its result, and the id made of it."""
+"""Trial: everything that decides its result, and its id."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of leas
 
 
 class Setting(Config):
-    """What one arm of a sweep is, whatever the data set, fold and seed."""
+    """Settings of an arm of a sweep, for all data sets, folds and seeds."""
 
     model: Literal["student", "motion_svm"] = Field(
         default="student", description="motion_svm: a reference on motion vectors alone"
@@ -80,7 +80,7 @@ class Setting(Config):
 
     @property
     def reading(self) -> ReaderConfig:
-        """What is read of every clip."""
+        """Everything read of a clip."""
         return ReaderConfig(
             inputs=self.inputs,
             raw_segment=self.raw_segment,
@@ -104,7 +104,7 @@ class TrialConfig(Config):
 
     @property
     def teacher_id(self) -> str:
-        """Identity of the teacher: its recipe, the clips and the views it was trained on."""
+        """Content id of the teacher: its recipe, clips and views."""
         return _teacher_id(self.setting.teacher, self.setting.inputs, self.data_id, self.fold)
 
     @property
@@ -115,7 +115,7 @@ class TrialConfig(Config):
         )
 
     def by_seed(self, seeds: Iterable[int]) -> Iterator[tuple[str, TrialConfig]]:
-        """The same trial with other seeds, each with its id."""
+        """(id, trial) for each of `seeds`, otherwise the same trial."""
         ids = ContentIds("trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold)
         for seed in seeds:
             yield ids(seed), self.model_copy(update={"seed": seed})
