@@ -149,7 +149,7 @@ class MirroredCache(WorkerCache):
         if kind == "teachers":
             self.resume("teachers", config.teacher_id)
             return
-        if setting.model == "student" and setting.method.needs_teacher:
+        if setting.needs_teacher:
             self.resume("teachers", config.teacher_id)
         self.resume("trials", config.id)
 

@@ -66,7 +66,7 @@ COMPONENTS = """
   content: {method.content: [value, literal]}
   weights: {method.lambda_1: [0.0, 0.01, 1.0], method.lambda_2: [0.0, 0.1, 5.0]}
   logits: {method.logits: [mse, kl]}
-  reduction: {method.spatial_reduction: [mean]}
+  reduction: {method.reduction: [mean]}
   backbone: {student.backbone: [tiny_tdn]}
 """
 
