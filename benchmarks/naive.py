@@ -22,8 +22,8 @@ from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import TrialConfig
 from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, open_dataset
-from cmkd.data.decoded_cache import open_arrays, plan_rows
-from cmkd.data.views import apply_view
+from cmkd.data.decoded_cache import open_arrays
+from cmkd.data.views import apply_view, view_index
 from cmkd.sweep.plan import expand
 
 SPEC = """\
@@ -93,7 +93,7 @@ class Decoded:
 
     def __init__(self, dataset: Dataset, config: TrialConfig) -> None:
         self._reading = config.setting.reading
-        plan = plan_rows(dataset, self._reading.inputs)
+        plan = view_index(dataset, self._reading.inputs)
         self.labels, self.index, self.test_index = plan.labels, plan.index, plan.test_index
         self._rows = [
             (dataset.root / clip.path, view)

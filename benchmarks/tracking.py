@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.servers import mlflow_server, slow_proxy
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 TRIALS, EPOCHS = 5, 20
 METRICS = (
@@ -108,7 +108,7 @@ def measure_tracking(folder: Path) -> float:
         run_id = store.open(identity, {})
         for epoch in range(1, EPOCHS + 1):
             store.log(run_id, [EpochRecord(epoch, 1_700_000_000_000 + epoch, _metrics(epoch))])
-        store.close(run_id, "FINISHED", summary=_metrics(0))
+        store.close(run_id, RunEnding("FINISHED", summary=_metrics(0)))
         laps.append(time.perf_counter() - started)
     return statistics.median(laps)
 

@@ -17,9 +17,23 @@ from typing import ClassVar
 
 
 class CmkdError(Exception):
-    """Base of all deliberate errors. The message names the file, the value and the remedy."""
+    """Base of all deliberate errors.
+
+    Attributes:
+        problem: what is wrong, with file and value.
+        remedy: what to do; empty where `problem` says it.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        # Both are arguments, so that an error crosses processes with its fields.
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class InputError(CmkdError):

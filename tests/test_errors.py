@@ -1,5 +1,7 @@
 """Exit codes are what a calling script sees of an error."""
 
+import pickle
+
 import pytest
 
 from cmkd import errors
@@ -25,3 +27,11 @@ def test_user_mistakes_are_input_errors() -> None:
     assert issubclass(errors.ConfigError, errors.InputError)
     assert issubclass(errors.DataError, errors.InputError)
     assert not issubclass(errors.TrialFailed, errors.InputError)
+
+
+def test_an_error_keeps_its_fields_across_processes() -> None:
+    error = errors.InputError("a.yaml: no such key", "remove it")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.problem, again.remedy) == ("a.yaml: no such key", "remove it")
+    assert str(again) == "a.yaml: no such key; remove it"
+    assert str(errors.InputError("no such key")) == "no such key"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.errors import ConfigError
+from cmkd.data.prepare import official
+from cmkd.errors import ConfigError, DataError
 from cmkd.report.arms import family_of_arm
 from cmkd.sweep.plan import axes_of
+from cmkd.sweep.search import pruner_of
 from cmkd.training.preflight import ProbeTask, probe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     find_backbone.cache_clear()
-    for name in ("my_nets", "my_losses"):
+    for name in ("my_nets", "my_losses", "my_sets", "patience"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -106,3 +114,89 @@ def test_registered_names(folder: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert run.stdout.split() == ["C3D", "0.5"], run.stderr
+
+
+def test_a_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official, "OFFICIAL", dict(official.OFFICIAL))
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module("my_sets")
+    rows = [f"{c}{n} {c} p{n} {'test' if n == 2 else 'train'}" for c in "ab" for n in range(3)]
+    (folder / "list.txt").write_text("\n".join(rows))
+    for row in rows:
+        (folder / "videos" / f"{row.partition(' ')[0]}.mp4").parent.mkdir(exist_ok=True)
+        (folder / "videos" / f"{row.partition(' ')[0]}.mp4").touch()
+    request = official.OfficialRequest("gestures", folder, "1")
+    found = official.find_official(folder / "videos", request)
+    assert found.classes == ("a", "b") and len(found.sources) == 6
+    assert {source.group for source in found.sources} == {"p0", "p1", "p2"}
+    assert found.official is not None and found.official.complete
+    (folder / "list.txt").write_text("a0 a p0 dev\n" + "\n".join(rows[1:]))
+    with pytest.raises(DataError, match="NAME CLASS PERSON"):
+        official.find_official(folder / "videos", request)
+
+
+def installed(folder: Path) -> dict[str, str]:
+    """Install the example of a tracker in `folder`; returns the environment that finds it."""
+    files = examples()
+    for name in ("json_tracker.py", "patience.py", "patient.yaml"):
+        (folder / name).write_text(files[name], encoding="utf-8")
+    info = folder / "extension-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extension\nVersion: 1.0\n")
+    points = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]["cmkd.trackers"]
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[cmkd.trackers]", *lines, ""]))
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+TRACKED = """
+from pathlib import Path
+from cmkd.sweep.recorder import Recorder
+from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.reader import open_reader
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
+
+store = open_store("json://" + str(Path("runs").absolute()))
+recorder = Recorder(store, print, writers=store.writers)
+recorder.open(RunIdentity("t", "e", "n", {"kind": "trial"}, {"a": "1"}), {"config.json": "{}"})
+epochs = [EpochRecord(step, step, {"val_acc": 10.0 * step}) for step in (1, 2)]
+recorder.log("t", epochs)
+recorder.close("t", RunEnding("FINISHED", epochs, {"test_acc": 5.0}))
+recorder.drain()
+(run,) = open_reader("json://" + str(Path("runs").absolute())).find({"kind": "trial"})
+assert (run.status, run.metrics["test_acc"]) == ("FINISHED", 5.0), run
+assert store.histories([run.run_id], "val_acc") == {run.run_id: {1: 10.0, 2: 20.0}}
+assert store.read_text(run.run_id, "config.json") == "{}"
+"""
+
+
+def test_a_tracker_of_another_package_records_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, **installed(tmp_path)}
+    command = [sys.executable, "-c", TRACKED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pruner_of_another_package_judges_trials(folder: Path) -> None:
+    search = load_sweep(str(folder / "patient.yaml")).spec.search
+    assert search is not None
+    pruner = pruner_of(search)
+    assert pruner.prune("a", 1, {"a": 50.0, "b": 54.0}) == ""
+    assert "6.0 points" in pruner.prune("a", 1, {"a": 50.0, "b": 56.0})
+
+
+@pytest.mark.slow
+def test_a_sweep_with_the_tracker_and_the_pruner_of_another_package(
+    new_workspace: Callable[..., Any],
+) -> None:
+    space = new_workspace()
+    space = replace(space, environment=installed(space.folder))
+    runs = space.folder / "runs"
+    options = ("--workers", "1", "--tracking-uri", f"json://{runs}")
+    code, output = space.run("sweep", "patient.yaml", *options)
+    assert code == 0, output
+    documents = [json.loads(path.read_text()) for path in runs.glob("*.json")]
+    assert {run["status"] for run in documents} <= {"FINISHED", "KILLED"}
+    assert sum(run["status"] == "FINISHED" for run in documents) >= 1
+    code, output = space.run("sweep", "patient.yaml", *options)
+    assert code == 0 and "nothing to train" in output, output

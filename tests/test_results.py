@@ -14,7 +14,7 @@ import pytest
 import cmkd
 from cmkd.errors import InputError
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
@@ -52,7 +52,7 @@ def fill(uri: str, folder: Path) -> None:
             store.log(run, [first, EpochRecord(2, 2, {"val_acc": 60.0 + seed})])
             file = folder / "predictions.csv"
             file.write_text(CLIPS, newline="")
-            store.close(run, "FINISHED", summary={"test_acc": 50.0 + seed}, files=[file])
+            store.close(run, RunEnding("FINISHED", summary={"test_acc": 50.0 + seed}, files=[file]))
     teacher = RunIdentity("t1", "mine/clips", "t", {"kind": "teacher", "trial_id": "t1"}, {})
     store.open(teacher, {})
 

@@ -132,6 +132,15 @@ def test_what_nothing_is_known_of(values: np.ndarray, groups: np.ndarray | None)
     assert (found.detectable(0.05), found.replicates_for(1.0, 0.05)) == (None, None)
 
 
+def test_replicates_that_agree_by_chance_differ_clip_by_clip() -> None:
+    """Equal accuracies, and clips that add nothing to it: the interaction is the spread."""
+    values = 100.0 * np.array([[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1]])
+    found = estimate(values)
+    assert (found.sd, found.of_clips, found.df) == (0.0, 0.0, 3)
+    rest = values - 50
+    assert found.error == pytest.approx(((rest**2).sum() / 9 / 16) ** 0.5)
+
+
 def test_a_replicate_that_an_arm_lacks_is_left_out() -> None:
     values = np.random.default_rng(1).normal(0, 1, (5, 30))
     gaps = values.copy()

@@ -169,7 +169,7 @@ def resnet(size: Size, *, depth: Depth, shifted: bool = False) -> ResNet:
 def run_blocks(
     blocks: Iterable[nn.Module], x: Float[Tensor, "N C H W"], recompute: bool
 ) -> Float[Tensor, "N D h w"]:
-    """The blocks in turn; with `recompute` only their inputs are kept for the backward pass.
+    """Run blocks in order; `recompute` keeps only their inputs for the backward pass.
 
     Gradients and running statistics are those of the plain pass. Blocks must not be random.
     """

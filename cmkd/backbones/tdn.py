@@ -26,7 +26,7 @@ _SHIFT_DIVISOR = 8
 
 
 class MotionAttention(nn.Module):
-    """Excite channels and places that differ from the frame before and the frame after.
+    """Excitation of channels and positions that differ from the neighbouring frames.
 
     x + x * y, where y in (-0.5, 0.5) is the mean over both directions; weights are shared by them.
     The official name is ``mSEModule``.
@@ -67,7 +67,7 @@ class MotionAttention(nn.Module):
 
 
 class LearnedShift(nn.Module):
-    """A convolution along time for every channel by itself; it starts as TSM's shift."""
+    """Depthwise convolution along time, initialised as TSM's shift."""
 
     def __init__(self, channels: int, num_frames: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class LearnedShift(nn.Module):
 
 
 class DifferenceBottleneck(Bottleneck):
-    """The long-term module: attention to motion and a learned shift before the 3x3 convolution."""
+    """Long-term module: motion attention and a learned shift before the 3x3 convolution."""
 
     def __init__(self, inputs: int, planes: int, stride: int, num_frames: int) -> None:
         super().__init__(inputs, planes, stride, LearnedShift(planes, num_frames), bias=True)
@@ -158,7 +158,7 @@ class LongTermTDN(nn.Module):
 
 
 class TDN(LongTermTDN):
-    """The whole network; takes five consecutive frames around each of the T sampled ones.
+    """Whole network; takes five consecutive frames around each of the T sampled ones.
 
     Short-term module: differences of the five frames, at half their size, go through layers of
     their own and are added to the centre frame's maps before and after the first stage. Maps and

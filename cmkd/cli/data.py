@@ -29,7 +29,7 @@ def verify(
     """
     from cmkd.config.paths import cache_root
     from cmkd.data.dataset import open_dataset
-    from cmkd.data.verify import verify as run
+    from cmkd.data.inspect import verify as run
 
     count = usable_workers(workers)
     dataset = open_dataset(data, cache_root())
@@ -146,6 +146,9 @@ def prepare(
         Path | None,
         typer.Option(help="list of md5sum, sha1sum, sha256sum or sha512sum; refuse what differs"),
     ] = None,
+    ignore_column: Annotated[
+        list[str] | None, typer.Option(help="column of manifest.csv to pass over")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="default: data/NAME in the cache")] = None,
     width: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 320,
     height: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 256,
@@ -180,12 +183,13 @@ def prepare(
 ) -> None:
     """Re-encode a labelled folder, or a published data set, to MPEG-4 Part 2 and split it.
 
-    A manifest.csv in ROOT may give path, label and group of each file. Files that cannot be used
-    are listed in refused.csv with reason and remedy. The same command goes on after a kill.
+    A manifest.csv in ROOT or beside it may give path, label, group and split of each file. Files
+    that cannot be used are listed in refused.csv with reason and remedy. The same command goes on
+    after a kill.
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.prepare.plan import PrepareRequest
+    from cmkd.data.prepare.run import PrepareRequest
     from cmkd.data.prepare.run import prepare as run
     from cmkd.errors import InputError
 
@@ -216,6 +220,7 @@ def prepare(
         split=splits,
         official=official,
         checksums=checksums,
+        ignored_columns=tuple(ignore_column or ()),
         workers=usable_workers(workers),
     )
     with progress("re-encoding") as on_progress:
@@ -225,18 +230,29 @@ def prepare(
         f"{kept} prepared ({report.reused} of them before), {len(report.refused)} refused"
         + (f" -> {report.refused_file}" if report.refused else "")
     )
-    typer.echo(
-        f"{dataset.info.name}: {len(dataset.info.classes)} classes, {dataset.num_folds} folds, "
-        f"id {dataset.id}, in {dataset.root}"
-    )
+    if report.missing:
+        typer.echo(f"{report.missing} annotated clips are not in {root} (--subset)")
+    typer.echo(f"{dataset.info.name}: id {dataset.id}, in {dataset.root}")
     if dataset.info.official is not None:
         typer.echo(dataset.info.official.words)
-    for fold in range(dataset.num_folds if dataset.info.split.rule == "given" else 0):
-        parts = dataset.split(fold)
-        typer.echo(
-            f"fold {fold}: {len(parts.train)} train, {len(parts.val)} validate, "
-            f"{len(parts.test)} test"
-        )
+    for line in dataset.summary():
+        typer.echo(line)
+
+
+@app.command()
+def show(
+    data: Annotated[str, typer.Argument(metavar="NAME|PATH", help="embedded or prepared data set")],
+) -> None:
+    """Show classes, groups and the folds of a data set with their sizes per class."""
+    from cmkd.config.paths import usable_cache
+    from cmkd.data.dataset import open_dataset
+
+    dataset = open_dataset(data, usable_cache())
+    typer.echo(f"{dataset.info.name}: id {dataset.id}, in {dataset.root}")
+    if dataset.info.official is not None:
+        typer.echo(dataset.info.official.words)
+    for line in dataset.summary():
+        typer.echo(line)
 
 
 @app.command("list")
@@ -247,20 +263,20 @@ def list_datasets() -> None:
     from cmkd.data.synthetic import RECIPES
     from cmkd.errors import DataError
 
-    rows = [("name", "kind", "clips", "classes", "folds", "where")]
+    rows = [("name", "kind", "clips", "classes", "folds", "groups", "where")]
     found = find_datasets(cache_root())
     for name, recipe in RECIPES.items():
         clips, classes = sum(recipe.sizes.values()), len(recipe.plan.classes)
         where = str(found.pop(name, "made on first use"))
-        rows.append((name, "embedded", str(clips), str(classes), "1", where))
+        rows.append((name, "embedded", str(clips), str(classes), "1", "0", where))
     for name, folder in found.items():
         try:
             dataset = read_folder(folder)
             clips, classes = len(dataset.clips), len(dataset.info.classes)
-            counts = str(clips), str(classes), str(dataset.num_folds)
+            counts = str(clips), str(classes), str(dataset.num_folds), str(dataset.num_groups)
             rows.append((name, dataset.info.kind, *counts, str(folder)))
         except DataError as error:
-            rows.append((name, "damaged", "-", "-", "-", str(error)))
+            rows.append((name, "damaged", "-", "-", "-", "-", str(error)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,4 +1,4 @@
-"""How a running sweep looks: a table that lives on a terminal, plain lines elsewhere."""
+"""Views of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmkd.sweep.forecast import duration
-from cmkd.sweep.progress import Board, Status, SweepView, TrialProgress
+from cmkd.sweep.progress import Progress, Status, SweepView, TrialProgress
 
 REFRESH_SECONDS = 0.25
 SHOWN_RUNNING = 8
@@ -63,16 +63,18 @@ class PlainView(SweepView):
             self._stage, self._said = line, now
             self._line(line)
 
-    def show(self, board: Board) -> None:
+    def show(self, progress: Progress) -> None:
         """Print how far the teachers are; of trials only the ends are printed."""
-        if any(one.status == "running" for one in board.teachers.values()):
-            done = sum(one.epoch for one in board.teachers.values())
-            total = sum(one.epochs for one in board.teachers.values())
+        if any(trial.status == "running" for trial in progress.teachers.values()):
+            done = sum(trial.epoch for trial in progress.teachers.values())
+            total = sum(trial.epochs for trial in progress.teachers.values())
             self.stage("training teachers", done, total)
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """Print the result with the counts."""
-        self._line(f"[{_over(board)}/{len(board.trials)}] {_result(trial)}; {_counts(board)}")
+        self._line(
+            f"[{_over(progress)}/{len(progress.trials)}] {_result(trial)}; {_counts(progress)}"
+        )
 
     def _line(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -114,15 +116,15 @@ class LiveView(SweepView):
         """Show how far the stage is."""
         self._draw(Text(f"{text}: {done}/{total}"), force=done == total)
 
-    def show(self, board: Board) -> None:
+    def show(self, progress: Progress) -> None:
         """Redraw the table, a few times a second at most."""
-        self._draw(_picture(board))
+        self._draw(_picture(progress))
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """Redraw; a failure is also printed."""
         if trial.status == "failed":
             self.note(_result(trial))
-        self._draw(_picture(board), force=True)
+        self._draw(_picture(progress), force=True)
 
     def _draw(self, picture: Text | Group, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -131,8 +133,8 @@ class LiveView(SweepView):
             self._live.update(picture, refresh=True)
 
 
-def _over(board: Board) -> int:
-    return sum(board.count(status) for status in ("done", "pruned", "failed"))
+def _over(progress: Progress) -> int:
+    return sum(progress.count(status) for status in ("done", "pruned", "failed"))
 
 
 def _result(trial: TrialProgress) -> str:
@@ -143,36 +145,38 @@ def _result(trial: TrialProgress) -> str:
     return f"{trial.name}: test {_percent(trial.test_acc)}, {trial.seconds:.1f} s of training"
 
 
-def _counts(board: Board) -> str:
-    left = board.seconds_left()
+def _counts(progress: Progress) -> str:
+    left = progress.seconds_left()
     shown: tuple[Status, ...] = ("done", "running", "failed", "to go")
-    if board.count("pruned"):
+    if progress.count("pruned"):
         shown = ("done", "pruned", *shown[1:])
-    parts = [f"{board.count(s)} {s}" for s in shown]
+    parts = [f"{progress.count(s)} {s}" for s in shown]
     return ", ".join(parts) + (f", about {duration(left)} left" if left else "")
 
 
-def _picture(board: Board) -> Group:
-    """What matters most first: a terminal that is too low cuts off the end."""
-    everyone = [*board.teachers.values(), *board.trials.values()]
-    running = [one for one in everyone if one.status == "running"]
-    lines = [f"{one.name}: epoch {one.epoch} of {one.epochs}" for one in running[:SHOWN_RUNNING]]
+def _picture(progress: Progress) -> Group:
+    """Counts, running trials, table by arm; a low terminal cuts off the end."""
+    everyone = [*progress.teachers.values(), *progress.trials.values()]
+    running = [trial for trial in everyone if trial.status == "running"]
+    lines = [
+        f"{trial.name}: epoch {trial.epoch} of {trial.epochs}" for trial in running[:SHOWN_RUNNING]
+    ]
     if len(running) > SHOWN_RUNNING:
         lines.append(f"and {len(running) - SHOWN_RUNNING} more")
     return Group(
-        Text(_counts(board)),
+        Text(_counts(progress)),
         *(Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True) for line in lines),
-        _table(board),
+        _table(progress),
     )
 
 
-def _table(board: Board) -> Table:
+def _table(progress: Progress) -> Table:
     table = Table("arm", box=None)
     for title in ("done", "running", "failed", "to go", "best val. acc. so far"):
         table.add_column(title, justify="right")
-    for arm in board.arms():
-        cells = [str(board.count(s, arm)) for s in ("done", "running", "failed", "to go")]
-        table.add_row(Text(arm), *cells, _percent(board.best(arm)))
+    for arm in progress.arms():
+        cells = [str(progress.count(s, arm)) for s in ("done", "running", "failed", "to go")]
+        table.add_row(Text(arm), *cells, _percent(progress.best(arm)))
     return table
 
 

@@ -52,7 +52,7 @@ def claims(
         "reports", "generated"
     ),
 ) -> None:
-    """Decide the sentences of the paper by the runs: supported, inconclusive or contradicted.
+    """Verdicts on the sentences of the paper: supported, contradicted, equal or inconclusive.
 
     Exit code 1 where two arms that should differ give the same predictions.
     """
@@ -77,7 +77,7 @@ def claims(
             typer.echo(f"not judged, and in the store: {command}")
         for path in paths:
             typer.echo(path)
-    dead = [ruling.reason for ruling in made.judgement.rulings if ruling.verdict == "dead"]
+    dead = [result.reason for result in made.judgement.results if result.verdict == "dead"]
     if dead:
         raise TrialFailed("; ".join(dict.fromkeys(dead)))
 
@@ -91,9 +91,20 @@ def baseline(
     drift: Annotated[
         float, typer.Option(min=0, help="Points that another platform may move an accuracy.")
     ] = 0.5,
+    replicates: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            help="Seeds that a later check will have; default: as many as now.",
+            show_default=False,
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write down what the arms of a sweep reach, for `check` to hold later results against."""
+    """Write the arms of a sweep and their effects to a file that `check` compares with later.
+
+    Exit code 2 where no effect is large enough for its spread to be guarded.
+    """
     from cmkd import __version__
     from cmkd.report.build import write_files
     from cmkd.report.gather import Gatherer, Request
@@ -101,11 +112,19 @@ def baseline(
 
     evidence = Gatherer(Request((), data, None, tracking_uri)).evidence(sweep)
     made = make_baseline(
-        evidence, sweep, drift=drift, platform=_platform(), version=f"cmkd {__version__}"
+        evidence,
+        sweep,
+        drift=drift,
+        replicates=replicates,
+        platform=_platform(),
+        version=f"cmkd {__version__}",
     )
     write_files(out.parent, {out.name: render_baseline(made).encode()})
     for one, other in made.identical:
         typer.echo(f"warning: {one} and {other} give the same predictions")
+    for effect in made.effects:
+        mark = "guarded" if effect.guarded else "not guarded, too small for its spread"
+        typer.echo(f"{effect.name}: {effect.mean:+.1f} points, {mark}")
     typer.echo(f"{len(made.arms)} arms and {len(made.teachers)} teachers on {made.data}: {out}")
 
 
@@ -117,9 +136,9 @@ def check(
     ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Hold the results in the store against a baseline.
+    """Compare the store with a baseline: effects over the control, and arms.
 
-    Exit codes: 0 nothing moved; 1 a regression; 2 bad input, or nothing to compare.
+    Exit codes: 0 nothing moved; 1 a regression; 2 bad input, or too few seeds to compare.
     """
     from cmkd.errors import TrialFailed
     from cmkd.report.gather import Gatherer, Request
@@ -192,13 +211,16 @@ def verify(
 def _show(then: Baseline, finding: Finding) -> None:
     here = _platform()
     if here != then.platform:
-        typer.echo(f"the baseline is of another platform: {then.platform}; this one is {here}")
+        typer.echo(
+            f"the baseline is of another platform: {then.platform}; this one is {here}: arms may "
+            f"move by {then.drift:g} points for it, effects may not"
+        )
     for line in finding.structure:
         typer.echo(f"REGRESSION  {line}")
     width = max(len(cell.cell) for cell in finding.cells) if finding.cells else 0
     for cell in finding.cells:
         mark = "REGRESSION" if cell.fails else "ok"
-        then_n, now_n = cell.seeds
+        then_n, now_n = cell.replicates
         count = f", n {then_n} -> {now_n}" if then_n != now_n else ""
         typer.echo(
             f"{mark:10}  {cell.cell:{width}}  {cell.before:5.1f} -> {cell.after:5.1f}  "

@@ -13,12 +13,12 @@ import typer
 
 from cmkd.errors import InputError
 from cmkd.sweep.plan import Plan, TrialState, axes_of
-from cmkd.sweep.preflight import Outlook
+from cmkd.sweep.preflight import Preflight
 from cmkd.sweep.survey import SweepRequest
 from cmkd.tracking.uri import redact
 
 if TYPE_CHECKING:
-    from cmkd.sweep.run import SweepOutcome
+    from cmkd.sweep.run import SweepResult
 
 
 SCHEMA = 1
@@ -26,10 +26,10 @@ SCHEMA = 1
 STATES: tuple[TrialState, ...] = ("done", "pruned", "failed", "interrupted", "new")
 
 
-def plan_text(plan: Plan, expected: Outlook) -> str:
+def plan_text(plan: Plan, expected: Preflight) -> str:
     """A line per trial, then what is to know of all of them."""
     settings = plan.settings
-    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
+    axes, ids = axes_of(settings.values()), {arm: setting.id for arm, setting in settings.items()}
     short = _short({key for values in axes.values() for key in values})
     rows = [("state", "trial", "fold", "seed", "arm", "axes")]
     for trial in plan.trials:
@@ -70,10 +70,10 @@ def _short(keys: Collection[str]) -> dict[str, str]:
     return found
 
 
-def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str, Any]:
-    """The same for programs; times are in seconds."""
+def plan_json(request: SweepRequest, plan: Plan, expected: Preflight) -> dict[str, Any]:
+    """The plan as JSON; times in seconds."""
     settings = plan.settings
-    axes, ids = axes_of(settings.values()), {arm: one.id for arm, one in settings.items()}
+    axes, ids = axes_of(settings.values()), {arm: setting.id for arm, setting in settings.items()}
     to_run = {trial.id for trial in plan.to_run}
     return {
         "schema": SCHEMA,
@@ -107,10 +107,14 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Outlook) -> dict[str,
             "not_in_spec": plan.unlisted,
         },
         "selected": {
-            one.name: {"key": one.key, "value": one.value, "candidates": _candidates(one.means)}
-            for one in plan.choices
+            choice.name: {
+                "key": choice.key,
+                "value": choice.value,
+                "candidates": _candidates(choice.means),
+            }
+            for choice in plan.choices
         },
-        "orders": [asdict(order) for order in plan.orders],
+        "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
         "forecast": {
             "wall_seconds": expected.forecast.wall._asdict(),
@@ -161,14 +165,6 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="file:, s3: or gs: folder for nodes that share no cache folder.",
-            show_default=False,
-        ),
-    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else ./mlflow.db."),
@@ -183,6 +179,9 @@ def sweep(
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run again what failed before, too.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train what the store lacks, whatever the cache has.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Run a large sweep without being asked.")
@@ -220,14 +219,14 @@ def sweep(
         processes=processes,
         until_decided=until_decided,
         address=address,
-        storage=storage,
+        fresh=fresh,
     )
     # So is a number of seeds that decides nothing.
     _ = request.looks
     spec = [name] if name is not None else ["--table", str(table)]
     options: dict[str, str | int | None] = {"--data": data, "--seeds": seeds}
     options |= {"--workers": workers, "--processes": processes if processes > 1 else None}
-    options |= {"--until-decided": until_decided, "--address": address, "--storage": storage}
+    options |= {"--until-decided": until_decided, "--address": address}
     command = _command(spec, only or (), options, tracking_uri)
     # What a program reads goes to stdout alone.
     with make_view(progress_console(stderr=as_json or dry_run)) as view:
@@ -237,7 +236,7 @@ def sweep(
             try:
                 outcome = run_sweep(request, view, _pictures)
             except InfrastructureError as error:
-                raise InfrastructureError(f"{error}; to go on: {command}") from error
+                raise InfrastructureError(str(error), f"to go on: {command}") from error
             except Interrupted:
                 view.note(f"to go on: {command}")
                 raise
@@ -261,7 +260,7 @@ def _pictures(files: Sequence[Path], folder: Path) -> Sequence[Path]:
 
 def _default_workers(address: str | None) -> int:
     if address is None:
-        from cmkd.data.workers import usable_cpus
+        from cmkd.machine import usable_cpus
 
         return usable_cpus()
     from cmkd.sweep.ray_engine import default_workers
@@ -282,7 +281,7 @@ def _command(
     return shlex.join([*words, "--tracking-uri", uri] if uri else words)
 
 
-def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
+def _outcome_json(outcome: SweepResult) -> dict[str, object]:
     plan = outcome.plan
     return {
         "trials": len(plan.trials),
@@ -294,12 +293,12 @@ def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
         ],
         "failed": plan.count("failed"),
         "waiting": len(plan.waiting),
-        "selected": {one.name: one.value for one in plan.choices},
+        "selected": {choice.name: choice.value for choice in plan.choices},
         "seconds": round(outcome.seconds, 1),
     }
 
 
-def _summary(outcome: SweepOutcome, command: str) -> str:
+def _summary(outcome: SweepResult, command: str) -> str:
     from cmkd.sweep.failures import digest
     from cmkd.sweep.forecast import duration
 
@@ -311,8 +310,9 @@ def _summary(outcome: SweepOutcome, command: str) -> str:
         lines = [f"{done}, {outcome.finished} of them now, in {duration(outcome.seconds)}"]
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
-        lines += [f"  {line}" for line in digest(outcome.failures)]
-    if plan.count("failed") and plan.halving is None:
+        causes = [(name, failure.cause) for name, failure in outcome.failures]
+        lines += [f"  {line}" for line in digest(causes)]
+    if plan.count("failed") and plan.rungs is None:
         lines.append(f"to try what failed again: {command} --retry-failed")
     lines += [f"{name} still waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ def usable_workers(asked: int | None) -> int:
     Raises:
         InputError: more than there are CPUs, or fewer than one.
     """
-    from cmkd.data.workers import usable_cpus
+    from cmkd.machine import usable_cpus
 
     if asked is not None and not 1 <= asked <= usable_cpus():
         raise InputError(f"--workers {asked}: this machine has {usable_cpus()} CPUs; use 1 to that")

@@ -1,4 +1,4 @@
-"""How a data set is encoded, viewed and split: all of it enters the data set's id."""
+"""Encoding, views, splits and metadata of a data set; all of it enters the data set's id."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class EncodingConfig(Config):
 
 
 class ViewsConfig(Config):
-    """The fixed augmented views of a training clip; view 0 is the clip itself, or its centre.
+    """Fixed augmented views of a training clip; view 0 is the clip itself, or its centre.
 
     Views are fixed so that the frozen teacher's features are computed once per view. Every
     modality and the teacher's frames of one view share one geometric transform.
 
     With `crop`, view 0 and every clip of validation and test are cut from the centre of the stored
-    picture as it is. The other views are cut by TSM's multi-scale rule and resized to the crop:
-    sides of {1, .875, .75, .66} of the picture's shorter side, at most one step apart, at one of
-    13 places. It takes the place of `shift`, `scale` and `rotation`; flips and phases stay.
+    picture. The other views are cut by TSM's multi-scale rule and resized to the crop: sides of
+    {1, .875, .75, .66} of the shorter side, at most one step apart, at one of 13 positions. It
+    replaces `shift`, `scale` and `rotation`; flips and phases stay.
     """
 
     count: int = Field(default=1, ge=1, le=100, description="views per training clip")
@@ -53,7 +53,7 @@ class ViewsConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _one_rule_of_place(self) -> Self:
+    def _one_geometric_rule(self) -> Self:
         given = [name for name in ("shift", "scale", "rotation") if getattr(self, name)]
         if self.crop is not None and given:
             raise ValueError(
@@ -62,12 +62,12 @@ class ViewsConfig(Config):
         return self
 
     def fits(self, encoding: EncodingConfig) -> bool:
-        """Whether the crop lies inside the pictures."""
+        """True if the crop is not larger than the pictures."""
         return self.crop is None or self.crop <= min(encoding.width, encoding.height)
 
 
 class SplitConfig(Config):
-    """Which clips train, select and test.
+    """Rule that makes training, validation and test parts.
 
     ``given`` follows the manifest's ``split`` column, a word for each fold; where a fold marks no
     clip for validation, `seed` draws groups of its training part. ``folds`` are k group-disjoint,
@@ -87,21 +87,19 @@ class SplitConfig(Config):
 
 
 class OfficialPart(Config):
-    """What of a published data set is there, matched with its official annotation files."""
+    """Published data set as found on disk, matched with its official annotation files."""
 
-    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
+    name: str = Field(min_length=1, max_length=64, description="as its paper writes it")
     split: str = Field(
         pattern="^(all|[123]|val|test)$",
         description="``all``: three official splits as three folds; ``val``, ``test``: what tests",
     )
-    clips: int = Field(ge=1, description="that are there")
-    annotated: int = Field(ge=1, description="that the annotation files list for this split")
-    complete: bool = Field(
-        description="the files list the whole published set, and every clip of it is there"
-    )
+    clips: int = Field(ge=1, description="clips found on disk")
+    annotated: int = Field(ge=1, description="clips that the annotation files list for this split")
+    complete: bool = Field(description="every clip of the published set is listed and found")
 
     @model_validator(mode="after")
-    def _nothing_lacks(self) -> Self:
+    def _counts_agree(self) -> Self:
         if self.clips > self.annotated or (self.complete and self.clips < self.annotated):
             raise ValueError(
                 f"complete: {self.complete} does not go with {self.clips} of {self.annotated} clips"
@@ -123,7 +121,7 @@ class OfficialPart(Config):
 
 
 class DatasetInfo(Config):
-    """The identity card of a data set on disk (``dataset.json``)."""
+    """Metadata of a data set on disk (``dataset.json``)."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     kind: Literal["embedded", "folder", "official"]
@@ -141,7 +139,7 @@ class DatasetInfo(Config):
     )
 
     @model_validator(mode="after")
-    def _kind_says_whose(self) -> Self:
+    def _official_kind(self) -> Self:
         if (self.kind == "official") != (self.official is not None):
             raise ValueError(f"official: does not go with kind {self.kind!r}")
         return self
@@ -166,10 +164,10 @@ class DatasetInfo(Config):
             unknown = (set(swap) | set(swap.values())) - known
             if unknown:
                 raise ValueError(f"flip_labels.{axis}: unknown classes {sorted(unknown)}")
-            for one, other in swap.items():
-                if swap.get(other, other) != one:
+            for label, mirrored in swap.items():
+                if swap.get(mirrored, mirrored) != label:
                     raise ValueError(
-                        f"flip_labels.{axis}: {one!r} turns into {other!r} but not back"
+                        f"flip_labels.{axis}: {label!r} turns into {mirrored!r} but not back"
                     )
         return self
 
@@ -180,7 +178,7 @@ class DatasetInfo(Config):
 
 
 class InputConfig(Config):
-    """What a trial reads of a clip."""
+    """Sampling of a clip, in training and in tests."""
 
     num_frames: int = Field(default=8, ge=2, le=64, description="T, P-frames sampled per clip")
     motion: Literal["accumulated", "per_frame"] = Field(
@@ -214,7 +212,7 @@ class InputConfig(Config):
 
 
 class ReaderConfig(Config):
-    """What is read of every clip; with the data set it decides the decoded arrays."""
+    """Everything read of a clip; with the data set it decides the decoded arrays."""
 
     inputs: InputConfig = InputConfig()
     raw_segment: int = Field(

@@ -16,7 +16,7 @@ import platformdirs
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InputError
 
-GROUPS = {"backbone": "cmkd.backbones", "loss": "cmkd.losses"}
+GROUPS = {"backbone": "cmkd.backbones", "loss": "cmkd.losses", "pruner": "cmkd.pruners"}
 """Entry-point groups in which other packages register objects."""
 
 

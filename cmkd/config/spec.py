@@ -64,6 +64,9 @@ class SearchSpec(Config):
         default=(), description="epochs after which the worse trials are pruned"
     )
     reduction: int = Field(default=2, ge=2, description="one trial in so many goes on at a rung")
+    pruner: str = Field(
+        default="halving", description="halving, an entry point of cmkd.pruners, or module:Class"
+    )
     seed: int = Field(default=0, ge=0, description="seed of the sampler")
 
     @property

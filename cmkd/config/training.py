@@ -11,7 +11,7 @@ from cmkd.config.base import Config, Knob, Neutral
 
 
 class TrainingConfig(Config):
-    """How a network is optimised; the same fields for students and teachers.
+    """Optimisation of a network; the same fields for students and teachers.
 
     The defaults suit the tiny networks: Muon under a one-cycle schedule. Published schedules of
     the full-size ones are in ``presets.yaml``.
@@ -112,13 +112,15 @@ class StudentConfig(Config):
 
 
 class TeacherTrainingConfig(TrainingConfig):
-    """A class of its own, so that setting one key of it leaves the teacher's other defaults."""
+    """Optimisation of the teacher; a class, so that one changed key keeps the other defaults."""
 
-    epochs: int = Field(default=30, ge=0, description="0: weights as they are, see `weights`")
+    epochs: int = Field(default=20, ge=0, description="0: weights as they are, see `weights`")
+    batch_size: int = Field(default=16, ge=2, description="clips per step")
+    lr: float = Field(default=0.02, gt=0, description="peak learning rate")
 
 
 class TeacherConfig(Config):
-    """The RGB teacher: trained once per data set, fold and draw, then frozen.
+    """RGB teacher: trained once per data set, fold and draw, then frozen.
 
     One network gives one h_t sequence; TDN's published ensembles of two cannot (A18).
     """

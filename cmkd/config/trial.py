@@ -1,4 +1,4 @@
-"""One trial: everything that decides its result, and the id made of it."""
+"""Trial: everything that decides its result, and its id."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of leas
 
 
 class Setting(Config):
-    """What one arm of a sweep is, whatever the data set, fold and seed."""
+    """Settings of an arm of a sweep, for all data sets, folds and seeds."""
 
     model: Literal["student", "motion_svm"] = Field(
         default="student", description="motion_svm: a reference on motion vectors alone"
@@ -88,7 +88,7 @@ class Setting(Config):
 
     @property
     def reading(self) -> ReaderConfig:
-        """What is read of every clip."""
+        """Everything read of a clip."""
         return ReaderConfig(
             inputs=self.inputs,
             raw_segment=self.raw_segment,
@@ -130,7 +130,7 @@ class TrialConfig(Config):
         return own
 
     def by_seed(self, seeds: Iterable[int]) -> Iterator[tuple[str, TrialConfig]]:
-        """The same trial with other seeds, each with its id."""
+        """(id, trial) for each of `seeds`, otherwise the same trial."""
         ids = ContentIds("trial", PROTOCOL, self.setting, self.data_id, self.fold)
         teacher = self.teacher_id
         follows = self.setting.teacher.is_drawn and self.setting.teacher.seed is None

@@ -1,4 +1,4 @@
-"""YAML in, plain data and line numbers out; every mistake names file, line and key."""
+"""YAML files read as plain data with line numbers; every mistake names file, line and key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with numbers and booleans as they are meant.
+    """SafeLoader that reads numbers and booleans as in YAML 1.2.
 
     ``1e-4`` is a float; ``no``, ``1:30`` and ``2020-12-05`` are strings; ``010`` is not 8.
     """
@@ -42,14 +42,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML mapping and the line of each of its keys."""
+    """Parsed YAML mapping and the line of each key."""
 
     path: Path
     data: dict[str, Any]
     lines: Mapping[KeyPath, int]
 
     def where(self, *keys: str) -> str:
-        """``file:line`` of the longest prefix of `keys` that the file has."""
+        """``file:line`` of the longest prefix of `keys` in the file."""
         for length in range(len(keys), 0, -1):
             line = self.lines.get(keys[:length])
             if line is not None:
@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> Document:
     lines: dict[KeyPath, int] = {}
     try:
         text = raw.decode("utf-8")
-        _refuse_more_than_data(path, text)
+        _check_plain_data(path, text)
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> Document:
     return Document(path, data, lines)
 
 
-def _refuse_more_than_data(path: Path, text: str) -> None:
+def _check_plain_data(path: Path, text: str) -> None:
     depth = 0
     for event in yaml.parse(text, _Loader):
         assert event.start_mark is not None
@@ -129,14 +129,14 @@ def _walk(path: Path, node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int])
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` when something known is near, else the list of what is known."""
+    """``; did you mean 'x'?`` if a known name is near, else the list of known names."""
     choices = sorted(known)
     near = difflib.get_close_matches(wrong, choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(choices)}"
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
-    """The key path and a one-line message of the first problem pydantic found."""
+    """Key path and one-line message of the first problem found by pydantic."""
     # A misspelt key is both unknown and missing; only the first of the two shows the typo.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     keys = tuple(str(part) for part in first["loc"])
@@ -159,6 +159,7 @@ def _model_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
         annotation = field.annotation if field else None
         options = [annotation, *get_args(annotation)]
         current = next(
-            (one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None
+            (kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)),
+            None,
         )
     return current

@@ -1,7 +1,9 @@
-"""Data sets by name or path, the embedded ones generated on first use."""
+"""Data sets by name or path; embedded ones are generated on first use."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ class Dataset:
 
     Attributes:
         root: folder of ``dataset.json``; clip paths are relative to it.
-        info: identity card.
+        info: metadata.
         clips: in manifest order; splits and arrays refer to positions in it.
     """
 
@@ -40,6 +42,37 @@ class Dataset:
         """How many folds the split rule makes."""
         return number_of_folds(self.clips, self.info.split)
 
+    @property
+    def num_groups(self) -> int:
+        """Groups of clips; 0 if no clip has one."""
+        return len({clip.group for clip in self.clips} - {""})
+
+    @property
+    def leak_warning(self) -> str | None:
+        """Sentence for a data set without groups, to be shown wherever its accuracies are."""
+        if self.num_groups or self.info.kind != "folder":
+            return None
+        return (
+            f"{self.info.name} has no groups: clips of one person or recording may be in training "
+            "and test, which makes accuracies too high; add a column 'group' to manifest.csv"
+        )
+
+    def summary(self) -> list[str]:
+        """Lines for people: classes, groups, and the sizes of every fold's parts per class."""
+        labels = Counter(clip.label for clip in self.clips)
+        lines = [
+            f"{len(self.clips)} clips, {len(labels)} classes of {_range(labels.values())}, "
+            f"{self.num_groups or 'no'} groups, {self.num_folds} folds"
+        ]
+        for fold in range(self.num_folds):
+            parts = self.split(fold)
+            named = {"train": parts.train, "validate": parts.val, "test": parts.test}
+            sizes = ", ".join(f"{len(part)} {name}" for name, part in named.items())
+            counts = [Counter(self.clips[clip].label for clip in part) for part in named.values()]
+            per_class = ", ".join(_range([of[label] for label in labels]) for of in counts)
+            lines.append(f"fold {fold}: {sizes}; per class {per_class}")
+        return lines + ([self.leak_warning] if self.leak_warning else [])
+
     def split(self, fold: int) -> Split:
         """Clip numbers of a fold's parts.
 
@@ -49,11 +82,16 @@ class Dataset:
         return split_clips(self.clips, self.info.classes, self.info.split, fold)
 
 
+def _range(counts: Collection[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def read_folder(root: Path) -> Dataset:
     """Open a prepared folder.
 
     Raises:
-        DataError: manifest or identity card missing, invalid, or not of each other.
+        DataError: manifest or metadata missing, invalid, or of different data sets.
     """
     return Dataset(root, *read_dataset(root))
 
@@ -82,7 +120,7 @@ def open_dataset(
 
 
 def open_planned(name_or_path: str, data_id: str, cache: Path) -> Dataset:
-    """`open_dataset`, for work that was planned on one state of the data set.
+    """`open_dataset` for work that was planned on one state of the data set.
 
     Raises:
         DataError: it has changed since (prepared again with other folds, say).
@@ -99,5 +137,5 @@ def open_planned(name_or_path: str, data_id: str, cache: Path) -> Dataset:
 def find_datasets(cache: Path) -> dict[str, Path]:
     """Folders of the data sets on disk in this cache, by the name they are opened with."""
     embedded = {folder_of(recipe, cache).name: name for name, recipe in RECIPES.items()}
-    cards = sorted((cache / "data").glob(f"[!.]*/{INFO_FILE}"))
-    return {embedded.get(card.parent.name, card.parent.name): card.parent for card in cards}
+    folders = [path.parent for path in sorted((cache / "data").glob(f"[!.]*/{INFO_FILE}"))]
+    return {embedded.get(folder.name, folder.name): folder for folder in folders}

@@ -3,106 +3,66 @@
 Axes of the arrays: R rows, one per (clip, view); T sampled P-frames; G I-frames, `num_gops` or as
 many as the clip with most GOPs uses; S frames per sampled one, folded into the channels frame by
 frame; H x W pixels; motion on cells of 4 x 4 and residual of 2 x 2 pixels.
+
+Files of a folder: one ``.npy`` per array, ``digests.npy`` with a digest per clip and array, and
+``ready.json``, which is written last. A broken-off or damaged folder keeps the clips whose digests
+are right; the others are decoded again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
-from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
+from cmkd.config.data import EncodingConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
 from cmkd.data.codec.video import probe
 from cmkd.data.dataset import Dataset
 from cmkd.data.manifest import MANIFEST_FILE
-from cmkd.data.views import View, apply_view, label_of, make_views, plain_view, views_at_test
+from cmkd.data.views import View, apply_view, view_index
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, InfrastructureError
-from cmkd.io import file_sha256, load_array, make_folder, require_space
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows in the order of the clips.
-
-    Attributes:
-        views: of each clip; its rows follow one another in this order.
-        labels: class that each row shows.
-        index: row of (clip, view), -1 where a clip has no such view.
-        test_index: row of (clip, view at test), -1 for clips that no fold tests.
-    """
-
-    views: tuple[tuple[View, ...], ...]
-    labels: Int64[np.ndarray, " R"]
-    index: Int64[np.ndarray, "N V"]
-    test_index: Int64[np.ndarray, "N M"]
-
-
-def plan_rows(dataset: Dataset, inputs: InputConfig) -> Rows:
-    """All views of clips that some fold trains on, those at test of clips that some fold tests.
-
-    Other clips have view 0 only, which is also one of those at test.
-
-    Raises:
-        DataError: `inputs` asks for crops that the data set cannot have.
-    """
-    info = dataset.info
-    height, width = info.encoding.height, info.encoding.width
-    splits = [dataset.split(fold) for fold in range(dataset.num_folds)]
-    trained = {clip for split in splits for clip in split.train}
-    tested = {clip for split in splits for clip in split.test}
-    at_test = views_at_test(info.views, inputs, height, width)
-    plain = plain_view(info.views, height, width)
-    views: list[tuple[View, ...]] = []
-    labels: list[int] = []
-    index: list[list[int]] = []
-    test_index: list[list[int]] = []
-    for number, clip in enumerate(dataset.clips):
-        train = number in trained
-        seen = make_views(info.views, clip.path, height, width) if train else (plain,)
-        asked = at_test if number in tested else ()
-        mine = (*seen, *(view for view in asked if view != plain))
-        index.append([len(labels) + at for at in range(len(seen))])
-        test_index.append([len(labels) + mine.index(view) for view in asked])
-        views.append(mine)
-        labels += [label_of(info, clip.label, view) for view in mine]
-    return Rows(
-        tuple(views),
-        np.array(labels, np.int64),
-        _table(index, max(map(len, index))),
-        _table(test_index, len(at_test)),
-    )
-
-
-def _table(rows: Sequence[Sequence[int]], width: int) -> Int64[np.ndarray, "N width"]:
-    return np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int64)
-
+from cmkd.io import file_sha256, load_array, make_folder, publish_folder, require_space, write_text
 
 READER = 2
 """Raised when equal clips, views and inputs give other arrays than before."""
 
 SECONDS_PER_CLIP = 300.0
+CHECKED_BYTES = 1 << 30
+"""Clips that `ensure_arrays` compares with their digests; a random sample of larger sets."""
+SAMPLED_BYTES = 64 << 20
+"""Clips that `open_arrays` compares, once per process: about 0.1 s."""
+
 _READY = "ready.json"
+_DIGESTS = "digests.npy"
+_DIGEST_BYTES = 16
 _MAPPED = ("iframes", "gop", "motion", "residual", "frames")
 _SMALL = ("labels", "index", "test_index")
 
+_Maps = Mapping[str, np.ndarray]
 _Shapes = dict[str, tuple[tuple[int, ...], str]]
+_verified: set[tuple[Path, int]] = set()
+"""Folders checked by this process, with the time of their marker."""
 
 
 @dataclass(frozen=True)
 class ClipArrays:
-    """Read-only maps of the files; indexing one reads only what it touches."""
+    """Read-only maps of the files; indexing one reads only the rows it touches."""
 
     iframes: UInt8[np.ndarray, "R G 3 H W"]
-    """RGB I-frames; slots a clip does not use are zero and no entry of `gop` names them."""
+    """RGB I-frames; unused slots are zero and no entry of `gop` names them."""
     gop: Int8[np.ndarray, "R T"]
     """I-frame of each P-frame."""
     motion: Float16[np.ndarray, "R T 2*S h w"]
@@ -110,9 +70,9 @@ class ClipArrays:
     residual: Float16[np.ndarray, "R T 3*S h2 w2"]
     """Grey levels, -255..255."""
     frames: UInt8[np.ndarray, "R T 3*S H W"]
-    """The teacher's RGB frames; its S may be another than that of motion and residual."""
+    """RGB frames of the teacher; its S may differ from that of motion and residual."""
     labels: Int64[np.ndarray, " R"]
-    """Class of each row; that of the view, which a flip may change."""
+    """Class that each row shows; a flip may change it."""
     index: Int64[np.ndarray, "N V"]
     """Row of (clip, view), -1 where a clip has no such view."""
     test_index: Int64[np.ndarray, "N M"]
@@ -134,55 +94,134 @@ class ClipArrays:
 
 def ensure_arrays(
     dataset: Dataset,
-    reading: ReaderConfig,
+    config: ReaderConfig,
     cache: Path,
     *,
     workers: int,
     on_progress: OnProgress | None = None,
 ) -> ClipArrays:
-    """Decode every clip and view unless the cache has them; safe from several processes.
+    """Decode every clip and view unless the cache has them intact; safe from several processes.
 
-    See `plan_rows` for the views. The folder appears complete or not at all.
+    See `view_index` for the views. The folder appears complete or not at all; clips that are done
+    are kept when the process is killed.
 
     Raises:
-        DataError: a clip cannot be read or is not the one of the manifest (names the file), or
-            `reading` asks for crops that the data set cannot have.
+        DataError: a clip cannot be read or differs from the manifest (names the file), or
+            `config` asks for crops that the data set cannot have.
         InputError: the cache cannot be written.
-        InfrastructureError: not enough free space.
+        InfrastructureError: not enough free space, or a worker process was killed.
     """
-    folder = _folder(dataset, reading, cache)
+    folder = _folder(dataset, config, cache)
     make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / _READY).exists():
-            draft = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
+        draft = folder.with_name(f".{folder.name}.tmp")
+        if folder.is_dir():
             try:
-                _build(dataset, reading, draft, workers, on_progress)
-                draft.rename(folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return open_arrays(dataset, reading, cache)
+                return _load(folder, dataset.info.name, CHECKED_BYTES)
+            except CmkdError as error:
+                logging.getLogger(__name__).warning(f"{error} (now)")
+            shutil.rmtree(draft, ignore_errors=True)
+            folder.rename(draft)
+        try:
+            _build(dataset, config, folder.name, draft, workers, on_progress)
+        except DataError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        publish_folder(draft, folder)
+        return _load(folder, dataset.info.name, 0)
 
 
-def open_arrays(dataset: Dataset, reading: ReaderConfig, cache: Path) -> ClipArrays:
+def open_arrays(dataset: Dataset, config: ReaderConfig, cache: Path) -> ClipArrays:
     """Map the arrays that `ensure_arrays` built.
 
     Raises:
         DataError: they were not built.
-        InfrastructureError: a file of them is damaged.
+        InfrastructureError: a file is damaged or belongs to other arrays.
     """
-    folder = _folder(dataset, reading, cache)
-    if not (folder / _READY).exists():
-        raise DataError(
-            f"{folder}: the clips of {dataset.info.name} are not decoded yet; run again"
-        )
-    mapped = {name: load_array(folder / f"{name}.npy", mapped=True) for name in _MAPPED}
-    small = {name: load_array(folder / f"{name}.npy") for name in _SMALL}
-    return ClipArrays(**mapped, **small)
+    return _load(_folder(dataset, config, cache), dataset.info.name, SAMPLED_BYTES)
 
 
-def _folder(dataset: Dataset, reading: ReaderConfig, cache: Path) -> Path:
-    return cache / "arrays" / content_id("arrays", READER, dataset.id, reading)
+def _folder(dataset: Dataset, config: ReaderConfig, cache: Path) -> Path:
+    return cache / "arrays" / content_id("arrays", READER, dataset.id, config)
+
+
+def _load(folder: Path, name: str, checked_bytes: int) -> ClipArrays:
+    """Map a folder and compare up to `checked_bytes` of its clips with their digests."""
+    marker = _marker(folder)
+    if marker is None:
+        raise DataError(f"{folder}: the clips of {name} are not decoded yet; run it again")
+    try:
+        if marker.get("id") != folder.name:
+            raise _damaged(folder / _READY, f"belongs to {marker.get('id')}")
+        for file, sha256 in marker["files"].items():
+            if file_sha256(folder / file) != sha256:
+                raise _damaged(folder / file, "its SHA-256 has changed")
+        maps = {key: load_array(folder / f"{key}.npy", mapped=True) for key in _MAPPED}
+        for key, array in maps.items():
+            if _kind(array) != marker["maps"][key]:
+                raise _damaged(folder / f"{key}.npy", f"holds {_kind(array)}")
+        small = {key: load_array(folder / f"{key}.npy") for key in _SMALL}
+        stamp = (folder, (folder / _READY).stat().st_mtime_ns)
+        if checked_bytes and stamp not in _verified:
+            digests = load_array(folder / _DIGESTS)
+            rows = _row_ranges(small["index"], len(small["labels"]))
+            for number in _sample(rows, maps, checked_bytes):
+                if wrong := _wrong_map(maps, rows[number], digests[number]):
+                    raise _damaged(folder / f"{wrong}.npy", f"rows of clip {number} have changed")
+            _verified.add(stamp)
+        return ClipArrays(**maps, **small)
+    except (InfrastructureError, OSError, KeyError) as error:
+        # Without its marker, the next `ensure_arrays` looks through every clip.
+        with suppress(OSError):
+            (folder / _READY).unlink()
+        if isinstance(error, InfrastructureError):
+            raise
+        raise _damaged(folder, f"{error} is missing") from error
+
+
+def _marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / _READY).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"id", "files", "maps"} <= found.keys() else None
+
+
+def _damaged(path: Path, reason: str) -> InfrastructureError:
+    return InfrastructureError(
+        f"{path}: is damaged ({reason}); run it again, which decodes the damaged clips anew"
+    )
+
+
+def _kind(array: np.ndarray) -> list[Any]:
+    return [list(array.shape), array.dtype.str]
+
+
+def _row_ranges(index: Int64[np.ndarray, "N V"], rows: int) -> list[slice]:
+    """Rows of each clip."""
+    starts = index[:, 0].tolist()
+    return [slice(*ends) for ends in zip(starts, [*starts[1:], rows], strict=True)]
+
+
+def _sample(rows: Sequence[slice], maps: _Maps, size: int) -> list[int]:
+    """Clips of about `size` bytes in all, both ends among them; every clip where that suffices."""
+    per_clip = sum(array.nbytes for array in maps.values()) / len(rows)
+    count = max(2, int(size / per_clip))
+    if count >= len(rows):
+        return list(range(len(rows)))
+    drawn = np.random.default_rng().choice(len(rows), count, replace=False)
+    return sorted({0, len(rows) - 1, *drawn.tolist()})
+
+
+def _wrong_map(maps: _Maps, rows: slice, digests: UInt8[np.ndarray, "5 16"]) -> str | None:
+    pairs = zip(maps.items(), digests, strict=True)
+    return next(
+        (name for (name, array), kept in pairs if _digest(array[rows]) != bytes(kept)), None
+    )
+
+
+def _digest(rows: np.ndarray) -> bytes:
+    return hashlib.blake2b(rows.data, digest_size=_DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True)
@@ -193,41 +232,85 @@ class _ReadTask:
     encoding: EncodingConfig
     views: tuple[View, ...]
     row: int
-    reading: ReaderConfig
+    config: ReaderConfig
     draft: Path
 
 
 def _build(
     dataset: Dataset,
-    reading: ReaderConfig,
+    config: ReaderConfig,
+    identity: str,
     draft: Path,
     workers: int,
     on_progress: OnProgress | None,
 ) -> None:
-    plan = plan_rows(dataset, reading.inputs)
-    draft.mkdir()
-    _allocate(draft, _shapes(dataset, reading, len(plan.labels)))
-    for name in _SMALL:
-        np.save(draft / f"{name}.npy", getattr(plan, name))
+    """Fill `draft`, going on from the clips that it has."""
+    plan = view_index(dataset, config.inputs)
+    shapes = _shapes(dataset, config, len(plan.labels))
+    digests = _open_draft(draft, shapes)
+    rows = _row_ranges(plan.index, len(plan.labels))
+    maps = {name: np.load(draft / f"{name}.npy", mmap_mode="r") for name in _MAPPED}
+    todo = [
+        number
+        for number in range(len(rows))
+        if not digests[number].any() or _wrong_map(maps, rows[number], digests[number])
+    ]
     remedy, encoding = _remedy(dataset), dataset.info.encoding
-    tasks, row = [], 0
-    for clip, views in zip(dataset.clips, plan.views, strict=True):
-        path = dataset.root / clip.path
-        tasks.append(_ReadTask(path, clip.sha256, remedy, encoding, views, row, reading, draft))
-        row += len(views)
+    tasks = [
+        _ReadTask(
+            dataset.root / dataset.clips[number].path,
+            dataset.clips[number].sha256,
+            remedy,
+            encoding,
+            plan.views[number],
+            rows[number].start,
+            config,
+            draft,
+        )
+        for number in todo
+    ]
     results = run_tasks(
         _read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP, name=lambda task: task.path
     )
-    for done, (number, error) in enumerate(results, 1):
-        if isinstance(error, InfrastructureError):
-            raise error
-        if isinstance(error, CmkdError):
+    for done, (number, result) in enumerate(results, len(rows) - len(todo) + 1):
+        if isinstance(result, InfrastructureError):
+            raise result
+        if isinstance(result, CmkdError):
             path = tasks[number].path
-            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
-            raise DataError(reason)
+            raise DataError(str(result) if str(path) in str(result) else f"{path}: {result}")
+        digests[todo[number]] = np.frombuffer(result, np.uint8).reshape(len(_MAPPED), -1)
         if on_progress:
-            on_progress(done, len(tasks))
-    (draft / _READY).write_text(json.dumps({"data": dataset.id, "rows": row}))
+            on_progress(done, len(rows))
+    digests.flush()
+    for name in _SMALL:
+        np.save(draft / f"{name}.npy", getattr(plan, name))
+    marker = {
+        "id": identity,
+        "data": dataset.id,
+        "rows": len(plan.labels),
+        "files": {
+            file: file_sha256(draft / file)
+            for file in (*(f"{name}.npy" for name in _SMALL), _DIGESTS)
+        },
+        "maps": {name: _kind(array) for name, array in maps.items()},
+    }
+    write_text(draft / _READY, json.dumps(marker, indent=1))
+
+
+def _open_draft(draft: Path, shapes: _Shapes) -> np.memmap[Any, Any]:
+    """The digests of a draft folder, which is begun anew unless its files are as they must be."""
+    with suppress(OSError, ValueError, EOFError):
+        found = {name: np.load(draft / f"{name}.npy", mmap_mode="r+") for name in shapes}
+        if all((map.shape, map.dtype.str[1:]) == shapes[name] for name, map in found.items()):
+            kept: np.memmap[Any, Any] = found["digests"]
+            return kept
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    require_space(draft, sum(sizes), "the decoded clips")
+    for name, (shape, kind) in shapes.items():
+        np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
+    return np.lib.format.open_memmap(draft / _DIGESTS, "r+")
 
 
 def _remedy(dataset: Dataset) -> str:
@@ -236,8 +319,8 @@ def _remedy(dataset: Dataset) -> str:
     return "prepare the data set again"
 
 
-def _shapes(dataset: Dataset, reading: ReaderConfig, rows: int) -> _Shapes:
-    encoding, inputs = dataset.info.encoding, reading.inputs
+def _shapes(dataset: Dataset, config: ReaderConfig, rows: int) -> _Shapes:
+    encoding, inputs = dataset.info.encoding, config.inputs
     crop, frames = dataset.info.views.crop, inputs.num_frames
     height, width = crop or encoding.height, crop or encoding.width
     gops = inputs.num_gops or min(
@@ -250,9 +333,10 @@ def _shapes(dataset: Dataset, reading: ReaderConfig, rows: int) -> _Shapes:
     return {
         "iframes": ((rows, gops, 3, height, width), "u1"),
         "gop": ((rows, frames), "i1"),
-        "motion": (maps(2 * reading.compressed_segment, MOTION_CELL), "f2"),
-        "residual": (maps(3 * reading.compressed_segment, RESIDUAL_CELL), "f2"),
-        "frames": (maps(3 * reading.raw_segment, 1), "u1"),
+        "motion": (maps(2 * config.compressed_segment, MOTION_CELL), "f2"),
+        "residual": (maps(3 * config.compressed_segment, RESIDUAL_CELL), "f2"),
+        "frames": (maps(3 * config.raw_segment, 1), "u1"),
+        "digests": ((len(dataset.clips), len(_MAPPED), _DIGEST_BYTES), "u1"),
     }
 
 
@@ -264,31 +348,28 @@ def _lengths(dataset: Dataset) -> Iterator[int]:
         yield probe(dataset.root / clip.path).frames_declared
 
 
-def _allocate(draft: Path, shapes: _Shapes) -> None:
-    sizes = (int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
-    require_space(draft, sum(sizes), "the decoded clips")
-    for name, (shape, kind) in shapes.items():
-        np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
-
-
-def _read_views(task: _ReadTask) -> None:
+def _read_views(task: _ReadTask) -> bytes:
+    """Write the rows of one clip; returns the digests of its arrays."""
     import torch
 
     torch.set_num_threads(1)  # the workers already use every CPU
     _check_content(task)
     maps = {name: np.lib.format.open_memmap(task.draft / f"{name}.npy", "r+") for name in _MAPPED}
     for phase in dict.fromkeys(view.phase for view in task.views):
-        read = read_clip(task.path, task.reading, phase=phase)
+        read = read_clip(task.path, task.config, phase=phase)
         _check_fit(task, read[0], slots=maps["iframes"].shape[1])
         for row, view in enumerate(task.views, task.row):
             if view.phase != phase:
                 continue
             clip, raw = apply_view(*read, view)
             maps["iframes"][row, : len(clip.iframes)] = clip.iframes
+            maps["iframes"][row, len(clip.iframes) :] = 0
             maps["gop"][row] = clip.gop
             maps["motion"][row] = clip.motion
             maps["residual"][row] = clip.residual
             maps["frames"][row] = raw.frames
+    rows = slice(task.row, task.row + len(task.views))
+    return b"".join(_digest(array[rows]) for array in maps.values())
 
 
 def _check_content(task: _ReadTask) -> None:

@@ -19,7 +19,7 @@ VALIDATION_SHARE = 0.10
 LARGEST_VALIDATION_SHARE = 0.25
 
 
-def number_given(clips: Sequence[ClipEntry]) -> int:
+def number_of_predefined_folds(clips: Sequence[ClipEntry]) -> int:
     """Folds that the split column describes: a word for each, apart by spaces.
 
     Raises:
@@ -40,7 +40,7 @@ def number_given(clips: Sequence[ClipEntry]) -> int:
     return folds
 
 
-def given_parts(clips: Sequence[ClipEntry], seed: int, fold: int) -> dict[str, list[int]]:
+def predefined_split(clips: Sequence[ClipEntry], seed: int, fold: int) -> dict[str, list[int]]:
     """Clip numbers of each part of a fold, ascending.
 
     Where no clip of the fold is marked ``val``, validation takes about 10 % of every class out of
@@ -116,7 +116,7 @@ class Split:
 def number_of_folds(clips: Sequence[ClipEntry], rule: SplitConfig) -> int:
     """How many folds the rule makes of these clips."""
     if rule.rule == "given":
-        return number_given(clips)
+        return number_of_predefined_folds(clips)
     return rule.folds if rule.rule == "folds" else len(_left_out_groups(clips, rule))
 
 
@@ -141,7 +141,7 @@ def split_clips(
     if not 0 <= fold < folds:
         raise DataError(f"fold {fold} does not exist; the data set has folds 0 to {folds - 1}")
     if rule.rule == "given":
-        parts = given_parts(clips, rule.seed, fold)
+        parts = predefined_split(clips, rule.seed, fold)
         _check_classes(clips, classes, parts["train"], fold)
         return Split(*(tuple(parts[part]) for part in ("train", "val", "test")))
     test = _test_part(clips, rule, fold)

@@ -13,11 +13,12 @@ from pydantic import Field
 
 from cmkd.config.base import Config, content_id
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import encode
 from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, write_dataset
-from cmkd.data.workers import OnProgress, run_tasks, usable_cpus
+from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError
 from cmkd.io import file_sha256, make_folder
+from cmkd.machine import usable_cpus
 
 COLOURS = {"red": (205, 45, 45), "green": (45, 185, 60), "blue": (50, 75, 215)}
 PROFILES = ("left", "right", "bounce", "dash")

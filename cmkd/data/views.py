@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
+from cmkd.data.dataset import Dataset
 from cmkd.errors import DataError
 
 Row = tuple[float, float, float]
@@ -172,6 +174,63 @@ def label_of(info: DatasetInfo, label: int, view: View) -> int:
         if flipped:
             name = info.flip_labels.get(axis, {}).get(name, name)
     return info.classes.index(name)
+
+
+@dataclass(frozen=True)
+class ViewIndex:
+    """Rows of the arrays, in the order of the clips.
+
+    Attributes:
+        views: of each clip; its rows follow one another in this order.
+        labels: class that each row shows.
+        index: row of (clip, view), -1 where a clip has no such view.
+        test_index: row of (clip, view at test), -1 for clips that no fold tests.
+    """
+
+    views: tuple[tuple[View, ...], ...]
+    labels: Int64[np.ndarray, " R"]
+    index: Int64[np.ndarray, "N V"]
+    test_index: Int64[np.ndarray, "N M"]
+
+
+def view_index(dataset: Dataset, inputs: InputConfig) -> ViewIndex:
+    """All views of clips that some fold trains on, those at test of clips that some fold tests.
+
+    Other clips have view 0 only, which is also one of those at test.
+
+    Raises:
+        DataError: `inputs` asks for crops that the data set cannot have.
+    """
+    info = dataset.info
+    height, width = info.encoding.height, info.encoding.width
+    splits = [dataset.split(fold) for fold in range(dataset.num_folds)]
+    trained = {clip for split in splits for clip in split.train}
+    tested = {clip for split in splits for clip in split.test}
+    at_test = views_at_test(info.views, inputs, height, width)
+    plain = plain_view(info.views, height, width)
+    views: list[tuple[View, ...]] = []
+    labels: list[int] = []
+    index: list[list[int]] = []
+    test_index: list[list[int]] = []
+    for number, clip in enumerate(dataset.clips):
+        train = number in trained
+        shown = make_views(info.views, clip.path, height, width) if train else (plain,)
+        asked = at_test if number in tested else ()
+        all_views = (*shown, *(view for view in asked if view != plain))
+        index.append([len(labels) + at for at in range(len(shown))])
+        test_index.append([len(labels) + all_views.index(view) for view in asked])
+        views.append(all_views)
+        labels += [label_of(info, clip.label, view) for view in all_views]
+    return ViewIndex(
+        tuple(views),
+        np.array(labels, np.int64),
+        _padded(index, max(map(len, index))),
+        _padded(test_index, len(at_test)),
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> Int64[np.ndarray, "N width"]:
+    return np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int64)
 
 
 def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[CompressedClip, RawClip]:

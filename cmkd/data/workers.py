@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -30,13 +29,6 @@ ATTEMPTS = 3
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on, which a container or `taskset` makes fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_tasks(

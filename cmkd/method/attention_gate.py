@@ -1,4 +1,4 @@
-"""The attention gate: how strongly each frame's spatial knowledge is supervised (Sec. 2.2)."""
+"""Attention gate: weight of each frame in the spatial loss (Sec. 2.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pseudo-decoder: compressed-domain features in, dense RGB-like features out (Sec. 2.1).
+"""Pseudo-decoder: compressed-domain features in, dense RGB-like features out (Sec. 2.1).
 
 Legend: B clips, T P-frames, U I-frames in use, N = h * w tokens of a map, D channels.
 """
@@ -32,7 +32,7 @@ def attn(
 
 
 class _Block(nn.Module):
-    """What a Transformer encoder puts around its attention: projection, shortcut, FFN (A2)."""
+    """Transformer encoder block around its attention: projection, shortcut, FFN (A2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

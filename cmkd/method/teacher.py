@@ -1,4 +1,4 @@
-"""The RD-based teacher: h_t = Backbone^T(F_t) for every decoded frame (Sec. 2.1)."""
+"""Raw-domain teacher: h_t = Backbone^T(F_t) for every decoded frame (Sec. 2.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Teacher(nn.Module):
-    """A video classifier that shows its last feature maps.
+    """Video classifier that returns its last feature maps.
 
     Args:
         backbone: (B, T, 3, H, W) -> (B, T, channels, h, w).

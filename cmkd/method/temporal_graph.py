@@ -44,7 +44,7 @@ def vertices(
 
 
 def describe(h: Float[Tensor, "B T C h w"], config: MethodConfig) -> Float[Tensor, "B T D"]:
-    """What a frame's vertex is made of: the whole map, or its global average (A6)."""
+    """Features of a frame's vertex: the whole map, or its global average (A6)."""
     h = h.to(torch.promote_types(h.dtype, torch.float32))
     return h.mean((3, 4)) if config.tg_features == "pooled" else h.flatten(2)
 

@@ -16,8 +16,8 @@ from cmkd.config.paths import slug
 from cmkd.config.sweep import load_sweep
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.claims import Claims
-from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.claims import Claims, Judgement
+from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.compose import build_page
 from cmkd.report.costs import read_costs
 from cmkd.report.decoding import FILE, Decoding, read_decoding
@@ -26,7 +26,6 @@ from cmkd.report.decoding_page import build_decoding_page
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
-from cmkd.report.judge import Judgement, judge
 from cmkd.report.page import Page, Picture
 from cmkd.report.paper import TABLES
 from cmkd.report.tables import Table

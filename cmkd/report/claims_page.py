@@ -1,32 +1,192 @@
-"""Verdicts as JSON, for programs."""
+"""Claims judged by a store: verdicts, the differences behind them, the page and its JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from cmkd.report.comparisons import LEAST_SEEDS, MINUS, Compared, Contrast
-from cmkd.report.judge import CostRuling, Judgement
+import numpy as np
+
+from cmkd.config.sweep import Arm
+from cmkd.errors import InputError
+from cmkd.report.arms import Family, find_arm
+from cmkd.report.cells import Outcomes, TestSet, shared_test_set
+from cmkd.report.claims import (
+    TEACHER,
+    VERDICTS,
+    AccuracyClaim,
+    ClaimResult,
+    Claims,
+    CostClaim,
+    CostResult,
+    Judgement,
+    decide_claims,
+    judge_cost,
+)
+from cmkd.report.comparisons import (
+    MINUS,
+    Compared,
+    PairedDifference,
+    against_control,
+    factorial,
+    identical_arms,
+    outcomes_of,
+    paired,
+)
+from cmkd.report.costs import ModelCost
+from cmkd.report.evidence import Evidence, NothingMeasured
+from cmkd.report.gather import Gatherer
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.text import DASH, FEW_MARK, headline_text, plural, signed
-from cmkd.report.verdicts import Case, Paired, Ruling, count_verdicts
+
+
+def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) -> Judgement:
+    """Decide all claims.
+
+    Raises:
+        NothingMeasured: the store has no finished run of any claim.
+        InputError: an error of `collect`, or sweeps on different versions of the data.
+    """
+    found: dict[str, Evidence | NothingMeasured] = {}
+    for name in dict.fromkeys(claim.sweep for _, claim, _ in claims.accuracy):
+        try:
+            found[name] = gatherer.evidence(name)
+        except NothingMeasured as error:
+            found[name] = error
+    evidence = {one.sweep.spec.name: one for one in found.values() if isinstance(one, Evidence)}
+    if not evidence:
+        raise next(one for one in found.values() if isinstance(one, NothingMeasured))
+    _refuse_mixtures(tuple(evidence.values()))
+    readers = {name: _ClaimReader(claims, gatherer, name, found[name]) for name in found}
+    results = [readers[claim.sweep].read(name, claim, at) for name, claim, at in claims.accuracy]
+    sources = [(one, shared_test_set(one)) for one in evidence.values()]
+    return Judgement(
+        claims=claims,
+        evidence=tuple(evidence.values()),
+        results=decide_claims(results, claims),
+        costs=tuple(
+            judge_cost(name, claim, costs)
+            for name, claim in claims.claims.items()
+            if isinstance(claim, CostClaim)
+        ),
+        factorial=tuple(row for one, test in sources for row in factorial(one, test)),
+        control=against_control(sources),
+    )
+
+
+class _Gap(NamedTuple):
+    """What a claim lacks."""
+
+    text: str
+    needs_runs: bool = True
+
+
+class _ClaimReader:
+    """Differences that the claims about one sweep ask for."""
+
+    def __init__(
+        self, claims: Claims, gatherer: Gatherer, sweep: str, found: Evidence | NothingMeasured
+    ) -> None:
+        self._claims = claims
+        self._gatherer = gatherer
+        # Without the store: a page is read on other machines too.
+        _, own, data = gatherer.sweep(sweep)
+        self._command = shlex.join(["cmkd", "sweep", own, "--data", data])
+        self._evidence = found if isinstance(found, Evidence) else None
+        self._identical = set(identical_arms(found)) if isinstance(found, Evidence) else set()
+
+    def read(self, name: str, claim: AccuracyClaim, family: Family) -> ClaimResult:
+        """`claim` in `family` with all its differences, or with what is lacking for them."""
+        blank = ClaimResult(name, family, claim, command=self._command)
+        if self._evidence is None:
+            return replace(blank, gap=f"run: {self._command}")
+        test = shared_test_set(self._evidence)
+        found = [self._pair(pair, family, self._evidence, test) for pair in claim.pairs]
+        gaps = dict.fromkeys(one for one in found if isinstance(one, _Gap))
+        gap = "; ".join(one.text for one in gaps)
+        gap += f"; run: {self._command}" if any(one.needs_runs for one in gaps) else ""
+        return replace(
+            blank, pairs=tuple(one for one in found if isinstance(one, PairedDifference)), gap=gap
+        )
+
+    def _pair(
+        self, names: Sequence[str], family: Family, evidence: Evidence, test: TestSet
+    ) -> PairedDifference | _Gap:
+        found: list[tuple[str, Outcomes]] = []
+        for name in names:
+            arm = self._arm(name, family, evidence) if name != TEACHER else None
+            if arm is not None:
+                found.append((arm.name, outcomes_of(evidence, arm)))
+            elif name != TEACHER:
+                return self._lack(name, family, evidence)
+            elif (teacher := self._teacher(found[0][1], family, evidence, test)) is not None:
+                found.append((TEACHER, teacher))
+        weights = (1.0, -1.0, -1.0, 1.0)[: len(names)]
+        shown = f" {MINUS} ".join(name for name, _ in found[:2])
+        if len(names) == 4:
+            shown = f"({shown}) {MINUS} ({f' {MINUS} '.join(name for name, _ in found[2:])})"
+        parts = [(weight, one) for weight, (_, one) in zip(weights, found, strict=False)]
+        arms = {name for name, _ in found}
+        same = any({one, other} <= arms for one, other in self._identical)
+        if len(found) == len(names):
+            difference = paired(parts, test, shown, identical=same)
+            if difference is not None:
+                return difference
+        return _Gap(f"{' and '.join(names)} have no replicate in common")
+
+    def _arm(self, name: str, family: Family, evidence: Evidence) -> Arm | None:
+        return find_arm(evidence.sweep, self._claims.arms[name].of(family))
+
+    def _lack(self, name: str, family: Family, evidence: Evidence) -> _Gap:
+        if evidence.sweep.waiting:
+            return _Gap(f"{name} waits for a selection")
+        lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {family} family"
+        chosen = ", ".join(f"{one.name} = {one.value:g}" for one in evidence.choices)
+        return _Gap(f"{lack}; its search selected {chosen}" if chosen else lack, needs_runs=False)
+
+    def _teacher(
+        self, like: Outcomes, family: Family, evidence: Evidence, test: TestSet
+    ) -> Outcomes | None:
+        """The RGB teacher, repeated beside each replicate of its students."""
+        right = self._gatherer.teacher(evidence, family, test) if like.seeds else None
+        if right is None:
+            return None
+        repeated = np.repeat(right[None], len(like.seeds), axis=0)
+        ids = tuple(evidence.teachers[family][fold].teacher_id for fold in evidence.folds)
+        return replace(like, selected=repeated, last=repeated, trials=ids * len(like.seeds))
+
+
+def _refuse_mixtures(evidence: Sequence[Evidence]) -> None:
+    first, *others = evidence
+    for other in others:
+        for what in ("data", "data_id", "selection"):
+            one, two = getattr(first, what), getattr(other, what)
+            if one != two:
+                raise InputError(
+                    f"sweeps {first.sweep.spec.name} and {other.sweep.spec.name} have runs of "
+                    f"different {what}: {one!r} and {two!r}; choose one data set with --data, or "
+                    "delete the runs that are wrong"
+                )
 
 
 def build_claims_page(judgement: Judgement, *, version: str) -> Page:
-    """Verdicts, the pairs behind them, factorial effects and differences to the control."""
+    """Verdicts, the differences behind them, factorial effects and gains over the control."""
     first = judgement.evidence[0]
     grids = [_verdict_grid(judgement), _pair_grid(judgement)]
     if judgement.factorial:
         caption = (
-            "The four arms with a decoder as a 2 x 2 design, in points; the interaction is what "
-            "one kind of KD gains by the presence of the other. Holm: over the three of a half."
+            "The four arms with a decoder as a 2 x 2 design, in points; the interaction is the "
+            "gain of one kind of KD by the other. Holm: over the three of a family."
         )
         grids.append(_compared_grid("factorial", "Factorial view", caption, judgement.factorial))
     if judgement.control:
         caption = (
-            "Every arm minus the control of its half that was trained equally long, in points. "
-            "Holm: over the arms of a half in all sweeps; an arm of two sweeps counts once."
+            "Every arm minus the control of its family that was trained equally long, in points. "
+            "Holm: over the arms of a family in all sweeps."
         )
         grids.append(_compared_grid("control", "Against the control", caption, judgement.control))
     return Page(
@@ -47,90 +207,77 @@ def _verdict_grid(judgement: Judgement) -> Grid:
     lines = [
         Line(
             (
-                Cell(case.name),
-                Cell(case.half),
-                Cell(f"{case.claim.says} ({case.claim.source})"),
-                Cell(ruling.verdict),
-                Cell(_p_text(ruling.p_holm), "measured", ruling.p_holm, trials=_trials(case)),
-                Cell(_seeds(case)),
-                Cell(_detectable_text(ruling.detectable)),
-                Cell(ruling.reason or DASH),
+                Cell(one.name),
+                Cell(one.family),
+                Cell(f"{one.claim.says} ({one.claim.source})"),
+                Cell(one.verdict),
+                Cell(_p_text(one.p), "measured", one.p, trials=_trials(one)),
+                Cell(str(one.replicates) if one.pairs else DASH),
+                Cell(f"{one.detectable:.1f}" if one.detectable is not None else DASH),
+                Cell(one.reason or DASH),
             ),
-            case.half,
+            one.family,
         )
-        for case, ruling in zip(judgement.cases, judgement.rulings, strict=True)
+        for one in judgement.results
     ]
-    for one in judgement.costs:
-        says = f"{one.claim.says} ({one.claim.source})"
-        cells = (one.name, one.claim.half, says, one.verdict, DASH, DASH, DASH, cost_reason(one))
-        lines.append(Line(tuple(map(Cell, cells)), one.claim.half))
-    first = judgement.evidence[0]
-    counts = count_verdicts(judgement.rulings)
-    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    for cost in judgement.costs:
+        says, family = f"{cost.claim.says} ({cost.claim.source})", cost.claim.family
+        texts = (cost.name, family, says, cost.verdict, DASH, DASH, DASH, cost.reason)
+        lines.append(Line(tuple(map(Cell, texts)), family))
+    first, counts = judgement.evidence[0], Counter(one.verdict for one in judgement.results)
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     caption = (
         f"Claims about accuracy on {first.data} ({first.data_kind}, data_id {first.data_id}): "
         f"{listed}. Selected epoch: {first.selection}."
     )
-    columns = ("Claim", "Half", "Sentence", "Verdict", "p (Holm)", "n", "Detectable", "Reason")
-    return Grid("claims", "Claims", caption, columns, tuple(lines))
+    columns = ("Claim", "Family", "Sentence", "Verdict", "p (adjusted)", "n", "Detectable")
+    return Grid("claims", "Claims", caption, (*columns, "Reason"), tuple(lines))
 
 
 def _pair_grid(judgement: Judgement) -> Grid:
     lines = [
-        Line(
-            (
-                Cell(case.name),
-                Cell(f"{pair.over} {MINUS} {pair.under}"),
-                *_contrast_cells(pair.contrast),
-            ),
-            case.half,
-        )
-        for case in judgement.cases
-        for pair in case.pairs
+        Line((Cell(one.name), Cell(pair.name), *_difference_cells(pair)), one.family)
+        for one in judgement.results
+        for pair in one.pairs
     ]
     caption = (
-        "What the verdicts rest on, in points of accuracy. d: mean over SD of the seeds. p: of no "
-        "difference, two-sided; claims with a margin are tested at their margin."
+        "Differences in points over all replicates. p: of no difference, two-sided, by itself; "
+        "claims with a margin are tested at their margin."
     )
-    columns = ("Claim", "Pair", *_CONTRAST_HEADS)
-    return Grid("pairs", "Pairs", caption, columns, tuple(lines))
+    return Grid("pairs", "Pairs", caption, ("Claim", "Pair", *_HEADS), tuple(lines))
 
 
 def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]) -> Grid:
     lines = tuple(
-        Line((Cell(one.name), Cell(one.half), *_contrast_cells(one.contrast, one.p_holm)), one.half)
+        Line(
+            (Cell(one.name), Cell(one.family), *_difference_cells(one.difference, one.p_holm)),
+            one.family,
+        )
         for one in rows
     )
-    return Grid(name, title, caption, ("What", "Half", *_CONTRAST_HEADS, "p (Holm)"), lines)
+    return Grid(name, title, caption, ("Difference", "Family", *_HEADS, "p (Holm)"), lines)
 
 
-_CONTRAST_HEADS = ("Difference [95 %]", "SD", "d", "n", "p")
+_HEADS = ("Mean [95 %]", "SD", "df", "n", "p")
 
 
-def _contrast_cells(one: Contrast | None, *adjusted: float | None) -> Iterator[Cell]:
-    if one is None:
-        yield from (Cell(DASH) for _ in (*_CONTRAST_HEADS, *adjusted))
+def _difference_cells(
+    difference: PairedDifference | None, *adjusted: float | None
+) -> Iterator[Cell]:
+    if difference is None:
+        yield from (Cell(DASH) for _ in (*_HEADS, *adjusted))
         return
-    interval = one.interval
-    text = signed(one.mean)
-    if interval is not None:
-        text += f" [{signed(interval.low)}, {signed(interval.high)}]"
-    few = one.seeds < LEAST_SEEDS
-    yield Cell(
-        text + (f" {FEW_MARK}" if few else ""),
-        "measured",
-        one.mean,
-        one.sd,
-        interval.low if interval else None,
-        interval.high if interval else None,
-        one.seeds,
-        one.trials,
-    )
+    one = difference.estimate
+    interval, text = one.interval(), signed(one.mean)
+    text += f" [{signed(interval.low)}, {signed(interval.high)}]" if interval else f" {FEW_MARK}"
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    count, trials = difference.replicates, difference.trials
+    yield Cell(text, "measured", one.mean, one.sd, low, high, count, trials)
     yield Cell(f"{one.sd:.1f}" if one.sd is not None else DASH)
-    yield Cell(signed(one.effect_size) if one.effect_size is not None else DASH)
-    yield Cell(str(one.seeds))
+    yield Cell(f"{one.df:.0f}" if one.df is not None else DASH)
+    yield Cell(str(count))
     for p in (one.p, *adjusted):
-        yield Cell(DASH if few else _p_text(p), "measured", p)
+        yield Cell(_p_text(p) if one.known else DASH, "measured", p)
 
 
 def _p_text(p: float | None) -> str:
@@ -139,46 +286,21 @@ def _p_text(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _detectable_text(points: float | None) -> str:
-    return f"{points:.1f}" if points is not None else DASH
-
-
-def _seeds(case: Case) -> str:
-    counts = [one.contrast.seeds for one in case.pairs]
-    return str(min(counts)) if counts else DASH
-
-
-def _trials(case: Case) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(t for pair in case.pairs for t in pair.contrast.trials))
-
-
-def cost_reason(one: CostRuling) -> str:
-    """What a verdict about computation rests on, or what is missing."""
-    if one.ours is None or one.than is None:
-        return "run: cmkd cost"
-    saved = 100 * (one.ours.total / one.than.total - 1)
-    reading = "; one reading of what the paper left open" if one.ours.is_open else ""
-    return f"{one.ours.total:.1f} against {one.than.total:.1f} GMACs: {signed(saved)} %{reading}"
+def _trials(one: ClaimResult) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(trial for pair in one.pairs for trial in pair.trials))
 
 
 def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
-    level = f"{100 * judgement.claims.level:g} %"
+    claims = judgement.claims
+    looks = " and ".join(map(str, claims.looks))
     yield (
-        f"Verdicts: by Holm's adjustment over all tested claims, the probability of any false one "
-        f"is at most {level}. {FEW_MARK}: fewer than {LEAST_SEEDS} seeds, no verdict."
+        f"How to read this: replicates and clips are both drawn at random (docs/statistics.md). "
+        f"The probability of any false verdict is at most {100 * claims.level:g} %, over all "
+        f"claims of the file and all looks (at {looks} replicates)."
     )
     yield (
-        "p: the larger of a paired t test over seeds and a paired bootstrap over clips; where "
-        "clips share sessions the bootstrap is over these, and a cluster-robust t test is the "
-        "third. Intervals are the hull of all."
-    )
-    yield (
-        "Detectable: points beyond the bound of the claim that its seeds find with a power of "
-        "80 %, at the level that Holm's first step asks for."
-    )
-    yield (
-        "All students of a half and fold had one teacher, trained once: verdicts cover other seeds "
-        "of the students and other clips, not another training of the teacher."
+        "Equal: shown to be within the margin of the claim. Detectable: points beyond the bound "
+        f"found four times of five. {FEW_MARK}: no interval."
     )
     for evidence in judgement.evidence:
         folds = plural(len(evidence.folds), "fold")
@@ -189,23 +311,23 @@ def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
     yield f"Report by {version}."
 
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when a key changes its meaning or goes."""
 
 
 def render_claims_json(judgement: Judgement) -> str:
     """Everything on the page with unrounded numbers; equal judgements give equal bytes."""
-    first = judgement.evidence[0]
-    cases = zip(judgement.cases, judgement.rulings, strict=True)
+    first, claims = judgement.evidence[0], judgement.claims
     whole = {
         "schema": SCHEMA,
         "data": first.data,
         "data_id": first.data_id,
         "data_kind": first.data_kind,
         "selection": first.selection,
-        "level": judgement.claims.level,
+        "level": claims.level,
+        "looks": list(claims.looks),
         "claims": [
-            *(_case_json(case, ruling) for case, ruling in cases),
+            *(_claim_json(one, claims) for one in judgement.results),
             *(_cost_json(one) for one in judgement.costs),
         ],
         "factorial": [_compared_json(one) for one in judgement.factorial],
@@ -214,63 +336,58 @@ def render_claims_json(judgement: Judgement) -> str:
     return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def _case_json(case: Case, ruling: Ruling) -> dict[str, Any]:
-    claim = case.claim
+def _claim_json(one: ClaimResult, claims: Claims) -> dict[str, Any]:
     return {
-        "claim": case.name,
-        "half": case.half,
-        "kind": claim.kind,
-        "margin": claim.margin,
-        "says": claim.says,
-        "source": claim.source,
-        "verdict": ruling.verdict,
-        "reason": ruling.reason,
-        "p": ruling.p,
-        "p_holm": ruling.p_holm,
-        "detectable": ruling.detectable,
-        "more_seeds": ruling.more_seeds,
-        "pairs": [_pair_json(pair) for pair in case.pairs],
+        "claim": one.name,
+        "family": one.family,
+        "kind": one.claim.kind,
+        "margin": one.claim.margin or claims.margin,
+        "says": one.claim.says,
+        "source": one.claim.source,
+        "verdict": one.verdict,
+        "reason": one.reason,
+        "p": one.p,
+        "look": one.look,
+        "detectable": one.detectable,
+        "more": one.more,
+        "pairs": [
+            {"name": pair.name, "identical": pair.identical, **_difference_json(pair)}
+            for pair in one.pairs
+        ],
     }
 
 
-def _pair_json(pair: Paired) -> dict[str, Any]:
-    return {
-        "over": pair.over,
-        "under": pair.under,
-        "identical": pair.is_dead,
-        **_contrast_json(pair.contrast),
-    }
-
-
-def _contrast_json(one: Contrast) -> dict[str, Any]:
-    interval = one.interval
+def _difference_json(difference: PairedDifference) -> dict[str, Any]:
+    one = difference.estimate
+    interval = one.interval()
     return {
         "difference": one.mean,
         "sd": one.sd,
+        "error": one.error,
+        "df": one.df,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "effect_size": one.effect_size,
-        "n": one.seeds,
-        "per_seed": list(one.per_seed),
+        "n": difference.replicates,
+        "per_replicate": difference.values.mean(axis=1).tolist(),
         "p": one.p,
-        "trials": list(one.trials),
+        "trials": list(difference.trials),
     }
 
 
 def _compared_json(one: Compared) -> dict[str, Any]:
-    measured = _contrast_json(one.contrast) if one.contrast is not None else {}
-    return {"name": one.name, "half": one.half, **measured, "p_holm": one.p_holm}
+    measured = _difference_json(one.difference) if one.difference is not None else {}
+    return {"name": one.name, "family": one.family, **measured, "p_holm": one.p_holm}
 
 
-def _cost_json(one: CostRuling) -> dict[str, Any]:
+def _cost_json(one: CostResult) -> dict[str, Any]:
     return {
         "claim": one.name,
-        "half": one.claim.half,
+        "family": one.claim.family,
         "kind": one.claim.kind,
         "says": one.claim.says,
         "source": one.claim.source,
         "verdict": one.verdict,
-        "reason": cost_reason(one),
+        "reason": one.reason,
         "gmacs": one.ours.total if one.ours else None,
         "gmacs_than": one.than.total if one.than else None,
     }

@@ -1,239 +1,212 @@
-"""Paired comparisons of arms, with what they can and cannot show.
-
-A difference can come about by the draw of seeds and by the draw of test clips. Each is tested
-against its own chance: Student's paired t over seeds, and a paired bootstrap over clips. Where
-clips share sessions, these are drawn, and as a bootstrap of few takes them for more alike than they
-are, a cluster-robust t test over them is a third. The largest p counts, and the interval is the
-hull of all.
-"""
+"""Paired differences of arms, and arms that do not differ, by the model of `cmkd.stats`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
-from cmkd.config.sweep import Arm, Sweep
-from cmkd.report.arms import FAMILIES, ArmQuery, Family, family_of_arm, find_arm, find_reference
+from cmkd.config.sweep import Arm
+from cmkd.report.arms import (
+    ArmQuery,
+    Family,
+    families_of,
+    family_of_arm,
+    find_arm,
+    find_references,
+)
 from cmkd.report.cells import Outcomes, TestSet, outcomes
 from cmkd.report.evidence import Evidence
-from cmkd.stats import (
-    CONFIDENCE,
-    Interval,
-    cluster_interval,
-    cluster_p,
-    exceeds_p,
-    holm,
-    mean_sd,
-    resample_units,
-    resampled_p,
-    t_interval,
-)
-
-LEAST_SEEDS = 3
-"""Fewer seeds than this decide nothing."""
+from cmkd.report.predictions import Predictions
+from cmkd.stats import Estimate, estimate, holm
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A weighted sum of accuracies in points, by seed and clip: Float "S N", S >= 1.
+class PairedDifference:
+    """A weighted sum of arms in points, by shared replicate and clip: Float "R N", R >= 1.
 
-    `trials` are the ids of the trials that it rests on.
+    Attributes:
+        groups: "N", equal for clips that share a group; None where all are independent.
+        trials: ids of the trials behind it.
+        identical: the arms gave the same predictions, although their settings differ.
     """
 
+    name: str
     values: np.ndarray
-    units: np.ndarray
+    groups: np.ndarray | None
     trials: tuple[str, ...]
+    identical: bool = False
 
     @property
-    def seeds(self) -> int:
-        """How many seeds all arms share."""
+    def replicates(self) -> int:
+        """Number of replicates that all arms share."""
         return len(self.values)
 
     @cached_property
-    def per_seed(self) -> tuple[float, ...]:
-        """The contrast over all clips, one value per seed."""
-        return tuple(self.values.mean(axis=1).tolist())
+    def estimate(self) -> Estimate:
+        """Mean and uncertainty over all replicates."""
+        return estimate(self.values, self.groups)
 
-    @property
-    def mean(self) -> float:
-        """In points."""
-        return mean_sd(self.per_seed)[0]
-
-    @property
-    def sd(self) -> float | None:
-        """Over seeds; None for one."""
-        return mean_sd(self.per_seed)[1]
-
-    @property
-    def effect_size(self) -> float | None:
-        """Paired d: mean over SD of the seeds' values; None where there is no spread."""
-        return self.mean / self.sd if self.sd else None
-
-    @cached_property
-    def _resampled(self) -> np.ndarray:
-        return resample_units(self.values, self.units)
-
-    @cached_property
-    def _grouped(self) -> bool:
-        return len(np.unique(self.units)) < len(self.units)
-
-    @property
-    def interval(self) -> Interval | None:
-        """The hull of all 95 % intervals; None for one seed."""
-        of_seeds = t_interval(self.per_seed)
-        if of_seeds is None:
-            return None
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(self._resampled, (tail, 1 - tail))
-        parts = [of_seeds, Interval(float(low), float(high))]
-        of_sessions = cluster_interval(self.values, self.units) if self._grouped else None
-        parts += [of_sessions] if of_sessions is not None else []
-        return Interval(min(one.low for one in parts), max(one.high for one in parts))
-
-    def p_above(self, bound: float = 0.0) -> tuple[float, float]:
-        """One-sided p of being above `bound` points: over seeds, over clips."""
-        over_clips = resampled_p(self._resampled, bound)
-        if self._grouped:
-            over_clips = max(over_clips, cluster_p(self.values, self.units, bound))
-        return exceeds_p(self.per_seed, bound), over_clips
-
-    def p_below(self, bound: float = 0.0) -> tuple[float, float]:
-        """One-sided p of being below `bound` points: over seeds, over clips."""
-        mirrored = [-value for value in self.per_seed]
-        over_clips = resampled_p(-self._resampled, -bound)
-        if self._grouped:
-            over_clips = max(over_clips, cluster_p(-self.values, self.units, -bound))
-        return exceeds_p(mirrored, -bound), over_clips
-
-    @property
-    def p(self) -> float:
-        """Two-sided p of being 0: the larger of the two chances; 1.0 below `LEAST_SEEDS`."""
-        if self.seeds < LEAST_SEEDS:
-            return 1.0
-        return min(1.0, 2 * min(max(self.p_above()), max(self.p_below())))
+    def at(self, look: int) -> Estimate:
+        """The estimate from the first `look` replicates."""
+        return estimate(self.values[:look], self.groups)
 
 
-def contrast(parts: Sequence[tuple[float, Outcomes]], test: TestSet) -> Contrast | None:
-    """The sum of weight x accuracy at the selected epoch; None without shared seeds."""
-    shared = sorted(set.intersection(*(set(one.seeds) for _, one in parts)))
+def paired(
+    parts: Sequence[tuple[float, Outcomes]], test: TestSet, name: str, *, identical: bool = False
+) -> PairedDifference | None:
+    """Sum of weight x accuracy at the selected epoch; None without a shared replicate."""
+    shared = sorted(set.intersection(*(set(arm.seeds) for _, arm in parts)))
     if not shared:
         return None
     values = np.zeros((len(shared), len(test.clips)))
     trials: dict[str, None] = {}
-    for weight, one in parts:
-        rows = [one.seeds.index(seed) for seed in shared]
-        values += 100.0 * weight * one.selected[rows]
-        folds = len(one.trials) // len(one.seeds)
+    for weight, arm in parts:
+        rows = [arm.seeds.index(seed) for seed in shared]
+        values += 100.0 * weight * arm.selected[rows]
+        folds = len(arm.trials) // len(arm.seeds)
         for row in rows:
-            trials |= dict.fromkeys(one.trials[row * folds : (row + 1) * folds])
-    units = test.units if test.grouped else np.arange(len(test.clips))
-    return Contrast(values, units, tuple(trials))
+            trials |= dict.fromkeys(arm.trials[row * folds : (row + 1) * folds])
+    groups = test.units if test.grouped else None
+    return PairedDifference(name, values, groups, tuple(trials), identical)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One contrast by name; `p_holm` is adjusted over the family that it stands in.
+    """One difference of a family of rows; None where the arms share no replicate.
 
-    `contrast` is None, and both p are, where the arms have no seed in common.
+    `p_holm` is adjusted over the family.
     """
 
     name: str
-    half: Family
-    contrast: Contrast | None
+    family: Family
+    difference: PairedDifference | None
     p_holm: float | None
 
 
-def against(sources: Sequence[tuple[Evidence, TestSet]], role: str) -> tuple[Compared, ...]:
-    """Every student arm minus the reference `role` of its half, trained equally long.
+def control_differences(
+    evidence: Evidence, test: TestSet
+) -> Iterator[tuple[Arm, Arm, PairedDifference | None]]:
+    """Every student arm minus the control of its family that was trained equally long."""
+    references = find_references(evidence.sweep, "control")
+    for arm in evidence.sweep.arms:
+        control = references.get(arm.name)
+        if control is not None and control.setting != arm.setting:
+            name = f"{arm.name} {MINUS} {control.name}"
+            parts = [(1.0, arm), (-1.0, control)]
+            yield (
+                arm,
+                control,
+                paired([(w, outcomes_of(evidence, one)) for w, one in parts], test, name),
+            )
 
-    One family per half over all `sources`, as a reader scans the rows of one half for those that
-    stand out; what two sweeps both compare is compared once.
+
+def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compared, ...]:
+    """`control_differences` of all `sources`, one family of tests per family of networks.
+
+    A reader scans these rows for those that stand out. A pair of two sweeps counts once.
     """
-    found: dict[Family, dict[str, Contrast | None]] = {half: {} for half in FAMILIES}
+    found: dict[Family, dict[str, PairedDifference | None]] = {}
     seen: set[tuple[str, str]] = set()
     for evidence, test in sources:
-        for arm, other in _referred(evidence.sweep, role):
-            pair = (arm.setting.id, other.setting.id)
-            if pair in seen:
-                continue
-            seen.add(pair)
-            rows, name = found[family_of_arm(arm.setting)], f"{arm.name} {MINUS} {other.name}"
-            # Two sweeps may call different settings the same.
-            name += f" ({evidence.sweep.spec.name})" if name in rows else ""
-            ours, theirs = (outcomes(evidence, one) for one in pair)
-            rows[name] = contrast([(1.0, ours), (-1.0, theirs)], test)
-    return tuple(row for half, rows in found.items() for row in _family(rows, half))
+        for arm, control, difference in control_differences(evidence, test):
+            pair = (arm.setting.id, control.setting.id)
+            if pair not in seen:
+                seen.add(pair)
+                rows = found.setdefault(family_of_arm(arm.setting), {})
+                name = f"{arm.name} {MINUS} {control.name}"
+                # Two sweeps may call different settings the same.
+                name += f" ({evidence.sweep.spec.name})" if name in rows else ""
+                rows[name] = difference
+    return tuple(row for family, rows in found.items() for row in _adjusted(rows, family))
 
 
-def _referred(sweep: Sweep, role: str) -> Iterator[tuple[Arm, Arm]]:
-    for arm in sweep.arms:
-        other = find_reference(sweep, role, arm.setting)
-        if other is not None and other.setting != arm.setting:
-            yield arm, other
+Corner = tuple[bool, bool]
+"""Whether an arm has spatial and temporal KD."""
 
-
-FACTORIAL: Mapping[str, Mapping[tuple[bool, bool], float]] = {
-    "spatial KD (main effect)": {
-        (True, True): 0.5,
-        (True, False): 0.5,
-        (False, True): -0.5,
-        (False, False): -0.5,
-    },
-    "temporal KD (main effect)": {
-        (True, True): 0.5,
-        (False, True): 0.5,
-        (True, False): -0.5,
-        (False, False): -0.5,
-    },
-    "interaction": {
-        (True, True): 1.0,
-        (True, False): -1.0,
-        (False, True): -1.0,
-        (False, False): 1.0,
-    },
+FACTORIAL: Mapping[str, Callable[[Corner], float]] = {
+    "spatial KD (main effect)": lambda corner: 0.5 if corner[0] else -0.5,
+    "temporal KD (main effect)": lambda corner: 0.5 if corner[1] else -0.5,
+    "interaction": lambda corner: 1.0 if corner[0] == corner[1] else -1.0,
 }
-"""Weights of the four arms (spatial, temporal) of the 2 x 2 design, all of them with a decoder.
+"""Weights of the four arms of the 2 x 2 design, all of them with a decoder.
 
-The interaction is what one kind of KD gains by the presence of the other.
+The interaction is the gain of one kind of KD by the presence of the other.
 """
 
 
 def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
-    """Main effects and interaction of spatial and temporal KD, by half that has all four arms."""
+    """Main effects and interaction of both kinds of KD, by family that has all four arms."""
     rows: list[Compared] = []
-    for half in FAMILIES:
-        arms = _corners(evidence.sweep, half)
-        if arms is not None:
-            pooled = {place: outcomes(evidence, arm.setting.id) for place, arm in arms.items()}
-            found = {
-                name: contrast([(weight, pooled[at]) for at, weight in weights.items()], test)
-                for name, weights in FACTORIAL.items()
-            }
-            rows += _family(found, half)
+    for family in families_of(evidence.sweep):
+        arms: dict[Corner, Arm | None] = {}
+        for spatial in (False, True):
+            for temporal in (False, True):
+                method = {"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
+                query = ArmQuery(family=family, method=method)
+                arms[spatial, temporal] = find_arm(evidence.sweep, query)
+        pooled = {at: outcomes_of(evidence, arm) for at, arm in arms.items() if arm is not None}
+        if len(pooled) == len(arms):
+            rows += _adjusted(
+                {
+                    name: paired([(weight(at), one) for at, one in pooled.items()], test, name)
+                    for name, weight in FACTORIAL.items()
+                },
+                family,
+            )
     return tuple(rows)
 
 
-def _corners(sweep: Sweep, half: Family) -> Mapping[tuple[bool, bool], Arm] | None:
-    corners: dict[tuple[bool, bool], Arm] = {}
-    for spatial in (False, True):
-        for temporal in (False, True):
-            wanted = ArmQuery(
-                family=half, method={"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
-            )
-            arm = find_arm(sweep, wanted)
-            if arm is None:
-                return None
-            corners[spatial, temporal] = arm
-    return corners
-
-
-def _family(found: Mapping[str, Contrast | None], half: Family) -> list[Compared]:
+def _adjusted(found: Mapping[str, PairedDifference | None], family: Family) -> Iterator[Compared]:
     measured = {name: one for name, one in found.items() if one is not None}
-    tested = [one.p for one in measured.values()]
-    adjusted = dict(zip(measured, holm(tested) if tested else (), strict=True))
-    return [Compared(name, half, one, adjusted.get(name)) for name, one in found.items()]
+    p_values = holm([one.estimate.p for one in measured.values()])
+    adjusted = dict(zip(measured, p_values, strict=True))
+    for name, one in found.items():
+        yield Compared(name, family, one, adjusted.get(name))
+
+
+def outcomes_of(evidence: Evidence, arm: Arm) -> Outcomes:
+    """Test results of an arm."""
+    return outcomes(evidence, arm.setting.id)
+
+
+def identical_arms(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    """Pairs of arms of different settings with the same predictions in all shared trials.
+
+    Same predictions: the same class for every clip at the selected epoch, and the same clips right
+    at the last. Trials in which the label alone decides (all right, all wrong, one class for
+    everything) are no evidence, for networks that learned nothing agree by chance.
+    """
+    names = {arm.setting.id: arm.name for arm in evidence.sweep.arms}
+    answers: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in names.values()}
+    learned: dict[str, set[tuple[int, int]]] = {name: set() for name in names.values()}
+    for trial in evidence.trials:
+        name, key = names[trial.setting_id], (trial.seed, trial.fold)
+        answers[name][key] = _answers(trial.predictions)
+        if _has_learned(trial.predictions):
+            learned[name].add(key)
+    return tuple(
+        (one, other)
+        for one, other in combinations(answers, 2)
+        if learned[one] & learned[other]
+        and all(
+            answers[one][key] == answers[other][key] for key in answers[one].keys() & answers[other]
+        )
+    )
+
+
+def _answers(predictions: Predictions) -> bytes:
+    # By name: the index of a class depends on the other classes of the file.
+    said = "\0".join(predictions.classes[number] for number in predictions.said.tolist())
+    return said.encode() + predictions.last.tobytes()
+
+
+def _has_learned(predictions: Predictions) -> bool:
+    labels = np.unique(predictions.labels, return_inverse=True)[1]
+    sizes, hits = np.bincount(labels), np.bincount(labels, weights=predictions.last)
+    return bool(((hits > 0) & (hits < sizes)).any())

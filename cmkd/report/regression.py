@@ -1,101 +1,134 @@
-"""The regression gate: by how much fresh results may differ from a committed baseline.
+"""The regression gate: fresh results against a committed baseline (docs/regression-gate.md).
 
-A cell is the mean accuracy of one arm over its seeds, or the accuracy of a teacher. Now and then
-may differ by
+An effect is an arm minus its control; it is lost where less than half of it is left. It is guarded
+where its size lets that rule be wrong in at most `EFFECT_LEVEL` of cases, both ways:
 
-    t(1 - FALSE_ALARM / 2m; nu) * s * sqrt(1 / n_then + 1 / n_now) + drift
+    t(1 - EFFECT_LEVEL; nu) * s * sqrt(1 / n_now + 1 / (4 n_then)) <= effect / 2
 
-where m is the number of cells, s the standard deviation over the seeds of the baseline, at least
-one test clip, with nu degrees of freedom, and drift the allowance for another platform, a field of
-the baseline. An arm has its own s, raised where the other arms of the baseline have it that it is
-small by chance, which adds to its degrees of freedom (`statistics.moderated`). The fresh runs have
-no part in s: a change that makes seeds erratic would widen its own tolerance. A teacher is one
-training: n = 1 on both sides, and its s is that of all arms of the baseline, pooled. The first term
-is Student's bound, shared by all cells (Bonferroni), so that an unchanged rerun on other seeds
-passes with a probability of about 1 - FALSE_ALARM.
+Each of m arms and teachers may move by its tolerance:
+
+    t(1 - ARM_LEVEL / 2m; nu) * s * sqrt(1 / n_then + 1 / n_now) + drift
+
+s is the SD over the replicates of the baseline, the own or the pooled one, whichever is larger, at
+least one test clip; nu belongs to the pooled one. Both sides have the same test clips, so that only
+replicates vary. Fresh runs have no part in s: erratic ones would widen their own tolerance.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
-from cmkd.report.cells import TestSet, fold_weighted, outcomes, shared_test_set
+from cmkd.report.cells import TestSet, fold_weighted, shared_test_set
+from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
 from cmkd.report.evidence import Evidence
-from cmkd.report.identical_arms import twins
-from cmkd.stats import Spread, mean_sd, moderated, spread_bound
+from cmkd.stats import (
+    LEAST_REPLICATES,
+    MOST_REPLICATES,
+    arm_tolerance,
+    estimate,
+    is_guarded,
+    spreads_of,
+)
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 """Of the file; raised when a field changes its meaning or goes."""
-
-LEAST_SEEDS = 2
-"""Of each arm of a baseline; one has no spread to derive a tolerance from."""
 
 
 class ArmRecord(Config):
-    """One arm as it was; `mean` and `sd` over `seeds` complete seeds, in points."""
+    """One arm as it was; `mean` and `sd` over complete replicates, in points."""
 
     setting_id: str = Field(min_length=1)
     mean: float = Field(ge=0, le=100)
     sd: float = Field(ge=0)
-    seeds: int = Field(ge=LEAST_SEEDS)
+    replicates: int = Field(ge=LEAST_REPLICATES)
+
+
+class EffectRecord(Config):
+    """An arm minus its control as it was, over shared replicates, in points."""
+
+    arm: str
+    control: str
+    mean: float
+    sd: float = Field(ge=0, description="over replicates")
+    replicates: int = Field(ge=LEAST_REPLICATES)
+    error: float | None = Field(description="standard error, clips drawn at random as well")
+    df: float | None = Field(description="degrees of freedom of `error`")
+    guarded: bool = Field(description="large enough for its spread that a loss is seen")
+
+    @property
+    def name(self) -> str:
+        """``both - control``."""
+        return f"{self.arm} - {self.control}"
 
 
 class Baseline(Config):
     """The file that `cmkd report baseline` writes, to be committed and reviewed."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     sweep: str = Field(min_length=1, description="spec that the arms come from")
     data: str
     data_id: str
     selection: str
     folds: tuple[int, ...] = Field(min_length=1)
     test_clips: int = Field(ge=1)
+    replicates: int = Field(ge=LEAST_REPLICATES, description="that a check needs of each effect")
     arms: dict[str, ArmRecord] = Field(min_length=1)
-    teachers: dict[str, float | None] = Field(description="accuracy by half; None: run not stored")
+    effects: tuple[EffectRecord, ...]
+    teachers: dict[str, float | None] = Field(description="accuracy by family; None: not stored")
     identical: tuple[tuple[str, str], ...] = Field(
         description="arms that gave the same predictions, and are known to"
     )
-    drift: float = Field(ge=0, description="points allowed for another platform")
+    drift: float = Field(ge=0, description="points that an arm may move on another platform")
     commits: tuple[str, ...] = Field(description="of the trials")
     platform: str
     version: str = Field(description="of cmkd")
 
 
 def make_baseline(
-    evidence: Evidence, sweep: str, *, drift: float, platform: str, version: str
+    evidence: Evidence,
+    sweep: str,
+    *,
+    drift: float,
+    platform: str,
+    version: str,
+    replicates: int | None = None,
 ) -> Baseline:
-    """What `evidence` of the spec called `sweep` is, to be compared with later.
+    """The state of `evidence` of the spec called `sweep`, to be compared with later.
+
+    Args:
+        replicates: of a later check; None: as many as the arms have now.
 
     Raises:
-        InputError: no arm has a complete seed, or one has some, but fewer than `LEAST_SEEDS`.
+        InputError: too few replicates, or a gate that could never fail: no effect is guarded, or,
+            in a sweep without a control, chance is within the tolerance of every arm.
     """
     test = shared_test_set(evidence)
+    command = f"cmkd sweep {sweep} --data {evidence.data} --seeds"
     arms = {}
     for name, (setting_id, values) in measured(evidence).items():
-        if not values:
-            continue
-        if len(values) < LEAST_SEEDS:
+        if values and len(values) < LEAST_REPLICATES:
             raise InputError(
-                f"arm {name} has one complete seed on {evidence.data}; a baseline needs "
-                f"{LEAST_SEEDS} to know their spread; run: cmkd sweep {sweep} "
-                f"--data {evidence.data} --seeds {max(LEAST_SEEDS, len(evidence.seeds))}"
+                f"arm {name} has {len(values)} of the {LEAST_REPLICATES} complete replicates on "
+                f"{evidence.data} that a baseline needs; run: {command} {LEAST_REPLICATES}"
             )
-        mean, sd = mean_sd(values)
-        arms[name] = ArmRecord(setting_id=setting_id, mean=mean, sd=sd or 0.0, seeds=len(values))
+        if values:
+            mean, sd = _mean_sd(values)
+            arms[name] = ArmRecord(setting_id=setting_id, mean=mean, sd=sd, replicates=len(values))
     if not arms:
         raise InputError(f"no arm has a complete seed on {evidence.data}, so there is no baseline")
-    return Baseline(
+    replicates = replicates or min(arm.replicates for arm in arms.values())
+    made = Baseline(
         schema_version=SCHEMA,
         sweep=sweep,
         data=evidence.data,
@@ -103,14 +136,75 @@ def make_baseline(
         selection=evidence.selection,
         folds=evidence.folds,
         test_clips=len(test.clips),
+        replicates=replicates,
         arms=arms,
+        effects=_effects(evidence, test, replicates),
         teachers=teacher_accuracies(evidence, test),
-        identical=twins(evidence),
+        identical=identical_arms(evidence),
         drift=drift,
         commits=evidence.commits,
         platform=platform,
         version=version,
     )
+    _refuse_a_gate_that_cannot_fail(made, evidence, command)
+    return made
+
+
+def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord, ...]:
+    found = {
+        one.name: (arm.name, control.name, one.estimate)
+        for arm, control, one in control_differences(evidence, test)
+        if one is not None and one.replicates >= LEAST_REPLICATES
+    }
+    spreads = spreads_of({name: one for name, (_, _, one) in found.items()}, len(test.clips))
+    return tuple(
+        EffectRecord(
+            arm=arm,
+            control=control,
+            mean=one.mean,
+            sd=one.sd or 0.0,
+            replicates=one.replicates,
+            error=one.error,
+            df=one.df,
+            guarded=is_guarded(one.mean, one.replicates, now, *spreads[name]),
+        )
+        for name, (arm, control, one) in found.items()
+    )
+
+
+def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command: str) -> None:
+    if any(effect.guarded for effect in made.effects):
+        return
+    if made.effects:
+        best = max(made.effects, key=lambda effect: effect.mean)
+        sd, df = spreads_of({one.name: one for one in made.effects}, made.test_clips)[best.name]
+        more = range(made.replicates + 1, MOST_REPLICATES + 1)
+        enough = next((n for n in more if is_guarded(best.mean, n, n, sd, df)), None)
+        remedy = f"run: {command} {enough}" if enough else "take a setting with a larger effect"
+        raise InputError(
+            f"no effect can be guarded on {made.data}, so this baseline would never fail: the "
+            f"largest is {best.name} = {best.mean:+.1f} points with an SD of {best.sd:.1f} over "
+            f"{best.replicates} replicates; {remedy}"
+        )
+    spreads, chance = spreads_of(made.arms, made.test_clips), _chance(evidence)
+    cells = len(made.arms) + len(made.teachers)
+    if all(
+        arm_tolerance(spreads[name], arm.replicates, made.replicates, cells) >= arm.mean - chance
+        for name, arm in made.arms.items()
+    ):
+        raise InputError(
+            f"every arm on {made.data} is within its tolerance of chance ({chance:.1f} %), so this "
+            f"baseline would never fail; train longer, or run: {command} {2 * made.replicates}"
+        )
+
+
+def _chance(evidence: Evidence) -> float:
+    """Accuracy of always saying the most frequent class, in percent."""
+    labels: Counter[str] = Counter()
+    for fold in evidence.folds:
+        first = next(trial for trial in evidence.trials if trial.fold == fold)
+        labels.update(first.predictions.labels)
+    return 100 * max(labels.values()) / labels.total()
 
 
 def render_baseline(baseline: Baseline) -> str:
@@ -119,11 +213,7 @@ def render_baseline(baseline: Baseline) -> str:
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The baseline in the file `path`.
-
-    Raises:
-        InputError: it is not there, or is no such file; the message has the remedy.
-    """
+    """The baseline in the file `path`; InputError with the remedy where it is none."""
     remedy = f"write it with: cmkd report baseline --out {path}"
     try:
         text = path.read_bytes()
@@ -136,45 +226,40 @@ def read_baseline(path: Path) -> Baseline:
 
 
 Measurements = Mapping[str, tuple[str, Sequence[float]]]
-"""Arm -> its setting id, and its accuracy of each complete seed."""
+"""Arm -> its setting id, and its accuracy of each complete replicate."""
 
 
 def measured(evidence: Evidence) -> Measurements:
-    """What every arm of `evidence` reaches at the selected epoch, in percent."""
+    """Accuracies of every arm at the selected epoch, in percent."""
     found = {}
     for arm in evidence.sweep.arms:
-        right = outcomes(evidence, arm.setting.id).selected
-        found[arm.name] = (
-            arm.setting.id,
-            (100 * right.mean(axis=1)).tolist() if len(right) else [],
-        )
+        right = outcomes_of(evidence, arm).selected
+        values = (100 * right.mean(axis=1)).tolist() if len(right) else []
+        found[arm.name] = (arm.setting.id, values)
     return found
 
 
 def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | None]:
-    """Accuracy of the RGB teacher of each half, in percent; None where its run is not stored."""
+    """Accuracy of the RGB teacher of each family, in percent; None where its run is not stored."""
     return {
-        half: fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test)
-        for half, by_fold in sorted(evidence.teachers.items())
+        family: fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test)
+        for family, by_fold in sorted(evidence.teachers.items())
     }
-
-
-FALSE_ALARM = 0.01
-"""Probability that an unchanged rerun on other seeds fails."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """One cell, then and now, in points; it `fails` beyond the tolerance.
+    """One cell, then and now, in points, with the number of replicates on each side.
 
-    `seeds` counts those behind each side; a teacher is one training on both.
+    `is_effect`: only a fall beyond the tolerance fails.
     """
 
     cell: str
     before: float
     after: float
     tolerance: float
-    seeds: tuple[int, int] = (1, 1)
+    replicates: tuple[int, int] = (1, 1)
+    is_effect: bool = False
 
     @property
     def delta(self) -> float:
@@ -184,12 +269,12 @@ class Moved:
     @property
     def fails(self) -> bool:
         """Whether the difference is beyond the tolerance."""
-        return abs(self.delta) > self.tolerance
+        return (-self.delta if self.is_effect else abs(self.delta)) > self.tolerance
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the gate found: `structure` says what is not as it was, one line each."""
+    """Result of a check: `structure` has one line for everything that is not as it was."""
 
     structure: tuple[str, ...]
     cells: tuple[Moved, ...]
@@ -200,48 +285,46 @@ class Finding:
         return bool(self.cells) and not self.structure and not any(c.fails for c in self.cells)
 
 
-def spreads(records: Mapping[str, ArmRecord], least: float) -> Mapping[str, Spread]:
-    """The spread over seeds of each arm of a baseline, steadied by those of the others.
-
-    Args:
-        least: the least SD, in points.
-    """
-    own = [Spread(max(one.sd, least), one.seeds - 1) for one in records.values()]
-    return dict(zip(records, moderated(own), strict=True))
-
-
-def common_spread(records: Iterable[ArmRecord], least: float) -> Spread:
-    """The spread over seeds that the arms of a baseline have in common, at least `least`."""
-    kept = tuple(records)
-    degrees = sum(one.seeds - 1 for one in kept)
-    squares = sum((one.seeds - 1) * one.sd**2 for one in kept)
-    return Spread(max(math.sqrt(squares / degrees), least), degrees)
-
-
 def compare(baseline: Baseline, evidence: Evidence) -> Finding:
     """Hold fresh results against `baseline`.
 
     Raises:
-        InputError: no arm of the baseline has a complete seed now, so nothing can be compared.
+        InputError: no guarded effect has the replicates that it needs now, or no arm has any.
     """
-    fresh = measured(evidence)
+    test, fresh = shared_test_set(evidence), measured(evidence)
+    command = f"cmkd sweep {baseline.sweep} --data {baseline.data} --seeds {baseline.replicates}"
     if not any(name in fresh and fresh[name][1] for name in baseline.arms):
         raise InputError(
-            f"no arm of the baseline has a finished seed on {evidence.data}, so there is nothing "
-            f"to compare; run: cmkd sweep {baseline.sweep} --data {baseline.data}"
+            f"no arm of the baseline has a finished replicate on {evidence.data}, so there is "
+            f"nothing to compare; run: {command}"
         )
-    return Finding(
-        tuple(_differences(baseline, evidence, fresh)), tuple(_moves(baseline, evidence, fresh))
-    )
+    guarded = [effect for effect in baseline.effects if effect.guarded]
+    effects, lacking = [], []
+    now = {(a.name, c.name): one for a, c, one in control_differences(evidence, test)}
+    for effect in guarded:
+        one = now.get((effect.arm, effect.control))
+        count = one.replicates if one is not None else 0
+        if one is not None and count >= baseline.replicates:
+            after, counts = one.estimate.mean, (effect.replicates, count)
+            half = effect.mean / 2
+            effects.append(Moved(f"effect {effect.name}", effect.mean, after, half, counts, True))
+        else:
+            needs = f"effect {effect.name}: {count} of the {baseline.replicates} replicates"
+            lacking.append(f"{needs} that a check needs; run: {command}")
+    if guarded and not effects:
+        raise InputError(lacking[0])
+    structure = (*_differences(baseline, evidence, test, fresh), *lacking)
+    return Finding(structure, (*effects, *_arms(baseline, evidence, test, fresh)))
 
 
-def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Iterator[str]:
-    clips = len(shared_test_set(evidence).clips)
+def _differences(
+    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
+) -> Iterator[str]:
     for what, before, after in (
         ("data_id", baseline.data_id, evidence.data_id),
         ("selection", baseline.selection, evidence.selection),
         ("folds", list(baseline.folds), list(evidence.folds)),
-        ("test clips", baseline.test_clips, clips),
+        ("test clips", baseline.test_clips, len(test.clips)),
     ):
         if before != after:
             yield f"{what}: {before} before, {after} now"
@@ -256,14 +339,21 @@ def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) ->
             yield f"arm {name}: another setting, {record.setting_id} before, {setting_id} now"
         if not values:
             yield f"arm {name}: missing, no complete seed"
-        elif len(values) < min(most, record.seeds):
+        elif len(values) < min(most, record.replicates):
             yield f"arm {name}: {len(values)} of the {most} seeds that were run now"
     for name, (_, values) in fresh.items():
         if name not in baseline.arms and values:
             yield f"arm {name}: new, not in the baseline"
-    yield from _lost_teachers(baseline, teacher_accuracies(evidence, shared_test_set(evidence)))
+    now = teacher_accuracies(evidence, test)
+    for family in sorted(baseline.teachers.keys() | now.keys()):
+        if family not in baseline.teachers:
+            yield f"teacher of the {family} family: new"
+        elif family not in now:
+            yield f"teacher of the {family} family: missing"
+        elif now[family] is None and baseline.teachers[family] is not None:
+            yield f"teacher of the {family} family: missing, its run is not in the store"
     known = {frozenset(pair) for pair in baseline.identical}
-    for one, other in twins(evidence):
+    for one, other in identical_arms(evidence):
         if frozenset((one, other)) not in known:
             yield (
                 f"arms {one} and {other}: dead toggle, their settings differ and their predictions "
@@ -271,32 +361,29 @@ def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) ->
             )
 
 
-def _lost_teachers(baseline: Baseline, now: Mapping[str, float | None]) -> Iterator[str]:
-    for half in sorted(baseline.teachers.keys() | now.keys()):
-        if half not in baseline.teachers:
-            yield f"teacher of the {half} half: new"
-        elif half not in now:
-            yield f"teacher of the {half} half: missing"
-        elif now[half] is None and baseline.teachers[half] is not None:
-            yield f"teacher of the {half} half: missing, its run is not in the store"
-
-
-def _moves(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Iterator[Moved]:
+def _arms(
+    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
+) -> Iterator[Moved]:
     shared = {name: fresh[name][1] for name in baseline.arms if name in fresh and fresh[name][1]}
-    now = teacher_accuracies(evidence, shared_test_set(evidence))
+    now = teacher_accuracies(evidence, test)
     teachers = {
-        half: (before, after)
-        for half, before in baseline.teachers.items()
-        if before is not None and (after := now.get(half)) is not None
+        family: (before, after)
+        for family, before in baseline.teachers.items()
+        if before is not None and (after := now.get(family)) is not None
     }
-    clip = 100 / baseline.test_clips
-    bound = partial(spread_bound, level=FALSE_ALARM, family=len(shared) + len(teachers))
-    of_arms = spreads(baseline.arms, clip)
+    spreads = spreads_of(baseline.arms, baseline.test_clips)
+    cells = len(shared) + len(teachers)
     for name, values in shared.items():
-        record, counts = baseline.arms[name], (baseline.arms[name].seeds, len(values))
-        tolerance = bound(of_arms[name], counts) + baseline.drift
-        yield Moved(f"arm {name}", record.mean, mean_sd(values)[0], tolerance, counts)
-    common = common_spread(baseline.arms.values(), clip)
-    for half, (before, after) in teachers.items():
-        tolerance = bound(common, (1, 1)) + baseline.drift
-        yield Moved(f"teacher of the {half} half", before, after, tolerance)
+        record = baseline.arms[name]
+        counts = (record.replicates, len(values))
+        tolerance = arm_tolerance(spreads[name], *counts, cells) + baseline.drift
+        yield Moved(f"arm {name}", record.mean, _mean_sd(values)[0], tolerance, counts)
+    widest = max(spreads.values())
+    for family, (before, after) in teachers.items():
+        tolerance = arm_tolerance(widest, 1, 1, cells) + baseline.drift
+        yield Moved(f"teacher of the {family} family", before, after, tolerance)
+
+
+def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    one = estimate(np.array(values)[:, None])
+    return one.mean, one.sd or 0.0

@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError, InputError
-from cmkd.sweep.shared_cache import Place
 
 PERIOD_SECONDS = 2.0
 
 
-class Pulse:
+class HealthCheck:
     """Asks servers for a connection, now and then.
 
     Without it a client of Ray waits for ever for a raylet that was killed, and is ended from
@@ -139,17 +141,17 @@ def nodes() -> list[Node]:
     import ray
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    living = [one for one in found if one["Alive"]]
+    living = [node for node in found if node["Alive"]]
     described = [
         Node(
-            one["NodeID"],
-            one["NodeManagerAddress"],
-            one["Resources"].get("CPU", 0.0),
-            one["Resources"].get("GPU", 0.0),
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
         )
-        for one in living
+        for node in living
     ]
-    return [one for one in described if one.cpus]
+    return [node for node in described if node.cpus]
 
 
 def servers() -> dict[str, tuple[str, int]]:
@@ -159,18 +161,18 @@ def servers() -> dict[str, tuple[str, int]]:
     context = ray.get_runtime_context()
     host, _, port = context.gcs_address.rpartition(":")
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    own = next(one for one in found if one["NodeID"] == context.get_node_id())
+    own = next(node for node in found if node["NodeID"] == context.get_node_id())
     raylet = (own["NodeManagerAddress"], own["NodeManagerPort"])
     return {"server (GCS)": (host, int(port)), "raylet": raylet}
 
 
 def require_alike(
-    place: Place, config: TrialConfig, pulse: Pulse, tick: Callable[[], None]
+    cache: Path, config: TrialConfig, health: HealthCheck, tick: Callable[[], None]
 ) -> None:
     """Ask every node of the cluster, before anything is trained on it.
 
-    Each must run the same code, Python, torch and Ray as this machine, reach the cache or the
-    storage, and have the data set. A data set that a node lacks is put into the storage.
+    Each must run the same code, Python, torch and Ray as this machine, share the cache folder and
+    its locks, and have the data set.
 
     Args:
         config: any trial of the sweep.
@@ -182,33 +184,39 @@ def require_alike(
     """
     versions = _versions()
     ours = versions()
-    everyones = _ask_all(versions, {}, pulse, tick)
+    everyones = _ask_all(versions, {}, health, tick)
     _refuse([line for node, theirs in everyones for line in _differences(node, theirs, ours)])
-    token = secrets.token_hex(8)
-    with place.of_driver().probe(token):
-        question = {"place": place, "config": config, "token": token}
-        answers = _ask_all(_look, question, pulse, tick)
-    _refuse([f"node {node.address}: {seen.problem}" for node, seen in answers if seen.problem])
-    if any(seen.lacks_data for _, seen in answers):
-        place.of_driver().offer_data(config)
+    mark = cache / "locks" / f"cluster-{secrets.token_hex(8)}.lock"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(mark):
+        answers = _ask_all(_problem, {"cache": cache, "config": config, "mark": mark}, health, tick)
+    mark.unlink(missing_ok=True)
+    _refuse([f"node {node.address}: {problem}" for node, problem in answers if problem])
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a node says; no problem where it is empty."""
-
-    problem: str = ""
-    lacks_data: bool = False
-
-
-def _look(place: Place, config: TrialConfig, token: str) -> _Seen:
-    """Runs on every node."""
+def _problem(cache: Path, config: TrialConfig, mark: Path) -> str:
+    """Runs on every node: what keeps it from training; empty where nothing does."""
+    if not mark.is_file():
+        return (
+            f"does not see the cache {cache} of the machine that runs cmkd; mount one file system "
+            "under this path on all machines"
+        )
     try:
-        cache = place.of_worker()
-        cache.find(token)
-        return _Seen(lacks_data=not cache.has_data(config))
+        FileLock(mark, timeout=0).acquire()
+    except Timeout:
+        pass
+    else:
+        return (
+            f"locks on {cache} do not reach it, so that two processes could write one trial; "
+            "mount it with locks (NFS 4, or NFS 3 with lockd)"
+        )
+    from cmkd.data.dataset import open_planned
+
+    try:
+        open_planned(config.data, config.data_id, cache)
     except CmkdError as error:
-        return _Seen(str(error))
+        return str(error)
+    return ""
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -219,7 +227,7 @@ def _refuse(problems: Sequence[str]) -> None:
 def _ask_all(
     question: Callable[..., Any],
     arguments: Mapping[str, Any],
-    pulse: Pulse,
+    health: HealthCheck,
     tick: Callable[[], None],
 ) -> list[tuple[Node, Any]]:
     """Answers of the nodes; one that dies meanwhile gives none."""
@@ -237,7 +245,7 @@ def _ask_all(
     waiting = list(asked)
     while waiting:
         tick()
-        pulse.check()
+        health.check()
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
         for reference in ready:
             try:
@@ -250,7 +258,7 @@ def _ask_all(
                     raise InfrastructureError(
                         f"node {asked[reference].address} does not run tasks: {error}"
                     ) from error
-    return sorted(answers, key=lambda one: one[0].address)
+    return sorted(answers, key=lambda node: node[0].address)
 
 
 def _versions() -> Callable[[], dict[str, str]]:

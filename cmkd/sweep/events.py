@@ -1,4 +1,4 @@
-"""The driver's hand on a running sweep: news of workers go to board, view and recorder."""
+"""Events of trials: news of workers go to progress, view and recorder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 from cmkd.config.paths import slug
 from cmkd.errors import TrialFailed
 from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
-from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
+from cmkd.sweep.identity import (
+    Origin,
+    provenance_tags,
+    teacher_identity,
+    trial_identity,
+)
 from cmkd.sweep.plan import Plan, PlannedTrial, teachers_of
-from cmkd.sweep.progress import Board, SweepView
-from cmkd.sweep.queue import Turns
+from cmkd.sweep.progress import Progress, SweepView
+from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.recorder import Recorder
 from cmkd.sweep.tune_adapter import Events
 from cmkd.sweep.worker import Outcome, Update
+from cmkd.tracking.store import EpochRecord, RunEnding
 
 if TYPE_CHECKING:
     from cmkd.sweep.ray_engine import Engine
@@ -29,7 +35,7 @@ HOPELESS = 3
 """So many trials that fail alike before any succeeds stop the sweep."""
 
 
-class Driver:
+class TrialEvents:
     """Trains what a plan lacks.
 
     Args:
@@ -67,9 +73,10 @@ class Driver:
             key: trial.config.teacher_id if trial.needs_teacher else None
             for key, trial in self._trials.items()
         }
-        self._turns = Turns(self._teachers, needs, workers=workers, processes=processes)
-        self._board = Board.of(plan)
+        self._queue = TrialQueue(self._teachers, needs, workers=workers, processes=processes)
+        self._progress = Progress.of(plan)
         self._best: dict[str, float] = {}
+        self._history: dict[str, list[EpochRecord]] = {}
         self._pruned: dict[str, str] = {}
 
     def train(self, engine: Engine, guard: SignalGuard) -> None:
@@ -83,10 +90,12 @@ class Driver:
         configs = self._teachers | {key: trial.config for key, trial in self._trials.items()}
         events = Events(self._started, self._updated, guard.check, self._gives_up)
         name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
-        self._view.show(self._board)
-        engine.train(configs, self._turns, events, name)
+        self._view.show(self._progress)
+        engine.train(configs, self._queue, events, name)
 
     def _started(self, key: str) -> None:
+        # A worker that takes it again reports all epochs again.
+        self._history.pop(key, None)
         if key in self._trials:
             trial = self._trials[key]
             resolved = {"trial_id": key, **trial.config.as_json()}
@@ -94,62 +103,62 @@ class Driver:
             self._recorder.open(trial_identity(trial, self._origin), {CONFIG: text})
         elif key not in self._recorded_teachers:
             self._recorder.open(teacher_identity(self._teachers[key], self._origin), {})
-        self._board.started(key)
-        self._view.show(self._board)
+        self._progress.started(key)
+        self._view.show(self._progress)
 
     def _gives_up(self, update: Update) -> bool:
-        """In a search: whether the trial lags so far behind that it ends here."""
-        halving, key = self._plan.halving, update.trial_id
-        if halving is None or not update.epochs or key in self._teachers:
+        """True if the pruner of a search ends the trial here."""
+        rungs, key = self._plan.rungs, update.trial_id
+        if rungs is None or not update.epochs or key in self._teachers:
             return False
         if update.epochs[0].step == 1:
             self._best.pop(key, None)
         for epoch in update.epochs:
             self._best[key] = max(self._best.get(key, 0.0), epoch.metrics["val_acc"])
-            halving.seen(key, epoch.step, self._best[key])
-        reason = "" if update.done else halving.gives_up(key, update.epochs[-1].step)
+            rungs.add(key, [(epoch.step, self._best[key])])
+        reason = "" if update.done else rungs.stop_reason(key, update.epochs[-1].step)
         if reason:
             self._pruned[key] = reason
         return bool(reason)
 
     def _updated(self, update: Update) -> None:
         key = update.trial_id
-        progress = self._board.one(key)
+        progress = self._progress.one(key)
         if self._tries_again(update):
             return
         if key not in self._recorded_teachers:
             self._record(update)
         if update.epochs:
-            self._board.advanced(key, update.trained, update.epochs)
+            self._progress.advanced(key, update.trained, update.epochs)
         if update.outcome is not None:
             self.finished += key in self._trials
             if key not in self._recorded_teachers:
                 self._tell_notes(progress.name, update.outcome)
             summary = update.outcome.summary
-            self._board.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
+            self._progress.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
         if update.failure is not None:
             self.failures.append((progress.name, update.failure))
-            self._board.failed(key, update.failure.cause)
+            self._progress.failed(key, update.failure.cause)
         if key in self._pruned:
-            self._board.pruned(key, self._pruned[key])
+            self._progress.pruned(key, self._pruned[key])
         if update.done or key in self._pruned:
-            self._view.ended(progress, self._board)
+            self._view.ended(progress, self._progress)
             self._fail_untaught(update)
-            self._turns.ended(key)
+            self._queue.ended(key)
         else:
-            self._view.show(self._board)
+            self._view.show(self._progress)
         if update.failure is not None and key in self._trials and update.failure.kind != UNTAUGHT:
             self._tried.append((progress.name, update.failure))
             self._stop_if_hopeless()
 
     def _tries_again(self, update: Update) -> bool:
-        """Where memory ran out beside others: with fewer of them, from the last epoch on."""
+        """Requeue a trial that ran out of memory beside others, with fewer workers."""
         failure = update.failure
         if failure is None or failure.kind not in OF_MEMORY:
             return False
-        workers = self._turns.again(update.trial_id)
+        workers = self._queue.requeue(update.trial_id)
         if workers:
-            name = self._board.one(update.trial_id).name
+            name = self._progress.one(update.trial_id).name
             self._view.note(f"{name}: {failure.cause}; goes on with {workers} at once")
         return bool(workers)
 
@@ -157,17 +166,22 @@ class Driver:
         lost = update.failure
         if lost is None:
             return
-        for key in self._turns.waiting_for(update.trial_id):
-            self._turns.drop(key)
+        for key in self._queue.waiting_for(update.trial_id):
+            self._queue.drop(key)
             self._started(key)
-            self._updated(Update(key, failure=Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0)))
+            self._updated(
+                Update(
+                    key,
+                    failure=Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0, origin=lost.kind),
+                )
+            )
 
     def _tell_notes(self, name: str, outcome: Outcome | None) -> None:
         for note in outcome.notes if outcome is not None else ():
             self._view.note(f"{name}: {note}")
 
     def _stop_if_hopeless(self) -> None:
-        causes = digest(self._tried)
+        causes = digest([(name, failure.cause) for name, failure in self._tried])
         if not self.finished and len(self._tried) >= HOPELESS and len(causes) == 1:
             raise beyond_the_trials(failure for _, failure in self._tried) or TrialFailed(
                 f"the first {len(self._tried)} trials failed alike, so the others were not tried: "
@@ -175,36 +189,40 @@ class Driver:
             )
 
     def _record(self, update: Update) -> None:
-        self._recorder.log(update.trial_id, update.epochs)
+        key = update.trial_id
+        self._recorder.log(key, update.epochs)
+        history = self._history[key] = [*self._history.get(key, ()), *update.epochs]
         if update.outcome is not None:
             # A trial's config went with the start of its run.
-            started = update.trial_id in self._trials
-            files = [path for path in update.outcome.files if not started or path.name != CONFIG]
-            # A teacher that was imported as it is has no epochs.
-            last = update.epochs[-1].timestamp_ms if update.epochs else None
+            files = update.outcome.files
+            if key in self._trials:
+                files = tuple(path for path in files if path.name != CONFIG)
             notes = "\n".join(update.outcome.notes)[:MAX_TAG]
-            tags = {"notes": notes} if notes else {}
-            self._recorder.close(
-                update.trial_id,
+            tags = provenance_tags(update.outcome.made_by) | self._rungs(key)
+            ending = RunEnding(
                 "FINISHED",
-                summary=update.outcome.summary,
-                timestamp_ms=last,
-                tags={**tags, **self._rungs(update.trial_id)},
-                files=files,
-                of=update.outcome.files,
+                history,
+                update.outcome.summary,
+                # A teacher that was imported as it is has no epochs.
+                update.epochs[-1].timestamp_ms if update.epochs else None,
+                tags | ({"notes": notes} if notes else {}),
+                files,
             )
+            self._recorder.close(key, ending, draw_from=update.outcome.files)
         if update.failure is not None:
-            self._recorder.close(update.trial_id, "FAILED", tags=update.failure.tags())
-        if reason := self._pruned.get(update.trial_id):
+            self._recorder.close(key, RunEnding("FAILED", history, tags=update.failure.tags()))
+        if reason := self._pruned.get(key):
             tags = {
                 "pruned": reason,
                 "pruned_epoch": str(update.epochs[-1].step),
-                "pruned_score": str(self._best[update.trial_id]),
+                "pruned_score": str(self._best[key]),
             }
-            tags |= self._rungs(update.trial_id)
-            self._recorder.close(update.trial_id, "KILLED", tags=tags)
+            ending = RunEnding("KILLED", history, tags=tags | self._rungs(key))
+            self._recorder.close(key, ending)
+        if update.done or key in self._pruned:
+            del self._history[key]
 
     def _rungs(self, trial_id: str) -> dict[str, str]:
-        halving = self._plan.halving
-        reached = halving.of_trial(trial_id) if halving else {}
+        rungs = self._plan.rungs
+        reached = rungs.of_trial(trial_id) if rungs else {}
         return {"rungs": json.dumps(reached)} if reached else {}

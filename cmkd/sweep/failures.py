@@ -1,4 +1,4 @@
-"""A failure as a record that crosses processes, and the digest of many."""
+"""Failures of trials: records that cross processes, and a digest of many."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ class Failure:
         message: its text, on one line.
         trace: the innermost lines of the traceback.
         epoch: epochs that were complete.
+        origin: kind of the teacher's failure, where `kind` is `UNTAUGHT`.
     """
 
     kind: str
     message: str
     trace: str
     epoch: int
+    origin: str = ""
 
     @property
     def cause(self) -> str:
@@ -44,9 +46,10 @@ class Failure:
         return f"{self.kind}: {self.message}"
 
     def tags(self) -> dict[str, str]:
-        """How it is kept with the run."""
+        """Tags of the run."""
         return {
             "failure": self.cause[:4000],
+            "failure_kind": self.origin or self.kind,
             "failure_epoch": str(self.epoch),
             "failure_trace": self.trace[-4000:],
         }
@@ -63,9 +66,9 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
 
 
-def is_transient(cause: str) -> bool:
-    """Whether a failure with this `Failure.cause` came of the machine and not of the trial."""
-    return cause.removeprefix(f"{UNTAUGHT}: ").startswith(tuple(f"{one}:" for one in TRANSIENT))
+def is_transient(kind: str) -> bool:
+    """True if a failure of this kind came of the machine and not of the trial."""
+    return kind in TRANSIENT
 
 
 def beyond_the_trials(failures: Iterable[Failure]) -> CmkdError | None:
@@ -77,26 +80,22 @@ def beyond_the_trials(failures: Iterable[Failure]) -> CmkdError | None:
     return None
 
 
-def digest(failures: Sequence[tuple[str, Failure]]) -> list[str]:
+def digest(causes: Sequence[tuple[str, str]]) -> list[str]:
     """One line per cause, the most frequent first, with the trials that it hit.
 
     Causes that differ in numbers or ids only are one cause.
 
     Args:
-        failures: (name of the trial, its failure).
+        causes: (name of the trial, `Failure.cause`).
     """
-    groups: dict[str, list[tuple[str, Failure]]] = {}
-    for name, failure in failures:
-        groups.setdefault(_pattern(failure), []).append((name, failure))
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    return [_line(group) for group in ordered]
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, cause in causes:
+        pattern = re.sub(r"\b[0-9a-f]{12,}\b|[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", cause)
+        groups.setdefault(pattern, []).append((name, cause))
+    return [_line(group) for group in sorted(groups.values(), key=len, reverse=True)]
 
 
-def _pattern(failure: Failure) -> str:
-    return re.sub(r"\b[0-9a-f]{12,}\b|[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", failure.cause)
-
-
-def _line(group: Sequence[tuple[str, Failure]]) -> str:
+def _line(group: Sequence[tuple[str, str]]) -> str:
     names = ", ".join(name for name, _ in group[:SHOWN_NAMES])
     more = f" and {len(group) - SHOWN_NAMES} more" if len(group) > SHOWN_NAMES else ""
-    return f"{len(group)} x {group[0][1].cause} [{names}{more}]"
+    return f"{len(group)} x {group[0][1]} [{names}{more}]"

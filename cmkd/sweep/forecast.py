@@ -1,4 +1,4 @@
-"""How long a plan will take: from finished trials that cost the same, else from a measured step."""
+"""Forecast of the time of a plan, from finished trials of equal cost, else from a measured step."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Range(NamedTuple):
 
 NO_TIME = Range(0.0, 0.0, 0.0)
 START = Range(8.0, 15.0, 60.0)
-"""Of the engine and its workers: on an idle machine, likely, and on one with other work."""
+"""Start of engine and workers: on an idle machine, likely, and on a busy one."""
 BESIDES = Range(0.5, 1.5, 4.0)
-"""What a trial takes besides its epochs: its turn at a worker, testing, recording."""
+"""Time of a trial besides its epochs: start, test, records."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of all trials and teachers to run whose cost is known from somewhere.
+    """Time of all trials and teachers to run with a known cost.
 
     Attributes:
         wall: seconds from start to end.

@@ -1,17 +1,14 @@
-"""How trials and teachers are named, tagged and described in the tracking store."""
+"""Names, tags and descriptions of trials and teachers in the tracking store."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 
-import cmkd
 from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import SELECTION_RULE, TrialConfig
+from cmkd.provenance import Provenance, this_code
 from cmkd.sweep.plan import PlannedTrial, flat
 from cmkd.tracking.store import RunIdentity
 
@@ -20,11 +17,11 @@ TEACHER_ARM = "teacher (RGB)"
 
 @dataclass(frozen=True)
 class Origin:
-    """What all runs of one sweep have in common.
+    """Common properties of all runs of a sweep.
 
     Attributes:
         folds: number of folds of the data set, whether or not this sweep trains on all.
-        commit: see `code_version`.
+        made_by: by id of a trial or teacher, the code that began what the cache has of it.
         choices: by name, the selections of earlier stages and what they were made of.
         about: what the sweep is for, in its own words.
     """
@@ -32,21 +29,32 @@ class Origin:
     sweep: str
     info: DatasetInfo
     folds: int
-    commit: str
     choices: Mapping[str, str] = field(default_factory=dict)
+    made_by: Mapping[str, Sequence[Provenance]] = field(default_factory=dict)
     about: str = ""
 
     @property
     def experiment(self) -> str:
-        """Where the runs are shown: one experiment per sweep and data set."""
+        """Experiment of the runs: one per sweep and data set."""
         return f"{self.sweep}/{self.info.name}"
+
+
+def provenance_tags(made_by: Sequence[Provenance]) -> dict[str, str]:
+    """Tags of a run by the code that made it: the last, and the first where it is another one."""
+    if not made_by:
+        return {}
+    tags = made_by[-1].tags()
+    tags["code"] = " ".join(dict.fromkeys(maker.code for maker in made_by))
+    if made_by[0].commit != made_by[-1].commit:
+        tags["begun_by"] = made_by[0].commit
+    return tags
 
 
 def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
     """The run of a trial."""
     config = trial.config
     tags = {
-        **_tags(config, origin),
+        **_tags(config, origin, trial.id),
         "kind": "trial",
         "arm": trial.arm,
         "arms": json.dumps(list(trial.arms)),
@@ -55,6 +63,7 @@ def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
         "setting_id": config.setting.id,
         **{f"selected_{name}": text for name, text in origin.choices.items()},
         **({"added_for": trial.reason[:4000]} if trial.reason else {}),
+        **({"proposal": trial.proposal} if trial.proposal else {}),
     }
     params = flat(config.setting.as_json())
     return RunIdentity(trial.id, origin.experiment, trial.name, tags, params, origin.about)
@@ -64,7 +73,7 @@ def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
     """The run of the teacher that `config` is distilled from; its trial id is the teacher id."""
     recipe = config.setting.teacher
     tags = {
-        **_tags(config, origin),
+        **_tags(config, origin, config.teacher_id),
         "kind": "teacher",
         "arm": TEACHER_ARM,
         "seed": str(config.teacher_seed),
@@ -82,7 +91,7 @@ def teacher_name(config: TrialConfig) -> str:
     return f"teacher {backbone} seed {config.teacher_seed} fold {config.fold}"
 
 
-def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
+def _tags(config: TrialConfig, origin: Origin, key: str) -> dict[str, str]:
     official = origin.info.official
     return {
         "sweep": origin.sweep,
@@ -92,26 +101,7 @@ def _tags(config: TrialConfig, origin: Origin) -> dict[str, str]:
         "data_id": config.data_id,
         "data_kind": origin.info.kind,
         "teacher": config.teacher_id,
-        "git_commit": origin.commit,
         "selection": SELECTION_RULE,
+        **provenance_tags(origin.made_by.get(key) or [this_code()]),
         **({"data_official": official.model_dump_json()} if official else {}),
     }
-
-
-def code_version() -> str:
-    """Commit of the checkout that runs, with ``-dirty`` when it was edited; else the version."""
-    folder = Path(cmkd.__file__).resolve().parents[1]
-    if (folder / ".git").exists():
-        try:
-            commit = _git(folder, "rev-parse", "HEAD")
-            return commit + ("-dirty" if _git(folder, "status", "--porcelain") else "")
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    return metadata.version("cmkd")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()

@@ -2,10 +2,10 @@
 
 Two arms are compared by Student's paired t test over seeds. The numbers of seeds at which this is
 done are declared beforehand, by the first and the last of them. The level of the whole sweep is
-shared equally by these looks (alpha spending by Bonferroni), and at each of them by the orders
-that are open (step-down by Holm). A first false decision needs one of the k orders that are
+shared equally by these looks (alpha spending by Bonferroni), and at each of them by the comparisons
+that are open (step-down by Holm). A first false decision needs one of the k comparisons that are
 truly equal, while at most all others are decided: at each of the L looks its p is at most
-level / (L k). So the probability of any false decision, over all looks and orders, is at most
+level / (L k). So the probability of any false decision, over all looks and comparisons, is at most
 `LEVEL`, whatever the dependence between them. Whether seeds were added plays no part in it, since
 everything is computed again from the results of seeds 0, 1, ... at each look.
 """
@@ -32,8 +32,8 @@ TestScores = Mapping[tuple[str, int, int], float]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the seeds so far say about the order of two arms.
+class Comparison:
+    """Difference of two arms by the seeds so far.
 
     Attributes:
         mean: accuracy of `arm` minus that of `other` in points, mean over seeds.
@@ -59,7 +59,7 @@ class Order:
         )
 
 
-def looks(first: int, cap: int) -> tuple[int, ...]:
+def interim_looks(first: int, cap: int) -> tuple[int, ...]:
     """Numbers of seeds to look at: from `first`, each a quarter more, to `cap`."""
     found = [first]
     while found[-1] < cap:
@@ -67,7 +67,7 @@ def looks(first: int, cap: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def comparisons(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
+def compared_arms(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
     """The pairs of arms whose order is asked for.
 
     These are each student arm and what it departs from, and all candidates of a selection among
@@ -88,7 +88,7 @@ def comparisons(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
 
 
 def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
-    """What a setting departs from, the nearest first.
+    """Settings that a setting departs from, the nearest first.
 
     The standard method with the same distillation, the control without any distillation, the
     baseline without a pseudo-decoder.
@@ -107,10 +107,10 @@ def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
     )
 
 
-def orders(
+def comparisons(
     pairs: Sequence[tuple[Arm, Arm]], scores: TestScores, *, folds: int, at: Sequence[int]
-) -> tuple[Order, ...]:
-    """The orders of `pairs` as far as both arms have finished; pairs without a look are missing.
+) -> tuple[Comparison, ...]:
+    """Comparisons of pairs of arms that both reached a look; others are missing.
 
     Args:
         folds: splits 0 .. folds - 1, whose mean is the value of a seed.
@@ -125,29 +125,29 @@ def orders(
         for arm, other in pairs
     }
     undecided = set(differences)
-    found: dict[Pair, Order] = {}
+    found: dict[Pair, Comparison] = {}
     for look in at:
         ready = {
             pair: values[:look]
             for pair, values in differences.items()
             if pair in undecided and len(values) >= look
         }
-        for pair in sorted(ready, key=lambda one: _t_and_error(ready[one])[0], reverse=True):
+        for pair in sorted(ready, key=lambda pair: _t(ready[pair]), reverse=True):
             level = LEVEL / (len(at) * len(undecided))
-            found[pair] = _order(pair, ready[pair], level)
+            found[pair] = _comparison(pair, ready[pair], level)
             if found[pair].decided:
                 undecided.remove(pair)
     return tuple(found[pair] for pair in differences if pair in found)
 
 
-def wanted_seeds(found: Sequence[Order], at: Sequence[int]) -> dict[str, int]:
-    """By arm, the seeds that its orders rest on or, where one is open, need for the next look."""
+def seeds_needed(found: Sequence[Comparison], at: Sequence[int]) -> dict[str, int]:
+    """Seeds by arm: of the look that decided its comparisons, or of the next one."""
     wanted: dict[str, int] = {}
-    for order in found:
-        following = bisect_right(at, order.seeds)
-        more = not order.decided and following < len(at)
-        seeds = at[following] if more else order.seeds
-        for name in (order.arm, order.other):
+    for comparison in found:
+        following = bisect_right(at, comparison.seeds)
+        more = not comparison.decided and following < len(at)
+        seeds = at[following] if more else comparison.seeds
+        for name in (comparison.arm, comparison.other):
             wanted[name] = max(wanted.get(name, 0), seeds)
     return wanted
 
@@ -162,18 +162,18 @@ def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
         values.append(math.fsum(scores[key] for key in keys) / folds)
 
 
-def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Absolute t and standard error of the mean; values without any spread show nothing."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    error = math.sqrt(math.fsum((one - mean) ** 2 for one in values) / (n - 1) / n)
-    return (abs(mean) / error if error else 0.0), error
+def _t(values: Sequence[float]) -> float:
+    """Absolute t but for a factor of the number of values; no spread shows nothing."""
+    from cmkd.stats import mean_sd
+
+    mean, sd = mean_sd(values)
+    return abs(mean) / sd if sd else 0.0
 
 
-def _order(pair: Pair, values: Sequence[float], level: float) -> Order:
-    from scipy.special import stdtrit
+def _comparison(pair: Pair, values: Sequence[float], level: float) -> Comparison:
+    from cmkd.stats import mean_sd, t_interval
 
-    n = len(values)
-    t, error = _t_and_error(values)
-    critical = float(stdtrit(n - 1, 1 - level / 2))
-    return Order(*pair, math.fsum(values) / n, critical * error, n, decided=t > critical)
+    mean, sd = mean_sd(values)
+    interval = t_interval(values, 1 - level)
+    half = (interval.high - interval.low) / 2 if interval is not None else math.inf
+    return Comparison(*pair, mean, half, len(values), decided=bool(sd) and abs(mean) > half)

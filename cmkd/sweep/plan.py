@@ -1,4 +1,4 @@
-"""What of a sweep is done and what is to run: the store and the trial ids are the truth."""
+"""Plan of a sweep: trials that are done and trials to run, by the store and the trial ids."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Choice, Sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.sweep.failures import is_transient
-from cmkd.sweep.interim_looks import Order
-from cmkd.sweep.search import Halving
+from cmkd.sweep.interim_looks import Comparison
+from cmkd.sweep.search import RungScores
 from cmkd.tracking.store import RunRecord
 
 
@@ -45,13 +45,15 @@ class PlannedTrial:
     """A trial and all arms of the sweep that it stands for; the first gives it its name.
 
     `id` is `config.id`, computed once. `reason` is empty but for a seed beyond those of the sweep:
-    there it is the order that it may decide.
+    there it is the comparison that it may decide. `proposal`, of a search, is its position and
+    values as JSON.
     """
 
     id: str
     config: TrialConfig
     arms: tuple[str, ...]
     reason: str = ""
+    proposal: str = ""
 
     @property
     def arm(self) -> str:
@@ -65,7 +67,7 @@ class PlannedTrial:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher must exist before it is trained."""
+        """True if a teacher must exist before it is trained."""
         return self.config.setting.needs_teacher
 
 
@@ -121,6 +123,22 @@ def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
     return found
 
 
+def weights_of(configs: Iterable[TrialConfig]) -> list[str]:
+    """Ids of the imported weights that trials, or their teachers, start from; sorted."""
+    settings = [config.setting for config in configs]
+    found = {
+        weights
+        for setting in settings
+        for weights in (
+            setting.teacher.weights,
+            setting.student.weights,
+            setting.student.p_weights,
+        )
+        if weights is not None
+    }
+    return sorted(found)
+
+
 def epochs_of(setting: Setting) -> int:
     """Epochs that a trial of this setting reports."""
     return 1 if setting.model == "motion_svm" else setting.training.epochs
@@ -142,8 +160,8 @@ class Plan:
         waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
         replicates: trials of one arm, seeds x folds.
         unlisted: finished trials of this sweep on this data whose setting its spec lacks now.
-        orders: what the seeds so far say, where seeds are added until it is decided.
-        halving: of a search, what its trials are judged by.
+        comparisons: what the seeds so far say, where seeds are added until it is decided.
+        rungs: of a search, the scores that its trials are judged by.
         searched: of a search, how far it is.
     """
 
@@ -155,8 +173,8 @@ class Plan:
     waiting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     replicates: int = 1
     unlisted: int = 0
-    orders: tuple[Order, ...] = ()
-    halving: Halving | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    rungs: RungScores | None = None
     searched: str = ""
     begun_by: Mapping[str, str] = field(default_factory=dict)
 
@@ -176,7 +194,7 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether every trial is done and no arm waits."""
+        """True if every trial is done and no arm waits."""
         over = self.count("done") + self.count("pruned")
         return not self.waiting and over == len(self.trials)
 
@@ -186,7 +204,7 @@ class Plan:
         return sum(len(trial.arms) - 1 for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
-        """How many trials are in `state`."""
+        """Number of trials in `state`."""
         return sum(self.states[trial.id] == state for trial in self.trials)
 
     def without_retries(self, failed: Collection[str]) -> Plan:
@@ -229,7 +247,7 @@ class Plan:
     def lines(self) -> list[str]:
         """`describe`, and a line on each thing that is out of the ordinary."""
         lines = [f"selected {choice.describe()}" for choice in self.choices]
-        lines += [order.describe() for order in self.orders]
+        lines += [order.describe() for order in self.comparisons]
         lines += [self.searched] if self.searched else []
         lines.append(self.describe())
         if self.begun_by:
@@ -246,7 +264,7 @@ class Plan:
                 f"up to {most} more, in no forecast, wait for the selection of {', '.join(names)}"
             )
         failed = self.count("failed")
-        if failed and not self.retry_failed and self.halving is None:
+        if failed and not self.retry_failed and self.rungs is None:
             lines.append(f"{failed} that failed would fail again; --retry-failed runs them")
         if self.unlisted:
             lines.append(f"{self.unlisted} finished before are not in the spec any more")
@@ -266,7 +284,7 @@ def make_plan(
     A trial counts as done when any run of it, under any sweep and by any code, has finished.
 
     Args:
-        code: the code that runs now, see `code_version`.
+        code: the code that runs now, see `Provenance.commit`.
         prunes: whether what was given up early counts as over; for a search alone, other sweeps
             train it to its end.
     """
@@ -287,8 +305,12 @@ def make_plan(
 
 
 def _other_code(commits: Mapping[str, str]) -> str:
-    short = {re.sub(r"^(\w{7})\w{33}", r"\1", one) for one in commits.values()}
-    return f"other code (git commit {', '.join(sorted(short))})"
+    return f"other code ({', '.join(sorted({short_commit(one) for one in commits.values()}))})"
+
+
+def short_commit(commit: str) -> str:
+    """``git commit 1234567-dirty``; a version as it is."""
+    return re.sub(r"^(\w{7})\w{33}", r"git commit \1", commit)
 
 
 def _state(runs: Sequence[RunRecord], *, prunes: bool) -> TrialState:
@@ -296,7 +318,7 @@ def _state(runs: Sequence[RunRecord], *, prunes: bool) -> TrialState:
         return "done"
     if prunes and any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
         return "pruned"
-    failures = [run.tags.get("failure", "") for run in runs if run.status == "FAILED"]
+    failures = [run.tags.get("failure_kind", "") for run in runs if run.status == "FAILED"]
     if failures and not all(map(is_transient, failures)):
         return "failed"
     return "interrupted" if runs else "new"

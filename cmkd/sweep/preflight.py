@@ -1,15 +1,15 @@
-"""Before the fan-out: a step of every kind of network, what it costs and whether it has room."""
+"""Preflight of a sweep: a step of every kind of network, its cost and its memory."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.config.trial import Setting
 from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
+from cmkd.machine import free_memory
 from cmkd.sweep.forecast import (
     Forecast,
     around_step,
@@ -34,7 +34,7 @@ PAIRS = 4
 
 
 def is_of_network(key: str) -> bool:
-    """Whether the key acts on the network or the loss.
+    """True if the key acts on the network or the loss.
 
     Others choose data, teacher or optimisation, and are told apart by those.
     """
@@ -60,7 +60,7 @@ def pairs_to_try(settings: Iterable[Setting]) -> Pairs:
     return pairs
 
 
-def dead_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
+def noop_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
     """Axes of which no pair differs in its fingerprint."""
     return [
         key
@@ -77,7 +77,7 @@ SPARED = 0.9
 
 @dataclass(frozen=True)
 class Room:
-    """What trials need and what there is, in bytes.
+    """Memory that trials need, and that is free, in bytes.
 
     Attributes:
         need: of the largest trial, or teacher, with its process; 0 where nothing was measured.
@@ -88,7 +88,7 @@ class Room:
     free: tuple[int, ...] = ()
 
     def workers(self, wanted: int) -> int:
-        """How many of `wanted` fit, at least one."""
+        """Workers that fit, at most `wanted` and at least one."""
         if not self.need or not self.free:
             return wanted
         return max(1, min(wanted, sum(int(SPARED * one / self.need) for one in self.free)))
@@ -107,48 +107,13 @@ class Room:
         return f"{fit} instead of {wanted} workers: {sizes}" if fit < wanted else ""
 
 
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process and its children may still take; None where it is not Linux.
-
-    Args:
-        root: where ``proc`` and ``sys`` are.
-    """
-    known = [_available(root / "proc/meminfo"), _left_to_group(root / "sys/fs/cgroup")]
-    return min((one for one in known if one is not None), default=None)
-
-
-def _available(meminfo: Path) -> int | None:
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _left_to_group(group: Path) -> int | None:
-    """What a container's limit leaves; file pages can be given back, so they do not count."""
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = (group / "memory.stat").read_text(encoding="ascii").split()
-    except OSError:
-        return None
-    if limit == "max":
-        return None
-    pages = dict(zip(stat[::2], stat[1::2], strict=False))
-    return max(0, int(limit) - used + int(pages.get("inactive_file", "0")))
-
-
 VALIDATION = 1 / 3
 """Cost of a clip that is only looked at, against one that is trained on."""
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What is to be expected of the trials to run.
+class Preflight:
+    """Forecast and memory of the trials to run.
 
     Attributes:
         forecast: with as many workers as find room.
@@ -166,15 +131,15 @@ class Outlook:
         return [note] * bool(note) + [self.forecast.describe()]
 
 
-def outlook(
+def preflight(
     plan: Plan,
     dataset: Dataset,
     runs: Sequence[RunRecord],
     *,
     workers: int,
     is_shared: bool = True,
-) -> Outlook:
-    """What the trials to run will cost, after a step of each new kind of them was taken.
+) -> Preflight:
+    """Forecast of the trials to run, after a step of each new kind of them.
 
     Settings with a finished trial on this data are known to work, and to find room.
 
@@ -217,7 +182,7 @@ def outlook(
     probes, teacher_probes, gpus = _probe(dataset, students, new_teachers)
 
     _refuse_failures(arms, probes, teacher_probes)
-    if dead := dead_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
+    if dead := noop_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
         raise ConfigError(
             f"{', '.join(dead)}: the values of this axis give the same network, loss and "
             "gradients; remove it, or set what it depends on"
@@ -233,7 +198,7 @@ def outlook(
     most = max((one.memory for one in (*probes.values(), *teacher_probes.values())), default=0)
     room = _room(most, gpus) if is_shared and most else Room()
     fit = room.workers(workers)
-    return Outlook(forecast(plan, known, measured, epochs, workers=fit), room, workers)
+    return Preflight(forecast(plan, known, measured, epochs, workers=fit), room, workers)
 
 
 def _room(memory: int, gpus: Sequence[int]) -> Room:
@@ -268,7 +233,7 @@ def _clips(dataset: Dataset) -> float:
 def _probe(
     dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
 ) -> tuple[dict[str, Probe], dict[str, Probe], tuple[int, ...]]:
-    """Of students and teachers by key; and bytes that are free on each GPU.
+    """Measured steps of students and teachers by key; free bytes of each GPU.
 
     Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end.
     """

@@ -1,4 +1,4 @@
-"""The state of a running sweep: counts, best so far, time left. Pure; rendering is the CLI's."""
+"""Progress of a running sweep: counts, best so far, time left. Pure; the CLI renders it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Pace:
 
 
 @dataclass
-class Board:
+class Progress:
     """All trials of a sweep and the teachers they wait for, updated as results come in.
 
     The time left comes from the epochs of this session, so it holds whatever the number of
@@ -62,18 +62,18 @@ class Board:
     _paces: dict[str, _Pace] = field(default_factory=lambda: defaultdict(_Pace), repr=False)
 
     @classmethod
-    def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Board:
-        """The board of a plan: what is done counts as done, what is left failed as failed."""
+    def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Progress:
+        """The progress of a plan: what is done counts as done, what is left failed as failed."""
         teachers = {key: _teacher(config) for key, config in teachers_of(plan.to_run).items()}
-        board = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
+        progress = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
         pending = {trial.id for trial in plan.to_run}
         for trial in plan.trials:
             if trial.id not in pending:
                 state = plan.states[trial.id]
-                board.trials[trial.id].status = (
+                progress.trials[trial.id].status = (
                     "pruned" if state == "pruned" else ("done" if state == "done" else "failed")
                 )
-        return board
+        return progress
 
     def one(self, key: str) -> TrialProgress:
         """The trial or teacher of this id."""
@@ -86,7 +86,7 @@ class Board:
         self.one(key).status = "running"
 
     def advanced(self, key: str, trained: int, epochs: Sequence[EpochRecord]) -> None:
-        """These are further epochs; the last `trained` of them were trained in this session."""
+        """Further epochs, of which this session trained the last `trained`."""
         trial = self.one(key)
         trial.epoch = epochs[-1].step
         known = [trial.val_acc, *(epoch.metrics.get("val_acc") for epoch in epochs)]
@@ -114,16 +114,18 @@ class Board:
     def count(self, status: Status, arm: str | None = None) -> int:
         """Trials in `status`, of one arm (also that of the teachers) or of all."""
         if arm is None:
-            return sum(one.status == status for one in self.trials.values())
-        return sum(one.status == status and one.arm == arm for one in self._all())
+            return sum(trial.status == status for trial in self.trials.values())
+        return sum(trial.status == status and trial.arm == arm for trial in self._all())
 
     def arms(self) -> list[str]:
         """Arms in the order of the sweep, after the one of the teachers where there are any."""
-        return list(dict.fromkeys(one.arm for one in self._all()))
+        return list(dict.fromkeys(trial.arm for trial in self._all()))
 
     def best(self, arm: str) -> float | None:
         """Best validation accuracy of the arm in this session."""
-        seen = [one.val_acc for one in self._all() if one.arm == arm and one.val_acc is not None]
+        seen = [
+            trial.val_acc for trial in self._all() if trial.arm == arm and trial.val_acc is not None
+        ]
         return max(seen, default=None)
 
     def seconds_left(self) -> float | None:
@@ -135,9 +137,9 @@ class Board:
         if self._started is None or not self._pace.seconds:
             return None
         todo = [
-            (one.epochs - one.epoch) * (self._paces.get(one.arm) or self._pace)()
-            for one in self._all()
-            if one.status in ("to go", "running")
+            (trial.epochs - trial.epoch) * (self._paces.get(trial.arm) or self._pace)()
+            for trial in self._all()
+            if trial.status in ("to go", "running")
         ]
         elapsed = self.clock() - self._started
         return max(sum(todo) * elapsed / self._pace.seconds, *todo, 0.0)
@@ -147,10 +149,10 @@ class Board:
 
 
 class SweepView(Protocol):
-    """Where a sweep shows itself; called from the driver's thread, `note` from any."""
+    """View of a sweep; called from the driver's thread, `note` from any."""
 
     def confirm(self, question: str) -> bool:
-        """Whether the person there says yes; False where nobody can be asked."""
+        """Ask the user; False where nobody can be asked."""
 
     def note(self, text: str) -> None:
         """A line to keep."""
@@ -158,10 +160,10 @@ class SweepView(Protocol):
     def stage(self, text: str, done: int, total: int) -> None:
         """Work before the training: `done` of `total` units."""
 
-    def show(self, board: Board) -> None:
-        """The board changed."""
+    def show(self, progress: Progress) -> None:
+        """The progress changed."""
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """A trial or teacher was finished or failed."""
 
 

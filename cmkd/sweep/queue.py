@@ -1,12 +1,12 @@
-"""Whose turn it is: a teacher, then the trials that it teaches, then the next teacher. Pure."""
+"""Queue of a teacher, the trials that it teaches, and the next teacher. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 
-class Turns:
-    """What a free worker takes next.
+class TrialQueue:
+    """Queue that free workers take from.
 
     The next teacher starts when no trial is left for the teachers that are there, so that a sweep
     that is stopped has whole replicates. Trials that need no teacher are trained beside it, and
@@ -36,11 +36,11 @@ class Turns:
         self._processes = processes
 
     @property
-    def over(self) -> bool:
-        """Whether there is nothing left to take, now or later: what runs may come back."""
+    def exhausted(self) -> bool:
+        """True if nothing is left, now or later; a running trial may be requeued."""
         return not self._teachers and not self._trials and not self._running
 
-    def take(self) -> str | None:
+    def pop(self) -> str | None:
         """Id of what starts now; None where workers, or teachers that are trained, are missing."""
         free = self._workers - sum(self._running.values())
         ready = (key for key, needs in self._trials.items() if needs not in self._awaited)
@@ -65,7 +65,7 @@ class Turns:
         return key
 
     def processes_of(self, key: str) -> int:
-        """How many processes train what was taken and has not ended."""
+        """Processes that train a running trial."""
         return self._running[key]
 
     def ended(self, key: str) -> None:
@@ -73,7 +73,7 @@ class Turns:
         self._running.pop(key, None)
         self._awaited.discard(key)
 
-    def again(self, key: str) -> int:
+    def requeue(self, key: str) -> int:
         """After memory ran out: half as many workers from now on, and this one once more.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Ray: the only door to `ray`. Trials and teachers by Ray Tune on reused workers."""
+"""Ray engine: trials and teachers by Ray Tune on reused workers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.sweep.cluster import UNHEARD_SECONDS, Pulse, joined, nodes, require_alike, servers
-from cmkd.sweep.queue import Turns
-from cmkd.sweep.shared_cache import Place, weights_of
+from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, nodes, require_alike, servers
+from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.tune_adapter import (
     RETRIES,
     Events,
     first_line,
     keep_secrets,
     kept,
+    queue_searcher,
     reporter,
     resources,
     stopper,
     trainable,
-    turn_taker,
 )
-from cmkd.sweep.worker import Update
 
 LOOPBACK = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-"""Of an engine of our own; the driver of a cluster has to be reached by its nodes."""
+"""For an engine of our own; nodes of a cluster have to reach its driver."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Threads that spin while they wait slow each other tenfold where CPUs are shared.
@@ -43,7 +42,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # `Turns` says how many start; Tune alone would bring up one process after the other.
+    # `TrialQueue` says how many start; Tune alone would bring up one process after the other.
     "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),
     # When Ray's server is gone, calls that wait for it fail before Ray ends this process.
     "RAY_gcs_server_request_timeout_seconds": "30",
@@ -69,26 +68,25 @@ class Engine:
 
     workers: int
     gpu_share: float
-    place: Place
+    cache: Path
     processes: int
-    pulse: Pulse
+    health: HealthCheck
     joined: bool = False
 
     def make_ready(self, configs: Sequence[TrialConfig], tick: Callable[[], None]) -> None:
-        """Compare the nodes of a cluster, and hand over what they may lack of these trials.
+        """Compare the nodes of a cluster with this machine.
 
         Raises:
             InputError: a node does not fit; see `require_alike`.
-            InfrastructureError: the cluster or the storage does not answer.
+            InfrastructureError: the cluster does not answer.
         """
         if self.joined:
-            require_alike(self.place, configs[0], self.pulse, tick)
-        self.place.of_driver().offer_weights(weights_of(configs))
+            require_alike(self.cache, configs[0], self.health, tick)
 
     def train(
-        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Events, name: str
+        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Events, name: str
     ) -> None:
-        """Train every trial and teacher of `turns` once; returns when all have ended.
+        """Train every trial and teacher of `queue` once; returns when all have ended.
 
         Args:
             configs: by the id of a trial, or of the teacher that is to be trained for it.
@@ -102,24 +100,17 @@ class Engine:
         from ray import tune
 
         keep_secrets()
-        cache = self.place.of_driver()
-        storage = cache.folder / "ray"
+        storage = self.cache / "ray"
         shutil.rmtree(storage / name, ignore_errors=True)
         raised: list[Exception] = []
 
         def tick() -> None:
             events.tick()
-            self.pulse.check()
-
-        def updated(update: Update) -> None:
-            if update.outcome is not None:
-                brought = replace(update.outcome, files=cache.bring(update.outcome.files))
-                update = replace(update, outcome=brought)
-            events.updated(update)
+            self.health.check()
 
         parameters = {
             "configs": dict(configs),
-            "place": self.place,
+            "cache": self.cache,
             "processes": self.processes,
             "gpus": self.gpu_share > 0,
         }
@@ -128,14 +119,14 @@ class Engine:
                 tune.with_parameters(trainable(), **parameters), resources(self.gpu_share)
             ),
             tune_config=tune.TuneConfig(
-                search_alg=turn_taker(turns), num_samples=-1, reuse_actors=True
+                search_alg=queue_searcher(queue), num_samples=-1, reuse_actors=True
             ),
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(storage),
                 verbose=0,
                 stop=stopper(events),
-                callbacks=[reporter(kept(replace(events, tick=tick, updated=updated), raised))],
+                callbacks=[reporter(kept(replace(events, tick=tick), raised))],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -155,7 +146,7 @@ class Engine:
 
 @contextmanager
 def start_engine(
-    workers: int, place: Place, processes: int = 1, address: str | None = None
+    workers: int, cache: Path, processes: int = 1, address: str | None = None
 ) -> Iterator[Engine]:
     """Start Ray for this block, reachable from this machine alone, or join a cluster.
 
@@ -185,8 +176,8 @@ def start_engine(
                     f"{resources['GPU']:g} for {workers} workers; use fewer --workers"
                 )
             patience = UNHEARD_SECONDS if address else math.inf
-            pulse = Pulse(servers(), patience=patience)
-            yield Engine(workers, share, place, processes, pulse, joined=address is not None)
+            health = HealthCheck(servers(), patience=patience)
+            yield Engine(workers, share, cache, processes, health, joined=address is not None)
     except ray.exceptions.RayError as error:
         raise InfrastructureError(f"Ray stopped: {error}") from error
 
@@ -203,7 +194,7 @@ def default_workers(address: str) -> int:
         found = nodes()
     if not found:
         raise InputError(f"--address {address}: no node of the cluster has CPUs; start one")
-    return int(sum(one.gpus for one in found) or sum(one.cpus for one in found))
+    return int(sum(node.gpus for node in found) or sum(node.cpus for node in found))
 
 
 @contextmanager

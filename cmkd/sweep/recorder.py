@@ -1,4 +1,4 @@
-"""The one writer of a sweep: it carries records to the tracking store, each trial's in order.
+"""Recorder: the only writer of a sweep to the tracking store, in order for each trial.
 
 The queue is the spool. While the store does not answer, records wait in it and training goes
 on; they are tried again until the store is back or the sweep gives up at its end. Every write
@@ -16,14 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking.store import EpochRecord, RunIdentity, RunStatus, RunStore
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity, RunStore
 
 RETRY_SECONDS = 5.0
 LAST_SECONDS = 60.0
-"""How long a store that does not answer is waited for at the end: a server restarts in less."""
+"""Wait at the end for a store that does not answer; a server restarts in less."""
 LAST_PAUSE = 1.0
 
 Write = Callable[[], None]
@@ -94,38 +95,23 @@ class Recorder:
                 batch = self._waiting[trial_id] = list(epochs)
                 self._put(trial_id, lambda: self._store.log(self._runs[trial_id], batch))
 
-    def close(
-        self,
-        trial_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        timestamp_ms: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-        of: Sequence[Path] = (),
-    ) -> None:
+    def close(self, trial_id: str, ending: RunEnding, draw_from: Sequence[Path] = ()) -> None:
         """End the run.
 
         Args:
-            of: what pictures are drawn of.
+            draw_from: files that pictures are drawn of.
         """
         self._open.discard(trial_id)
-        if self._draw is not None and of:
-            self._put(trial_id, lambda: self._keep_pictures(trial_id, of))
+        if self._draw is not None and draw_from:
+            self._put(trial_id, lambda: self._keep_pictures(trial_id, draw_from))
         with self._changed:
             self._waiting.pop(trial_id, None)
-        self._put(
-            trial_id,
-            lambda: self._store.close(
-                self._runs[trial_id],
-                status,
-                summary=summary,
-                timestamp_ms=timestamp_ms,
-                tags=tags,
-                files=[*files, *self._drawn.get(trial_id, ())],
-            ),
-        )
+
+        def write() -> None:
+            files = [*ending.files, *self._drawn.get(trial_id, ())]
+            self._store.close(self._runs[trial_id], replace(ending, files=files))
+
+        self._put(trial_id, write)
 
     def _keep_pictures(self, trial_id: str, of: Sequence[Path]) -> None:
         assert self._draw is not None
@@ -151,7 +137,7 @@ class Recorder:
                 lacks is on disk with the trials.
         """
         for trial_id in tuple(self._open):
-            self.close(trial_id, "KILLED")
+            self.close(trial_id, RunEnding("KILLED"))
         with self._changed:
             self._drain_began = time.monotonic()
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A sweep from its spec to its last record: the one place that knows the order of things."""
+"""Run a sweep: plan, preflight, review of the cache, engine, records; stage by stage."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.sweep.events import Driver
+from cmkd.machine import named, owner, usable_cpus
+from cmkd.provenance import this_code
+from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import Failure, beyond_the_trials
 from cmkd.sweep.forecast import too_large
-from cmkd.sweep.identity import Origin, code_version
-from cmkd.sweep.plan import Plan
-from cmkd.sweep.preflight import Outlook, outlook
+from cmkd.sweep.identity import Origin
+from cmkd.sweep.plan import Plan, weights_of
+from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView
 from cmkd.sweep.recorder import Draw, Recorder
-from cmkd.sweep.shared_cache import Place, weights_of
+from cmkd.sweep.reuse import CacheReview
 from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
-from cmkd.sweep.status import kept_standing
-from cmkd.sweep.survey import SweepRequest, survey
-from cmkd.tracking.store import RunRecord
-from cmkd.tracking.uri import default_uri, named, owner, store_exists
+from cmkd.sweep.status import status_file
+from cmkd.sweep.survey import SweepRequest, build_plan
+from cmkd.tracking.store import RunRecord, RunStore
+from cmkd.tracking.uri import default_uri, store_exists
 
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
-    from cmkd.tracking.mlflow_store import MlflowStore
 
 
 @contextmanager
@@ -63,12 +64,12 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
 
 
 INTERRUPT_SECONDS = 15.0
-"""How long an interrupted sweep waits for its store; a machine about to vanish gives 30 s."""
+"""Wait of an interrupted sweep for its store; a machine about to vanish gives 30 s."""
 
 
 @dataclass(frozen=True)
-class SweepOutcome:
-    """What a sweep came to.
+class SweepResult:
+    """Result of a sweep.
 
     Attributes:
         plan: the state of every trial at the end.
@@ -82,9 +83,9 @@ class SweepOutcome:
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
 
-    def followed_by(self, plan: Plan, stage: SweepOutcome) -> SweepOutcome:
+    def followed_by(self, plan: Plan, stage: SweepResult) -> SweepResult:
         """This and what `stage` added to it, after which `plan` is how things are."""
-        return SweepOutcome(
+        return SweepResult(
             plan,
             self.finished + stage.finished,
             (*self.failures, *stage.failures),
@@ -92,19 +93,19 @@ class SweepOutcome:
         )
 
 
-def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Outlook]:
+def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:
     """The plan of a sweep without running it; a store that does not exist is not created."""
     _require_possible(request)
     dataset = _open_data(request, view)
     runs: Sequence[RunRecord] = ()
     if store_exists(request.tracking_uri):
         runs = _open_store(request).find({"data_id": dataset.id})
-    plan = survey(request, dataset, runs, code_version())
+    plan = build_plan(request, dataset, runs, this_code().commit)
     _require_weights(plan, request.cache)
-    return plan, _outlook(plan, dataset, runs, request)
+    return plan, _preflight(plan, dataset, runs, request)
 
 
-def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) -> SweepOutcome:
+def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) -> SweepResult:
     """Train every trial of the sweep that has no successful run, stage by stage.
 
     Args:
@@ -123,25 +124,25 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
         where = request.tracking_uri or default_uri()
         with (
             sweep_lock(request.cache, name, dataset.info.name),
-            kept_standing(view, request.cache, name, dataset.info.name, where) as view,
+            status_file(view, request.cache, name, dataset.info.name, where) as view,
         ):
             store = _open_store(request)
             store.require_writable(f"{name}/{dataset.info.name}")
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
             runs = store.find({"data_id": dataset.id})
-            plan = survey(request, dataset, runs, code_version())
-            outcome = SweepOutcome(plan)
+            plan = build_plan(request, dataset, runs, this_code().commit)
+            outcome = SweepResult(plan)
             failed: set[str] = set()
             while plan.to_run:
                 _require_weights(plan, request.cache)
                 workers = _announce(plan, dataset, runs, request, view)
-                done = _train_stage(request, dataset, plan, store, view, guard, draw, workers)
+                done = _train_stage(request, dataset, plan, runs, store, view, guard, draw, workers)
                 runs = store.find({"data_id": dataset.id})
-                after = survey(request, dataset, runs, code_version())
+                after = build_plan(request, dataset, runs, this_code().commit)
                 outcome = outcome.followed_by(after, done)
-                news = after.choices, after.orders, after.searched
-                if news == (plan.choices, plan.orders, plan.searched):
+                news = after.choices, after.comparisons, after.searched
+                if news == (plan.choices, plan.comparisons, plan.searched):
                     break
                 failed |= {name for name, _ in done.failures}
                 plan = after.without_retries(failed)
@@ -162,7 +163,7 @@ def _announce(
     for line in plan.lines():
         view.note(line)
     view.stage("trying a step of each kind of network", 0, 1)
-    expected = _outlook(plan, dataset, runs, request)
+    expected = _preflight(plan, dataset, runs, request)
     for line in expected.lines():
         view.note(line)
     reason = too_large(plan, expected.forecast)
@@ -171,26 +172,16 @@ def _announce(
     return expected.forecast.workers
 
 
-def _outlook(
+def _preflight(
     plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest
-) -> Outlook:
+) -> Preflight:
     # What the nodes of a cluster have is not known, nor the share of each process of a trial.
     is_shared = request.address is None and request.processes == 1
-    return outlook(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
+    return preflight(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
 
 
 def _require_possible(request: SweepRequest) -> None:
-    from cmkd.data.mirror import Mirror
-    from cmkd.data.workers import usable_cpus
-
     workers, processes = request.workers, request.processes
-    if request.storage is not None:
-        Mirror(request.storage)
-        if processes > 1:
-            raise InputError(
-                f"--processes {processes}: the processes of a trial share a cache folder; put the "
-                "cache on a file system that all nodes mount, and leave out --storage"
-            )
     if request.address is not None:
         if workers < 1:
             raise InputError(f"--workers {workers}: give 1 or more")
@@ -232,7 +223,7 @@ def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
     )
 
 
-def _open_store(request: SweepRequest) -> MlflowStore:
+def _open_store(request: SweepRequest) -> RunStore:
     from cmkd.tracking.mlflow_store import open_store
 
     return open_store(request.tracking_uri)
@@ -240,7 +231,6 @@ def _open_store(request: SweepRequest) -> MlflowStore:
 
 def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
     from cmkd.data.decoded_cache import ensure_arrays
-    from cmkd.data.workers import usable_cpus
 
     for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
         ensure_arrays(
@@ -257,27 +247,32 @@ def _train_stage(
     request: SweepRequest,
     dataset: Dataset,
     plan: Plan,
-    store: MlflowStore,
+    runs: Sequence[RunRecord],
+    store: RunStore,
     view: SweepView,
     guard: SignalGuard,
     draw: Draw | None,
     workers: int,
-) -> SweepOutcome:
+) -> SweepResult:
     from cmkd.sweep.ray_engine import start_engine
 
-    place = Place(request.cache, request.storage)
-    if not request.storage:
-        _prepare_arrays(request, dataset, plan, view)
+    cached = CacheReview(request.cache, store, fresh=request.fresh)
+    for line in cached.review(plan, runs):
+        view.note(line)
+    _prepare_arrays(request, dataset, plan, view)
     started = time.monotonic()
     choices = {one.name: one.describe() for one in plan.choices}
     spec = request.sweep.spec
     origin = Origin(
-        spec.name, dataset.info, dataset.num_folds, code_version(), choices, spec.description
+        spec.name, dataset.info, dataset.num_folds, choices, cached.made_by, spec.description
     )
-    teachers = store.find({"kind": "teacher", "data_id": dataset.id})
-    recorded = {run.trial_id for run in teachers if run.status == "FINISHED"}
+    recorded = {
+        run.trial_id
+        for run in runs
+        if run.tags.get("kind") == "teacher" and run.status == "FINISHED"
+    }
     recorder = Recorder(store, view.note, draw, writers=store.writers)
-    driver = Driver(
+    driver = TrialEvents(
         plan,
         origin,
         recorder,
@@ -289,7 +284,7 @@ def _train_stage(
     view.note(f"starting {workers} workers")
     with (
         guard.deferred(),
-        start_engine(workers, place, request.processes, request.address) as engine,
+        start_engine(workers, request.cache, request.processes, request.address) as engine,
     ):
         # Ray has taken SIGTERM for itself.
         guard.install()
@@ -304,7 +299,7 @@ def _train_stage(
     if graver is not None:
         raise graver
     seconds = time.monotonic() - started
-    return SweepOutcome(plan, driver.finished, tuple(driver.failures), seconds)
+    return SweepResult(plan, driver.finished, tuple(driver.failures), seconds)
 
 
 def _leave(recorder: Recorder, view: SweepView, *, hurry: bool) -> None:

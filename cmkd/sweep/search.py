@@ -1,16 +1,22 @@
-"""Optuna: the only door to `optuna`. What a search tries next, and when it gives a trial up.
+"""Hyperparameter search: TPE proposals and pruning. Only module that imports optuna.
 
 Both depend on results alone, which the store has: after a kill the same calls go on from there.
-Ray Tune's own schedulers forget what they have seen with every start, so the rule of asynchronous
-successive halving (Li et al. 2020, ASHA) is written out here; it is five lines.
+Optuna is asked for new proposals only, and told of the others, so that another version of it
+changes nothing that is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, cast
 
+from cmkd.config.paths import load_plugin
 from cmkd.config.spec import SearchSpec
+from cmkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 Values = Mapping[str, float]
 """A value per searched key."""
@@ -19,13 +25,13 @@ DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a trial of a search ended.
+class SearchedTrial:
+    """A trial of a search that has ended.
 
     Attributes:
         score: best validation accuracy in percent; None of one that failed.
-        epochs: what it cost of the budget.
-        whole: whether it was trained to its end.
+        epochs: cost in epochs of the budget.
+        whole: True if it was trained to its end.
     """
 
     score: float | None
@@ -35,111 +41,184 @@ class Ended:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a search has proposed so far.
+    """All proposals of a search so far.
 
     Attributes:
         values: in the order of proposing.
-        ended: by position in `values`, how those that are over ended.
+        ended: by position in `values`, the trials that have ended.
     """
 
     values: tuple[Values, ...]
-    ended: Mapping[int, Ended]
+    ended: Mapping[int, SearchedTrial]
 
     @property
     def spent(self) -> int:
         """Epochs of all that ended."""
-        return sum(one.epochs for one in self.ended.values())
+        return sum(trial.epochs for trial in self.ended.values())
 
     @property
     def best(self) -> int | None:
         """Position of the best score of a whole trial, of equal ones the first."""
-        scores = {at: one.score for at, one in self.ended.items() if one.whole}
+        scores = {at: trial.score for at, trial in self.ended.items() if trial.whole}
         return max(scores, key=lambda at: scores[at] or 0.0, default=None)
 
 
-def propose(search: SearchSpec, epochs: int, ended: Callable[[Values], Ended | None]) -> Proposals:
-    """Everything that was tried, and what is to be tried now, by Optuna's TPE.
+Ask = Callable[[SearchSpec, Sequence[tuple[Values, SearchedTrial]], int], Sequence[Values]]
+"""Gives so many new proposals, from the trials that have ended."""
+
+
+def propose(
+    search: SearchSpec,
+    epochs: int,
+    known: Mapping[int, Values],
+    ended: Callable[[Values], SearchedTrial | None],
+    ask: Ask | None = None,
+) -> Proposals:
+    """All proposals that were tried, and those to try now.
 
     `search.batch` settings are proposed at once, and the next when all of these have ended, so
     that proposals do not depend on who was first.
 
     Args:
         epochs: of one whole trial; trials are proposed while the budget holds one more.
-        ended: how the trial with these values ended; None of one that is still to be trained.
+        known: proposals of the store by position.
+        ended: the trial with these values; None of one that is still to be trained.
+        ask: `ask_optuna` when None.
     """
-    import optuna
-    from optuna.distributions import BaseDistribution, FloatDistribution
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=search.seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    space: dict[str, BaseDistribution] = {
-        key: FloatDistribution(limits.low, limits.high, log=True)
-        for key, limits in search.ranges.items()
-    }
     values: list[Values] = []
-    results: dict[int, Ended] = {}
-    while room := (search.epochs - sum(one.epochs for one in results.values())) // epochs:
-        asked = [study.ask(space) for _ in range(min(search.batch, room))]
-        first = len(values)
-        for place, trial in enumerate(asked, first):
-            values.append({key: float(f"{trial.params[key]:.{DIGITS}g}") for key in space})
+    results: dict[int, SearchedTrial] = {}
+    while room := (search.epochs - sum(trial.epochs for trial in results.values())) // epochs:
+        places = range(len(values), len(values) + min(search.batch, room))
+        fresh: Sequence[Values] = ()
+        if not known.keys() >= set(places):
+            done = [(values[at], results[at]) for at in sorted(results)]
+            fresh = (ask or ask_optuna)(search, done, len(places))
+        for number, place in enumerate(places):
+            values.append(known[place] if place in known else fresh[number])
             result = ended(values[place])
             if result is not None:
                 results[place] = result
         if len(results) < len(values):
             break
-        for place, trial in enumerate(asked, first):
-            _tell(study, trial, results[place])
     return Proposals(tuple(values), results)
 
 
-def _tell(study: object, trial: object, result: Ended) -> None:
+def ask_optuna(
+    search: SearchSpec, done: Sequence[tuple[Values, SearchedTrial]], count: int
+) -> list[Values]:
+    """`count` proposals of Optuna's TPE sampler after the trials that are `done`."""
     import optuna
+    from optuna.distributions import BaseDistribution, FloatDistribution
 
-    assert isinstance(study, optuna.Study) and isinstance(trial, optuna.Trial)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A sampler of its own per batch: its random numbers depend on what is done, not on history.
+    sampler = optuna.samplers.TPESampler(seed=search.seed + len(done))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    space: dict[str, BaseDistribution] = {
+        key: FloatDistribution(limits.low, limits.high, log=True)
+        for key, limits in search.ranges.items()
+    }
+    for values, result in done:
+        study.add_trial(_frozen(values, result, space))
+    asked = [study.ask(space) for _ in range(count)]
+    return [
+        {
+            key: min(max(float(f"{trial.params[key]:.{DIGITS}g}"), limits.low), limits.high)
+            for key, limits in search.ranges.items()
+        }
+        for trial in asked
+    ]
+
+
+def _frozen(values: Values, result: SearchedTrial, space: Mapping[str, object]) -> FrozenTrial:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+    states = optuna.trial.TrialState
     if result.score is None:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return
-    trial.report(result.score, result.epochs)
-    if result.whole:
-        study.tell(trial, result.score)
+        state = states.FAIL
     else:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        state = states.COMPLETE if result.whole else states.PRUNED
+    return optuna.trial.create_trial(
+        state=state,
+        value=result.score if result.whole else None,
+        params=dict(values),
+        distributions=cast("dict[str, BaseDistribution]", dict(space)),
+        intermediate_values={} if result.score is None else {result.epochs: result.score},
+    )
+
+
+class Pruner(Protocol):
+    """Decides at a rung whether a trial of a search ends there.
+
+    Made with the `SearchSpec`. The decision has to depend on the arguments alone.
+    """
+
+    def prune(self, trial_id: str, epoch: int, scores: Mapping[str, float]) -> str:
+        """The reason why a trial ends after `epoch`; empty if it goes on.
+
+        Args:
+            scores: best validation accuracies up to `epoch` of all trials that reached it.
+        """
+
+
+class SuccessiveHalving:
+    """Asynchronous successive halving (Li et al. 2020): at each rung the better ones go on."""
+
+    def __init__(self, search: SearchSpec) -> None:
+        self._reduction = search.reduction
+
+    def prune(self, trial_id: str, epoch: int, scores: Mapping[str, float]) -> str:
+        """End a trial that is not among the best ``1 / reduction`` of its rung."""
+        better = sum(score > scores[trial_id] for score in scores.values())
+        if better < max(1, len(scores) // self._reduction):
+            return ""
+        return (
+            f"pruned after epoch {epoch}: {better} of {len(scores) - 1} others were better than "
+            f"its {scores[trial_id]:.2f} %, and one in {self._reduction} goes on"
+        )
+
+
+PRUNERS: Mapping[str, Callable[[SearchSpec], Pruner]] = {"halving": SuccessiveHalving}
+
+
+def pruner_of(search: SearchSpec) -> Pruner:
+    """The pruner that a spec names: of `PRUNERS`, of an entry point, or ``module:Class``.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot be imported.
+    """
+    if search.pruner in PRUNERS:
+        return PRUNERS[search.pruner](search)
+    try:
+        return cast("Pruner", load_plugin("pruner", search.pruner, PRUNERS)(search))
+    except ValueError as error:
+        raise ConfigError(f"search.pruner: {error}") from None
 
 
 @dataclass
-class Halving:
-    """Which trials of a search are given up: at each rung the better ones go on.
+class RungScores:
+    """Scores of the trials of a search at its rungs, judged by a pruner.
 
     Attributes:
         rungs: epochs after which a trial is judged.
-        reduction: one in so many goes on.
         reached: by rung, best validation accuracies so far of the trials that reached it.
     """
 
     rungs: Sequence[int]
-    reduction: int
+    pruner: Pruner
     reached: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def seen(self, trial_id: str, epoch: int, score: float) -> None:
-        """Note the best score of a trial up to this epoch."""
-        if epoch in self.rungs:
-            self.reached.setdefault(epoch, {})[trial_id] = score
+    def add(self, trial_id: str, scores: Iterable[tuple[int, float]]) -> None:
+        """Note the best scores of a trial up to these epochs."""
+        for epoch, score in scores:
+            if epoch in self.rungs:
+                self.reached.setdefault(epoch, {})[trial_id] = score
 
-    def gives_up(self, trial_id: str, epoch: int) -> str:
-        """Why the trial is not to go on after `epoch`, which it was `seen` at; empty if it is."""
+    def stop_reason(self, trial_id: str, epoch: int) -> str:
+        """Why the trial ends after `epoch`; empty if it goes on."""
         scores = self.reached.get(epoch, {})
-        if trial_id not in scores:
-            return ""
-        better = sum(one > scores[trial_id] for one in scores.values())
-        going_on = max(1, len(scores) // self.reduction)
-        if better < going_on:
-            return ""
-        return (
-            f"pruned after epoch {epoch}: {better} of {len(scores) - 1} others were better than "
-            f"its {scores[trial_id]:.2f} %, and one in {self.reduction} goes on"
-        )
+        return self.pruner.prune(trial_id, epoch, scores) if trial_id in scores else ""
 
     def of_trial(self, trial_id: str) -> dict[int, float]:
         """The scores of a trial by rung."""

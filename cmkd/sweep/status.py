@@ -1,24 +1,23 @@
-"""How a sweep stands: a small file in the cache that its driver renews and anybody may read."""
+"""Status file of a running sweep, refreshed by the driver, read by `cmkd status`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
-from cmkd.sweep.failures import Failure, digest
-from cmkd.tracking.store import RunRecord
-from cmkd.tracking.uri import owner, owner_is_gone, redact, sqlite_file
+from cmkd.machine import owner, owner_is_gone
+from cmkd.sweep.failures import digest
+from cmkd.tracking.uri import redact, sqlite_file
 
 if TYPE_CHECKING:
-    from cmkd.sweep.progress import Board, SweepView, TrialProgress
+    from cmkd.sweep.progress import Progress, SweepView, TrialProgress
 
 SCHEMA = 1
 PERIOD_SECONDS = 2.0
@@ -26,7 +25,7 @@ PERIOD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class ArmStanding:
+class ArmStatus:
     """Trials of one arm by state; accuracy in percent."""
 
     arm: str
@@ -38,7 +37,7 @@ class ArmStanding:
 
 
 @dataclass(frozen=True)
-class InTraining:
+class RunningTrial:
     """A trial or teacher that is being trained."""
 
     name: str
@@ -47,16 +46,15 @@ class InTraining:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A sweep on one data set, at one moment.
+class SweepStatus:
+    """Progress of a sweep on one data set.
 
     Attributes:
-        owner: ``host:pid`` of the driver; empty where the store alone is known.
-        store: its tracking store, without secrets.
-        started, updated: seconds since 1970; 0 where not known.
-        ending: how it ended; empty while it runs.
-        stage: what is done before the training.
-        to_go: trials that wait; None where the store alone is known, which has none of them.
+        owner: owner tag of the driver.
+        store: tracking URI without secrets.
+        started, updated: seconds since 1970.
+        ending: empty while it runs.
+        stage: work before the training.
         seconds_left: forecast of the driver at `updated`.
         failures: a line per cause.
     """
@@ -64,7 +62,7 @@ class Standing:
     sweep: str
     data: str
     store: str
-    owner: str = ""
+    owner: str
     started: float = 0.0
     updated: float = 0.0
     ending: str = ""
@@ -73,28 +71,30 @@ class Standing:
     pruned: int = 0
     running: int = 0
     failed: int = 0
-    to_go: int | None = None
+    to_go: int = 0
     seconds_left: float | None = None
-    arms: tuple[ArmStanding, ...] = ()
-    training: tuple[InTraining, ...] = ()
+    arms: tuple[ArmStatus, ...] = ()
+    training: tuple[RunningTrial, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
         """``running``, ``died`` (no driver, no ending), or how it ended."""
-        if self.ending or not self.owner:
-            return self.ending
-        return "died" if owner_is_gone(self.owner) else "running"
+        return self.ending or ("died" if owner_is_gone(self.owner) else "running")
 
 
-class Journal:
-    """A `SweepView` that passes all on to another and keeps the standing on disk.
+class StatusWriter:
+    """A `SweepView` that passes all on to another and keeps the status on disk.
 
     A disk that refuses it never stops a sweep.
     """
 
     def __init__(
-        self, view: SweepView, path: Path, fresh: Standing, clock: Callable[[], float] = time.time
+        self,
+        view: SweepView,
+        path: Path,
+        fresh: SweepStatus,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._view = view
         self._path = path
@@ -103,41 +103,41 @@ class Journal:
         self._written = 0.0
 
     def confirm(self, question: str) -> bool:
-        """As the other view."""
+        """Pass it on."""
         return self._view.confirm(question)
 
     def note(self, text: str) -> None:
-        """As the other view."""
+        """Pass it on."""
         self._view.note(text)
 
     def stage(self, text: str, done: int, total: int) -> None:
-        """As the other view; kept."""
+        """Pass it on, and write it."""
         self._view.stage(text, done, total)
         self._now = replace(self._now, stage=f"{text}: {done}/{total}")
         self._write(urgent=False)
 
-    def show(self, board: Board) -> None:
-        """As the other view; kept."""
-        self._view.show(board)
-        self._take(board, urgent=False)
+    def show(self, progress: Progress) -> None:
+        """Pass it on, and write it."""
+        self._view.show(progress)
+        self._take(progress, urgent=False)
 
-    def ended(self, trial: TrialProgress, board: Board) -> None:
-        """As the other view; kept."""
-        self._view.ended(trial, board)
-        self._take(board, urgent=True)
+    def ended(self, trial: TrialProgress, progress: Progress) -> None:
+        """Pass it on, and write it."""
+        self._view.ended(trial, progress)
+        self._take(progress, urgent=True)
 
     def close(self, ending: str) -> None:
-        """The sweep has ended; where nothing was to train, what was known before stays."""
+        """Write the ending; where nothing was to train, the file stays as it was."""
         if self._written:
             now = replace(self._now, ending=ending, seconds_left=None, stage="", training=())
             arms = tuple(replace(one, running=0, to_go=one.to_go + one.running) for one in now.arms)
-            to_go = (now.to_go or 0) + now.running
+            to_go = now.to_go + now.running
             self._now = replace(now, arms=arms, running=0, to_go=to_go)
             self._write(urgent=True)
 
-    def _take(self, board: Board, *, urgent: bool) -> None:
+    def _take(self, progress: Progress, *, urgent: bool) -> None:
         if urgent or self._clock() - self._written >= PERIOD_SECONDS:
-            self._now = replace(standing_of(board, self._now), stage="")
+            self._now = replace(status_of(progress, self._now), stage="")
             self._write(urgent=True)
 
     def _write(self, *, urgent: bool) -> None:
@@ -154,17 +154,17 @@ class Journal:
 
 
 @contextmanager
-def kept_standing(
+def status_file(
     view: SweepView, cache: Path, sweep: str, data: str, store: str
 ) -> Iterator[SweepView]:
-    """A view for the block that keeps ``<cache>/sweeps/<sweep>-<data>.json`` up to date too.
+    """Keep ``<cache>/sweeps/<sweep>-<data>.json`` up to date inside the block; gives the view.
 
     Args:
         store: tracking URI.
     """
     path = cache / "sweeps" / f"{slug(f'{sweep}-{data}')}.json"
-    fresh = Standing(sweep, data, named_store(store), owner(), started=time.time())
-    journal = Journal(view, path, fresh)
+    fresh = SweepStatus(sweep, data, named_store(store), owner(), started=time.time())
+    journal = StatusWriter(view, path, fresh)
     try:
         yield journal
     except BaseException as error:
@@ -174,40 +174,36 @@ def kept_standing(
 
 
 def named_store(uri: str) -> str:
-    """A tracking URI as it is shown: a file by its whole path, and no secret."""
+    """Tracking URI to show: a file by its whole path, no secret."""
     path = sqlite_file(uri)
     return f"sqlite:///{path}" if path is not None else redact(uri)
 
 
-def standing_of(board: Board, before: Standing) -> Standing:
-    """What the board says now."""
-    everyone = [*board.teachers.values(), *board.trials.values()]
-    failures = [
-        (one.name, Failure(*one.cause.partition(": ")[::2], trace="", epoch=one.epoch))
-        for one in everyone
-        if one.status == "failed" and one.cause
-    ]
+def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
+    """The status by `progress`."""
+    everyone = [*progress.teachers.values(), *progress.trials.values()]
+    failures = [(one.name, one.cause) for one in everyone if one.status == "failed" and one.cause]
     return replace(
         before,
-        done=board.count("done"),
-        pruned=board.count("pruned"),
-        running=board.count("running"),
-        failed=board.count("failed"),
-        to_go=board.count("to go"),
-        seconds_left=board.seconds_left(),
+        done=progress.count("done"),
+        pruned=progress.count("pruned"),
+        running=progress.count("running"),
+        failed=progress.count("failed"),
+        to_go=progress.count("to go"),
+        seconds_left=progress.seconds_left(),
         arms=tuple(
-            ArmStanding(
+            ArmStatus(
                 arm,
-                board.count("done", arm),
-                board.count("running", arm),
-                board.count("failed", arm),
-                board.count("to go", arm),
-                board.best(arm),
+                progress.count("done", arm),
+                progress.count("running", arm),
+                progress.count("failed", arm),
+                progress.count("to go", arm),
+                progress.best(arm),
             )
-            for arm in board.arms()
+            for arm in progress.arms()
         ),
         training=tuple(
-            InTraining(one.name, one.epoch, one.epochs)
+            RunningTrial(one.name, one.epoch, one.epochs)
             for one in everyone
             if one.status == "running"
         ),
@@ -215,68 +211,15 @@ def standing_of(board: Board, before: Standing) -> Standing:
     )
 
 
-def kept_standings(cache: Path) -> list[Standing]:
-    """Of all sweeps of this cache, those that ran last first; files of other versions are left."""
+def saved_statuses(cache: Path) -> list[SweepStatus]:
+    """Status of all sweeps of a cache, the latest first; files of other versions are skipped."""
     found = []
     for path in (cache / "sweeps").glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("schema") == SCHEMA:
-                arms = tuple(ArmStanding(**one) for one in stored.pop("arms"))
-                training = tuple(InTraining(**one) for one in stored.pop("training"))
+                arms = tuple(ArmStatus(**one) for one in stored.pop("arms"))
+                training = tuple(RunningTrial(**one) for one in stored.pop("training"))
                 failures = tuple(stored.pop("failures"))
-                found.append(Standing(**stored, arms=arms, training=training, failures=failures))
+                found.append(SweepStatus(**stored, arms=arms, training=training, failures=failures))
     return sorted(found, key=lambda one: (one.state == "running", one.updated), reverse=True)
-
-
-def standings_of_store(runs: Sequence[RunRecord], store: str) -> list[Standing]:
-    """What the runs of a store tell of each sweep, the last one first.
-
-    Args:
-        runs: oldest first.
-    """
-    sweeps: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in reversed(runs):
-        if run.tags.get("kind") == "trial":
-            sweeps.setdefault((run.tags.get("sweep", ""), run.tags.get("data", "")), []).append(run)
-    return [_of_runs(name, data, trials, store) for (name, data), trials in sweeps.items()]
-
-
-def _of_runs(sweep: str, data: str, runs: Sequence[RunRecord], store: str) -> Standing:
-    def counted(some: Sequence[RunRecord]) -> tuple[int, int, int]:
-        states = Counter(run.status for run in some)
-        return states["FINISHED"], states["RUNNING"], states["FAILED"]
-
-    arms: dict[str, list[RunRecord]] = {}
-    for run in reversed(runs):
-        arms.setdefault(run.tags.get("arm", ""), []).append(run)
-    done, running, failed = counted(runs)
-    failures = [
-        (run.tags.get("arm", ""), Failure(*cause.partition(": ")[::2], trace="", epoch=0))
-        for run in runs
-        if run.status == "FAILED" and (cause := run.tags.get("failure", ""))
-    ]
-    return Standing(
-        sweep,
-        data,
-        store,
-        done=done,
-        running=running,
-        failed=failed,
-        pruned=sum("pruned" in run.tags for run in runs),
-        arms=tuple(
-            ArmStanding(arm, *counted(some), to_go=0, best_val_acc=_best(some))
-            for arm, some in arms.items()
-        ),
-        failures=tuple(digest(failures)),
-    )
-
-
-def _best(runs: Sequence[RunRecord]) -> float | None:
-    seen = [
-        run.metrics[name]
-        for run in runs
-        for name in ("best_val_acc", "val_acc")
-        if name in run.metrics
-    ]
-    return max(seen, default=None)

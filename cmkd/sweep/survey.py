@@ -1,9 +1,9 @@
-"""What a sweep lacks: its spec, the data set and the store put together."""
+"""Build the plan of a sweep from its spec, the data set and the store."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,22 @@ from cmkd.config.sweep import Sweep, resolve
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.interim_looks import (
     LEAST_SEEDS,
-    Order,
+    Comparison,
     TestScores,
+    compared_arms,
     comparisons,
-    looks,
-    orders,
-    wanted_seeds,
+    interim_looks,
+    seeds_needed,
 )
 from cmkd.sweep.plan import Plan, PlannedTrial, epochs_of, expand, make_plan
-from cmkd.sweep.search import Ended, Halving, Proposals, Values, propose
+from cmkd.sweep.search import (
+    Proposals,
+    RungScores,
+    SearchedTrial,
+    Values,
+    propose,
+    pruner_of,
+)
 from cmkd.tracking.store import RunRecord
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What to sweep and how to run it.
+    """Request of a sweep: spec, data set and options.
 
     Attributes:
         data: name or path of the data set.
@@ -41,8 +48,8 @@ class SweepRequest:
         approved: a large sweep needs no question.
         processes: that train one trial together, of the `workers`; no part of a trial's id.
         until_decided: arms whose order is open get further seeds, up to so many; None: no arm.
+        fresh: train what the store lacks, whatever the cache has of it.
         address: of the Ray cluster to join; None: an engine of our own on this machine.
-        storage: URI by which nodes with caches of their own share; None: they share `cache`.
     """
 
     sweep: Sweep
@@ -57,11 +64,11 @@ class SweepRequest:
     processes: int = 1
     until_decided: int | None = None
     address: str | None = None
-    storage: str | None = None
+    fresh: bool = False
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds at which orders are looked at; none where they are not asked for.
+        """Numbers of seeds at which comparisons are looked at; none where they are not asked for.
 
         Raises:
             InputError: the first number is too small to decide anything, or not below the last.
@@ -73,34 +80,34 @@ class SweepRequest:
                 f"--until-decided {self.until_decided}: it goes on from {self.seeds} seeds per "
                 f"arm; give --seeds {LEAST_SEEDS} or more, and a larger number here"
             )
-        return looks(self.seeds, self.until_decided)
+        return interim_looks(self.seeds, self.until_decided)
 
 
-def survey(
+def build_plan(
     request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str = ""
 ) -> Plan:
     """The plan of a sweep as the store has it: selections are made, finished trials are done.
 
     Args:
         runs: all runs on this data set.
-        code: the code that runs now, see `code_version`.
+        code: the code that runs now, see `Provenance.commit`.
     """
     trials = [run for run in runs if run.tags.get("kind") == "trial"]
     if request.sweep.spec.search is not None:
-        return _survey_search(request, dataset, trials, code)
+        return _build_search_plan(request, dataset, trials, code)
     finished = [run for run in trials if run.status == "FINISHED"]
     folds, seeds = dataset.num_folds, request.seeds
     scores = _scores(finished, "best_val_acc")
     sweep, choices = resolve(request.sweep, scores, folds=folds, seeds=seeds)
     wanted = sweep.only(request.only)
-    found = _orders(request, wanted, _scores(finished, "test_acc"), folds)
+    found = _comparisons(request, wanted, _scores(finished, "test_acc"), folds)
     planned = expand(
         wanted,
         data=_address(request, dataset),
         data_id=dataset.id,
         folds=folds,
         seeds=seeds,
-        further=_further(wanted, wanted_seeds(found, request.looks)),
+        further=_further(wanted, seeds_needed(found, request.looks)),
     )
     reasoned = tuple(
         _with_reason(one, found) if one.config.seed >= seeds else one for one in planned
@@ -111,11 +118,11 @@ def survey(
         waiting=wanted.waiting,
         replicates=folds * seeds,
         unlisted=_unlisted(sweep, finished),
-        orders=found,
+        comparisons=found,
     )
 
 
-def _survey_search(
+def _build_search_plan(
     request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str
 ) -> Plan:
     search = request.sweep.spec.search
@@ -138,7 +145,7 @@ def _survey_search(
         by_trial.setdefault(run.trial_id, []).append(run)
     epochs = epochs_of(request.sweep.with_values([search.lowest]).arms[0].setting)
 
-    def ended(values: Values) -> Ended | None:
+    def ended(values: Values) -> SearchedTrial | None:
         (trial,) = planned([values])
         state = make_plan((trial,), by_trial.get(trial.id, ()), prunes=True).states[trial.id]
         tags = {name: text for run in by_trial.get(trial.id, ()) for name, text in run.tags.items()}
@@ -148,21 +155,46 @@ def _survey_search(
                 for run in by_trial[trial.id]
                 if run.status == "FINISHED"
             )
-            return Ended(score, epochs, whole=True)
+            return SearchedTrial(score, epochs, whole=True)
         if state == "pruned":
-            return Ended(float(tags["pruned_score"]), int(tags["pruned_epoch"]), whole=False)
+            return SearchedTrial(
+                float(tags["pruned_score"]), int(tags["pruned_epoch"]), whole=False
+            )
         # What failed costs as much as if it had not, so that a search comes to its end.
-        return Ended(None, epochs, whole=False) if state == "failed" else None
+        return SearchedTrial(None, epochs, whole=False) if state == "failed" else None
 
-    found = propose(search, epochs, ended)
-    trials = planned(found.values)
-    halving = Halving(search.rungs, search.reduction)
+    proposed = _known_proposals(request, runs, lambda values: planned([values])[0].id)
+    found = propose(search, epochs, proposed, ended)
+    trials = tuple(
+        replace(trial, proposal=json.dumps({"number": number, "values": dict(values)}))
+        for number, (values, trial) in enumerate(
+            zip(found.values, planned(found.values), strict=True)
+        )
+    )
+    rungs = RungScores(search.rungs, pruner_of(search))
     for trial in trials:
         for run in by_trial.get(trial.id, ()):
-            for epoch, score in json.loads(run.tags.get("rungs", "{}")).items():
-                halving.seen(trial.id, int(epoch), score)
+            scores: dict[str, float] = json.loads(run.tags.get("rungs", "{}"))
+            rungs.add(trial.id, ((int(epoch), score) for epoch, score in scores.items()))
     plan = make_plan(trials, runs, code, prunes=True)
-    return replace(plan, halving=halving, searched=_searched(found, search.epochs))
+    return replace(plan, rungs=rungs, searched=_searched(found, search.epochs))
+
+
+def _known_proposals(
+    request: SweepRequest, runs: Sequence[RunRecord], id_of: Callable[[Values], str]
+) -> dict[int, Values]:
+    """Proposals that the store has, by position; those of a spec that was edited are left out."""
+    search = request.sweep.spec.search
+    assert search is not None
+    found: dict[int, Values] = {}
+    for run in runs:
+        if run.tags.get("sweep") == request.sweep.spec.name and "proposal" in run.tags:
+            proposal = json.loads(run.tags["proposal"])
+            values = proposal["values"]
+            same = values.keys() == search.ranges.keys()
+            if same and id_of(values) == run.trial_id:
+                found.setdefault(proposal["number"], values)
+    return found
 
 
 def _searched(found: Proposals, budget: int) -> str:
@@ -181,19 +213,19 @@ def _scores(finished: Sequence[RunRecord], metric: str) -> dict[tuple[str, int, 
     }
 
 
-def _orders(
+def _comparisons(
     request: SweepRequest, sweep: Sweep, scores: TestScores, folds: int
-) -> tuple[Order, ...]:
+) -> tuple[Comparison, ...]:
     at = request.looks
     if not at:
         return ()
-    pairs = comparisons(sweep)
+    pairs = compared_arms(sweep)
     if not pairs and not sweep.waiting:
         raise ConfigError(
             f"{sweep.path}: --until-decided has nothing to decide, as no arm has its control, its "
             "baseline or a rival beside it"
         )
-    return orders(pairs, scores, folds=folds, at=at)
+    return comparisons(pairs, scores, folds=folds, at=at)
 
 
 def _further(sweep: Sweep, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -205,13 +237,13 @@ def _further(sweep: Sweep, wanted: Mapping[str, int]) -> dict[str, int]:
     return {name: counts[key] for name, key in settings.items() if key in counts}
 
 
-def _with_reason(trial: PlannedTrial, found: Sequence[Order]) -> PlannedTrial:
+def _with_reason(trial: PlannedTrial, found: Sequence[Comparison]) -> PlannedTrial:
     open_ones = [one for one in found if not one.decided and trial.arm in (one.arm, one.other)]
     return replace(trial, reason="; ".join(one.describe() for one in open_ones))
 
 
 def _address(request: SweepRequest, dataset: Dataset) -> str:
-    """What workers open the data set by, from whatever folder: a name of the cache, or a path."""
+    """Name or path by which workers open the data set from any folder."""
     in_cache = request.cache / "data" / request.data == dataset.root
     embedded = dataset.info.kind == "embedded" and request.data == dataset.info.name
     return request.data if in_cache or embedded else str(dataset.root)

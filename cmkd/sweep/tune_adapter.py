@@ -1,4 +1,4 @@
-"""What Ray Tune is given: a trainable that trains, whose turn it is, and who is told."""
+"""Adapter to Ray Tune: trainable, searcher, stopper and callback."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from cmkd.config.trial import TrialConfig
 from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.queue import Turns
-from cmkd.sweep.shared_cache import Place
-from cmkd.sweep.worker import TrialCrew, TrialWorker, Update
+from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.worker import DistributedTrialWorker, TrialWorker, Update
 
 if TYPE_CHECKING:
     from ray.tune import Callback, PlacementGroupFactory, Stopper
@@ -22,14 +21,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 RETRIES = 2
-"""How often a trial or teacher whose process died is started again."""
+"""Restarts of a trial or teacher whose process died."""
 
-KEY, CREW = "trial", "crew"
-"""In Tune's config of a trial: the id of our trial or teacher; whether several processes train it.
-"""
+KEY, DISTRIBUTED = "trial", "distributed"
+"""Keys of the config that Tune has of a trial: its id; whether several processes train it."""
 WAITING_BYTES = 2**20
-"""Of memory for what waits for those processes, as it needs no CPU but Ray wants it to need some.
-"""
+"""Placeholder memory request of the coordinator actor; Ray rejects an empty request."""
 
 WORKER_DIED = Failure(
     "WorkerDied",
@@ -49,7 +46,7 @@ _HELD = re.compile(r"actual memory used=(\S+B)")
 
 @dataclass(frozen=True)
 class Events:
-    """What the driver does on news.
+    """Callbacks of the driver.
 
     Attributes:
         started: a worker takes this trial, again perhaps.
@@ -79,27 +76,26 @@ def keep_secrets() -> None:
 
 
 def trainable() -> type:
-    """The class that Tune makes an actor of per worker; see `TrialWorker` and `TrialCrew`."""
+    """The class of which Tune makes an actor per worker."""
     from ray import tune
 
     class TrialTrainable(tune.Trainable):
-        """Ray's calls handed to what trains."""
+        """Ray's calls handed to a worker."""
 
         def setup(
             self,
             config: dict[str, Any],
             configs: Mapping[str, TrialConfig] | None = None,
-            place: Place | None = None,
+            cache: Path | None = None,
             processes: int = 1,
             gpus: bool = False,
         ) -> None:
-            assert configs is not None and place is not None
-            # What a crew and what a worker trains differs in resources, so no actor is reused
-            # for the other.
+            assert configs is not None and cache is not None
+            # Both differ in resources, so no actor is reused for the other kind.
             self.worker = (
-                TrialCrew(configs, place.cache, processes, gpus=gpus)
-                if config[CREW]
-                else TrialWorker(configs, place.of_worker())
+                DistributedTrialWorker(configs, cache, processes, gpus=gpus)
+                if config[DISTRIBUTED]
+                else TrialWorker(configs, cache)
             )
             self.worker.start(config[KEY])
 
@@ -115,35 +111,37 @@ def trainable() -> type:
 
 
 def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFactory]:
-    """What Tune asks how much of the machine a trial's actor takes."""
+    """Resources of a trial's actor."""
     from ray.tune import PlacementGroupFactory
 
     alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
     waits = {"memory": float(WAITING_BYTES)}
-    return lambda config: PlacementGroupFactory([waits if config[CREW] else alone])
+    return lambda config: PlacementGroupFactory([waits if config[DISTRIBUTED] else alone])
 
 
-def turn_taker(turns: Turns) -> Searcher:
-    """What Tune asks for the next trial or teacher, whenever it looks around."""
+def queue_searcher(queue: TrialQueue) -> Searcher:
+    """Searcher that takes trials from the queue."""
     from ray.tune.search import Searcher
 
-    class TakesTurns(Searcher):
-        """Tune's question handed to `turns`."""
+    class QueueSearcher(Searcher):
+        """Searcher that takes trials from the queue."""
 
-        def __init__(self, turns: Turns) -> None:
+        def __init__(self, queue: TrialQueue) -> None:
             super().__init__()
-            self.turns = turns
+            self.queue = queue
 
         def __getstate__(self) -> dict[str, Any]:
             # As of `Reporter`.
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            if self.turns.over:
+            if self.queue.exhausted:
                 # As its documentation says, but not its annotation.
                 return Searcher.FINISHED  # type: ignore[return-value]
-            key = self.turns.take()
-            return None if key is None else {KEY: key, CREW: self.turns.processes_of(key) > 1}
+            key = self.queue.pop()
+            return (
+                None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
+            )
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -153,11 +151,11 @@ def turn_taker(turns: Turns) -> Searcher:
         def save(self, checkpoint_path: str) -> None:
             """Nothing: as of `Reporter`."""
 
-    return TakesTurns(turns)
+    return QueueSearcher(queue)
 
 
 def error_of(trial: Trial) -> Exception | None:
-    """What the trial failed of last, by the files that Tune keeps of it.
+    """Last error of a trial, by the files that Tune keeps of it.
 
     Tune pickles errors of tasks and actors, and writes the text of all. That memory ran out is
     neither, so its text alone is there, or beside it the pickled error of an earlier failure.
@@ -180,7 +178,7 @@ def error_of(trial: Trial) -> Exception | None:
 
 
 def engine_failure(error: Exception | None) -> Failure:
-    """What a trial or teacher failed of, from what Ray says about it."""
+    """Failure of a trial or teacher by the error of Ray."""
     from ray.exceptions import RayError, RayTaskError
 
     if isinstance(error, RayTaskError):
@@ -197,7 +195,7 @@ def engine_failure(error: Exception | None) -> Failure:
 
 
 def _of_one_process(error: Exception) -> Exception:
-    """What the first process of a trial failed of, which Ray Train wraps twice; else `error`."""
+    """Error of the first process of a trial, which Ray Train wraps twice; else `error`."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
     found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
@@ -205,7 +203,7 @@ def _of_one_process(error: Exception) -> Exception:
 
 
 def first_line(error: Exception | None) -> str:
-    """Of its message, or that there is none."""
+    """First line of the message."""
     return next(iter(str(error or "").strip().splitlines()), "no cause given")
 
 
@@ -231,11 +229,11 @@ def kept(events: Events, raised: list[Exception]) -> Events:
 
 
 def stopper(events: Events) -> Stopper:
-    """What Tune asks whether a trial is to end before its time."""
+    """Stopper that asks the driver whether a trial ends early."""
     from ray import tune
 
     class GivesUp(tune.Stopper):
-        """Tune's question handed to the driver."""
+        """Stopper that asks the driver."""
 
         def __init__(self, events: Events) -> None:
             self.events = events
@@ -258,7 +256,7 @@ def reporter(events: Events) -> Callback:
     from ray import tune
 
     class Reporter(tune.Callback):
-        """Tune's news handed to the driver."""
+        """Callback that tells the driver."""
 
         def __init__(self, events: Events) -> None:
             self.events = events

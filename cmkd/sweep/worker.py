@@ -1,4 +1,4 @@
-"""What runs inside a worker process: trials one after another, and teachers. Knows no engine."""
+"""Worker process: trains trials and teachers one after another."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from cmkd.config.trial import TrialConfig
+from cmkd.provenance import Provenance
 from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.shared_cache import WorkerCache
 from cmkd.tracking.store import EpochRecord
 
 if TYPE_CHECKING:
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 class Outcome:
     """Final figures and files, in plain types that the driver reads without torch.
 
-    `notes` are lines for the user about checkpoints that were damaged.
+    Attributes:
+        notes: lines for the user about checkpoints that were damaged.
+        made_by: all code that trained it, the first one first.
     """
 
     summary: Mapping[str, float]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    made_by: tuple[Provenance, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Update:
 
     @property
     def done(self) -> bool:
-        """Whether it is the last news of this trial."""
+        """True for the last news of this trial."""
         return self.outcome is not None or self.failure is not None
 
 
@@ -67,10 +70,10 @@ class TrialWorker:
 
     Args:
         configs: by the id of a trial, or of the teacher that is to be trained for it.
-        cache: of this process; other nodes are kept up to date by it.
+        cache: folder shared by all workers.
     """
 
-    def __init__(self, configs: Mapping[str, TrialConfig], cache: WorkerCache) -> None:
+    def __init__(self, configs: Mapping[str, TrialConfig], cache: Path) -> None:
         # Ctrl-C reaches the whole process group; only the driver decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from cmkd.training.runtime import configure
@@ -109,25 +112,17 @@ class TrialWorker:
         from cmkd.training.trial import TrialRun
 
         if self._run is None:
-            self._lock = trial_lock(self._cache.folder, self._trial_id)
+            self._lock = trial_lock(self._cache, self._trial_id)
             self._lock.acquire()
-            self._cache.open("trials", config)
-            self._run = TrialRun(config, self._cache.folder)
+            self._run = TrialRun(config, self._cache)
         trained = 0
         if not self._run.finished:
             self._run.train_epoch()
-            if self._run.saved_epochs == len(self._run.history):
-                self._cache.keep_epoch("trials", self._trial_id, self._run.saved_epochs)
             trained = 1
         epochs = self._run.history[self._reported :]
         self._reported = len(self._run.history)
-        outcome = self._finish(self._run) if self._run.finished else None
+        outcome = plain(self._run.finish()) if self._run.finished else None
         return Update(self._trial_id, epochs, trained, outcome)
-
-    def _finish(self, run: TrialRun) -> Outcome:
-        outcome = plain(run.finish())
-        files = self._cache.keep_finished("trials", self._trial_id, outcome.files)
-        return replace(outcome, files=files)
 
     def _release(self) -> None:
         self._run = self._lessons = None
@@ -138,13 +133,13 @@ class TrialWorker:
 
 
 def trial_lock(cache: Path, trial_id: str) -> FileLock:
-    """Held while a trial is trained: two sweeps that share a trial take turns."""
+    """Held while a trial is trained: two sweeps that share a trial take queue."""
     folder = cache / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
-def train_teacher(config: TrialConfig, cache: WorkerCache) -> Iterator[Update]:
+def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
     """Train or open the teacher of `config`, with news of every epoch as it ends."""
     news: queue.SimpleQueue[Update] = queue.SimpleQueue()
     thread = threading.Thread(target=_teach, args=(config, cache, news))
@@ -157,14 +152,12 @@ def train_teacher(config: TrialConfig, cache: WorkerCache) -> Iterator[Update]:
             return
 
 
-def _teach(config: TrialConfig, cache: WorkerCache, news: queue.SimpleQueue[Update]) -> None:
+def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) -> None:
     done = 0
 
     def on_epoch(record: EpochRecord, saved_epochs: int) -> None:
         nonlocal done
         done = record.step
-        if saved_epochs == done:
-            cache.keep_epoch("teachers", config.teacher_id, done)
         news.put(Update(config.teacher_id, (record,), 1))
 
     try:
@@ -172,19 +165,17 @@ def _teach(config: TrialConfig, cache: WorkerCache, news: queue.SimpleQueue[Upda
         from cmkd.training.teacher import ensure_teacher
 
         configure(threads=1)
-        cache.open("teachers", config)
-        bundle = ensure_teacher(config, cache.folder, on_epoch=on_epoch)
-        files = cache.keep_finished("teachers", config.teacher_id, bundle.files)
+        bundle = ensure_teacher(config, cache, on_epoch=on_epoch)
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    outcome = Outcome(dict(bundle.summary), files, bundle.notes)
+    outcome = Outcome(dict(bundle.summary), bundle.files, bundle.notes, bundle.made_by)
     news.put(Update(config.teacher_id, bundle.history, 0, outcome))
 
 
 def plain(outcome: TrialResult) -> Outcome:
     """`outcome` in plain types."""
-    return Outcome(dict(outcome.summary), tuple(outcome.files), tuple(outcome.notes))
+    return Outcome(dict(outcome.summary), outcome.files, outcome.notes, outcome.made_by)
 
 
 POLL_SECONDS = 1.0
@@ -192,7 +183,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Task:
-    """What every process of a trial is given; rank 0 puts an `Update` per epoch into `news`."""
+    """Arguments of every process of a trial; rank 0 puts an `Update` per epoch into `news`."""
 
     trial_id: str
     config: TrialConfig
@@ -200,7 +191,7 @@ class _Task:
     news: Queue
 
 
-class TrialCrew:
+class DistributedTrialWorker:
     """Like `TrialWorker`, for trials that several processes train together.
 
     The number of processes is no part of a trial: losses are equal but for rounding and dropout,

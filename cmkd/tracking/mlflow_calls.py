@@ -1,4 +1,4 @@
-"""Calls of MLflow: how long they wait, and what their errors mean to a user."""
+"""Calls of MLflow: retries, timeouts, errors as messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
-
-import numpy as np
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
 from cmkd.tracking.store import History, RunRecord, RunStatus
@@ -67,11 +65,27 @@ class Calls:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._file = sqlite_file(uri)
+        self._inode: int | None = None
+
+    def _require_same_file(self) -> None:
+        """Connections that are open would go on writing a file that nobody finds any more."""
+        if self._file is None:
+            return
+        inode = self._file.stat().st_ino if self._file.exists() else None
+        if self._inode is not None and inode != self._inode:
+            what = "removed" if inode is None else "replaced"
+            raise InfrastructureError(
+                f"tracking store {self._file}: the file was {what} while it was in use; run it "
+                "again, and what the cache has of this sweep is recorded in the file that is there"
+            )
+        self._inode = inode
 
     def __call__(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        self._require_same_file()
         deadline, pause = time.monotonic() + BUSY_SECONDS, 0.05
         while True:
             try:
@@ -121,7 +135,7 @@ def making_tables(uri: str) -> Iterator[None]:
 
 
 def refusal(uri: str, error: Exception) -> CmkdError:
-    """What an error of the store at `uri` means to the user."""
+    """Error of the store at `uri` as a message for the user."""
     text, where = str(error), redact(uri)
     if "out-of-date database schema" in text:
         return InputError(
@@ -178,40 +192,21 @@ class MlflowRuns:
         for run_id in run_ids:
             logged = self._call(self._client.get_metric_history, run_id, name)
             if logged:
-                ordered = sorted(logged, key=lambda one: (one.step, one.timestamp))
-                found[run_id] = {one.step: one.value for one in ordered}
+                ordered = sorted(logged, key=lambda entry: (entry.step, entry.timestamp))
+                found[run_id] = {entry.step: entry.value for entry in ordered}
         return found
-
-    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Parameters by run."""
-        runs = {run_id: self._call(self._client.get_run, run_id) for run_id in run_ids}
-        return {run_id: dict(run.data.params) for run_id, run in runs.items()}
-
-    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
-
-        Of several values of one step the later ones stand behind.
-        """
-        found: dict[str, list[tuple[int, int, float]]] = {}
-        for index, run_id in enumerate(run_ids):
-            for name in self._call(self._client.get_run, run_id).data.metrics:
-                logged = self._call(self._client.get_metric_history, run_id, name)
-                ordered = sorted(logged, key=lambda entry: entry.timestamp)
-                rows = [(index, entry.step, entry.value) for entry in ordered]
-                found.setdefault(name, []).extend(rows)
-        return {name: np.array(rows, float) for name, rows in sorted(found.items())}
 
     def _experiments(self) -> dict[str, str]:
         """Ids of the active experiments by name."""
         pages = self._call.pages(self._client.search_experiments)
-        return {str(one.name): str(one.experiment_id) for one in pages}
+        return {str(entry.name): str(entry.experiment_id) for entry in pages}
 
     def _find(self, tags: Mapping[str, str], experiments: Iterable[str]) -> list[RunRecord]:
         # What MLflow's filter language cannot quote safely is compared here alone.
         plain = {k: v for k, v in tags.items() if re.fullmatch(r"[\w.:/@ +-]+", v)}
         condition = " and ".join(f"tags.`{k}` = '{v}'" for k, v in plain.items())
         records = (record_of(run) for run in self._search(condition, experiments))
-        return [one for one in records if tags.items() <= dict(one.tags).items()]
+        return [entry for entry in records if tags.items() <= dict(entry.tags).items()]
 
     def _search(self, condition: str, experiments: Iterable[str]) -> Iterator[Run]:
         return self._call.pages(

@@ -13,47 +13,60 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import is_here, named, owner, owner_is_gone
 from cmkd.tracking.mlflow_calls import MlflowRuns, record_of
-from cmkd.tracking.store import EpochRecord, RunIdentity, RunRecord, RunStatus, RunStore
-from cmkd.tracking.uri import (
-    checked_uri,
-    default_uri,
-    is_here,
-    named,
-    owner,
-    owner_is_gone,
-    redact,
-    sqlite_file,
+from cmkd.tracking.store import (
+    EpochRecord,
+    RunEnding,
+    RunIdentity,
+    RunRecord,
+    RunStatus,
+    RunStore,
 )
+from cmkd.tracking.uri import checked_uri, default_uri, redact, sqlite_file, tracker_of
 
 ENDING_TAGS = frozenset(
-    {"failure", "failure_epoch", "failure_trace", "pruned", "pruned_epoch", "pruned_score"}
+    {
+        "failure",
+        "failure_kind",
+        "failure_epoch",
+        "failure_trace",
+        "pruned",
+        "pruned_epoch",
+        "pruned_score",
+    }
 )
 """They say why a run ended early; one that goes on loses them."""
 SERVER_WRITERS = 4
-ORIGIN_TAGS = frozenset({"git_commit", "sweep", "arm", "arms"})
+ORIGIN_TAGS = frozenset(
+    {"git_commit", "code", "made_with", "processor", "begun_by", "sweep", "arm", "arms"}
+)
 """They say who made a run; a sweep that shares it leaves them as they are."""
 
 DESCRIPTION_TAG = "mlflow.note.content"
-"""What MLflow's pages show as the description of an experiment."""
+"""Description of an experiment in MLflow's pages."""
 
 HELD_SECONDS = 60.0
-"""How long the end of a trial waits for another process that writes its run."""
+"""Wait at the end of a trial for another process that writes its run."""
 
 
-def open_store(uri: str | None = None) -> MlflowStore:
-    """Open a store, creating its tables first when it is new.
+def open_store(uri: str | None = None) -> RunStore:
+    """Open a store of MLflow, or of a tracker that is registered for the scheme of the URI.
 
     Args:
         uri: SQLite, PostgreSQL, MySQL or SQL Server URL, or that of an MLflow server;
-            `default_uri` when None.
+            `default_uri` when None. A store that is new gets its tables first.
 
     Raises:
         InputError: the URI is of no such kind, its folder cannot be written, or what lies there
             is no store of this version of MLflow.
         InfrastructureError: the store does not answer.
     """
-    uri = checked_uri(uri or default_uri())
+    uri = uri or default_uri()
+    if (tracker := tracker_of(uri)) is not None:
+        opened: RunStore = tracker.load()(uri)
+        return opened
+    uri = checked_uri(uri)
     path = sqlite_file(uri)
     if path is None:
         return MlflowStore(uri)
@@ -84,9 +97,9 @@ class MlflowStore(MlflowRuns, RunStore):
         self._kept: dict[str, list[EpochRecord]] = {}
         # Two threads that make one experiment at once: the second is refused.
         self._making = threading.Lock()
-        # Trials whose run was asked for without an answer, and those of their runs that are open.
-        self._unanswered: set[str] = set()
-        self._doubtful: dict[str, str] = {}
+        # By run id, what opened it, and the run that took its place.
+        self._opened: dict[str, tuple[RunIdentity, Mapping[str, str]]] = {}
+        self._moved: dict[str, str] = {}
 
     @property
     def writers(self) -> int:
@@ -123,16 +136,17 @@ class MlflowStore(MlflowRuns, RunStore):
             name = identity.experiment
             with self._making:
                 experiment = experiments.get(name) or self._new(name, identity.about)
-            run_id = self._create(identity, experiment)
-            self._write(run_id, params=identity.params)
-        elif known[0].status == "FINISHED":
-            return known[0].run_id
-        else:
-            run_id = self._reopen(known[0], identity)
+            own = self._create(identity, experiment)
+            self._write(own, params=identity.params)
+            # Another process may have created one meanwhile.
+            known = self._find({"trial_id": identity.trial_id}, [*experiments.values(), experiment])
+        survivor = self._only(known)
+        if survivor.status == "FINISHED":
+            return survivor.run_id
+        run_id = self._reopen(survivor, identity)
         for name, text in artifacts.items():
             self._call(self._client.log_text, run_id, text, name)
-        if identity.trial_id in self._unanswered:
-            self._doubtful[run_id] = identity.trial_id
+        self._opened[run_id] = identity, artifacts
         return run_id
 
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
@@ -144,49 +158,84 @@ class MlflowStore(MlflowRuns, RunStore):
             InputError: a process of another host has taken the run over.
         """
         kept = [*self._kept.get(run_id, ()), *epochs]
-        if self._may_write(record_of(self._call(self._client.get_run, run_id))):
-            self._write(run_id, epochs=kept)
+        run = self._current(run_id)
+        if self._may_write(run):
+            self._write(run.run_id, epochs=kept)
             kept = []
         self._kept[run_id] = kept
 
-    def close(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        timestamp_ms: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-    ) -> None:
-        """End the run with final metrics (step 0), tags and files.
+    def close(self, run_id: str, ending: RunEnding) -> None:
+        """End the run with final metrics, tags and files.
 
         The status is written last, so a FINISHED run is a complete one, and one that is FINISHED
-        stays so. A run that another living process writes is not KILLED.
-
-        Args:
-            timestamp_ms: time of the summary; now when None.
+        stays so. A run that another living process writes is not KILLED. The store is asked for
+        the history that it has, as it may have been set back since that was written.
 
         Raises:
-            InputError: also where one of `files` is not there, or another process writes the run
-                and does not end.
+            InputError: also where a file is not there, or another process writes the run and does
+                not end.
         """
-        if not self._may_close(run_id, status):
+        current = self._may_close(run_id, ending.status)
+        if current is None:
             return
-        for path in files:
+        for path in ending.files:
             if not path.is_file():
                 raise InputError(
-                    f"{path}: gone before it was kept with run {run_id}; remove the folder "
+                    f"{path}: gone before it was kept with run {current}; remove the folder "
                     f"{path.parent} and what it is of is trained again"
                 )
-            self._call(self._client.log_artifact, run_id, str(path))
-        moment = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
-        last = [EpochRecord(0, moment, summary)] if summary else []
-        self._write(run_id, epochs=[*self._kept.get(run_id, ()), *last], tags=tags or {})
-        self._remove_twins(run_id)
-        self._release(run_id, status)
-        self._written.pop(run_id, None)
-        self._kept.pop(run_id, None)
+            self._call(self._client.log_artifact, current, str(path))
+        moment = ending.timestamp_ms
+        moment = int(time.time() * 1000) if moment is None else moment
+        last = [EpochRecord(0, moment, ending.summary)] if ending.summary else []
+        epochs = [*(ending.history or self._kept.get(run_id, ())), *last]
+        if ending.history:
+            self._written.pop(current, None)
+        self._write(current, epochs=epochs, tags=ending.tags)
+        if ending.status == "FINISHED":
+            trial_id = self._opened[run_id][0].trial_id if run_id in self._opened else ""
+            if trial_id and self._only(self.find({"trial_id": trial_id})).run_id != current:
+                return
+        self._release(current, ending.status)
+        self._written.pop(current, None)
+        for mapping in (self._kept, self._opened, self._moved):
+            mapping.pop(run_id, None)
+
+    def discard(self, run_id: str) -> None:
+        """Remove an unfinished run, whose records nothing goes on from."""
+        self._call(self._client.delete_run, run_id)
+
+    def _only(self, runs: Sequence[RunRecord]) -> RunRecord:
+        """The one run of a trial: FINISHED, else RUNNING, of these the smallest id; others go.
+
+        Two processes, or a server that works off requests which it seemed not to answer, may have
+        created several. Whoever sees them keeps the same one, so that it is never none.
+        """
+        order = {"FINISHED": 0, "RUNNING": 1}
+        first, *others = sorted(runs, key=lambda run: (order.get(run.status, 2), run.run_id))
+        for run in others:
+            # Equal FINISHED ones of earlier versions are left to the report, which tells them.
+            if run.status != "FINISHED":
+                self._call(self._client.delete_run, run.run_id)
+        return first
+
+    def _current(self, run_id: str) -> RunRecord:
+        """The run as it is now, or the one that took its place.
+
+        Another process may have removed it in favour of its own, or the store may have been set
+        back to a time before it was created.
+        """
+        try:
+            run = self._call(self._client.get_run, self._moved.get(run_id, run_id))
+            if run.info.lifecycle_stage == "active":
+                return record_of(run)
+        except InputError:
+            if run_id not in self._opened:
+                raise
+        if run_id not in self._opened:
+            raise InputError(f"run {run_id} of {redact(self.uri)} was deleted")
+        self._moved[run_id] = self.open(*self._opened[run_id])
+        return record_of(self._call(self._client.get_run, self._moved[run_id]))
 
     def close_orphans(self) -> int:
         """Mark as KILLED the RUNNING runs of dead processes of this host; returns how many.
@@ -219,11 +268,7 @@ class MlflowStore(MlflowRuns, RunStore):
     def _create(self, identity: RunIdentity, experiment: str) -> str:
         # The tags come with the creation: killed between the two, the run would be lost.
         tags = {**identity.tags, "trial_id": identity.trial_id, "owner": owner()}
-        try:
-            run = self._call(self._client.create_run, experiment, tags=tags, run_name=identity.name)
-        except InfrastructureError:
-            self._unanswered.add(identity.trial_id)
-            raise
+        run = self._call(self._client.create_run, experiment, tags=tags, run_name=identity.name)
         run_id = str(run.info.run_id)
         self._written[run_id] = set()
         return run_id
@@ -241,7 +286,7 @@ class MlflowStore(MlflowRuns, RunStore):
         return run.run_id
 
     def _may_write(self, run: RunRecord) -> bool:
-        """Whether this process writes the run, which it takes over where its writer is gone."""
+        """True if this process writes the run; it takes it over where its writer is gone."""
         run_id = run.run_id
         tag = run.tags.get("owner", "")
         if tag == owner():
@@ -257,32 +302,21 @@ class MlflowStore(MlflowRuns, RunStore):
         self._call(self._client.set_tag, run_id, "owner", owner())
         return True
 
-    def _may_close(self, run_id: str, status: RunStatus) -> bool:
+    def _may_close(self, run_id: str, status: RunStatus) -> str | None:
+        """Id of the run to end; None where it has ended or is another process's."""
         deadline = time.monotonic() + HELD_SECONDS
         while True:
-            now = record_of(self._call(self._client.get_run, run_id))
+            now = self._current(run_id)
             if now.status == "FINISHED" or (status != "FINISHED" and _is_held(now.tags)):
-                return False
+                return None
             if self._may_write(now):
-                return True
+                return now.run_id
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"run {run_id} of {redact(self.uri)} is being written by "
+                    f"run {now.run_id} of {redact(self.uri)} is being written by "
                     f"{named(now.tags['owner'])}; when that has ended, run this again"
                 )
             time.sleep(0.5)
-
-    def _remove_twins(self, run_id: str) -> None:
-        """Delete runs that a server made of requests which it had seemed not to answer.
-
-        One that hangs works them off when it goes on, after the next one has made the run.
-        """
-        if run_id in self._doubtful:
-            mine = {"trial_id": self._doubtful[run_id], "owner": owner()}
-            for twin in self.find(mine):
-                if twin.run_id != run_id:
-                    self._call(self._client.delete_run, twin.run_id)
-            self._unanswered.discard(self._doubtful.pop(run_id))
 
     def _release(self, run_id: str, status: RunStatus) -> None:
         with suppress(InputError):  # It may have none.
@@ -331,7 +365,7 @@ class MlflowStore(MlflowRuns, RunStore):
 
 
 def _is_held(tags: Mapping[str, str]) -> bool:
-    """Whether another process, as far as one can tell a living one, writes the run."""
+    """True if another process, which may be alive, writes the run."""
     tag = tags.get("owner", "")
     return tag not in ("", owner()) and not owner_is_gone(tag)
 

@@ -12,7 +12,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import History, RunRecord
+from cmkd.tracking.store import RunReader as RunReader
 from cmkd.tracking.uri import default_uri, sqlite_file
 
 BUSY_SECONDS = 60.0
@@ -36,28 +37,6 @@ EXPECTED: Mapping[str, frozenset[str]] = {
 """Tables and columns of MLflow that are read."""
 VERSIONS = "alembic_version"
 """The table by which MLflow knows its own."""
-
-
-class RunReader(Protocol):
-    """The reading half of a `RunStore`."""
-
-    def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
-        """All runs whose tags include `tags`, oldest first; parameters may be left out."""
-
-    def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact; InfrastructureError where it was lost."""
-
-    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
-        """All logged values of the metric `name`, by run; runs that have none are left out."""
-
-    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Parameters by run."""
-
-    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
-
-        Of several values of one step the later ones stand behind.
-        """
 
 
 def open_reader(uri: str | None = None) -> RunReader:

@@ -1,11 +1,14 @@
-"""What a run is, independent of where runs are stored."""
+"""Runs, and the protocol of a tracking store: the interface that a tracker implements."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -24,7 +27,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What names a run: its trial id, the experiment it is shown under, and its tags.
+    """Identity of a run: trial id, experiment, tags and parameters.
 
     Attributes:
         about: what the experiment is of, for who looks at it.
@@ -51,35 +54,88 @@ class RunRecord:
     experiment_id: str = ""
 
 
-class RunStore(Protocol):
-    """Runs found by trial id. One process writes; any number may read."""
+@dataclass(frozen=True)
+class RunEnding:
+    """Final records of a run.
+
+    Attributes:
+        history: all epochs of the run; those that the store lacks are written.
+        summary: final metrics, kept at step 0.
+        timestamp_ms: time of the summary, so that ending twice changes nothing; now when None.
+        files: artifacts.
+    """
+
+    status: RunStatus
+    history: Sequence[EpochRecord] = ()
+    summary: Mapping[str, float] = field(default_factory=dict)
+    timestamp_ms: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+
+
+class RunReader(Protocol):
+    """Runs of a store, read only."""
 
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
-        """All runs whose tags include `tags`."""
+        """All runs whose tags include `tags`, oldest first."""
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """The text of one artifact; InfrastructureError where it was lost."""
+
+    def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
+        """All logged values of the metric `name`, by run; runs that have none are left out."""
+
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Parameters by run."""
+        wanted = set(run_ids)
+        return {run.run_id: run.params for run in self.find({}) if run.run_id in wanted}
+
+    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged."""
+        import numpy as np
+
+        wanted = set(run_ids)
+        runs = [run for run in self.find({}) if run.run_id in wanted]
+        found: dict[str, np.ndarray] = {}
+        for name in sorted({name for run in runs for name in run.metrics}):
+            logged = self.histories(run_ids, name)
+            rows = [
+                (index, step, value)
+                for index, run_id in enumerate(run_ids)
+                for step, value in logged.get(run_id, {}).items()
+            ]
+            found[name] = np.array(rows, float).reshape(-1, 3)
+        return found
+
+
+class RunStore(RunReader, Protocol):
+    """Store of runs, one per trial id; everything that a sweep calls.
+
+    Writes are idempotent. They raise InfrastructureError when the store does not answer, so that
+    the caller tries again, and InputError for what trying again does not mend.
+    """
+
+    @property
+    def writers(self) -> int:
+        """Threads that may write at once."""
+
+    def require_writable(self, experiment: str) -> None:
+        """Raise InputError where files of the runs of an experiment cannot be written."""
+
+    def close_orphans(self) -> int:
+        """Mark RUNNING runs of dead processes as KILLED; returns how many."""
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
         """Create the trial's run or reopen it, never a second one; returns its run id.
 
-        This and the writes below raise InputError for what trying again does not mend.
+        `artifacts` maps names to texts. A FINISHED run is left as it is.
         """
 
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
-        """Write metrics; records that are already there change nothing."""
+        """Write metrics; a (step, name) that is already there is left as it is."""
 
-    def close(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        timestamp_ms: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-    ) -> None:
-        """End the run with final metrics, tags and artifact files.
+    def close(self, run_id: str, ending: RunEnding) -> None:
+        """End the run; the status is written last, so that a FINISHED run is complete."""
 
-        Give the time of the last epoch with the summary: closing twice then changes nothing.
-        """
-
-    def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact."""
+    def discard(self, run_id: str) -> None:
+        """Remove an unfinished run, whose records nothing goes on from."""

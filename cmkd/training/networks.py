@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.trial import Setting
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
-from cmkd.method.branch import Branch, Resizing, Side
-from cmkd.method.student import Branches, Student
+from cmkd.method.student import Branch, Branches, Resizing, Side, Student
 from cmkd.method.teacher import Teacher
 from cmkd.training.weights import load_into_backbone
 

@@ -20,6 +20,7 @@ from cmkd.data.dataset import Dataset, open_planned
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
 from cmkd.method.teacher import Teacher
+from cmkd.provenance import Provenance, makers, sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import (
     ClipReader,
@@ -73,6 +74,7 @@ class TeacherBundle:
     summary: Mapping[str, float]
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    made_by: tuple[Provenance, ...]
 
 
 def ensure_teacher(
@@ -95,6 +97,7 @@ def ensure_teacher(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / SUMMARY_FILE).is_file():
+            sign(folder)
             drop_features(folder)
             _train(config, cache, device, on_epoch)
     return open_teacher(config, cache)
@@ -115,6 +118,7 @@ def open_teacher(config: TrialConfig, cache: Path) -> TeacherBundle:
         summary=stored["summary"],
         files=(folder / CONFIG_FILE, folder / PREDICTIONS_FILE),
         notes=tuple(stored["notes"]),
+        made_by=makers(folder),
     )
 
 

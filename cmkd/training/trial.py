@@ -15,6 +15,7 @@ from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.decoded_cache import open_arrays
+from cmkd.provenance import Provenance, makers, sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, ensure_scales, first_rows
 from cmkd.training.checkpoint import drop_checkpoints, read_finished, write_finished, write_json
@@ -72,6 +73,7 @@ class TrialResult:
     summary: Mapping[str, float]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    made_by: tuple[Provenance, ...] = ()
 
 
 class TrialRun:
@@ -112,6 +114,8 @@ class TrialRun:
     def _open(self, device: str) -> None:
         started = time.perf_counter()
         config, cache = self.config, self.cache
+        if self.group.is_main:
+            sign(self.folder)
         self.dataset = open_planned(config.data, config.data_id, cache)
         arrays = open_arrays(self.dataset, config.setting.reading, cache)
         self.split = self.dataset.split(config.fold)
@@ -181,7 +185,7 @@ class TrialRun:
         assert self._stored is not None
         names = (CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE)
         files = tuple(self.folder / name for name in names if name in self._stored["files"])
-        return TrialResult(self._stored["summary"], files, self.notes)
+        return TrialResult(self._stored["summary"], files, self.notes, makers(self.folder))
 
     def _read_outcome(self) -> dict[str, Any] | None:
         path = self.folder / OUTCOME_FILE

@@ -9,31 +9,31 @@ import pytest
 from rich.console import Console
 
 from cmkd.cli.live import LiveView, PlainView, make_view
-from cmkd.sweep.progress import Board, TrialProgress
+from cmkd.sweep.progress import Progress, TrialProgress
 from cmkd.tracking.store import EpochRecord
 
 
 @pytest.fixture
-def board():
+def progress():
     names = ("control[tg=1+2]", "both")
     trials = {name: TrialProgress(name, f"{name} seed 0", 2) for name in names}
-    return Board(trials, clock=lambda: 0.0)
+    return Progress(trials, clock=lambda: 0.0)
 
 
-def test_without_a_terminal_there_is_one_line_per_event(board):
+def test_without_a_terminal_there_is_one_line_per_event(progress):
     out = io.StringIO()
     with make_view(Console(file=out, width=40)) as view:
         assert isinstance(view, PlainView)
         view.stage("decoding clips", 0, 9)
         view.stage("decoding clips", 1, 9)
         view.stage("decoding clips", 9, 9)
-        board.started("control[tg=1+2]")
-        view.show(board)
-        board.advanced("control[tg=1+2]", 2, [EpochRecord(2, 0, {"val_acc": 50.0})])
-        board.finished("control[tg=1+2]", 62.5, 3.25)
-        view.ended(board.trials["control[tg=1+2]"], board)
-        board.failed("both", "TrialFailed: why")
-        view.ended(board.trials["both"], board)
+        progress.started("control[tg=1+2]")
+        view.show(progress)
+        progress.advanced("control[tg=1+2]", 2, [EpochRecord(2, 0, {"val_acc": 50.0})])
+        progress.finished("control[tg=1+2]", 62.5, 3.25)
+        view.ended(progress.trials["control[tg=1+2]"], progress)
+        progress.failed("both", "TrialFailed: why")
+        view.ended(progress.trials["both"], progress)
     assert out.getvalue().splitlines() == [
         "decoding clips: 0/9",
         "decoding clips: 9/9",
@@ -43,16 +43,16 @@ def test_without_a_terminal_there_is_one_line_per_event(board):
     ]
 
 
-def test_a_terminal_gets_a_table_with_the_best_of_each_arm(board):
+def test_a_terminal_gets_a_table_with_the_best_of_each_arm(progress):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
     with make_view(console) as view:
         assert isinstance(view, LiveView)
-        board.started("both")
-        board.advanced("both", 1, [EpochRecord(1, 0, {"val_acc": 41.5})])
-        view.show(board)
-        board.failed("control[tg=1+2]", "why")
-        view.ended(board.trials["control[tg=1+2]"], board)
+        progress.started("both")
+        progress.advanced("both", 1, [EpochRecord(1, 0, {"val_acc": 41.5})])
+        view.show(progress)
+        progress.failed("control[tg=1+2]", "why")
+        view.ended(progress.trials["control[tg=1+2]"], progress)
     text = out.getvalue()
     assert "control[tg=1+2] seed 0: FAILED, why" in text
     assert "41.5 %" in text

@@ -18,10 +18,10 @@ from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.forecast import Range, class_of, forecast
-from cmkd.sweep.interim_looks import Order
+from cmkd.sweep.interim_looks import Comparison
 from cmkd.sweep.plan import expand, make_plan
-from cmkd.sweep.preflight import Outlook, Room
-from cmkd.sweep.run import SweepOutcome
+from cmkd.sweep.preflight import Preflight, Room
+from cmkd.sweep.run import SweepResult
 from cmkd.sweep.survey import SweepRequest
 from cmkd.tracking.store import RunRecord, RunStatus
 
@@ -74,11 +74,11 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         choices=(choice,),
         waiting={"late": ("other",)},
         unlisted=2,
-        orders=(Order("both", "control", 1.5, 2.0, 5, decided=False),),
+        comparisons=(Comparison("both", "control", 1.5, 2.0, 5, decided=False),),
     )
     cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
     times = forecast(plan, {}, cost, {}, workers=1)
-    expected = Outlook(times, Room(7, (9, 5)), wanted=2)
+    expected = Preflight(times, Room(7, (9, 5)), wanted=2)
     request = SweepRequest(sweep, "d", 1, 2, tmp_path)
     assert json.loads(json.dumps(plan_json(request, plan, expected))) == {
         "schema": 1,
@@ -160,7 +160,7 @@ def test_axes_of_one_name_are_told_apart(tmp_path):
     )
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = make_plan(trials, ())
-    expected = Outlook(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
     _, first, *_ = plan_text(plan, expected).splitlines()
     axes = set(first.split()[5:])
     assert {"student.backbone=tiny_tsm", "teacher.backbone=tiny_tsm"} <= axes
@@ -172,7 +172,7 @@ def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
     path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = replace(make_plan(trials, ()), waiting={"late": ("best",)}, replicates=3)
-    expected = Outlook(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
     lines = plan_text(plan, expected).splitlines()
     assert lines[1].split()[2:] == ["0", "0", "a", "=", "b"]
     assert lines[2:-1] == [
@@ -265,7 +265,7 @@ def test_the_summary_groups_failures():
     failures = tuple((trial.name, Failure("E", "why", "", 0)) for trial in trials[:2])
     ends: tuple[RunStatus, ...] = ("FAILED", "FAILED", "FINISHED")
     runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
-    outcome = SweepOutcome(make_plan(trials, runs), 1, failures, 100.0)
+    outcome = SweepResult(make_plan(trials, runs), 1, failures, 100.0)
     assert _summary(outcome, "cmkd sweep smoke").splitlines() == [
         "1 of 3 done, 1 of them now, in 2 min",
         "2 failed:",

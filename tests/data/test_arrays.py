@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +15,10 @@ import pytest
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, read_folder
-from cmkd.data.decoded_cache import ClipArrays, ensure_arrays, open_arrays, plan_rows
+from cmkd.data.decoded_cache import ClipArrays, ensure_arrays, open_arrays
 from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
-from cmkd.data.views import apply_view, label_of, make_views
+from cmkd.data.views import apply_view, label_of, make_views, view_index
+from cmkd.data.workers import run_tasks
 from cmkd.errors import DataError, InfrastructureError, InputError
 from cmkd.io import file_sha256
 
@@ -148,7 +150,7 @@ def test_a_clip_that_trains_in_one_fold_and_tests_in_another_has_both(dataset: D
     entries = tuple(replace(clip, group=str(n // 12)) for n, clip in enumerate(dataset.clips))
     rule = SplitConfig(rule="leave_one_group_out")
     info = dataset.info.model_copy(update={"split": rule})
-    plan = plan_rows(replace(dataset, info=info, clips=entries), InputConfig(test_clips=3))
+    plan = view_index(replace(dataset, info=info, clips=entries), InputConfig(test_clips=3))
     assert plan.index.shape == (36, 4) and plan.test_index.shape == (36, 3)
     assert (plan.index >= 0).all() and (plan.test_index >= 0).all()
     np.testing.assert_array_equal(plan.index[:, 0], plan.test_index[:, 0])
@@ -258,3 +260,124 @@ def test_a_full_disk_is_noticed_before(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(InfrastructureError, match="CMKD_CACHE"):
         ensure_arrays(dataset, READING, tmp_path, workers=1)
+
+
+def arrays_of(cache: Path) -> Path:
+    (folder,) = (path for path in (cache / "arrays").iterdir() if path.is_dir())
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are decoded by this process, which saves the start of another."""
+
+    def run(function, tasks, **_):  # type: ignore[no-untyped-def]
+        return run_tasks(function, tasks, workers=1)
+
+    monkeypatch.setattr("cmkd.data.decoded_cache.run_tasks", run)
+
+
+@pytest.fixture(scope="module")
+def built(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("built")
+    ensure_arrays(dataset, READING, cache, workers=2)
+    return cache
+
+
+def zero(path: Path) -> None:
+    head = 128 if path.suffix == ".npy" else 0
+    content = path.read_bytes()
+    path.write_bytes(content[:head] + bytes(len(content) - head))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) - len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def from_another_set(path: Path) -> None:
+    """A file of the same name, shape and type with other content, intact in itself."""
+    if path.suffix == ".json":
+        marker = json.loads(path.read_text())
+        path.write_text(json.dumps(marker | {"id": "0123456789ab"}))
+    else:
+        array = np.load(path)
+        np.save(path, array + array.dtype.type(1))
+
+
+FILES = ("iframes", "gop", "motion", "residual", "frames", "labels", "index", "digests")
+
+
+@pytest.mark.parametrize("damage", [zero, flip, truncate, lose, from_another_set])
+@pytest.mark.usefixtures("in_process")
+def test_damaged_files_are_named_and_mended_by_the_next_call(
+    dataset: Dataset, built: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    for name in (*(f"{name}.npy" for name in FILES), "ready.json"):
+        cache = tmp_path / name
+        shutil.copytree(built, cache)
+        folder = arrays_of(cache)
+        whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+        damage(folder / name)
+        if name == "ready.json" and damage is not from_another_set:
+            with pytest.raises(DataError, match="not decoded yet"):
+                open_arrays(dataset, READING, cache)
+        else:
+            with pytest.raises(InfrastructureError, match=f"{name}.*damaged|damaged.*{name}"):
+                open_arrays(dataset, READING, cache)
+        ensure_arrays(dataset, READING, cache, workers=1)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+@pytest.mark.usefixtures("in_process")
+def test_damage_is_found_before_a_sweep_too(
+    dataset: Dataset, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(built, tmp_path / "cache")
+    flip(arrays_of(tmp_path / "cache") / "frames.npy")
+    arrays = ensure_arrays(dataset, READING, tmp_path / "cache", workers=1)
+    np.testing.assert_array_equal(arrays.frames, np.load(arrays_of(built) / "frames.npy"))
+    assert "frames.npy: is damaged" in caplog.text
+
+
+@pytest.mark.usefixtures("in_process")
+def test_only_damaged_clips_are_decoded_again(
+    dataset: Dataset, built: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(built, tmp_path / "cache")
+    flip(arrays_of(tmp_path / "cache") / "motion.npy")
+    seen: list[tuple[int, int]] = []
+    ensure_arrays(
+        dataset,
+        READING,
+        tmp_path / "cache",
+        workers=1,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(36, 36)]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_decode_that_is_broken_off_goes_on(dataset: Dataset, built: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_arrays(dataset, READING, tmp_path, workers=1, on_progress=stop)
+    seen: list[int] = []
+    ensure_arrays(
+        dataset, READING, tmp_path, workers=1, on_progress=lambda done, total: seen.append(done)
+    )
+    assert seen == list(range(21, 37))
+    for path in arrays_of(built).iterdir():
+        assert (arrays_of(tmp_path) / path.name).read_bytes() == path.read_bytes()

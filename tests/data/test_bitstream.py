@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec.encode import encode
 from cmkd.data.codec.mpeg4 import VECTORS, open_mpeg4
-from cmkd.data.codec.video import decode_rgb, probe
+from cmkd.data.codec.video import decode_rgb, encode, probe
 from cmkd.errors import DataError, InfrastructureError
 
 SIZE = 64

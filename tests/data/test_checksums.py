@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from cmkd.cli.data import app
 from cmkd.data.dataset import open_dataset
 from cmkd.data.prepare.reencode import ALGORITHMS, with_checksums
-from cmkd.data.prepare.sources import Listing, Source
+from cmkd.data.prepare.sources import Source, SourceList
 from cmkd.errors import DataError
 
 ONE, TWO, THREE = "1" * 32, "2" * 64, "3" * 32
 
 
-def listing(*paths: str) -> Listing:
-    return Listing(tuple(Source(path, "a", "") for path in paths), (), ("a", "b"), {})
+def listing(*paths: str) -> SourceList:
+    return SourceList(tuple(Source(path, "a", "") for path in paths), (), ("a", "b"), {})
 
 
 def test_lines_belong_to_files_by_the_ends_of_their_paths(tmp_path: Path) -> None:

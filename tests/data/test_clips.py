@@ -8,9 +8,8 @@ import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip, read_compressed
-from cmkd.data.codec.encode import encode
 from cmkd.data.codec.mpeg4 import Mpeg4Reader, open_mpeg4
-from cmkd.data.codec.video import decode_rgb
+from cmkd.data.codec.video import decode_rgb, encode
 from cmkd.data.motion import fetch, residual, step
 from cmkd.errors import DataError
 

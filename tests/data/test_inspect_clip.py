@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import decode_rgb
+from cmkd.data.codec.video import decode_rgb, encode
 from cmkd.data.inspect import colours, inspect_clip, wheel
 from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
 from cmkd.errors import DataError

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec.encode import encode
 from cmkd.data.codec.mpeg4 import VECTORS, open_mpeg4
+from cmkd.data.codec.video import encode
 from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, propagate_intra
 
 

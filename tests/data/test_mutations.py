@@ -12,9 +12,9 @@ from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsCon
 from cmkd.data.clip import read_clip
 from cmkd.data.codec.video import container_fault, scan
 from cmkd.data.dataset import read_folder
+from cmkd.data.inspect import verify
 from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
 from cmkd.data.prepare.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
-from cmkd.data.verify import verify
 from cmkd.data.workers import run_tasks
 from cmkd.errors import CmkdError, DataError
 from cmkd.io import file_sha256

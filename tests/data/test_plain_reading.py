@@ -10,7 +10,7 @@ import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.encode import encode
+from cmkd.data.codec.video import encode
 from cmkd.data.color import difference_to_rgb, planes_to_rgb
 from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
 

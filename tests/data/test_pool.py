@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from cmkd.data.workers import run_tasks, usable_cpus
+from cmkd.data.workers import run_tasks
 from cmkd.errors import DataError, InfrastructureError
 
 
@@ -104,7 +104,3 @@ def test_too_few_resources_for_a_worker_is_said() -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="ValueError"):
         list(run_tasks(math.sqrt, [4.0, -1.0], workers=2, timeout=60))
-
-
-def test_usable_cpus_is_positive() -> None:
-    assert usable_cpus() >= 1

@@ -19,8 +19,7 @@ from typer.testing import CliRunner, Result
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import probe
+from cmkd.data.codec.video import encode, probe
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.prepare.reencode import uniform_indices
@@ -160,9 +159,10 @@ def test_a_manifest_may_give_the_folds(folder: Path, monkeypatch: pytest.MonkeyP
     assert {clip.split for clip in open_dataset("mine", cache).clips} == {""}
     result = run(monkeypatch, cache, *options, "--given")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-2:] == [
-        "fold 0: 4 train, 2 validate, 2 test",
-        "fold 1: 2 train, 2 validate, 2 test",
+    assert result.stdout.splitlines()[-3:] == [
+        "8 clips, 2 classes of 4, 4 groups, 2 folds",
+        "fold 0: 4 train, 2 validate, 2 test; per class 2, 1, 1",
+        "fold 1: 2 train, 2 validate, 2 test; per class 1, 1, 1",
     ]
     assert "(8 of them before)" in result.stdout
     (folder / "manifest.csv").unlink()
@@ -419,3 +419,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
 
 def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+
+
+def test_a_set_without_groups_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "manifest.csv").unlink()
+    options = ("prepare", str(folder), "--name", "mine", "--width", "80", "--height", "64")
+    cache = folder.parent / "cache"
+    result = run(monkeypatch, cache, *options, "--folds", "2")
+    assert result.exit_code == 0, result.output
+    dataset = open_dataset("mine", cache)
+    assert dataset.num_groups == 0 and dataset.leak_warning is not None
+    assert dataset.leak_warning in result.stdout and "'group'" in dataset.leak_warning
+    assert dataset.leak_warning in run(monkeypatch, cache, "show", "mine").stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
 def test_a_manifest_decides(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
     manifest(tmp_path, "path,group,extra,label", "a/1.mp4,s1,x,", "a/2.mp4,,x,b", "b/3.mp4, s2 ,x")
-    sources, left_out = find_sources(tmp_path)
+    sources, left_out = find_sources(tmp_path, ignored=["extra"])
     assert sources == (
         Source("a/1.mp4", "a", "s1"),
         Source("a/2.mp4", "b", ""),
@@ -46,8 +47,8 @@ def test_a_split_is_read_when_it_is_to_be_given(tmp_path: Path) -> None:
     given, _ = find_sources(tmp_path, given=True)
     assert given == (Source("a/1.mp4", "a", "", "train test"), Source("b/2.mp4", "b", "", ""))
     assert {source.split for source in find_sources(tmp_path)[0]} == {""}
-    manifest(tmp_path, "path,part", "a/1.mp4,train", "b/2.mp4,test")
-    with pytest.raises(DataError, match="has no column 'split' .found: path, part.; add it"):
+    manifest(tmp_path, "path,group", "a/1.mp4,x", "b/2.mp4,y")
+    with pytest.raises(DataError, match="has no column 'split' .found: path, group.; add it"):
         find_sources(tmp_path, given=True)
 
 
@@ -73,7 +74,7 @@ def test_all_wrong_rows_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"file,label\n", "no column 'path'"), (b"path\n\xff\xfe", "UTF-8"), (b"", "no column")],
+    [(b"label\n", "no column 'path'"), (b"path\n\xff\xfe", "UTF-8"), (b"", "no column")],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "manifest.csv").write_bytes(content)
@@ -86,3 +87,36 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
         find_sources(touch(tmp_path, "a/1.mp4"))
     with pytest.raises(DataError, match="there is no such folder"):
         find_sources(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("prefix", ["", "videos/"])
+def test_a_manifest_may_lie_beside_the_folder(tmp_path: Path, prefix: str) -> None:
+    root = touch(tmp_path / "videos", "a/1.mp4", "b/2.mp4")
+    manifest(tmp_path, "path,group", f"{prefix}a/1.mp4,anna", f"{prefix}b/2.mp4,bo")
+    sources, _ = find_sources(root)
+    assert [(source.path, source.group) for source in sources] == [
+        ("a/1.mp4", "anna"),
+        ("b/2.mp4", "bo"),
+    ]
+    manifest(root, "path,group", "a/1.mp4,here", "b/2.mp4,here")
+    assert {source.group for source in find_sources(root)[0]} == {"here"}
+
+
+def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    manifest(tmp_path, "path,subject", "a/1.mp4,anna", "b/2.mp4,bo")
+    with pytest.raises(DataError, match="'subject'.*path, label, group, split") as caught:
+        find_sources(tmp_path)
+    assert str(tmp_path / "manifest.csv") in str(caught.value)
+
+
+def test_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"/caf\xe9.mp4")).touch()
+    sources, left_out = find_sources(tmp_path)
+    assert [source.path for source in sources] == ["a/1.mp4", "b/2.mp4"]
+    assert [(file.path, file.reason) for file in left_out] == [
+        ("b/caf\ufffd.mp4", "file name is not UTF-8")
+    ]
+    manifest(tmp_path, "path", "a/1.mp4", "b/2.mp4")
+    assert [file.path for file in find_sources(tmp_path)[1]] == ["b/caf\ufffd.mp4"]

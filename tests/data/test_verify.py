@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import scan
+from cmkd.data.codec.video import encode, scan
 from cmkd.data.dataset import Dataset, read_folder
+from cmkd.data.inspect import verify
 from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
-from cmkd.data.verify import verify
 from cmkd.errors import DataError
 from cmkd.io import file_sha256
 

@@ -62,3 +62,44 @@ def test_row_23_trials_of_other_code_are_told(copy_of_finished: Any) -> None:
     assert process.returncode == 0, output
     assert "1 of 2 done, 1 of them by other code (git commit aaaaaaa), 1 interrupted" in output
     assert "1 interrupted ones go on from epochs of other code (git commit bbbbbbb)" in output
+
+
+def test_row_37_results_of_other_code_in_the_cache_are_trained_anew_and_told(
+    copy_of_finished: Any,
+) -> None:
+    space = copy_of_finished
+    # As another clone with other code, on the same cache, would have left them.
+    for path in space.cache.glob("*/*/made_by.json"):
+        makers = json.loads(path.read_text())
+        path.write_text(
+            json.dumps([{**one, "code": "0" * 12, "commit": "c0ffee"} for one in makers])
+        )
+    (space.folder / "mlflow.db").unlink()
+    code, output = space.run("sweep", "tiny.yaml", timeout=600)
+    assert code == 0, output
+    (told,) = [line for line in output.splitlines() if "c0ffee" in line]
+    assert told.startswith("3 in the cache") and "trained anew" in told
+    tags = space.query("select distinct value from tags where key in ('code', 'git_commit')")
+    assert ("0" * 12,) not in tags and ("c0ffee",) not in tags
+    assert space.disorder() == []
+
+
+def test_row_38_results_of_this_code_are_taken_from_the_cache_and_told(
+    copy_of_finished: Any,
+) -> None:
+    space = copy_of_finished
+    before = {path: path.stat().st_mtime_ns for path in space.cache.glob("trials/*/outcome.json")}
+    (space.folder / "mlflow.db").unlink()
+    code, output = space.run("sweep", "tiny.yaml", timeout=600)
+    assert code == 0, output
+    assert any(
+        line.startswith("3 taken from the cache, made by ") for line in output.splitlines()
+    ), output
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    (space.folder / "mlflow.db").unlink()
+    code, output = space.run("sweep", "tiny.yaml", "--fresh", timeout=600)
+    assert code == 0, output
+    assert "3 in the cache" in output and "--fresh" in output
+    assert all(path.stat().st_mtime_ns > moment for path, moment in before.items())
+    assert space.disorder() == []

@@ -20,7 +20,7 @@ from cmkd.errors import InfrastructureError
 from cmkd.sweep.recorder import Recorder
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARY = "canary-9f2c"
@@ -174,7 +174,7 @@ def test_a_run_that_a_hanging_server_makes_later_is_there_once(tmp_path: Path) -
             run_id = store.open(identity, {})
         assert len(store.find({"trial_id": "t1"})) == 2, "as long as nobody has looked"
         store.log(run_id, [EpochRecord(1, 1, {"val_acc": 1.0})])
-        store.close(run_id, "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=1)
+        store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=1))
         (run,) = store.find({"trial_id": "t1"})
         assert (run.run_id, run.status) == (run_id, "FINISHED")
     finally:
@@ -210,7 +210,9 @@ def _dies_and_comes_back(server: MlflowServer, tmp_path: Path) -> None:
     assert refused.wait(60)
     file = tmp_path / "predictions.csv"
     file.write_text("clip,label\n")
-    recorder.close("t1", "FINISHED", summary={"test_acc": 5.0}, timestamp_ms=9, files=[file])
+    recorder.close(
+        "t1", RunEnding("FINISHED", summary={"test_acc": 5.0}, timestamp_ms=9, files=[file])
+    )
     server.start()
     recorder.drain()
 

@@ -9,7 +9,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.store import EpochRecord, History, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.store import EpochRecord, History, RunEnding, RunIdentity, RunRecord, RunStatus
 
 SPEC = """
 name: ablation
@@ -128,15 +128,7 @@ class MemoryStore:
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
         raise AssertionError("a report never writes to the store")
 
-    def close(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-    ) -> None:
+    def close(self, run_id: str, ending: RunEnding) -> None:
         raise AssertionError("a report never writes to the store")
 
 

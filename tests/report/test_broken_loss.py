@@ -23,6 +23,7 @@ from cmkd.method import losses
 from cmkd.sweep.identity import Origin, trial_identity
 from cmkd.sweep.plan import PlannedTrial
 from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.store import RunEnding
 from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
@@ -33,7 +34,7 @@ SPEC = """
 name: gate
 description: two arms that lambda_2 tells apart
 data: synthetic
-seeds: 2
+seeds: 3
 base:
   student.backbone: tiny_tsm
   teacher.backbone: tiny_tsm
@@ -71,7 +72,7 @@ def train(folder: Path, seeds: Sequence[int], name: str) -> str:
     sweep = load_sweep(str(folder / "gate.yaml"))
     dataset = datasets.open_dataset("synthetic", cache)
     uri = f"sqlite:///{folder}/{name}.db"
-    store, origin = open_store(uri), Origin("gate", dataset.info, 1, "c0ffee")
+    store, origin = open_store(uri), Origin("gate", dataset.info, 1)
     for arm in sweep.arms:
         for seed in seeds:
             config = TrialConfig(
@@ -86,7 +87,7 @@ def train(folder: Path, seeds: Sequence[int], name: str) -> str:
             trial = PlannedTrial(config.id, config, (arm.name,))
             run_id = store.open(trial_identity(trial, origin), {})
             store.log(run_id, run.history)
-            store.close(run_id, "FINISHED", summary=outcome.summary, files=outcome.files)
+            store.close(run_id, RunEnding("FINISHED", summary=outcome.summary, files=outcome.files))
     return uri
 
 
@@ -104,16 +105,16 @@ def test_an_ignored_weight_is_found_and_other_seeds_are_not(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, baseline = str(ready / "gate.yaml"), str(ready / "baseline.json")
-    honest = train(ready, (0, 1), "honest")
+    honest = train(ready, (0, 1, 2), "honest")
     code, said = report("baseline", "--sweep", spec, "--out", baseline, "--tracking-uri", honest)
     assert code == 0, said
 
-    again = train(ready, (2, 3), "again")
+    again = train(ready, (3, 4, 5), "again")
     code, said = report("check", "--baseline", baseline, "--tracking-uri", again)
     assert code == 0, said
 
     monkeypatch.setattr(losses, "temporal_loss", lambda *_: torch.zeros(()))
-    broken = train(ready, (2, 3), "broken")
+    broken = train(ready, (3, 4, 5), "broken")
     code, said = report("check", "--baseline", baseline, "--tracking-uri", broken)
     assert code == 1, said
     assert "arms spatial and both: dead toggle" in said
@@ -121,6 +122,6 @@ def test_an_ignored_weight_is_found_and_other_seeds_are_not(
     arguments = ("--sweep", spec, "--data", "synthetic", "--out", str(ready / "out"))
     code, said = report("claims", *arguments, "--tracking-uri", broken)
     assert code == 1, said
-    assert "both and spatial: the same predictions on every clip" in said
+    assert "both − spatial: the same predictions on every clip" in said
     code, said = report("claims", *arguments, "--tracking-uri", again)
     assert code == 0, said

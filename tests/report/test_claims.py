@@ -18,14 +18,14 @@ from cmkd.report.claims import (
     AccuracyClaim,
     Claims,
     CostClaim,
+    Judgement,
     load_claims,
     read_claims,
 )
-from cmkd.report.claims_page import build_claims_page, render_claims_json
+from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
-from cmkd.report.judge import Judgement, judge
 from cmkd.report.paper import load_published
 from cmkd.report.writers.markdown import render_page
 from cmkd.stats import holm
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CLAIMS = """
 level: 0.05
+looks: [4]
 arms:
   control: {}
   spatial: {method: {lambda_1: true}}
@@ -43,19 +44,19 @@ arms:
   logits: {method: {lambda_1: 0.1, logits: true}}
 claims:
   helps:
-    {says: KD helps, source: here, kind: better, sweep: ablation, halves: [TSM],
-     pairs: [[both, control]]}
+    {says: KD helps, source: here, kind: better, sweep: ablation,
+     families: [TSM], pairs: [[both, control]]}
   adds:
-    {says: temporal KD adds to spatial, source: here, kind: better, sweep: ablation, halves: [TSM],
-     pairs: [[both, spatial]]}
+    {says: temporal KD adds to spatial, source: here, kind: better, sweep: ablation,
+     families: [TSM], pairs: [[both, spatial]]}
   near:
-    {says: near the teacher, source: here, kind: near, margin: 2.0, sweep: ablation, halves: [TSM],
-     pairs: [[both, teacher]]}
+    {says: near the teacher, source: here, kind: near, margin: 2.0, sweep: ablation,
+     families: [TSM], pairs: [[both, teacher]]}
   no_arm:
-    {says: logits, source: here, kind: equal, margin: 2.0, sweep: ablation, halves: [TSM],
-     pairs: [[logits, spatial]]}
+    {says: logits, source: here, kind: equal, margin: 2.0, sweep: ablation,
+     families: [TSM], pairs: [[logits, spatial]]}
   cheap:
-    {says: cheaper, source: here, kind: cheaper, half: TSM,
+    {says: cheaper, source: here, kind: cheaper, family: TSM,
      ours: {models: [student_tsm], views: 6}, than: {models: [tsm_r50_8f, tsm_r50_16f], views: 6}}
 """
 
@@ -91,10 +92,7 @@ def judged(claims: Claims, store: MemoryStore, **costs: float) -> Judgement:
 
 
 def verdicts(judgement: Judgement) -> dict[str, str]:
-    found = zip(judgement.cases, judgement.rulings, strict=True)
-    return {case.name: ruling.verdict for case, ruling in found} | {
-        one.name: one.verdict for one in judgement.costs
-    }
+    return {one.name: one.verdict for one in (*judgement.results, *judgement.costs)}
 
 
 def test_planted_effects_give_their_verdicts(claims: Claims, planted: MemoryStore) -> None:
@@ -106,11 +104,11 @@ def test_planted_effects_give_their_verdicts(claims: Claims, planted: MemoryStor
         "no_arm": "no runs",
         "cheap": "supported",
     }
-    reasons = {c.name: r.reason for c, r in zip(judgement.cases, judgement.rulings, strict=True)}
-    assert reasons["no_arm"] == "the sweep ablation has no arm 'logits' in the TSM half"
-    pair = judgement.cases[2].pairs[0]
-    assert (pair.over, pair.under) == ("both", TEACHER)
-    assert pair.contrast.trials == (*(f"trial-run-both-{n}-0" for n in range(4)), "teacher-0")
+    near, lacking = judgement.results[2:]
+    assert lacking.reason.startswith("the sweep ablation has no arm 'logits' in the TSM family")
+    pair = near.pairs[0]
+    assert (pair.name, near.look) == (f"both − {TEACHER}", 4)
+    assert pair.trials == (*(f"trial-run-both-{n}-0" for n in range(4)), "teacher-0")
 
 
 def test_costs_that_were_not_counted_or_are_higher(claims: Claims, planted: MemoryStore) -> None:
@@ -136,7 +134,7 @@ def test_no_runs_name_the_command(claims: Claims, store: MemoryStore) -> None:
     store.trial("both", 0, [1, 0] * 10)
     judgement = judged(claims, store)
     assert set(verdicts(judgement).values()) == {"no runs"}
-    assert "run: cmkd sweep" in judgement.rulings[0].reason
+    assert "run: cmkd sweep" in judgement.results[0].reason
 
 
 def test_arms_without_a_common_seed_name_the_command_and_no_store(
@@ -150,13 +148,14 @@ def test_arms_without_a_common_seed_name_the_command_and_no_store(
     spec = str(store.sweep.path)
     request = Request((), "made-up", spec, tracking_uri="sqlite:////srv/private/runs.db")
     judgement = judge(read_claims(path), Gatherer(request, store), {})
-    assert judgement.rulings[0].reason == (
-        "both and control have no seed in common; both and spatial have no seed in common; "
+    assert judgement.results[0].reason == (
+        "both and control have no replicate in common; "
+        "both and spatial have no replicate in common; "
         f"run: cmkd sweep {spec} --data made-up"
     )
     page = render_page(build_claims_page(judgement, version="cmkd test"))
     for text in (page, render_claims_json(judgement)):
-        assert "no seed in common" in text
+        assert "no replicate in common" in text
         assert "private" not in text
 
 
@@ -184,17 +183,18 @@ def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
     judgement = judged(claims, planted)
     page = render_page(build_claims_page(judgement, version="cmkd test"))
     assert "NOT results on UCF-101" in page
-    assert "not another training of the teacher." in page
     row = next(line for line in page.splitlines() if line.startswith("| helps |"))
-    assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row
+    assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row and "4 replicates" in row
     assert "| interaction | TSM | " in page
     text = render_claims_json(judgement)
     assert text == render_claims_json(judged(claims, planted))
     whole = json.loads(text)
-    assert (whole["schema"], whole["data_id"], whole["level"]) == (1, "d1", 0.05)
+    assert (whole["schema"], whole["data_id"], whole["level"]) == (2, "d1", 0.05)
     near = next(one for one in whole["claims"] if one["claim"] == "near")
-    assert (near["verdict"], near["pairs"][0]["under"]) == ("contradicted", "teacher")
-    assert near["pairs"][0]["difference"] == pytest.approx(sum(near["pairs"][0]["per_seed"]) / 4)
+    assert (near["verdict"], near["pairs"][0]["name"]) == ("contradicted", "both − teacher")
+    assert near["pairs"][0]["difference"] == pytest.approx(
+        sum(near["pairs"][0]["per_replicate"]) / 4
+    )
     assert [one["name"] for one in whole["factorial"]][2] == "interaction"
     assert all("trials" in one for one in whole["control"] if one["p_holm"] is not None)
 
@@ -216,21 +216,26 @@ def test_what_two_sweeps_compare_with_the_control_is_one_family(
     two = CLAIMS.replace("sweep: ablation", f"sweep: {here}")
     path.write_text(two.replace(f"sweep: {here}", f"sweep: {other}", 1))
     control_rows = judge(read_claims(path), Gatherer(Request(), planted), {}).control
-    measured = {one.name: one for one in control_rows if one.contrast is not None}
+    measured = {one.name: one for one in control_rows if one.difference is not None}
     assert [one.name for one in control_rows].count("both − control") == 1
     names = ("both", "strong", "spatial", "temporal")
     assert set(measured) == {f"{name} − control" for name in names}
-    p_values = [one.contrast.p for one in measured.values() if one.contrast is not None]
+    p_values = [
+        one.difference.estimate.p for one in measured.values() if one.difference is not None
+    ]
     assert [one.p_holm for one in measured.values()] == pytest.approx(holm(p_values))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[[both, control]]", "[[both, contol]]", r"claims.yaml:12: no arm 'contol'; did you mean"),
-        ("[[both, control]]", "[[both, both]]", "does not compare a student with another arm"),
-        ("[[both, control]]", "[[teacher, both]]", "does not compare a student with another arm"),
-        ("margin: 2.0, sweep", "sweep", "kind 'near' takes a margin above 0"),
+        ("[[both, control]]", "[[both, contol]]", r"claims.yaml:13: no arm 'contol'; did you mean"),
+        ("[[both, control]]", "[[both, both]]", "is neither .a, b. nor"),
+        ("[[both, control]]", "[[both, control, spatial]]", "is neither .a, b. nor"),
+        ("[[both, control]]", "[[teacher, both]]", "is neither .a, b. nor"),
+        ("margin: 2.0, sweep", "margin: 0.0, sweep", "margin"),
+        ("looks: [4]", "looks: [2]", "ascend from 3 replicates"),
+        ("looks: [4]", "looks: [10, 5]", "ascend from 3 replicates"),
         ("kind: better", "kind: beter", "claims.yaml:1[0-9]: .*beter"),
         ("source: here, kind: cheaper", "sorce: here, kind: cheaper", "sorce"),
         ("level: 0.05", "level: 5", "claims.yaml:2: level"),
@@ -254,7 +259,7 @@ def test_the_claims_of_the_paper_have_arms_and_networks_that_exist() -> None:
             continue
         sweep = load_sweep(claim.sweep)
         for name in {name for pair in claim.pairs for name in pair} - {TEACHER}:
-            for half in claim.halves:
+            for half in claim.families:
                 wanted = claims.arms[name].of(half)
                 # What waits for a selection has no setting yet.
                 assert find_arm(sweep, wanted) or sweep.waiting, (name, half)
@@ -265,12 +270,13 @@ def test_the_printed_numbers_bear_out_every_claim() -> None:
     for claim in claims.claims.values():
         if not isinstance(claim, AccuracyClaim):
             continue
-        for half in claim.halves:
-            for one, other in claim.pairs:
+        for half in claim.families:
+            margin = claim.margin or claims.margin
+            for one, other in (pair for pair in claim.pairs if len(pair) == 2):
                 for ours, theirs in printed(claims, claim.sweep, one, other, half):
                     gap = ours - theirs
-                    bound = -claim.margin if claim.kind == "near" else 0.0
-                    held = abs(gap) <= claim.margin if claim.kind == "equal" else gap > bound
+                    bound = -margin if claim.kind == "near" else 0.0
+                    held = abs(gap) <= margin if claim.kind == "equal" else gap > bound
                     assert held, (claim.says, half, gap)
                     checked += 1
     # Ten pairs of Table 4, six of Table 5 with three columns each, and the teachers.
@@ -311,8 +317,51 @@ def test_claims_about_parts_of_the_method_have_their_arms() -> None:
             found[arm] = (one.setting.method.gate, one.setting.method.tg)
     assert found == {
         "both_mid": ("softmax", (1, 2, 3)),
+        "control": ("softmax", (1, 2, 3)),
         "both_no_gate": ("off", (1, 2, 3)),
+        "control_no_gate": ("off", (1, 2, 3)),
         "both_first_graph": ("softmax", (1,)),
         "both_second_graph": ("softmax", (2,)),
         "both_third_graph": ("softmax", (3,)),
     }
+
+
+def test_other_sweeps_never_change_a_verdict(claims: Claims, planted: MemoryStore) -> None:
+    """The family is the file: a claim without runs counts as p = 1 before and after it has some."""
+    before = judged(claims, planted)
+    tests = len(claims.accuracy)
+    weakest = max(one.p for one in before.results if one.p is not None)
+    assert tests == 4 and len([one for one in before.results if one.p is None]) == 1
+    alone = claims.model_copy(update={"claims": {"helps": claims.claims["helps"]}})
+    (one,) = judged(alone, planted).results
+    assert before.results[0].p == pytest.approx(tests * (one.p or 0)) and weakest < 0.05
+
+
+def test_a_gain_over_another_gain(tmp_path: Path, planted: MemoryStore) -> None:
+    path = tmp_path / "gains.yaml"
+    path.write_text(CLAIMS.replace("[[both, control]]", "[[both, temporal, spatial, control]]"))
+    helps = judged(read_claims(path), planted).results[0]
+    (pair,) = helps.pairs
+    assert pair.name == "(both − temporal) − (spatial − control)"
+    means = {
+        name: sum(100 * sum(planted_right(planted, name, seed)) / 200 for seed in range(4)) / 4
+        for name in ("both", "temporal", "spatial", "control")
+    }
+    expected = means["both"] - means["temporal"] - means["spatial"] + means["control"]
+    assert pair.estimate.mean == pytest.approx(expected)
+
+
+def planted_right(store: MemoryStore, arm: str, seed: int) -> list[int]:
+    rows = store.texts[f"run-{arm}-{seed}-0"].splitlines()[1:]
+    return [int(row.split(",")[3]) for row in rows]
+
+
+def test_too_few_replicates_name_the_command(claims: Claims, store: MemoryStore) -> None:
+    for arm in ("both", "control"):
+        for seed in range(2):
+            store.trial(arm, seed, [1, 0] * 10 if arm == "both" else [1, 0, 0, 0] * 5)
+    result = judged(claims, store).results[0]
+    assert (result.verdict, result.p, result.more) == ("inconclusive", None, 2)
+    assert result.reason.startswith("2 of 4 replicates; run: cmkd sweep")
+    assert result.reason.endswith("--data made-up --seeds 4")
+    assert result.pairs[0].estimate.interval() is None

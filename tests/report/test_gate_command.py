@@ -15,7 +15,7 @@ from cmkd.cli.report import app
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import CmkdError
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import RunIdentity, RunStore
+from cmkd.tracking.store import RunEnding, RunIdentity, RunStore
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -47,7 +47,7 @@ class Stores:
         open_store(f"sqlite:///{folder}/empty.db").find({"kind": "trial"})
 
     def make(self, name: str, first_seed: int = 0, trained: Mapping[str, str] | None = None) -> str:
-        """The address of a store with three seeds; `trained` maps an arm to what it really is."""
+        """The address of a store with five seeds; `trained` maps an arm to what it really is."""
         shutil.copy(self.folder / "empty.db", self.folder / f"{name}.db")
         place = f"sqlite:///{self.folder}/{name}.db"
         with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ class Stores:
             "git_commit": name * 8,
         }
         for arm in load_sweep(str(self.path)).arms:
-            for seed in range(first_seed, first_seed + 3):
+            for seed in range(first_seed, first_seed + 5):
                 real = (trained or {}).get(arm.name, arm.name)
                 tags = common | {
                     "kind": "trial",
@@ -85,7 +85,7 @@ class Stores:
         path.write_text("\n".join(["clip,group,label,selected,last", *lines]))
         accuracy = 100 * float(right.mean())
         summary = {"test_acc": accuracy, "test_acc_last": accuracy, "best_val_acc": accuracy}
-        store.close(run_id, "FINISHED", summary=summary, files=[path])
+        store.close(run_id, RunEnding("FINISHED", summary=summary, files=[path]))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_claims_are_printed_and_written(stores: Stores, healthy: str, tmp_path: 
     assert "| supported |" in helps
     code, text = run("claims", *where, "--json")
     assert (code, text) == (0, names[2].read_text())
-    found = {(one["claim"], one["half"]): one for one in json.loads(text)["claims"]}
+    found = {(one["claim"], one["family"]): one for one in json.loads(text)["claims"]}
     assert found["both_helps", "TSM"]["verdict"] == "supported"
     assert found["near_teacher", "TSM"]["verdict"] == "contradicted"
     assert found["temporal_helps", "TSM"]["verdict"] == "no runs"
@@ -135,18 +135,18 @@ def test_the_gate_from_end_to_end(stores: Stores, healthy: str, tmp_path: Path) 
     assert file.read_bytes() == written
     same = run("check", "--baseline", str(file), "--tracking-uri", healthy)
     assert same[0] == 0, same[1]
-    assert same[1].count("ok ") == 5
+    assert same[1].count("ok ") == 2 + 5
 
     others = stores.make("b", first_seed=5)
     code, output = run("check", "--baseline", str(file), "--tracking-uri", others)
     assert code == 0, output
 
     whole = json.loads(written)
-    whole["arms"]["both"]["seeds"] = 5
+    whole["arms"]["both"]["replicates"] = 9
     file.write_text(json.dumps(whole))
     code, output = run("check", "--baseline", str(file), "--tracking-uri", others)
     assert code == 0, output
-    (line,) = (line for line in output.splitlines() if "n 5 -> 3" in line)
+    (line,) = (line for line in output.splitlines() if "n 9 -> 5" in line)
     assert line.startswith("ok          arm both ")
     file.write_bytes(written)
 
@@ -162,7 +162,7 @@ def test_the_gate_from_end_to_end(stores: Stores, healthy: str, tmp_path: Path) 
         "claims", "--sweep", str(stores.path), "--tracking-uri", broken, "--out", str(tmp_path)
     )
     assert code == 1
-    assert "both and spatial: the same predictions" in output
+    assert "both − spatial: the same predictions" in output
 
 
 def test_an_arm_that_fell_is_named(stores: Stores, healthy: str, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_an_arm_that_fell_is_named(stores: Stores, healthy: str, tmp_path: Path)
     code, output = run("check", "--baseline", str(file), "--tracking-uri", healthy)
     assert code == 1
     line = next(line for line in output.splitlines() if "arm spatial" in line)
-    assert line.split()[:7] == ["REGRESSION", "arm", "spatial", "85.5", "->", "65.5", "-20.0"]
+    assert line.split()[:7] == ["REGRESSION", "arm", "spatial", "85.6", "->", "65.6", "-20.0"]
 
 
 def test_nothing_to_compare_is_bad_input(stores: Stores, healthy: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cmkd.errors import InputError, TrialFailed
 from cmkd.report.arms import family_of_arm
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 if TYPE_CHECKING:
     from conftest import Browser
@@ -66,10 +66,10 @@ def fill(place: str, folder: Path, *, seeds: int) -> None:
             epochs = [EpochRecord(i, i, {"val_acc": 9.0 * i, "loss_ce": 1 / i}) for i in (1, 2)]
             store.log(run_id, epochs)
             accuracies = {"test_acc": 10.0 * right, "test_acc_last": 10.0 * right}
-            store.close(run_id, "FINISHED", summary=accuracies, files=[path])
+            store.close(run_id, RunEnding("FINISHED", summary=accuracies, files=[path]))
     tags = common | {"kind": "teacher", "teacher": "t1"}
     run_id = store.open(RunIdentity("t1", "ablation", "teacher", tags, {}), {})
-    store.close(run_id, "FINISHED", summary={"test_acc": 90.0, "test_acc_last": 91.0})
+    store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 90.0, "test_acc_last": 91.0}))
 
 
 @pytest.fixture(scope="module")

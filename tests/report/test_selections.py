@@ -8,10 +8,10 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.report.claims import read_claims
+from cmkd.report.claims_page import judge
 from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Gatherer, Request
-from cmkd.report.judge import judge
 from cmkd.report.paper import TABLES
 from cmkd.report.rows import build_table
 
@@ -76,10 +76,10 @@ def test_the_page_says_what_was_selected_and_what_waits(searched: MemoryStore) -
 CLAIMS = """
 level: 0.05
 arms:
-  printed: {lambda_1: 0.1, lambda_2: 5.0}
-  searched: {lambda_1: 0.1}
+  printed: {method: {lambda_1: 0.1, lambda_2: 5.0}}
+  searched: {method: {lambda_1: 0.1}}
 claims:
-  later: {says: s, source: t, kind: better, sweep: ablation, halves: [TSM],
+  later: {says: s, source: t, kind: better, sweep: ablation, families: [TSM],
     pairs: [[printed, searched]]}
 """
 
@@ -89,8 +89,8 @@ def test_a_claim_says_what_was_selected_in_place_of_the_papers_value(
 ) -> None:
     (path := tmp_path / "claims.yaml").write_text(CLAIMS)
     request = Request((), "made-up", str(searched.sweep.path))
-    (ruling,) = judge(read_claims(path), Gatherer(request, searched), {}).rulings
-    assert ruling.verdict == "no runs"
-    assert ruling.reason.endswith(
-        "has no arm 'printed' in the TSM half; its search selected best = 0.01"
+    (result,) = judge(read_claims(path), Gatherer(request, searched), {}).results
+    assert result.verdict == "no runs"
+    assert result.reason.endswith(
+        "has no arm 'printed' in the TSM family; its search selected best = 0.01"
     )

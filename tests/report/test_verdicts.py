@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from cmkd import stats as statistics
-from cmkd.report.claims import AccuracyClaim
-from cmkd.report.comparisons import Contrast
-from cmkd.report.verdicts import Case, Paired, Ruling, rule
-from cmkd.stats import detectable
+from cmkd.report.claims import AccuracyClaim, ClaimResult, Claims, decide_claims
+from cmkd.report.comparisons import PairedDifference
 
 CLIPS = 200
 
@@ -31,18 +28,38 @@ def values(per_seed: Sequence[float], changed: float = 0.2) -> np.ndarray:
     return np.stack([rng.permutation(row) for row in rows])
 
 
-def case(kind: str, *pairs: Sequence[float], margin: float = 0.0, dead: bool = False) -> Case:
-    claim = AccuracyClaim.model_validate_json(
-        f'{{"kind": "{kind}", "margin": {margin}, "says": "x", "source": "x", "sweep": "x",'
-        f' "halves": ["TSM"], "pairs": {str([["a", "b"]] * len(pairs)).replace(chr(39), chr(34))}}}'
+def claims(*looks: int, margin: float = 2.0) -> Claims:
+    only = {"says": "x", "source": "x", "kind": "better", "sweep": "x", "families": ["TSM"]}
+    whole = {
+        "level": 0.05,
+        "margin": margin,
+        "looks": looks,
+        "arms": {"a": {}, "b": {}},
+        "claims": {"x": {**only, "pairs": [["a", "b"]]}},
+    }
+    return Claims.model_validate_json(json.dumps(whole))
+
+
+def result(
+    kind: str, *pairs: Sequence[float] | np.ndarray, gap: str = "", identical: bool = False
+) -> ClaimResult:
+    whole = {"kind": kind, "says": "x", "source": "x", "sweep": "x", "families": ["TSM"]}
+    claim = AccuracyClaim.model_validate_json(json.dumps({**whole, "pairs": [["a", "b"]]}))
+    found = tuple(
+        PairedDifference(
+            "a - b",
+            one if isinstance(one, np.ndarray) else values(one),
+            None,
+            ("t1",),
+            identical,
+        )
+        for one in pairs
     )
-    contrasts = [Contrast(values(one), np.arange(CLIPS), ("t1",)) for one in pairs]
-    paired = tuple(Paired("a", "b", one, dead) for one in contrasts)
-    return Case("claim", "TSM", claim, paired)
+    return ClaimResult("claim", "TSM", claim, found, gap=gap, command="cmkd sweep x")
 
 
-def verdict(*cases: Case) -> Ruling:
-    return rule(cases, 0.05)[0]
+def verdict(one: ClaimResult, *others: ClaimResult, looks: Sequence[int] = (5,)) -> ClaimResult:
+    return decide_claims([one, *others], claims(*looks))[0]
 
 
 CLEAR, MORE = (6.0, 7.0, 6.5, 7.5, 6.0), (1.0, 4.0, -1.0, 3.0, 2.0)
@@ -50,135 +67,121 @@ NOTHING = (0.5, -0.5, 0.0, 0.5, -0.5)
 
 
 @pytest.mark.parametrize(
-    ("kind", "margin", "seeds", "expected"),
+    ("kind", "seeds", "changed", "expected"),
     [
-        ("better", 0.0, CLEAR, "supported"),
-        ("better", 0.0, [-one for one in CLEAR], "contradicted"),
-        ("better", 0.0, MORE, "inconclusive"),
-        ("near", 2.0, [4.5, 5.0, 4.0, 5.5, 4.5], "supported"),
-        ("near", 2.0, [-9.0, -9.5, -10.0, -8.5, -9.0], "contradicted"),
-        ("near", 2.0, [-1.0, 3.0, -4.0, 1.0, -2.0], "inconclusive"),
-        ("equal", 5.0, NOTHING, "supported"),
-        ("equal", 2.0, [8.0, 8.5, 7.5, 8.0, 9.0], "contradicted"),
-        ("equal", 2.0, [-8.0, -8.5, -7.5, -8.0, -9.0], "contradicted"),
-        ("equal", 2.0, [1.0, 4.0, -1.0, 3.0, 2.0], "inconclusive"),
+        ("better", CLEAR, 0.2, "supported"),
+        ("better", [-one for one in CLEAR], 0.2, "contradicted"),
+        ("better", MORE, 0.2, "inconclusive"),
+        ("better", NOTHING, 0.02, "equal"),
+        ("near", [4.5, 5.0, 4.0, 5.5, 4.5], 0.2, "supported"),
+        ("near", [-9.0, -9.5, -10.0, -8.5, -9.0], 0.2, "contradicted"),
+        ("near", [-1.0, 3.0, -4.0, 1.0, -2.0], 0.2, "inconclusive"),
+        ("equal", NOTHING, 0.02, "supported"),
+        ("equal", [8.0, 8.5, 7.5, 8.0, 9.0], 0.2, "contradicted"),
+        ("equal", [-8.0, -8.5, -7.5, -8.0, -9.0], 0.2, "contradicted"),
+        ("equal", [1.0, 4.0, -1.0, 3.0, 2.0], 0.2, "inconclusive"),
     ],
 )
-def test_planted_effects(kind: str, margin: float, seeds: Sequence[float], expected: str) -> None:
-    assert verdict(case(kind, seeds, margin=margin)).verdict == expected
+def test_planted_effects(kind: str, seeds: Sequence[float], changed: float, expected: str) -> None:
+    found = verdict(result(kind, values(seeds, changed)))
+    assert found.verdict == expected
+    assert (found.look == 5) == (expected != "inconclusive")
 
 
 def test_every_pair_must_hold_and_one_contrary_is_enough() -> None:
-    assert verdict(case("better", CLEAR, CLEAR)).verdict == "supported"
-    assert verdict(case("better", CLEAR, MORE)).verdict == "inconclusive"
-    assert verdict(case("better", CLEAR, [-one for one in CLEAR])).verdict == "contradicted"
+    assert verdict(result("better", CLEAR, CLEAR)).verdict == "supported"
+    assert verdict(result("better", CLEAR, MORE)).verdict == "inconclusive"
+    assert verdict(result("better", CLEAR, [-one for one in CLEAR])).verdict == "contradicted"
 
 
-def test_no_verdict_from_two_seeds_however_clear() -> None:
-    ruling = verdict(case("better", (15.0, 15.5)))
-    assert (ruling.verdict, ruling.more_seeds, ruling.p) == ("inconclusive", 1, None)
-    assert "no verdict from fewer than 3" in ruling.reason
+def test_no_verdict_before_the_first_look_however_clear() -> None:
+    found = verdict(result("better", (15.0, 15.5, 15.2)))
+    assert (found.verdict, found.more, found.p) == ("inconclusive", 2, None)
+    assert found.reason == "3 of 5 replicates; run: cmkd sweep x --seeds 5"
 
 
 def test_a_dead_toggle_is_no_equivalence() -> None:
-    ruling = verdict(case("equal", [0.0] * 5, margin=2.0, dead=True))
-    assert (ruling.verdict, ruling.p) == ("dead", None)
-    assert "a and b: the same predictions" in ruling.reason
+    found = verdict(result("equal", [0.0] * 5, identical=True))
+    assert (found.verdict, found.p) == ("dead", None)
+    assert found.reason.startswith("a - b: the same predictions")
 
 
-def test_what_was_not_run_is_no_test_of_the_family() -> None:
-    borderline = case("better", (2.5, 5.0, 4.0, 6.5, 3.0))
-    absent = Case("other", "TSM", borderline.claim, (), "run: cmkd sweep ablation")
-    alone, beside = rule([borderline], 0.05)[0], rule([borderline, absent, absent], 0.05)
-    assert beside[0] == alone
-    assert (beside[1].verdict, beside[1].reason) == ("no runs", "run: cmkd sweep ablation")
-    tested = rule([borderline, case("better", MORE), case("better", NOTHING)], 0.05)[0]
-    assert tested.p_holm == pytest.approx(3 * alone.p)
+def test_a_claim_without_runs_is_a_test_of_the_family() -> None:
+    borderline, absent = result("better", (2.5, 5.0, 4.0, 6.5, 3.0)), result("better", gap="run: x")
+    alone = verdict(borderline)
+    beside = decide_claims([borderline, absent, absent], claims(5))
+    assert (beside[1].verdict, beside[1].reason) == ("no runs", "run: x")
+    tested = verdict(borderline, result("better", MORE), result("better", MORE))
+    assert alone.p is not None
+    assert beside[0].p == tested.p == pytest.approx(3 * alone.p)
 
 
-def test_the_seeds_that_are_missing_are_those_of_the_power_calculation() -> None:
-    ruling = verdict(case("better", MORE))
-    mean, sd = float(np.mean(MORE)), float(np.std(MORE, ddof=1))
-    assert ruling.more_seeds is not None
-    n = 5 + ruling.more_seeds
-
-    def power(count: int) -> float:
-        return float(stats.nct.sf(stats.t.isf(0.025, count - 1), count - 1, mean / sd * count**0.5))
-
-    assert power(n - 1) < 0.8 <= power(n)
-    clips = ", and perhaps more test clips"
-    assert ruling.reason == f"needs about {ruling.more_seeds} more seeds{clips}"
+def test_a_later_look_costs_and_is_named() -> None:
+    alone, twice = verdict(result("better", MORE)), verdict(result("better", MORE), looks=(5, 10))
+    assert alone.p is not None and twice.p == pytest.approx(2 * alone.p)
+    assert twice.reason.endswith("next look at 10: cmkd sweep x --seeds 10")
+    # Ten replicates are looked at at both; what five decided stands.
+    late = verdict(result("better", [*CLEAR, *[-one for one in CLEAR]]), looks=(5, 10))
+    assert (late.verdict, late.look) == ("supported", 5)
+    # Replicates beyond the last look have no part in a verdict.
+    more = np.vstack([values(MORE), values(CLEAR)])
+    assert verdict(result("better", more)).p == alone.p
 
 
-@pytest.mark.parametrize(("changed", "clips_decide"), [(0.7, False), (0.05, True)])
-def test_seeds_and_clips_that_both_bar_a_verdict_are_both_asked_for(
-    changed: float, clips_decide: bool
-) -> None:
-    one = case("better", MORE)
-    noisy = Contrast(values((4.0, 1.0, 4.5, 0.5, 4.0), changed), np.arange(CLIPS), ())
-    assert (2 * noisy.p_above()[0] > 0.02, 2 * noisy.p_above()[1] < 0.02) == (True, clips_decide)
-    ruling = rule([Case("c", "TSM", one.claim, (Paired("a", "b", noisy),))], 0.01)[0]
-    assert ruling.more_seeds is not None
-    assert ruling.reason.endswith("more seeds" if clips_decide else ", and perhaps more test clips")
+def test_the_replicates_that_are_missing_are_those_of_the_power_calculation() -> None:
+    one = result("better", MORE)
+    found = verdict(one)
+    assert found.more is not None
+    estimate, n = one.pairs[0].at(5), 5 + found.more
+    assert estimate.power(estimate.mean, n - 1, 0.025) < 0.8
+    assert estimate.power(estimate.mean, n, 0.025) >= 0.8
+    assert f"about {found.more} more would show" in found.reason
+    assert "every look costs" in found.reason
 
 
-def test_clips_that_decide_are_asked_for_and_not_seeds() -> None:
-    # Every seed gains the same 2 clips of 200: other seeds change nothing, other clips may.
+def test_clips_that_bar_a_verdict_are_asked_for_and_not_replicates() -> None:
+    # Every replicate gains the same clips: other replicates change nothing, other clips may.
     same = np.zeros((5, CLIPS))
-    same[:, :5], same[:, 5:8] = 100.0, -100.0
-    one = case("better", CLEAR)
-    fixed = Contrast(same, np.arange(CLIPS), ())
-    ruling = rule([Case("c", "TSM", one.claim, (Paired("a", "b", fixed),))], 0.05)[0]
-    assert (ruling.verdict, ruling.more_seeds) == ("inconclusive", None)
-    assert ruling.reason == "needs more test clips rather than seeds"
+    same[:, :10], same[:, 10:16] = 100.0, -100.0
+    found = verdict(result("better", same))
+    assert (found.verdict, found.more) == ("inconclusive", None)
+    assert "more test clips" in found.reason
 
 
-def test_a_difference_of_nothing_asks_for_no_number_of_seeds() -> None:
-    ruling = verdict(case("better", (1.0, -1.0, 0.5, -0.5, 0.0)))
-    assert (ruling.verdict, ruling.more_seeds) == ("inconclusive", None)
-    assert "too near the bound" in ruling.reason
+def test_a_difference_too_small_asks_for_no_number() -> None:
+    found = verdict(result("near", (-2.0, -8.0, 4.0, -5.0, 1.0)))
+    assert (found.verdict, found.more) == ("inconclusive", None)
+    assert "50 replicates would not" in found.reason
 
 
-SWEEPS, SEEDS, FAMILY, SPREAD, CHANGED = 1000, 5, 3, 4.0, 0.3
+FAMILY, SPREAD, CHANGED = 3, 4.0, 0.3
 
 
-def simulate(effects: Sequence[float]) -> np.ndarray:
-    """Verdicts of 1,000 sweeps with true `effects` in points: "sweeps claims"."""
-    rng = np.random.default_rng(7)
-    claim = case("better", CLEAR).claim
-    found = []
-    for _ in range(SWEEPS):
+def simulate(
+    effects: Sequence[float], replicates: int, looks: Sequence[int], sweeps: int
+) -> np.ndarray:
+    """Verdicts of sweeps with true `effects` in points, clips and teachers varying."""
+    rng, found = np.random.default_rng(replicates), []
+    for _ in range(sweeps):
         cases = []
         for effect in effects:
-            means = rng.normal(effect, SPREAD, SEEDS)
-            chance = rng.random((SEEDS, CLIPS))
-            up = chance < (CHANGED + means[:, None] / 100) / 2
-            down = chance > 1 - (CHANGED - means[:, None] / 100) / 2
-            one = Contrast(100.0 * up - 100.0 * down, np.arange(CLIPS), ())
-            cases.append(Case("c", "TSM", claim, (Paired("a", "b", one),)))
-        found.append([ruling.verdict for ruling in rule(cases, 0.05)])
+            drawn = rng.normal(effect, SPREAD, (replicates, 1)) + rng.normal(0, 20, CLIPS)
+            chance = rng.random((replicates, CLIPS))
+            up = chance < (CHANGED + drawn / 100) / 2
+            down = chance > 1 - (CHANGED - drawn / 100) / 2
+            cases.append(result("better", 100.0 * up - 100.0 * down))
+        decided = decide_claims(cases, claims(*looks, margin=0.2))
+        found.append([one.verdict for one in decided])
     return np.array(found)
 
 
-@pytest.fixture
-def quick_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 399)
+@pytest.mark.parametrize(("replicates", "looks"), [(5, (5,)), (12, (12,)), (12, (5, 12))])
+def test_false_verdicts_are_as_rare_as_promised(replicates: int, looks: Sequence[int]) -> None:
+    wrong = (simulate([0.0] * FAMILY, replicates, looks, 1500) != "inconclusive").any(axis=1)
+    assert wrong.mean() <= 0.055
 
 
-@pytest.mark.usefixtures("quick_bootstrap")
-def test_false_verdicts_are_as_rare_as_promised() -> None:
-    wrong = (simulate([0.0] * FAMILY) != "inconclusive").any(axis=1).sum()
-    # 5 % of 1,000 sweeps, and not far less, or Holm's adjustment is not what it should be.
-    low, high = stats.binom.interval(0.999, SWEEPS, 0.05)
-    assert 0.6 * low <= wrong <= high
-
-
-@pytest.mark.usefixtures("quick_bootstrap")
-def test_a_detectable_effect_is_found_four_times_of_five() -> None:
-    clip_noise = 100 * (CHANGED / CLIPS) ** 0.5
-    sd = (SPREAD**2 + clip_noise**2) ** 0.5
-    effect = detectable(sd, SEEDS, 0.05 / 2 / FAMILY)
-    found = simulate([effect, 0.0, 0.0])
-    low, high = stats.binom.interval(0.999, SWEEPS, 0.8)
-    assert low <= (found[:, 0] == "supported").sum() <= high
+def test_a_large_effect_is_found() -> None:
+    found = simulate([9.0, 0.0, 0.0], 12, (12,), 200)
+    assert (found[:, 0] == "supported").mean() > 0.9
     assert not (found[:, 0] == "contradicted").any()

@@ -12,7 +12,7 @@ import pytest
 
 from cmkd.config.sweep import Arm, Sweep, load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.interim_looks import LEVEL, comparisons, looks, orders, wanted_seeds
+from cmkd.sweep.interim_looks import LEVEL, compared_arms, comparisons, interim_looks, seeds_needed
 
 CLEAR = [7.0, 8.0, 7.5, 6.5, 7.9, 7.2, 7.7, 6.9, 7.4, 8.1]
 """Differences in points that leave no doubt, and `NONE` that leave every."""
@@ -20,7 +20,7 @@ NONE = [3.0, -3.0, 2.0, -2.0, 1.0, -1.5, 4.0, -3.5, 0.5, -0.5]
 
 
 def names(sweep: Sweep) -> set[tuple[str, str]]:
-    return {(arm.name, other.name) for arm, other in comparisons(sweep)}
+    return {(arm.name, other.name) for arm, other in compared_arms(sweep)}
 
 
 def arm(name: str, weight: float) -> Arm:
@@ -86,26 +86,26 @@ def test_candidates_of_a_selection_are_compared_with_each_other() -> None:
 
 
 def test_looks_are_declared_from_the_first_to_the_last() -> None:
-    assert looks(5, 20) == (5, 7, 9, 12, 15, 19, 20)
-    assert looks(3, 5) == (3, 4, 5)
+    assert interim_looks(5, 20) == (5, 7, 9, 12, 15, 19, 20)
+    assert interim_looks(3, 5) == (3, 4, 5)
 
 
 def test_a_clear_order_is_decided_at_once_and_an_open_one_asks_for_seeds() -> None:
-    at = looks(5, 9)
+    at = interim_looks(5, 9)
     reached = scores({CONTROL: [0.0] * 5, NEAR: NONE[:5], FAR: CLEAR[:5]})
-    open_one, clear = orders(PAIRS, reached, folds=1, at=at)
+    open_one, clear = comparisons(PAIRS, reached, folds=1, at=at)
     assert (clear.decided, clear.seeds, open_one.decided, open_one.seeds) == (True, 5, False, 5)
     assert clear.mean == pytest.approx(7.38)
     assert clear.describe().startswith("far vs control: +7.38 [+")
     assert clear.describe().endswith("], decided after 5 seeds")
     assert ", open after 5 seeds" in open_one.describe()
-    assert wanted_seeds((open_one, clear), at) == {"near": 7, "control": 7, "far": 5}
+    assert seeds_needed((open_one, clear), at) == {"near": 7, "control": 7, "far": 5}
 
 
 def test_an_interval_has_the_level_of_its_look_and_what_is_decided_leaves_it_to_the_rest() -> None:
-    at = looks(5, 9)
+    at = interim_looks(5, 9)
     reached = scores({CONTROL: [0.0] * 5, NEAR: NONE[:5], FAR: CLEAR[:5]})
-    open_one, clear = orders(PAIRS, reached, folds=1, at=at)
+    open_one, clear = comparisons(PAIRS, reached, folds=1, at=at)
 
     def half(values: list[float], level: float) -> float:
         from scipy.stats import t
@@ -119,50 +119,50 @@ def test_an_interval_has_the_level_of_its_look_and_what_is_decided_leaves_it_to_
 
 def test_a_decision_stands_whatever_later_seeds_say() -> None:
     reached = scores({CONTROL: [0.0] * 9, FAR: [*CLEAR[:5], -90.0, -90.0, -90.0, -90.0]})
-    (order,) = orders([(FAR, CONTROL)], reached, folds=1, at=looks(5, 9))
+    (order,) = comparisons([(FAR, CONTROL)], reached, folds=1, at=interim_looks(5, 9))
     assert (order.decided, order.seeds) == (True, 5)
-    assert wanted_seeds([order], looks(5, 9)) == {"far": 5, "control": 5}
+    assert seeds_needed([order], interim_looks(5, 9)) == {"far": 5, "control": 5}
 
 
 def test_the_last_look_is_the_end() -> None:
-    at = looks(5, 9)
+    at = interim_looks(5, 9)
     reached = scores({CONTROL: [0.0] * 10, NEAR: NONE})
-    (order,) = orders([(NEAR, CONTROL)], reached, folds=1, at=at)
+    (order,) = comparisons([(NEAR, CONTROL)], reached, folds=1, at=at)
     assert (order.decided, order.seeds) == (False, 9)
-    assert wanted_seeds([order], at) == {"near": 9, "control": 9}
+    assert seeds_needed([order], at) == {"near": 9, "control": 9}
 
 
 def test_only_seeds_that_finished_in_every_fold_count_and_none_is_passed_over() -> None:
-    at = looks(5, 9)
+    at = interim_looks(5, 9)
     one_fold = scores({CONTROL: [0.0] * 9, FAR: CLEAR[:9]})
     both = one_fold | scores({CONTROL: [0.0] * 9, FAR: CLEAR[:9]}, fold=1)
-    assert orders([(FAR, CONTROL)], one_fold, folds=2, at=at) == ()
-    assert orders([(FAR, CONTROL)], both, folds=2, at=at)[0].mean == pytest.approx(7.38)
+    assert comparisons([(FAR, CONTROL)], one_fold, folds=2, at=at) == ()
+    assert comparisons([(FAR, CONTROL)], both, folds=2, at=at)[0].mean == pytest.approx(7.38)
     del both[FAR.setting.id, 1, 3]
-    assert orders([(FAR, CONTROL)], both, folds=2, at=at) == ()
+    assert comparisons([(FAR, CONTROL)], both, folds=2, at=at) == ()
 
 
 def test_equal_differences_decide_nothing() -> None:
     reached = scores({CONTROL: [50.0] * 5, FAR: [51.25] * 5})
-    (order,) = orders([(FAR, CONTROL)], reached, folds=1, at=looks(5, 9))
+    (order,) = comparisons([(FAR, CONTROL)], reached, folds=1, at=interim_looks(5, 9))
     assert not order.decided, "a coarse accuracy, and no sign of certainty"
 
 
 def test_few_sweeps_of_equal_arms_decide_anything_falsely() -> None:
-    """The error over four orders that share a control, and seven looks, is LEVEL at most.
+    """The error over four comparisons that share a control, and seven looks, is LEVEL at most.
 
     2,000 sweeps in which nothing differs: more than the bound of three standard deviations
     would be seen once in a thousand times. Without a correction it would be about a third.
     """
     rng = np.random.default_rng(20)
-    at = looks(5, 20)
+    at = interim_looks(5, 20)
     arms = [arm(f"arm {index}", 0.1 * index) for index in range(5)]
     pairs = [(one, arms[0]) for one in arms[1:]]
     ids = [one.setting.id for one in arms]
     sweeps, wrong, naive = 2000, 0, 0
     for drawn in rng.normal(70.0, 4.0, (sweeps, len(arms), at[-1])):
         reached = by_seed(dict(zip(ids, drawn.tolist(), strict=True)))
-        wrong += any(order.decided for order in orders(pairs, reached, folds=1, at=at))
+        wrong += any(order.decided for order in comparisons(pairs, reached, folds=1, at=at))
         differences = drawn[1:] - drawn[0]
         naive += any(uncorrected(differences[:, :look]) for look in at)
     bound = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / sweeps)

@@ -12,8 +12,7 @@ import pytest
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError, InputError
 from cmkd.sweep import cluster
-from cmkd.sweep.cluster import Node, Pulse, joined, require_alike
-from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.cluster import HealthCheck, Node, joined, require_alike
 
 NODES = [Node("a", "10.0.0.1", 2.0, 0.0), Node("b", "10.0.0.2", 2.0, 0.0)]
 
@@ -42,13 +41,13 @@ def test_an_address_without_a_cluster_is_refused_at_once(
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs `require_alike` where every question is asked in this process, once per node."""
 
-    def run(place: Place, change: Callable[[Node, Any], Any] = lambda _, answer: answer) -> None:
+    def run(cache: Path, change: Callable[[Node, Any], Any] = lambda _, answer: answer) -> None:
         def ask_all(question: Any, arguments: Any, *_: object) -> list[tuple[Node, Any]]:
             return [(node, change(node, question(**arguments))) for node in NODES]
 
         monkeypatch.setattr(cluster, "_ask_all", ask_all)
         config = TrialConfig(setting=Setting(), data="mine", data_id="0" * 12, fold=0, seed=0)
-        require_alike(place, config, Pulse({}), lambda: None)
+        require_alike(cache, config, HealthCheck({}), lambda: None)
 
     return run
 
@@ -60,7 +59,7 @@ def test_a_node_with_other_code_is_named_with_what_differs_and_the_remedy(
         return {**answer, "torch": "2.0.0"} if node.id == "b" else answer
 
     with pytest.raises(InputError) as refusal:
-        ask(Place(tmp_path), other)
+        ask(tmp_path, other)
     text = str(refusal.value)
     assert text.startswith("node 10.0.0.2: torch is 2.0.0 there and ")
     assert text.endswith("install the same on all machines and start the node again")
@@ -86,17 +85,18 @@ def test_code_that_was_edited_is_other_code(
     assert "missing" in digests
 
 
-def test_a_data_set_that_a_node_lacks_is_refused_or_comes_from_the_storage(
-    ask: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_data_set_that_a_node_lacks_is_refused_for_every_node(
+    ask: Callable[..., None], tmp_path: Path
 ) -> None:
-    (tmp_path / "cache").mkdir()
-    with pytest.raises(InputError, match=r"node 10\.0\.0\.1: data set 'mine'.*; node 10\.0\.0\.2:"):
-        ask(Place(tmp_path / "cache"))
-    offered: list[str] = []
-    monkeypatch.setattr(
-        "cmkd.sweep.shared_cache.MirroredCache.offer_data",
-        lambda self, config: offered.append(config.data),
-    )
-    ask(Place(tmp_path / "cache", (tmp_path / "storage").as_uri()))
-    assert offered == ["mine"]
-    assert not list((tmp_path / "storage").glob("probes/*/*")), "nothing of the question is left"
+    with pytest.raises(InputError, match=r"node 10\.0\.0\.1: .*'mine'.*; node 10\.0\.0\.2:"):
+        ask(tmp_path / "cache")
+    assert not list((tmp_path / "cache/locks").iterdir()), "nothing of the question is left"
+
+
+def test_a_node_that_does_not_share_the_cache_is_refused(tmp_path: Path) -> None:
+    config = TrialConfig(setting=Setting(), data="mine", data_id="0" * 12, fold=0, seed=0)
+    problem = cluster._problem(tmp_path, config, tmp_path / "locks/mark.lock")
+    assert str(tmp_path) in problem and "mount" in problem
+    # A mark that nobody holds: its lock does not reach this node.
+    (tmp_path / "mark.lock").touch()
+    assert "locks" in cluster._problem(tmp_path, config, tmp_path / "mark.lock")

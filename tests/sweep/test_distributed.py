@@ -15,8 +15,7 @@ import json, sys
 from pathlib import Path
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.dataset import open_dataset
-from cmkd.sweep.worker import TrialCrew
-from cmkd.sweep.shared_cache import Place
+from cmkd.sweep.worker import DistributedTrialWorker
 from cmkd.sweep.ray_engine import start_engine
 from cmkd.training.trial import TrialRun
 from cmkd.training.runtime import configure
@@ -44,8 +43,8 @@ def main(together, alone):
     # The first epoch by one process, in the folder where two go on.
     TrialRun(good, together, device="cpu").train_epoch()
     configs = {config.id: config for config in (good, bad)}
-    with start_engine(2, Place(together)):
-        crew = TrialCrew(configs, together, 2, gpus=False)
+    with start_engine(2, together):
+        crew = DistributedTrialWorker(configs, together, 2, gpus=False)
         for config in (good, bad):
             crew.start(config.id)
             updates = [crew.step()]

@@ -38,3 +38,19 @@ def test_a_killed_server_of_ray_ends_the_sweep_with_the_command_to_go_on(
         "where m.key = 'val_acc' and r.name not like 'teacher%' group by 1"
     )
     assert [count for _, count in epochs] == [EPOCHS, EPOCHS]
+
+
+@pytest.mark.parametrize("server", ["gcs_server", "raylet"])
+def test_a_server_of_ray_killed_while_it_starts_ends_the_sweep_with_the_command_to_go_on(
+    new_workspace: Callable[..., Any], server: str
+) -> None:
+    space = new_workspace(2)
+    process = space.start("sweep", "tiny.yaml", "--workers", "1")
+    victims: list[int] = []
+    while not victims:
+        assert process.poll() is None, process.communicate()
+        victims = [pid for pid, command in space.processes() if f"/{server} " in command]
+    os.kill(victims[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 3, output
+    assert output.splitlines()[-1].endswith("; to go on: cmkd sweep tiny.yaml --workers 1")

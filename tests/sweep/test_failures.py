@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from cmkd.errors import TrialFailed
-from cmkd.sweep.failures import Failure, digest, failure_of
+from cmkd.sweep.failures import UNTAUGHT, Failure, digest, failure_of, is_transient
 
 
 def test_an_exception_becomes_text_that_any_process_reads():
@@ -43,12 +43,18 @@ def test_row_29_memory_that_ran_out_is_known_by_its_words(said):
     assert failure_of(ValueError(said), 0).kind == "ValueError"
 
 
-def test_causes_that_differ_in_numbers_are_one_group():
-    def nan(epoch: int) -> Failure:
-        return Failure("TrialFailed", f"not finite at epoch {epoch} (lr 1e+{epoch})", "", 0)
+def test_the_kind_of_a_failure_is_a_field_and_a_pupil_has_that_of_its_teacher():
+    lost = Failure("InfrastructureError", "disk: full", "", 1)
+    pupil = Failure(UNTAUGHT, lost.cause, "", 0, origin=lost.kind)
+    for failure in (lost, pupil):
+        assert failure.tags()["failure_kind"] == "InfrastructureError"
+        assert is_transient(failure.tags()["failure_kind"])
+    assert not is_transient("TrialFailed")
 
-    failures = [("z", Failure("OSError", "disk full", "", 0))]
-    failures += [(f"arm{n}", nan(n)) for n in range(6)]
+
+def test_causes_that_differ_in_numbers_are_one_group():
+    failures = [("z", "OSError: disk full")]
+    failures += [(f"arm{n}", f"TrialFailed: not finite at epoch {n} (lr 1e+{n})") for n in range(6)]
     assert digest(failures) == [
         "6 x TrialFailed: not finite at epoch 0 (lr 1e+0) [arm0, arm1, arm2, arm3 and 2 more]",
         "1 x OSError: disk full [z]",

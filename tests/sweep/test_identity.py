@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
-from cmkd.sweep.identity import Origin, code_version, teacher_identity, trial_identity
+from cmkd.provenance import this_code
+from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
 from cmkd.sweep.plan import PlannedTrial
 
 INFO = DatasetInfo(
@@ -19,7 +20,7 @@ INFO = DatasetInfo(
     split=SplitConfig(),
     digest="0",
 )
-ORIGIN = Origin("ablation", INFO, 5, "abc")
+ORIGIN = Origin("ablation", INFO, 5)
 CONFIG = TrialConfig(setting=Setting(), data="/x/gestures", data_id=INFO.id, fold=2, seed=3)
 
 
@@ -43,7 +44,7 @@ def test_a_trial_is_tagged_with_everything_that_finds_it():
         "data_id": INFO.id,
         "data_kind": "folder",
         "teacher": CONFIG.teacher_id,
-        "git_commit": "abc",
+        **this_code().tags(),
         "selection": SELECTION_RULE,
     }
 
@@ -86,12 +87,6 @@ def test_an_experiment_is_described_in_the_words_of_its_sweep():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
     assert trial_identity(trial, origin).about == "what KD adds"
     assert teacher_identity(CONFIG, origin).about == "what KD adds"
-
-
-def test_the_version_of_the_code_names_no_remote():
-    version = code_version()
-    assert version
-    assert "/" not in version and "@" not in version
 
 
 def test_a_further_seed_says_what_it_is_for():

@@ -17,7 +17,7 @@ def runs(
     statuses: Sequence[tuple[str, RunStatus]], code: str = "", failure: str = ""
 ) -> list[RunRecord]:
     """Runs of these (trial, status)."""
-    tags = {"git_commit": code, "failure": failure}
+    tags = {"git_commit": code, "failure_kind": failure}
     return [RunRecord(f"r{n}", t, s, tags, {}) for n, (t, s) in enumerate(statuses)]
 
 
@@ -71,11 +71,9 @@ def test_only_a_successful_run_makes_a_trial_done(trials):
 @pytest.mark.parametrize(
     ("failure", "state"),
     [
-        ("TrialFailed: loss is not finite", "failed"),
-        ("TeacherFailed: TrialFailed: loss is not finite", "failed"),
-        ("WorkerDied: its process was killed 3 times", "interrupted"),
-        ("TeacherFailed: WorkerDied: its process was killed 3 times", "interrupted"),
-        ("OSError: [Errno 28] No space left on device", "interrupted"),
+        ("TrialFailed", "failed"),
+        ("WorkerDied", "interrupted"),
+        ("OSError", "interrupted"),
         ("", "failed"),
     ],
 )
@@ -85,7 +83,7 @@ def test_what_the_machine_did_to_a_trial_is_no_failure_of_its_own(trials, failur
 
 
 def test_what_failed_in_a_call_is_not_tried_again_in_it(trials):
-    store = runs([(trials[0].id, "FAILED"), (trials[1].id, "FAILED")], failure="WorkerDied: killed")
+    store = runs([(trials[0].id, "FAILED"), (trials[1].id, "FAILED")], failure="WorkerDied")
     plan = make_plan(trials, store)
     assert trials[0] in plan.to_run
     later = plan.without_retries({trials[0].name})

@@ -6,7 +6,7 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.sweep.plan import expand, make_plan
-from cmkd.sweep.progress import Board, TrialProgress
+from cmkd.sweep.progress import Progress, TrialProgress
 from cmkd.tracking.store import EpochRecord, RunRecord, RunStatus
 
 
@@ -16,11 +16,11 @@ def now():
 
 
 @pytest.fixture
-def board(now):
+def progress(now):
     trials = {f"{arm}{n}": TrialProgress(arm, f"{arm} {n}", 10) for arm in "ab" for n in (0, 1)}
     trials["a0"].status = "done"
     teachers = {"t": TrialProgress("teacher", "teacher", 4)}
-    return Board(trials, teachers, lambda: now[0])
+    return Progress(trials, teachers, lambda: now[0])
 
 
 def epochs(last: int, *accuracies: float, seconds: float = 0.0) -> list[EpochRecord]:
@@ -32,18 +32,26 @@ def epochs(last: int, *accuracies: float, seconds: float = 0.0) -> list[EpochRec
     ]
 
 
-def test_counts_follow_the_trials(board):
-    assert board.arms() == ["teacher", "a", "b"]
-    assert (board.count("done"), board.count("to go"), board.count("to go", "b")) == (1, 3, 2)
-    board.started("b0")
-    board.started("b1")
-    board.failed("b1", "why")
-    assert (board.count("running"), board.count("failed"), board.count("to go")) == (1, 1, 1)
-    board.finished("b0", 81.0, 2.0)
-    assert board.count("done") == 2
-    assert board.trials["b1"].cause == "why"
-    board.started("t")
-    assert (board.count("running", "teacher"), board.count("running")) == (1, 0), "no trial"
+def test_counts_follow_the_trials(progress):
+    assert progress.arms() == ["teacher", "a", "b"]
+    assert (progress.count("done"), progress.count("to go"), progress.count("to go", "b")) == (
+        1,
+        3,
+        2,
+    )
+    progress.started("b0")
+    progress.started("b1")
+    progress.failed("b1", "why")
+    assert (progress.count("running"), progress.count("failed"), progress.count("to go")) == (
+        1,
+        1,
+        1,
+    )
+    progress.finished("b0", 81.0, 2.0)
+    assert progress.count("done") == 2
+    assert progress.trials["b1"].cause == "why"
+    progress.started("t")
+    assert (progress.count("running", "teacher"), progress.count("running")) == (1, 0), "no trial"
 
 
 def test_a_board_starts_where_the_plan_is():
@@ -54,47 +62,47 @@ def test_a_board_starts_where_the_plan_is():
         False: ["done", "failed", "to go"],
         True: ["done", "to go", "to go"],
     }.items():
-        board = Board.of(make_plan(trials, runs, retry_failed=retry))
-        assert [trial.status for trial in board.trials.values()] == statuses
+        progress = Progress.of(make_plan(trials, runs, retry_failed=retry))
+        assert [trial.status for trial in progress.trials.values()] == statuses
 
 
 def test_a_board_has_the_teachers_that_are_needed():
     trials = expand(load_sweep("smoke"), data="d", data_id="id", folds=2, seeds=2)
-    names = [one.name for one in Board.of(make_plan(trials, ())).teachers.values()]
+    names = [one.name for one in Progress.of(make_plan(trials, ())).teachers.values()]
     assert sorted(names) == [f"teacher tiny_tdn seed 0 fold {n}" for n in (0, 1)]
 
 
-def test_the_best_of_an_arm_is_over_its_trials_and_epochs(board):
-    assert board.best("b") is None
-    board.advanced("b0", 2, epochs(2, 40.0, 30.0))
-    board.advanced("b1", 1, epochs(1, 35.0))
-    board.advanced("b0", 1, epochs(3, 20.0))
-    assert board.best("b") == 40.0
-    assert board.best("a") is None
+def test_the_best_of_an_arm_is_over_its_trials_and_epochs(progress):
+    assert progress.best("b") is None
+    progress.advanced("b0", 2, epochs(2, 40.0, 30.0))
+    progress.advanced("b1", 1, epochs(1, 35.0))
+    progress.advanced("b0", 1, epochs(3, 20.0))
+    assert progress.best("b") == 40.0
+    assert progress.best("a") is None
 
 
-def test_the_time_left_counts_epochs_of_this_session_only(board, now):
-    board.finished("t", 90.0, 0.0)
-    assert board.seconds_left() is None
-    board.started("a1")
-    assert board.seconds_left() is None
+def test_the_time_left_counts_epochs_of_this_session_only(progress, now):
+    progress.finished("t", 90.0, 0.0)
+    assert progress.seconds_left() is None
+    progress.started("a1")
+    assert progress.seconds_left() is None
     now[0] += 20.0
     # Resumed at epoch 6, of which one was trained now: 20 s an epoch, 4 + 10 + 10 to go.
-    board.advanced("a1", 1, epochs(6, *[1.0] * 6, seconds=20.0))
-    assert board.seconds_left() == pytest.approx(20.0 * 24)
-    board.failed("b0", "why")
-    assert board.seconds_left() == pytest.approx(20.0 * 14)
+    progress.advanced("a1", 1, epochs(6, *[1.0] * 6, seconds=20.0))
+    assert progress.seconds_left() == pytest.approx(20.0 * 24)
+    progress.failed("b0", "why")
+    assert progress.seconds_left() == pytest.approx(20.0 * 14)
 
 
-def test_the_time_left_knows_that_arms_and_teachers_differ(board, now):
+def test_the_time_left_knows_that_arms_and_teachers_differ(progress, now):
     for key in ("t", "a1"):
-        board.started(key)
+        progress.started(key)
     now[0] += 40.0
     # Two workers trained 80 s of epochs in 40 s: an epoch of the teacher lasts 60 s, of a 20 s.
-    board.advanced("t", 1, epochs(1, 1.0, seconds=60.0))
-    board.advanced("a1", 1, epochs(1, 1.0, seconds=20.0))
-    board.failed("b0", "why")
-    board.failed("b1", "why")
-    assert board.seconds_left() == pytest.approx(max((3 * 60 + 9 * 20) / 2, 3 * 60, 9 * 20))
-    board.finished("t", 90.0, 0.0)
-    assert board.seconds_left() == pytest.approx(9 * 20), "one worker has nothing to do"
+    progress.advanced("t", 1, epochs(1, 1.0, seconds=60.0))
+    progress.advanced("a1", 1, epochs(1, 1.0, seconds=20.0))
+    progress.failed("b0", "why")
+    progress.failed("b1", "why")
+    assert progress.seconds_left() == pytest.approx(max((3 * 60 + 9 * 20) / 2, 3 * 60, 9 * 20))
+    progress.finished("t", 90.0, 0.0)
+    assert progress.seconds_left() == pytest.approx(9 * 20), "one worker has nothing to do"

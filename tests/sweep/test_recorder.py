@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep import recorder as module
 from cmkd.sweep.recorder import Recorder
-from cmkd.tracking.store import EpochRecord, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity, RunRecord
 
 IDENTITY = RunIdentity("t", "e", "n", {}, {})
 EPOCH = EpochRecord(1, 1, {"val_acc": 1.0})
@@ -36,17 +35,8 @@ class FlakyStore:
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
         self._keep("log", run_id, *[epoch.step for epoch in epochs])
 
-    def close(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        summary: Mapping[str, float] | None = None,
-        timestamp_ms: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        files: Sequence[Path] = (),
-    ) -> None:
-        self._keep("close", run_id, status, summary, timestamp_ms)
+    def close(self, run_id: str, ending: RunEnding) -> None:
+        self._keep("close", run_id, ending.status, ending.summary or None, ending.timestamp_ms)
 
     def read_text(self, run_id: str, name: str) -> str:
         raise NotImplementedError
@@ -79,7 +69,7 @@ def test_records_arrive_in_order_and_once(store, said):
     recorder.open(IDENTITY, {})
     recorder.log("t", [EPOCH])
     recorder.log("t", [])
-    recorder.close("t", "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7)
+    recorder.close("t", RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7))
     recorder.drain()
     assert store.calls == [
         ("open", "t"),
@@ -95,7 +85,7 @@ def test_what_a_store_refuses_follows_when_it_is_back(store, said):
     recorder.open(IDENTITY, {})
     recorder.log("t", [EPOCH])
     assert store.refused.wait(5)
-    recorder.close("t", "FINISHED")
+    recorder.close("t", RunEnding("FINISHED"))
     store.down = False
     recorder.drain()
     assert [call[0] for call in store.calls] == ["open", "log", "close"]
@@ -108,7 +98,7 @@ def test_a_store_that_stays_away_is_reported_at_the_end(store, said):
     store.down = True
     recorder.open(IDENTITY, {})
     recorder.log("t", [EPOCH])
-    recorder.close("t", "FINISHED")
+    recorder.close("t", RunEnding("FINISHED"))
     with pytest.raises(InfrastructureError, match=r"refused \(3 records not written\)"):
         recorder.drain()
     assert len(said) <= 1
@@ -118,7 +108,7 @@ def test_a_store_that_comes_back_while_it_is_waited_for_gets_everything(store, s
     recorder = Recorder(store, said.append)
     store.down = True
     recorder.open(IDENTITY, {})
-    recorder.close("t", "FINISHED")
+    recorder.close("t", RunEnding("FINISHED"))
     back = threading.Timer(0.3, lambda: setattr(store, "down", False))
     back.start()
     recorder.drain()
@@ -133,11 +123,11 @@ def test_epochs_that_wait_go_in_one_request_and_none_is_lost(store, said):
     assert store.refused.wait(5)
     for step in (1, 2, 3):
         recorder.log("t", [EpochRecord(step, step, {})])
-    recorder.close("t", "FAILED")
+    recorder.close("t", RunEnding("FAILED"))
     # Taken up again: not to be put before the end of the first attempt.
     recorder.open(IDENTITY, {})
     recorder.log("t", [EpochRecord(4, 4, {})])
-    recorder.close("t", "FINISHED")
+    recorder.close("t", RunEnding("FINISHED"))
     store.down = False
     recorder.drain()
     assert [call[0::2] for call in store.calls] == [
@@ -168,10 +158,10 @@ def test_trials_do_not_wait_for_one_another_and_each_stays_in_order(store, said,
     recorder.open(IDENTITY, {})
     assert entered.wait(5)
     recorder.log("t", [EPOCH])
-    recorder.close("t", "FINISHED")
+    recorder.close("t", RunEnding("FINISHED"))
     recorder.open(RunIdentity("other", "e", "o", {}, {}), {})
     recorder.log("other", [EPOCH])
-    recorder.close("other", "FINISHED")
+    recorder.close("other", RunEnding("FINISHED"))
     recorder.drain()
     names = [(call[0], str(call[1]).removeprefix("run of ")) for call in store.calls]
     assert names == [(kind, trial) for trial in ("other", "t") for kind in ("open", "log", "close")]
@@ -190,8 +180,8 @@ def test_a_refused_record_costs_its_own_run_and_no_other(store, said):
     recorder.open(IDENTITY, {})
     recorder.log("bad", [EPOCH])
     recorder.log("t", [EPOCH])
-    recorder.close("bad", "FINISHED")
-    recorder.close("t", "FINISHED")
+    recorder.close("bad", RunEnding("FINISHED"))
+    recorder.close("t", RunEnding("FINISHED"))
     with pytest.raises(InfrastructureError, match="refused records of bad name$"):
         recorder.drain(timeout=5)
     assert [call[:2] for call in store.calls] == [
@@ -217,11 +207,11 @@ def test_a_bug_in_the_store_is_not_dressed_up(store, said, monkeypatch):
 class FilesStore(FlakyStore):
     """Keeps the files' contents."""
 
-    def close(self, run_id: str, status: RunStatus, **rest: Any) -> None:
+    def close(self, run_id: str, ending: RunEnding) -> None:
         if self.down:
             self.refused.set()
             raise InfrastructureError("store: refused")
-        self.files = {path.name: path.read_text() for path in rest["files"]}
+        self.files = {path.name: path.read_text() for path in ending.files}
 
 
 def test_a_finished_run_is_kept_with_its_pictures_drawn_once(tmp_path, monkeypatch):
@@ -240,7 +230,7 @@ def test_a_finished_run_is_kept_with_its_pictures_drawn_once(tmp_path, monkeypat
     recorder = Recorder(store, print, draw)
     recorder.open(IDENTITY, {})
     store.down = True
-    recorder.close("t", "FINISHED", files=[file], of=[file])
+    recorder.close("t", RunEnding("FINISHED", files=[file]), draw_from=[file])
     assert store.refused.wait(5)
     store.down = False
     recorder.drain()
@@ -259,7 +249,7 @@ def test_a_picture_that_fails_costs_only_itself(tmp_path):
     store, said = FilesStore(), list[str]()
     recorder = Recorder(store, said.append, draw)
     recorder.open(IDENTITY, {})
-    recorder.close("t", "FINISHED", files=[file], of=[file])
+    recorder.close("t", RunEnding("FINISHED", files=[file]), draw_from=[file])
     recorder.drain()
     assert store.files == {"predictions.csv": "a"}
     assert said == ["'n' is kept without pictures: ZeroDivisionError: no clips"]

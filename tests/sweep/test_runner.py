@@ -15,10 +15,9 @@ TOO_LONG = """
 import sys
 from pathlib import Path
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.shared_cache import Place
 from cmkd.sweep.ray_engine import start_engine
 try:
-    with start_engine(1, Place(Path(sys.argv[1]))):
+    with start_engine(1, Path(sys.argv[1])):
         pass
 except InfrastructureError as error:
     print(error)
@@ -88,8 +87,7 @@ ERRORS = """
 import os, sys
 from pathlib import Path
 from cmkd.sweep import runner, tuning
-from cmkd.sweep.shared_cache import Place
-from cmkd.sweep.queue import Turns
+from cmkd.sweep.queue import TrialQueue
 
 class Fails:
     def __init__(self, configs, cache):
@@ -107,20 +105,20 @@ def refuse(trial_id):
 def tell(update):
     print(update.failure.cause)
     print("in step" in update.failure.trace)
-    turns.ended(update.trial_id)
+    queue.ended(update.trial_id)
 
 def nothing(*_):
     pass
 
 tuning.TrialWorker = Fails
 runner.RETRIES = 0
-with runner.start_engine(1, Place(Path(sys.argv[1]))) as engine:
+with runner.start_engine(1, Path(sys.argv[1])) as engine:
     for key in ("raises", "dies"):
-        turns = Turns([], {key: None}, workers=1)
-        engine.train({key: None}, turns, runner.Events(nothing, tell, nothing), "name")
+        queue = TrialQueue([], {key: None}, workers=1)
+        engine.train({key: None}, queue, runner.Events(nothing, tell, nothing), "name")
     try:
-        turns = Turns([], {"raises": None}, workers=1)
-        engine.train({"raises": None}, turns, runner.Events(refuse, nothing, nothing), "name")
+        queue = TrialQueue([], {"raises": None}, workers=1)
+        engine.train({"raises": None}, queue, runner.Events(refuse, nothing, nothing), "name")
     except ZeroDivisionError as error:
         print(repr(error))
 """
@@ -130,8 +128,7 @@ GIVEN_UP = """
 import sys, time
 from pathlib import Path
 from cmkd.sweep import runner, tuning
-from cmkd.sweep.shared_cache import Place
-from cmkd.sweep.queue import Turns
+from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.worker import Outcome, Update
 
 class Counts:
@@ -150,15 +147,15 @@ def gives_up(update):
 def tell(update):
     print(update.trial_id, *update.epochs, update.done)
     if update.done or gives_up(update):
-        turns.ended(update.trial_id)
+        queue.ended(update.trial_id)
 
 tuning.TrialWorker = Counts
-turns = Turns([], {"slow": None, "next": None}, workers=1)
+queue = TrialQueue([], {"slow": None, "next": None}, workers=1)
 events = runner.Events(
     lambda trial_id: print("started", trial_id), tell, lambda: None, gives_up
 )
-with runner.start_engine(1, Place(Path(sys.argv[1]))) as engine:
-    engine.train({"slow": 9, "next": 1}, turns, events, "name")
+with runner.start_engine(1, Path(sys.argv[1])) as engine:
+    engine.train({"slow": 9, "next": 1}, queue, events, "name")
 """
 
 

@@ -14,16 +14,23 @@ import pytest
 from cmkd.config.spec import Limits, SearchSpec
 from cmkd.config.sweep import load_sweep
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.events import Driver
+from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import Plan, flat, teachers_of
-from cmkd.sweep.queue import Turns
+from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.run import preview
-from cmkd.sweep.search import Ended, Halving, propose
+from cmkd.sweep.search import (
+    Ask,
+    RungScores,
+    SearchedTrial,
+    SuccessiveHalving,
+    propose,
+    pruner_of,
+)
 from cmkd.sweep.signals import SignalGuard
-from cmkd.sweep.survey import SweepRequest, survey
+from cmkd.sweep.survey import SweepRequest, build_plan
 from cmkd.sweep.worker import Outcome, Update
-from cmkd.tracking.store import EpochRecord, RunRecord
+from cmkd.tracking.store import EpochRecord, RunEnding, RunRecord
 
 FIRST, SECOND = "method.lambda_1", "method.lambda_2"
 RANGES = {FIRST: Limits(low=0.001, high=10.0), SECOND: Limits(low=0.01, high=10.0)}
@@ -62,17 +69,17 @@ def quality(values: Mapping[str, float]) -> float:
 
 
 def test_proposals_depend_on_results_alone_and_a_kill_changes_nothing() -> None:
-    def whole(values: Mapping[str, float]) -> Ended:
-        return Ended(quality(values), 12, whole=True)
+    def whole(values: Mapping[str, float]) -> SearchedTrial:
+        return SearchedTrial(quality(values), 12, whole=True)
 
-    full = propose(SEARCH, 12, whole)
+    full = propose(SEARCH, 12, {}, whole)
     assert (len(full.values), full.spent) == (30, 360), "the budget, and not an epoch more"
     assert len({json.dumps(dict(one)) for one in full.values}) == 30
-    assert propose(SEARCH, 12, whole) == full
+    assert propose(SEARCH, 12, {}, whole) == full
     for known in (0, 2, 4, 17):
         done = full.values[:known]
         begun = propose(
-            SEARCH, 12, lambda values, done=done: whole(values) if values in done else None
+            SEARCH, 12, {}, lambda values, done=done: whole(values) if values in done else None
         )
         batches = known // SEARCH.batch + 1
         assert begun.values == full.values[: batches * SEARCH.batch]
@@ -85,7 +92,9 @@ def test_it_learns_from_what_it_tried() -> None:
     gains = []
     for seed in range(5):
         search = SEARCH.model_copy(update={"seed": seed})
-        found = propose(search, 12, lambda values: Ended(quality(values), 12, whole=True))
+        found = propose(
+            search, 12, {}, lambda values: SearchedTrial(quality(values), 12, whole=True)
+        )
         scores = [quality(values) for values in found.values]
         gains.append(sum(scores[15:]) / 15 - sum(scores[:10]) / 10)
     assert sum(gains) / len(gains) > 3.0
@@ -93,38 +102,88 @@ def test_it_learns_from_what_it_tried() -> None:
 
 
 def test_what_is_pruned_leaves_its_epochs_to_others_and_is_never_the_best() -> None:
-    def pruned(values: Mapping[str, float]) -> Ended:
+    def pruned(values: Mapping[str, float]) -> SearchedTrial:
         good = quality(values) > 70
-        return Ended(99.0 - quality(values) * (not good), 12 if good else 3, whole=good)
+        return SearchedTrial(99.0 - quality(values) * (not good), 12 if good else 3, whole=good)
 
-    found = propose(SEARCH, 12, pruned)
+    found = propose(SEARCH, 12, {}, pruned)
     assert len(found.values) > 30
     assert 360 - 12 < found.spent <= 360
     assert found.best is not None and quality(found.values[found.best]) > 70
 
 
 def test_failed_trials_bring_a_search_to_its_end() -> None:
-    found = propose(SEARCH, 12, lambda _: Ended(None, 12, whole=False))
+    found = propose(SEARCH, 12, {}, lambda _: SearchedTrial(None, 12, whole=False))
     assert (len(found.values), found.spent, found.best) == (30, 360, None)
 
 
-def test_at_a_rung_the_better_half_goes_on() -> None:
-    halving = Halving((3, 6), 2)
-    halving.seen("a", 3, 50.0)
-    assert halving.gives_up("a", 3) == "", "nobody to compare with"
-    halving.seen("b", 3, 40.0)
-    assert halving.gives_up("b", 3) == (
-        "pruned after epoch 3: 1 of 1 others were better than its 40.00 %, and one in 2 goes on"
-    )
-    halving.seen("c", 3, 60.0)
-    halving.seen("d", 3, 55.0)
-    assert [halving.gives_up(one, 3) != "" for one in "abcd"] == [True, True, False, False]
-    halving.seen("b", 4, 10.0)
-    assert halving.gives_up("b", 4) == "", "no rung"
-    halving.seen("c", 6, 60.0)
-    halving.seen("e", 6, 60.0)
-    assert halving.gives_up("e", 6) == "", "as good as the best"
-    assert halving.of_trial("c") == {3: 60.0, 6: 60.0}
+def test_at_a_rung_the_better_ones_go_on() -> None:
+    rungs = RungScores((3, 6), SuccessiveHalving(SEARCH))
+    rungs.add("a", [(3, 50.0)])
+    assert rungs.stop_reason("a", 3) == "", "nobody to compare with"
+    rungs.add("b", [(3, 40.0)])
+    assert "after epoch 3: 1 of 1 others" in rungs.stop_reason("b", 3)
+    rungs.add("c", [(3, 60.0)])
+    rungs.add("d", [(3, 55.0)])
+    assert [rungs.stop_reason(one, 3) != "" for one in "abcd"] == [True, True, False, False]
+    rungs.add("b", [(4, 10.0)])
+    assert rungs.stop_reason("b", 4) == "", "no rung"
+    rungs.add("c", [(6, 60.0)])
+    rungs.add("e", [(6, 60.0)])
+    assert rungs.stop_reason("e", 6) == "", "as good as the best"
+    assert rungs.of_trial("c") == {3: 60.0, 6: 60.0}
+
+
+def test_another_sampler_changes_no_proposal_that_the_store_has() -> None:
+    """As another version of Optuna would: it proposes other values."""
+
+    def whole(values: Mapping[str, float]) -> SearchedTrial:
+        return SearchedTrial(quality(values), 12, whole=True)
+
+    def constant(value: float) -> Ask:
+        return lambda search, done, count: [{FIRST: value, SECOND: 1.0 + at} for at in range(count)]
+
+    before = propose(SEARCH, 12, {}, whole, constant(0.5))
+    known = dict(enumerate(before.values[:6]))
+    after = propose(SEARCH, 12, known, whole, constant(0.7))
+    assert after.values[:6] == before.values[:6]
+    assert {values[FIRST] for values in after.values[6:]} == {0.7}
+    assert propose(SEARCH, 12, dict(enumerate(before.values)), whole, constant(0.7)) == before
+
+
+def test_proposals_of_the_store_are_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    request = request_for(path)
+    first = build_plan(request, DATASET, ())
+    tags = [
+        {"kind": "trial", "sweep": "s", "proposal": trial.proposal, "failure": "x: y"}
+        for trial in first.trials
+    ]
+    runs = [
+        RunRecord("r", trial.id, "FAILED", tag, {})
+        for trial, tag in zip(first.trials, tags, strict=True)
+    ]
+
+    def other(search: SearchSpec, done: Any, count: int) -> list[Mapping[str, float]]:
+        assert len(done) == 3
+        return [{FIRST: 0.5, SECOND: 1.0 + at} for at in range(count)]
+
+    monkeypatch.setattr("cmkd.sweep.search.ask_optuna", other)
+    plan = build_plan(request, DATASET, runs)
+    assert [trial.id for trial in plan.trials[:3]] == [trial.id for trial in first.trials]
+    # An edit of the base makes other trials, which proposals of the store say nothing of.
+    path.write_text(SPEC.replace("training.epochs: 4", "training.epochs: 5"))
+    with pytest.raises(AssertionError):
+        build_plan(request_for(path), DATASET, runs)
+
+
+@pytest.mark.parametrize("name", ["none", "nowhere:Pruner", "json:Pruner"])
+def test_a_pruner_that_does_not_exist_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        pruner_of(SEARCH.model_copy(update={"pruner": name}))
 
 
 def test_the_search_has_the_budget_of_the_staged_grid() -> None:
@@ -149,8 +208,8 @@ def test_the_search_has_the_budget_of_the_staged_grid() -> None:
         ("method.lambda_1: {low: 0.001", "method.tg: {low: 0.001", 9, "method.tg"),
         ("{low: 0.01, high: 10.0}", "{low: 0.01, high: 0.001}", 10, "must be less than high"),
         ("batch: 3", "bach: 3", 12, "did you mean 'batch'?"),
-        ("seeds: 1", "seeds: 5", 0, "seeds: 1 is all that a search trains a setting with"),
-        ("search:", "blocks: {a: {}}\nsearch:", 0, "either blocks or search, and not both"),
+        ("seeds: 1", "seeds: 5", 0, "write seeds: 1"),
+        ("search:", "blocks: {a: {}}\nsearch:", 0, "either blocks or search"),
     ],
 )
 def test_mistakes_in_a_search_are_found_at_the_start(
@@ -165,27 +224,27 @@ def test_mistakes_in_a_search_are_found_at_the_start(
 
 
 class Store:
-    """Recorder, view and engine: trains by `quality`, in turns, and keeps the runs."""
+    """Recorder, view and engine: trains by `quality`, in queue, and keeps the runs."""
 
     def __init__(self, plan: Plan) -> None:
         self.runs: list[RunRecord] = []
         self.trials = {trial.id: trial for trial in plan.trials}
 
-    def close(self, trial_id: str, status: Any, **rest: Any) -> None:
+    def close(self, trial_id: str, ending: RunEnding, draw_from: Any = ()) -> None:
         config = self.trials[trial_id].config
         tags = {
             "kind": "trial",
             "setting_id": config.setting.id,
             "fold": str(config.fold),
             "seed": str(config.seed),
-            **rest["tags"],
+            **ending.tags,
         }
-        metrics = dict(rest.get("summary") or {})
+        metrics = dict(ending.summary)
         params = flat(config.setting.as_json())
-        self.runs.append(RunRecord("r", trial_id, status, tags, params, metrics))
+        self.runs.append(RunRecord("r", trial_id, ending.status, tags, params, metrics))
 
-    def train(self, configs: Mapping[str, Any], turns: Turns, events: Any, name: str) -> None:
-        while (key := turns.take()) is not None:
+    def train(self, configs: Mapping[str, Any], queue: TrialQueue, events: Any, name: str) -> None:
+        while (key := queue.pop()) is not None:
             config = configs[key]
             events.started(key)
             if key == config.teacher_id:
@@ -214,7 +273,7 @@ def request_for(path: Path) -> SweepRequest:
 def train(plan: Plan) -> list[RunRecord]:
     store: Any = Store(plan)
     teachers = teachers_of(plan.trials)
-    driver = Driver(plan, Origin("s", DATASET.info, 1, ""), store, store, teachers, workers=1)
+    driver = TrialEvents(plan, Origin("s", DATASET.info, 1), store, store, teachers, workers=1)
     driver.train(store, SignalGuard())
     return list(store.runs)
 
@@ -223,12 +282,12 @@ def test_a_search_runs_to_its_budget_and_prunes_with_a_reason(tmp_path: Path) ->
     path = tmp_path / "s.yaml"
     path.write_text(SPEC)
     request, runs, rounds = request_for(path), [], 0
-    plan = survey(request, DATASET, runs)
+    plan = build_plan(request, DATASET, runs)
     while plan.to_run:
         rounds += 1
         assert 1 <= len(plan.to_run) <= 3
         runs = runs + train(plan)
-        plan = survey(request, DATASET, runs)
+        plan = build_plan(request, DATASET, runs)
     assert rounds > 4, "pruned epochs are spent on further trials"
     assert plan.complete
     assert plan.count("pruned") == sum(run.status == "KILLED" for run in runs) > 3
@@ -255,15 +314,15 @@ def test_a_search_that_was_cut_off_goes_on_with_the_same_trials(tmp_path: Path) 
     path = tmp_path / "s.yaml"
     path.write_text(SPEC)
     request = request_for(path)
-    first = survey(request, DATASET, ())
+    first = build_plan(request, DATASET, ())
     runs = train(first)
-    second = survey(request, DATASET, runs)
-    cut = survey(request, DATASET, runs[:1])
+    second = build_plan(request, DATASET, runs)
+    cut = build_plan(request, DATASET, runs[:1])
     assert [t.id for t in cut.trials] == [t.id for t in first.trials]
     assert [t.id for t in cut.to_run] == [t.id for t in first.trials[1:]]
-    assert cut.halving is not None and second.halving is not None
-    assert cut.halving.reached[1].keys() == {runs[0].trial_id}
-    assert second.halving.reached[1].keys() == {run.trial_id for run in runs}
+    assert cut.rungs is not None and second.rungs is not None
+    assert cut.rungs.reached[1].keys() == {runs[0].trial_id}
+    assert second.rungs.reached[1].keys() == {run.trial_id for run in runs}
     assert [t.id for t in second.trials[:3]] == [t.id for t in first.trials]
     assert len(second.trials) == 6
 
@@ -273,17 +332,17 @@ def test_a_search_has_one_seed(tmp_path: Path) -> None:
     path.write_text(SPEC)
     request = SweepRequest(load_sweep(str(path)), "gestures", 2, 1, Path("cache"))
     with pytest.raises(InputError, match="--seeds 2: a search trains with one"):
-        survey(request, DATASET, ())
+        build_plan(request, DATASET, ())
 
 
 def test_a_search_refuses_what_would_change_or_outlive_it(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(SPEC)
     with pytest.raises(InputError, match="--retry-failed: what a search proposed later rests on"):
-        survey(replace(request_for(path), retry_failed=True), DATASET, ())
+        build_plan(replace(request_for(path), retry_failed=True), DATASET, ())
     several = replace(request_for(path), workers=2, processes=2)
     with pytest.raises(InputError, match="--processes 2: a search ends trials early"):
-        preview(several, Store(survey(request_for(path), DATASET, ())))
+        preview(several, Store(build_plan(request_for(path), DATASET, ())))
 
 
 REAL = """

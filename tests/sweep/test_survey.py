@@ -13,7 +13,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.data.dataset import Dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.plan import Plan, PlannedTrial, flat
-from cmkd.sweep.survey import SweepRequest, survey
+from cmkd.sweep.survey import SweepRequest, build_plan
 from cmkd.tracking.store import RunRecord
 
 
@@ -60,11 +60,11 @@ def run_all(plan: Plan, sweep: str) -> list[RunRecord]:
 def swept(request: SweepRequest) -> tuple[Plan, list[RunRecord], list[int]]:
     """The plan after everything was trained, its runs, and how many trials each stage had."""
     name, runs, stages = request.sweep.spec.name, [], []
-    plan = survey(request, DATASET, runs)
+    plan = build_plan(request, DATASET, runs)
     while plan.to_run:
         stages.append(len(plan.to_run))
         runs = runs + run_all(plan, name)
-        plan = survey(request, DATASET, runs)
+        plan = build_plan(request, DATASET, runs)
     return plan, runs, stages
 
 
@@ -81,7 +81,7 @@ def test_table_5_is_trained_in_three_stages_from_what_the_store_has() -> None:
 
 def test_more_seeds_open_the_question_again() -> None:
     _, runs, _ = swept(request_for("hyperparameters"))
-    plan = survey(request_for("hyperparameters", seeds=2), DATASET, runs)
+    plan = build_plan(request_for("hyperparameters", seeds=2), DATASET, runs)
     assert (plan.choices, len(plan.waiting), plan.count("done")) == ((), 5, 10)
     assert plan.unlisted == 0, "what waits is not gone"
 
@@ -89,17 +89,17 @@ def test_more_seeds_open_the_question_again() -> None:
 def test_a_setting_of_several_tables_is_trained_once() -> None:
     _, runs, _ = swept(request_for("ablation"))
     for name, new in (("comparison", 0), ("ablation", 0), ("hyperparameters", 10 - 4)):
-        plan = survey(request_for(name), DATASET, runs)
+        plan = build_plan(request_for(name), DATASET, runs)
         assert len(plan.to_run) == new, name
         assert plan.unlisted == 0, "those of other sweeps are not counted"
 
 
 def test_a_part_of_the_arms_leaves_the_others_out_of_everything_but_selections() -> None:
     request = request_for("hyperparameters", only=("both_logits",))
-    plan = survey(request, DATASET, ())
+    plan = build_plan(request, DATASET, ())
     assert (plan.trials, dict(plan.waiting)) == ((), {"both_logits": ("lambda_1", "lambda_2")})
     _, runs, _ = swept(request_for("hyperparameters"))
-    plan = survey(request, DATASET, runs)
+    plan = build_plan(request, DATASET, runs)
     assert [trial.arm for trial in plan.trials] == ["both_logits"]
     assert (plan.complete, plan.unlisted) == (True, 0)
 
@@ -110,16 +110,16 @@ def test_results_of_an_earlier_spec_are_counted(tmp_path: Path) -> None:
     path.write_text(spec.format("[0.1, 0.2, 0.3]"))
     _, runs, _ = swept(request_for(str(path), seeds=2))
     path.write_text(spec.format("[0.2, 0.4]"))
-    plan = survey(request_for(str(path), seeds=2), DATASET, runs)
+    plan = build_plan(request_for(str(path), seeds=2), DATASET, runs)
     assert (plan.count("done"), len(plan.to_run), plan.unlisted) == (2, 2, 4)
 
 
 def test_failed_trials_are_run_when_asked_for(tmp_path: Path) -> None:
     request = request_for("smoke")
-    plan = survey(request, DATASET, ())
+    plan = build_plan(request, DATASET, ())
     runs = [replace(run, status="FAILED") for run in run_all(plan, "smoke")]
-    assert survey(request, DATASET, runs).to_run == ()
-    assert len(survey(replace(request, retry_failed=True), DATASET, runs).to_run) == 3
+    assert build_plan(request, DATASET, runs).to_run == ()
+    assert len(build_plan(replace(request, retry_failed=True), DATASET, runs).to_run) == 3
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_workers_open_the_data_by_name_or_by_a_whole_path(smoke: Dataset) -> None:
     def address(data: str, cache: Path) -> str:
         request = replace(request_for("smoke"), data=data, cache=cache)
-        return survey(request, smoke, ()).trials[0].config.data
+        return build_plan(request, smoke, ()).trials[0].config.data
 
     assert address("synthetic-smoke", Path("anywhere")) == "synthetic-smoke"
     assert address("./relative", Path("anywhere")) == str(smoke.root)
@@ -162,27 +162,27 @@ def test_a_sweep_adds_seeds_to_open_arms_alone_until_the_cap() -> None:
         "tsm_both": CLEAR,
     }
     request, runs, rounds = adaptive(5, 9), [], []
-    plan = survey(request, DATASET, runs)
+    plan = build_plan(request, DATASET, runs)
     while plan.to_run:
         rounds.append(sorted((t.arm, t.config.seed) for t in plan.to_run))
         runs = runs + run_with(plan, effects)
-        plan = survey(request, DATASET, runs)
+        plan = build_plan(request, DATASET, runs)
     further = [(name, seeds) for name in ("tsm_control", "tsm_temporal") for seeds in (5, 6)]
     assert len(rounds[0]) == 5 * 5
     assert rounds[1:] == [further, [(name, seed + 2) for name, seed in further]]
     assert plan.complete
-    states = {order.arm: (order.decided, order.seeds) for order in plan.orders}
+    states = {order.arm: (order.decided, order.seeds) for order in plan.comparisons}
     assert states == {
         "tsm_control": (True, 5),
         "tsm_spatial": (True, 5),
         "tsm_temporal": (False, 9),
         "tsm_both": (True, 5),
     }
-    assert plan.lines()[:4] == [order.describe() for order in plan.orders]
+    assert plan.lines()[:4] == [order.describe() for order in plan.comparisons]
     reasons = {t.reason.partition(":")[0] for t in plan.trials if t.config.seed >= 5}
     assert reasons == {"tsm_temporal vs tsm_control"}
     assert not any(t.reason for t in plan.trials if t.config.seed < 5)
-    assert not survey(replace(request, until_decided=None), DATASET, runs).to_run
+    assert not build_plan(replace(request, until_decided=None), DATASET, runs).to_run
 
 
 def test_arms_of_one_setting_get_their_seeds_together(tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_arms_of_one_setting_get_their_seeds_together(tmp_path: Path) -> None:
         f"name: s\ndescription: d\nblocks: {{control: {control}, both: {{}}, again: {control}}}\n"
     )
     request = replace(request_for(str(path), seeds=3), until_decided=5)
-    runs = run_with(survey(request, DATASET, ()), {"control": [0.0] * 5})
-    plan = survey(request, DATASET, runs)
+    runs = run_with(build_plan(request, DATASET, ()), {"control": [0.0] * 5})
+    plan = build_plan(request, DATASET, runs)
     assert [(t.arms, t.config.seed) for t in plan.to_run] == [
         (("control", "again"), 3),
         (("both",), 3),
@@ -203,9 +203,9 @@ def test_arms_of_one_setting_get_their_seeds_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seeds", "cap"), [(2, 9), (5, 5)])
 def test_seeds_that_decide_nothing_are_refused(seeds: int, cap: int) -> None:
     with pytest.raises(InputError, match="give --seeds 3 or more, and a larger number"):
-        survey(adaptive(seeds, cap), DATASET, ())
+        build_plan(adaptive(seeds, cap), DATASET, ())
 
 
 def test_a_sweep_without_anything_to_compare_is_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to decide"):
-        survey(adaptive(5, 9, only=("tsm_both",)), DATASET, ())
+        build_plan(adaptive(5, 9, only=("tsm_both",)), DATASET, ())

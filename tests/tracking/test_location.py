@@ -1,13 +1,8 @@
-"""Tracking URIs and run owners."""
+"""Tracking URIs."""
 
 from __future__ import annotations
 
 import os
-import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +10,6 @@ from cmkd.errors import InputError
 from cmkd.tracking.uri import (
     checked_uri,
     default_uri,
-    named,
-    owner,
-    owner_is_gone,
     redact,
     sqlite_file,
     store_exists,
@@ -50,6 +42,15 @@ def test_only_a_missing_sqlite_file_does_not_exist(tmp_path):
     (tmp_path / "a.db").touch()
     assert store_exists(uri)
     assert store_exists("http://host:5000")
+
+
+def test_a_folder_that_no_uri_can_name_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a?b").mkdir()
+    monkeypatch.chdir(tmp_path / "a?b")
+    with pytest.raises(InputError, match="question mark"):
+        default_uri()
+    with pytest.raises(InputError, match="not supported"):
+        checked_uri(f"sqlite:///{tmp_path}/a?b/mlflow.db")
 
 
 @pytest.mark.parametrize(
@@ -85,22 +86,14 @@ def test_a_read_only_folder_is_named(tmp_path):
             "mssql:///?odbc_connect=UID%3Dme%3BPWD%3Da%25b%3BX",
             "mssql:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX",
         ),
+        ("http://h/?api_key=abc&x=1", "http://h/?api_key=***&x=1"),
+        ("s3://b?AccessKeyId=a&secret_key=b", "s3://b?AccessKeyId=***&secret_key=***"),
+        ("azure://c?sig=a%2Fb&sv=1", "azure://c?sig=***&sv=1"),
+        ("host=h password='a b' user=me", "host=h password=*** user=me"),
+        ("https://me:pa/ss@h/x", "https://***@h/x"),
+        ("http://h:5000/a@b is", "http://h:5000/a@b is"),
         ("see http://u:p@h:1/x and sqlite:////a@b/c", "see http://***@h:1/x and sqlite:////a@b/c"),
     ],
 )
 def test_passwords_are_hidden(text, shown):
     assert redact(text) == shown
-
-
-def test_owners(tmp_path: Path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    host = socket.gethostname()
-    assert re.fullmatch(rf"{re.escape(host)}:{os.getpid()}(-\d+)?", owner())
-    assert named(owner()) == f"process {os.getpid()} on host {host}"
-    assert owner_is_gone(f"{host}:{ended.pid}")
-    assert owner_is_gone(owner()), "asked before this process owns anything"
-    assert not owner_is_gone(f"{host}:{os.getppid()}")
-    assert owner_is_gone(f"{host}:{os.getppid()}-1"), "another process got its number"
-    assert not owner_is_gone(f"elsewhere:{ended.pid}")
-    assert not owner_is_gone("")

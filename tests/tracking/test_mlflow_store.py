@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import owner
 from cmkd.tracking import mlflow_calls, mlflow_store
-from cmkd.tracking import uri as location
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 # MLflow's own, against SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
@@ -65,7 +65,10 @@ def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
     store.log(run_id, EPOCHS)
     file = tmp_path / "predictions.csv"
     file.write_text("clip,label\n")
-    store.close(run_id, "FINISHED", summary={"test_acc": 62.5}, tags={"note": "x'y"}, files=[file])
+    store.close(
+        run_id,
+        RunEnding("FINISHED", summary={"test_acc": 62.5}, tags={"note": "x'y"}, files=[file]),
+    )
 
     (run,) = store.find({"trial_id": "t1"})
     assert (run.run_id, run.trial_id, run.status) == (run_id, "t1", "FINISHED")
@@ -108,7 +111,7 @@ def test_writing_twice_changes_nothing(store, database):
 def test_reopening_continues_the_same_run_without_repeats(store, database):
     run_id = store.open(identity(), {})
     store.log(run_id, EPOCHS[:2])
-    store.close(run_id, "FAILED", tags={"failure": "nan", "failure_epoch": "2"})
+    store.close(run_id, RunEnding("FAILED", tags={"failure": "nan", "failure_epoch": "2"}))
 
     again = open_store()
     assert again.open(identity(), {}) == run_id
@@ -118,8 +121,8 @@ def test_reopening_continues_the_same_run_without_repeats(store, database):
     # The same epochs as written by another process an hour later: the first ones stay.
     late = [EpochRecord(e.step, e.timestamp_ms + 3_600_000, e.metrics) for e in EPOCHS]
     again.log(run_id, late)
-    again.close(run_id, "FINISHED", summary={"test_acc": 50.0})
-    again.close(run_id, "FINISHED", summary={"test_acc": 50.0})
+    again.close(run_id, RunEnding("FINISHED", summary={"test_acc": 50.0}))
+    again.close(run_id, RunEnding("FINISHED", summary={"test_acc": 50.0}))
 
     counts = rows(database, "select key, step, count(*) from metrics group by 1, 2")
     assert {count for _, _, count in counts} == {1}
@@ -139,6 +142,11 @@ def test_a_value_that_is_no_number_is_kept_as_such(store):
     assert math.isnan(store.find({})[0].metrics["loss"])
 
 
+def place() -> str:
+    """The part of an owner tag that names this machine."""
+    return owner().rpartition(":")[0]
+
+
 def test_runs_of_dead_processes_are_closed_and_others_are_not(store, database):
     run_id = store.open(identity("dead"), {})
     store.open(identity("alive"), {})
@@ -149,7 +157,7 @@ def test_runs_of_dead_processes_are_closed_and_others_are_not(store, database):
             connection.execute(
                 "update tags set value = ? where key = 'owner' and run_uuid = "
                 "(select run_uuid from tags where key = 'trial_id' and value = ?)",
-                (f"{socket.gethostname()}:{pid}", trial),
+                (f"{place()}:{pid}", trial),
             )
     assert store.close_orphans() == 1
     assert {run.trial_id: run.status for run in store.find({})} == {
@@ -215,12 +223,12 @@ def set_owner(database, value):
 
 def test_what_another_sweep_finished_stays_finished(store, database):
     run_id = store.open(identity(), {})
-    store.close(run_id, "FINISHED", summary={"test_acc": 50.0})
+    store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 50.0}))
     # A second sweep had planned the same trial before that.
     other = open_store()
     assert other.open(identity(arm="mine", sweep="mine"), {"config.json": "{}"}) == run_id
-    other.close(run_id, "KILLED")
-    other.close(run_id, "FAILED", tags={"failure": "x"})
+    other.close(run_id, RunEnding("KILLED"))
+    other.close(run_id, RunEnding("FAILED", tags={"failure": "x"}))
     (run,) = store.find({})
     assert run.status == "FINISHED"
     assert run.tags["arm"] == "both"
@@ -228,7 +236,7 @@ def test_what_another_sweep_finished_stays_finished(store, database):
 
 
 def test_row_08_a_run_has_one_writer_and_the_next_one_goes_on(store, database, monkeypatch):
-    holder = f"{socket.gethostname()}:{os.getppid()}"
+    holder = f"{place()}:{os.getppid()}"
     run_id = store.open(identity(), {})
     store.log(run_id, EPOCHS[:1])
     set_owner(database, holder)
@@ -237,17 +245,17 @@ def test_row_08_a_run_has_one_writer_and_the_next_one_goes_on(store, database, m
     mine = [replace(epoch, timestamp_ms=epoch.timestamp_ms + 1) for epoch in EPOCHS]
     other.log(run_id, mine[:1])
     other.log(run_id, mine[1:])
-    other.close(run_id, "KILLED")
-    other.close(run_id, "FAILED")
+    other.close(run_id, RunEnding("KILLED"))
+    other.close(run_id, RunEnding("FAILED"))
     monkeypatch.setattr(mlflow_store, "HELD_SECONDS", 0.1)
     with pytest.raises(InputError, match=f"is being written by process {os.getppid()} on host"):
-        other.close(run_id, "FINISHED", summary={"test_acc": 1.0})
+        other.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}))
     (run,) = store.find({})
     assert (run.status, run.tags["owner"]) == ("RUNNING", holder)
     assert len(rows(database)) == len(EPOCHS[0].metrics)
 
-    set_owner(database, f"{socket.gethostname()}:{os.getppid()}-1")
-    other.close(run_id, "FINISHED", summary={"test_acc": 1.0})
+    set_owner(database, f"{place()}:{os.getppid()}-1")
+    other.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}))
     (run,) = store.find({})
     assert (run.status, run.tags.get("owner")) == ("FINISHED", None)
     wanted = [(key, epoch.step) for epoch in EPOCHS for key in epoch.metrics]
@@ -260,26 +268,112 @@ def test_row_08_who_was_given_up_elsewhere_writes_no_more(store, database):
     other = open_store()
     other.open(identity(), {})
     (run,) = store.find({})
-    assert run.tags["owner"] == location.owner(), "nobody can ask another host whether it lives"
+    assert run.tags["owner"] == owner(), "nobody can ask another host whether it lives"
     set_owner(database, "elsewhere:1")
-    for write in (lambda: other.log(run_id, EPOCHS), lambda: other.close(run_id, "FINISHED")):
+    for write in (
+        lambda: other.log(run_id, EPOCHS),
+        lambda: other.close(run_id, RunEnding("FINISHED")),
+    ):
         with pytest.raises(InputError, match="was taken over by process 1 on host elsewhere"):
             write()
-    other.close(run_id, "KILLED")
+    other.close(run_id, RunEnding("KILLED"))
     (run,) = store.find({})
     assert (run.status, run.tags["owner"]) == ("RUNNING", "elsewhere:1")
+
+
+def runs_of(database):
+    query = "select run_uuid, status from runs where lifecycle_stage = 'active'"
+    return rows(database, query)
+
+
+def test_two_processes_that_create_a_run_at_once_keep_one(store, database, monkeypatch):
+    other = open_store()
+    create, theirs = store._client.create_run, []
+
+    def create_late(*arguments, **named):
+        theirs.append(other.open(identity(), {}))
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(store._client, "create_run", create_late)
+    mine = store.open(identity(), {})
+    assert len(runs_of(database)) == 1
+    for writer, run_id in ((other, theirs[0]), (store, mine)):
+        writer.log(run_id, EPOCHS[:2])
+    for writer, run_id in ((other, theirs[0]), (store, mine)):
+        writer.close(run_id, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7))
+    assert [status for _, status in runs_of(database)] == ["FINISHED"]
+    wanted = [(key, epoch.step) for epoch in EPOCHS for key in epoch.metrics]
+    assert sorted(row[:2] for row in rows(database)) == sorted([*wanted, ("test_acc", 0)])
+
+
+def test_a_run_that_a_hanging_server_makes_later_is_removed_at_the_end(store, database):
+    run_id = store.open(identity(), {})
+    experiment = store._experiments()["smoke/synthetic"]
+    tags = {"trial_id": "t1", "owner": owner()}
+    for _ in range(4):
+        store._client.create_run(experiment, tags=tags)
+    store.log(run_id, EPOCHS)
+    store.close(run_id, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}))
+    # Whichever has the smallest id; where it is another one, the next call records it.
+    again = store.open(identity(), {})
+    store.close(again, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}))
+    assert [status for _, status in runs_of(database)] == ["FINISHED"]
+    assert len({row[:2] for row in rows(database)}) >= 7
+
+
+@pytest.mark.parametrize("at", ["after an epoch", "before the run"])
+def test_a_store_that_was_set_back_lacks_nothing_at_the_end(store, database, tmp_path, at):
+    def copy(source, target):
+        with sqlite3.connect(source) as one, sqlite3.connect(target) as other:
+            one.backup(other)
+
+    backup = tmp_path / "backup.db"
+    if at == "before the run":
+        copy(database, backup)
+    run_id = store.open(identity(), {"config.json": "{}"})
+    store.log(run_id, EPOCHS[:1])
+    if at == "after an epoch":
+        copy(database, backup)
+    store.log(run_id, EPOCHS[1:])
+    copy(backup, database)
+    store.close(run_id, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7))
+    assert [status for _, status in runs_of(database)] == ["FINISHED"]
+    wanted = [(key, epoch.step) for epoch in EPOCHS for key in epoch.metrics]
+    assert sorted(row[:2] for row in rows(database)) == sorted([*wanted, ("test_acc", 0)])
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_a_file_that_was_removed_or_replaced_is_said_in_those_words(store, database, what):
+    run_id = store.open(identity(), {})
+    database = Path(database)
+    if what == "removed":
+        database.unlink()
+    else:
+        shutil.copy(database, database.with_name("copy"))
+        database.with_name("copy").replace(database)
+    with pytest.raises(InfrastructureError, match=what):
+        store.log(run_id, EPOCHS)
+
+
+def test_a_discarded_run_makes_room_for_another_one(store, database):
+    run_id = store.open(identity(), {})
+    store.log(run_id, EPOCHS)
+    store.discard(run_id)
+    again = open_store()
+    assert again.open(identity(), {}) != run_id
+    assert len(runs_of(database)) == 1
 
 
 def test_a_run_keeps_the_tags_of_who_made_it(store):
     first = {"git_commit": "a", "sweep": "one", "arm": "x", "arms": '["x"]'}
     run_id = store.open(identity(**first), {})
-    store.close(run_id, "KILLED")
+    store.close(run_id, RunEnding("KILLED"))
     later = {"git_commit": "b", "sweep": "two", "arm": "y", "arms": '["y"]', "folds": "3"}
     store.open(identity(**later), {})
     (run,) = store.find({})
     assert {key: run.tags[key] for key in first} == first
     assert run.tags["folds"] == "3"
-    assert run.tags["owner"] == location.owner()
+    assert run.tags["owner"] == owner()
 
 
 def test_a_summary_whose_first_writing_seemed_to_fail_is_there_once(store, database, monkeypatch):
@@ -294,8 +388,8 @@ def test_a_summary_whose_first_writing_seemed_to_fail_is_there_once(store, datab
     with monkeypatch.context() as broken:
         broken.setattr(store._client, "log_batch", answer_lost)
         with pytest.raises(InfrastructureError):
-            store.close(run_id, "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7)
-    store.close(run_id, "FINISHED", summary={"test_acc": 1.0}, timestamp_ms=8)
+            store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=7))
+    store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=8))
     summary = "select key, timestamp, value from metrics where step = 0"
     assert rows(database, summary) == [("test_acc", 7, 1.0)]
 
@@ -305,7 +399,7 @@ def test_what_the_store_will_never_take_is_bad_input(store):
     with pytest.raises(InputError, match="tracking store"):
         store.log(run_id, [EpochRecord(1, 1, {"no/such?name": 1.0})])
     with pytest.raises(InputError, match="tracking store"):
-        store.close("0" * 32, "FINISHED")
+        store.close("0" * 32, RunEnding("FINISHED"))
 
 
 def test_a_deleted_experiment_is_named_with_the_remedy(store, database):
@@ -367,5 +461,5 @@ def test_a_file_that_is_gone_is_named_and_not_tried_for_ever(store, tmp_path):
     with pytest.raises(
         InputError, match=rf"^{gone}: gone before .* remove the folder {gone.parent}"
     ):
-        store.close(run_id, "FINISHED", files=[gone])
+        store.close(run_id, RunEnding("FINISHED", files=[gone]))
     assert store.find({"trial_id": "t1"})[0].status == "RUNNING"

@@ -12,7 +12,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import MlflowStore, open_store
 from cmkd.tracking.reader import SqliteReader, open_reader
-from cmkd.tracking.store import EpochRecord, RunIdentity
+from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -39,7 +39,9 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
                 ]
                 store.log(run_id, [*records, EpochRecord(4, 4, {"val_acc": math.nan})])
             if number < 3:
-                store.close(run_id, "FINISHED", summary={"acc": 10.0 * number, "nan": math.nan})
+                store.close(
+                    run_id, RunEnding("FINISHED", summary={"acc": 10.0 * number, "nan": math.nan})
+                )
         deleted = store.open(RunIdentity("gone", "e0", "gone", {"kind": "trial"}, {}), {})
         store._client.delete_run(deleted)
         lost = store.open(RunIdentity("lost", "bin", "lost", {"kind": "trial"}, {}), {})

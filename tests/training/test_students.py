@@ -13,8 +13,7 @@ from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
 from cmkd.config.trial import Setting
-from cmkd.method.branch import Branch
-from cmkd.method.student import Student
+from cmkd.method.student import Branch, Student
 from cmkd.training.checkpoint import write_tensors
 from cmkd.training.networks import (
     DummyInputs,

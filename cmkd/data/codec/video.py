@@ -1,11 +1,12 @@
-"""Videos of any codec through PyAV: header, completeness of the file, RGB frames."""
+"""Videos of any codec in through PyAV (header, completeness, RGB frames), MPEG-4 Part 2 out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,12 +14,16 @@ import av
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from cmkd.config.data import EncodingConfig
+from cmkd.data.color import rgb_to_planes
 from cmkd.errors import DataError
+from cmkd.io import write_atomic
 
 LARGEST_SIDE = 8192
 """Pixels; larger declared sizes are refused before any picture is allocated."""
@@ -43,6 +48,8 @@ def open_video(path: Path | str, remedy: str) -> Iterator[tuple[InputContainer, 
             if not container.streams.video:
                 raise DataError(f"{path}: has no video stream; {REPLACE}")
             stream = container.streams.video[0]
+            if stream.codec_context is None:  # the header is cut off
+                raise DataError(f"{path}: has a video stream of no known codec; {REPLACE}")
             if not 0 < max(stream.width, stream.height) <= LARGEST_SIDE:
                 raise DataError(
                     f"{path}: size {stream.width}x{stream.height} is outside 1..{LARGEST_SIDE} "
@@ -219,10 +226,11 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     with open_video(path, REPLACE) as (container, stream):
         stream.codec_context.thread_count = 1
         indexed = sum(entry.size > 0 for entry in stream.index_entries)
-        convert, packets, count = _Converter(), 0, 0
+        convert, packets, shown, count = _Converter(), 0, 0, 0
         size: tuple[int, int] | None = None
         for packet in container.demux(stream):
-            packets += packet.size > 0 and not packet.is_discard
+            packets += packet.size > 0
+            shown += packet.size > 0 and not packet.is_discard  # an edit list hides some
             for frame in packet.decode():
                 size = size or (frame.width, frame.height)
                 if frame.is_corrupt:
@@ -236,7 +244,7 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
                 yield np.ascontiguousarray(np.rot90(convert(frame), round(frame.rotation / 90)))
         # An AVI with packed B-frames has one packet without a picture. Matroska, which declares
         # no frames, may have many (VP8's hidden frames).
-        declared = max(packets, indexed) if stream.frames else 1
+        declared = shown + max(0, indexed - packets) if stream.frames else 1
         if count < max(1, declared - 1):
             raise DataError(f"{path}: holds {declared} frames, {count} can be decoded; {REPLACE}")
 
@@ -253,3 +261,81 @@ class _Converter:
             frame, format="rgb24"
         ).to_ndarray()
         return rgb
+
+
+_QP2LAMBDA = 118
+
+
+def encode(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    path: Path | str,
+    encoding: EncodingConfig,
+    fps: float = 25.0,
+) -> int:
+    """Write RGB frames as MPEG-4 Part 2 in an .mp4: an I-frame every `encoding.gop`, no B-frames.
+
+    Equal frames give equal bytes: one thread, integer colour conversion and DCT, no dates. The
+    file appears under its name when it is complete.
+
+    Args:
+        frames: at least one, of the configured size.
+        fps: frames per second, up to 240.
+
+    Returns:
+        The number of frames written.
+
+    Raises:
+        InfrastructureError: the file cannot be written.
+    """
+    count = 0
+
+    def write(draft: Path) -> None:
+        nonlocal count
+        count = _write(frames, draft, encoding, fps)
+
+    # Files are made again from their source; a sync for each would dominate small clips.
+    write_atomic(Path(path), write, durable=False)
+    return count
+
+
+def _write(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    path: Path,
+    encoding: EncodingConfig,
+    fps: float,
+) -> int:
+    # MPEG-4 Part 2 stores the numerator of the frame rate in 16 bits.
+    rate = Fraction(fps).limit_denominator(min(1001, int(65535 / fps)))
+    count = 0
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        assert isinstance(stream, VideoStream)
+        _configure(stream.codec_context, encoding)
+        for rgb in frames:
+            assert rgb.shape == (encoding.height, encoding.width, 3), rgb.shape
+            planes = [plane.reshape(-1, encoding.width) for plane in rgb_to_planes(rgb)]
+            frame = VideoFrame.from_ndarray(np.concatenate(planes), format="yuv420p")
+            frame.pts, frame.time_base = count, 1 / rate
+            container.mux(stream.encode(frame))
+            count += 1
+        assert count, "a clip has at least one frame"
+        container.mux(stream.encode(None))
+    return count
+
+
+def _configure(codec: VideoCodecContext, encoding: EncodingConfig) -> None:
+    codec.width, codec.height = encoding.width, encoding.height
+    codec.pix_fmt = "yuv420p"
+    codec.gop_size = encoding.gop
+    codec.max_b_frames = 0
+    codec.thread_count = 1
+    codec.qmin = codec.qmax = encoding.qscale
+    codec.global_quality = encoding.qscale * _QP2LAMBDA
+    codec.options = {
+        "flags": "+qscale+bitexact",
+        # A scene cut is coded as intra macroblocks, never as an I-frame of its own.
+        "sc_threshold": "1000000000",
+        # The C versions; those for a certain CPU round differently.
+        "dct": "int",
+        "idct": "simple",
+    }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmkd.data.prepare.sources import Refusal
+from cmkd.data.prepare.sources import RejectedFile
 from cmkd.data.splits import UNUSED
 
 RESTORE = "restore the official file"
@@ -43,11 +43,11 @@ class Annotations:
 
     classes: tuple[str, ...] = ()
     clips: list[Annotated] = field(default_factory=list)
-    problems: list[Refusal] = field(default_factory=list)
+    problems: list[RejectedFile] = field(default_factory=list)
 
     def refuse(self, where: Path | str, reason: str, remedy: str = CORRECT) -> None:
         """Note a problem; reasons of one kind have one text, so that they can be counted."""
-        self.problems.append(Refusal(str(where), reason, remedy))
+        self.problems.append(RejectedFile(str(where), reason, remedy))
 
 
 def lines_of(found: Annotations, file: Path | None) -> Iterator[tuple[str, str]]:
@@ -174,7 +174,11 @@ def read_hmdb51(folder: Path, split: str) -> Annotations:
                 _mark(found, where, marks, fold, _HMDB_FLAGS[flag])
         found.clips += [
             Annotated(
-                (_stem(name),), label, f"{label}/{_hmdb_source(name, label)}", " ".join(marks)
+                # JHMDB, which has the same files, writes @ for #.
+                tuple(dict.fromkeys((_stem(name), _stem(name).replace("#", "@")))),
+                label,
+                f"{label}/{_hmdb_source(name, label)}",
+                " ".join(marks),
             )
             for name, marks in words.items()
             if set(marks) != {UNUSED}

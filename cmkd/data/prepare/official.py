@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cmkd.config.data import OfficialPart
 from cmkd.data.prepare.annotations import (
@@ -18,7 +17,13 @@ from cmkd.data.prepare.annotations import (
     read_ssv2,
     read_ucf101,
 )
-from cmkd.data.prepare.sources import VIDEO_SUFFIXES, Listing, Refusal, Source
+from cmkd.data.prepare.sources import (
+    VIDEO_SUFFIXES,
+    RejectedFile,
+    Source,
+    SourceList,
+    reject_name,
+)
 from cmkd.errors import DataError, InputError
 
 _FOLDS = ("all", "1", "2", "3")
@@ -49,7 +54,7 @@ class OfficialSet:
         least: training clips that every class of every release has, where releases differ.
     """
 
-    name: Literal["UCF-101", "HMDB-51", "Kinetics-400", "SSV2"]
+    name: str
     read: Callable[[Path, str], Annotations]
     splits: tuple[str, ...]
     classes: int
@@ -115,12 +120,12 @@ class OfficialRequest:
 class AnnotationProblems(DataError):
     """Annotations and videos do not fit; `problems` has every one of them."""
 
-    def __init__(self, message: str, problems: tuple[Refusal, ...]) -> None:
+    def __init__(self, message: str, problems: tuple[RejectedFile, ...]) -> None:
         super().__init__(message)
         self.problems = problems
 
 
-def find_official(root: Path, request: OfficialRequest) -> Listing:
+def find_official(root: Path, request: OfficialRequest) -> SourceList:
     """Match the annotated clips of a split with the videos anywhere below `root`, by file name.
 
     Classes are in the official order. Videos that the split does not use are passed over.
@@ -162,25 +167,26 @@ def find_official(root: Path, request: OfficialRequest) -> Listing:
         annotated=len(found.clips),
         complete=not wrong and not missing and not _too_few(found, official),
     )
-    left_out = tuple(missing) if request.subset else ()
-    return Listing(tuple(sources), left_out, classes, _mirrored(official, classes), part)
+    return SourceList(
+        tuple(sources), (), classes, _mirrored(official, classes), part, missing=len(missing)
+    )
 
 
 def _wrong_counts(
     found: Annotations, official: OfficialSet, request: OfficialRequest
-) -> list[Refusal]:
+) -> list[RejectedFile]:
     """Numbers of classes and clips that are not the published ones."""
     remedy = "restore the official files, or give --subset if yours are a part of them"
     place, wrong = str(request.annotations), []
     if len(found.classes) != official.classes:
         reason = f"has {len(found.classes)} classes, {request.name} has {official.classes}"
-        wrong.append(Refusal(place, reason, remedy))
+        wrong.append(RejectedFile(place, reason, remedy))
     for fold, sizes in enumerate(official.sizes.get(request.split, ())):
         words = Counter(clip.split.split()[fold] for clip in found.clips)
         for part, size in zip(("train", "val", "test"), sizes, strict=True):
             if words[part] != size:
                 reason = f"fold {fold} has {words[part]} {part} clips, {request.name} has {size}"
-                wrong.append(Refusal(place, reason, remedy))
+                wrong.append(RejectedFile(place, reason, remedy))
     return wrong
 
 
@@ -217,17 +223,21 @@ def _videos(root: Path) -> dict[str, list[str]]:
 
 def _matched(
     found: Annotations, videos: Mapping[str, list[str]]
-) -> tuple[list[Source], list[Refusal]]:
+) -> tuple[list[Source], list[RejectedFile]]:
     """The clips that have one file each; those without one; the rest is added to the problems."""
     sources: dict[str, Source] = {}
     missing = []
     for clip in found.clips:
         paths = _files_of(clip, videos)
         if not paths:
-            missing.append(Refusal(clip.names[0], "no such video", "download it, or give --subset"))
+            missing.append(
+                RejectedFile(clip.names[0], "no such video", "download it, or give --subset")
+            )
         elif len(paths) > 1:
             remedy = f"keep one of {', '.join(paths)}"
             found.refuse(clip.names[0], "video is there more than once", remedy)
+        elif rejected := reject_name(paths[0]):
+            found.problems.append(rejected)
         elif paths[0] in sources:
             found.refuse(clip.names[0], "is annotated more than once")
         else:
@@ -239,7 +249,7 @@ def _files_of(clip: Annotated, videos: Mapping[str, list[str]]) -> list[str]:
     return next((videos[name] for name in clip.names if name in videos), [])
 
 
-def _summary(request: OfficialRequest, problems: Collection[Refusal]) -> str:
+def _summary(request: OfficialRequest, problems: Collection[RejectedFile]) -> str:
     kinds: dict[str, list[str]] = {}
     for problem in problems:
         kinds.setdefault(problem.reason, []).append(problem.path)

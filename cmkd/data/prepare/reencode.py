@@ -17,9 +17,8 @@ from PIL import Image
 from cmkd.config.base import content_id
 from cmkd.config.data import EncodingConfig
 from cmkd.data.clip import keep_freed_memory
-from cmkd.data.codec.encode import encode
-from cmkd.data.codec.video import container_fault, decode_rgb, probe
-from cmkd.data.prepare.sources import Listing, Refusal, Source
+from cmkd.data.codec.video import container_fault, decode_rgb, encode, probe
+from cmkd.data.prepare.sources import RejectedFile, Source, SourceList
 from cmkd.errors import DataError
 from cmkd.io import file_sha256, write_text, writing
 
@@ -32,7 +31,7 @@ _TAGGED = re.compile(r"(MD5|SHA1|SHA256|SHA512) \((?P<path>.+)\) = (?P<digest>[0
 _Parts = tuple[str, ...]
 
 
-def with_checksums(listing: Listing, file: Path) -> Listing:
+def with_checksums(listing: SourceList, file: Path) -> SourceList:
     """Each source with its checksum; sources that the file does not list are left out.
 
     A line belongs to a source if one of their paths ends with the other, so the list may have been
@@ -50,7 +49,7 @@ def with_checksums(listing: Listing, file: Path) -> Listing:
         else:
             many = "several checksums" if digests else "no checksum"
             remedy = "correct that list, or leave out --checksums"
-            left_out.append(Refusal(source.path, f"has {many} in {file.name}", remedy))
+            left_out.append(RejectedFile(source.path, f"has {many} in {file.name}", remedy))
     if not sources:
         raise DataError(
             f"{file}: lists none of the videos; give lines 'DIGEST  PATH' as md5sum and sha256sum "

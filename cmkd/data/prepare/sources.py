@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from cmkd.data.manifest import MANIFEST_FILE
 from cmkd.errors import DataError
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
+MANIFEST_COLUMNS = ("path", "label", "group", "split")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RejectedFile:
     """A file that is not used, why, and what to do about it."""
 
     path: str
@@ -44,43 +46,46 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What is to be made of a folder.
+class SourceList:
+    """Videos of a folder that make a data set.
 
     Attributes:
         sources: sorted by path.
-        left_out: what is not used.
+        left_out: files that are not used.
         classes: in the order of their labels.
         mirrored: class of the horizontal mirror image where it is another class.
         official: the published data set that it is a part of, before any file was refused.
+        missing: annotated clips of a published set that the user does not have.
     """
 
     sources: tuple[Source, ...]
-    left_out: tuple[Refusal, ...]
+    left_out: tuple[RejectedFile, ...]
     classes: tuple[str, ...]
     mirrored: Mapping[str, str]
     official: OfficialPart | None = None
+    missing: int = 0
 
 
 def find_sources(
-    root: Path, *, given: bool = False
-) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
+    root: Path, *, given: bool = False, ignored: Collection[str] = ()
+) -> tuple[tuple[Source, ...], tuple[RejectedFile, ...]]:
     """The videos of a labelled folder, sorted by path, and the files that are left out.
 
-    With a ``manifest.csv`` its rows decide: column ``path``, and where they exist ``label``
-    (else the first folder of the path) and ``group``; other columns are ignored. Without one,
-    each folder is a class and clips have no group.
+    A ``manifest.csv`` in the folder or beside it decides: column ``path``, and where they exist
+    ``label`` (else the first folder of the path), ``group`` and ``split``; any other column is
+    refused. Without one, each folder is a class and clips have no group.
 
     Args:
-        given: the manifest has a column ``split``, as that of `ClipEntry`.
+        given: take the folds from the manifest's column ``split``, as that of `ClipEntry`.
+        ignored: columns of the manifest to pass over.
 
     Raises:
         DataError: no such folder, no videos, fewer than two classes, empty class folders, or a
-            manifest whose rows do not fit the folder, lists all of them; or a folder that cannot
-            be looked into.
+            manifest whose columns or rows are wrong, lists all of them; or a folder that cannot
+            be read.
     """
     try:
-        return _find(root, given)
+        return _find(root, given, ignored)
     except OSError as error:
         raise DataError(
             f"{error.filename or root}: cannot be read ({error.strerror}); check its permissions "
@@ -88,12 +93,15 @@ def find_sources(
         ) from error
 
 
-def _find(root: Path, given: bool) -> tuple[tuple[Source, ...], tuple[Refusal, ...]]:
+def _find(
+    root: Path, given: bool, ignored: Collection[str]
+) -> tuple[tuple[Source, ...], tuple[RejectedFile, ...]]:
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the one that holds the classes")
-    manifest = root / MANIFEST_FILE
+    inside, beside = root / MANIFEST_FILE, root.absolute().parent / MANIFEST_FILE
+    manifest = next((file for file in (inside, beside) if file.is_file()), inside)
     if manifest.is_file():
-        sources = _listed(root, manifest, given)
+        sources = _listed(root, manifest, given, ignored)
         left_out = _unlisted(root, {source.path for source in sources})
     elif given:
         raise DataError(
@@ -110,24 +118,24 @@ def _find(root: Path, given: bool) -> tuple[tuple[Source, ...], tuple[Refusal, .
     return tuple(sorted(sources, key=lambda source: source.path)), tuple(left_out)
 
 
-def _scanned(root: Path) -> tuple[list[Source], list[Refusal]]:
+def _scanned(root: Path) -> tuple[list[Source], list[RejectedFile]]:
     folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and _visible(entry)]
     sources, left_out, empty = [], [], []
     for folder in folders:
         files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and _visible(entry)]
         videos = [file for file in files if _is_video(file)]
         if not videos:
-            empty.append(folder.name)
-        sources += [Source(f"{folder.name}/{file.name}", folder.name, "") for file in videos]
-        left_out += [
-            Refusal(
-                f"{folder.name}/{file.name}",
-                f"not one of {', '.join(VIDEO_SUFFIXES)}",
-                "convert it if it is a video, else ignore this line",
-            )
-            for file in files
-            if not _is_video(file)
-        ]
+            empty.append(printable(folder.name))
+        for file in files:
+            path = f"{folder.name}/{file.name}"
+            if not _is_video(file):
+                reason = f"not one of {', '.join(VIDEO_SUFFIXES)}"
+                remedy = "convert it if it is a video, else ignore this line"
+                left_out.append(RejectedFile(printable(path), reason, remedy))
+            elif rejected := reject_name(path):
+                left_out.append(rejected)
+            else:
+                sources.append(Source(path, folder.name, ""))
     if empty:
         raise DataError(
             f"{root}: class folders without a video: {', '.join(empty)}; add videos "
@@ -136,7 +144,7 @@ def _scanned(root: Path) -> tuple[list[Source], list[Refusal]]:
     return sources, left_out
 
 
-def _listed(root: Path, manifest: Path, given: bool) -> list[Source]:
+def _listed(root: Path, manifest: Path, given: bool, ignored: Collection[str]) -> list[Source]:
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -144,21 +152,30 @@ def _listed(root: Path, manifest: Path, given: bool) -> list[Source]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{manifest}: cannot be read ({error}); save it as CSV in UTF-8") from None
+    unknown = [column for column in columns if column not in (*MANIFEST_COLUMNS, *ignored)]
+    if unknown:
+        raise DataError(
+            f"{manifest}: unknown column {', '.join(map(repr, unknown))}; known: "
+            f"{', '.join(MANIFEST_COLUMNS)} (persons, rooms or recordings are 'group'); rename "
+            "it, or pass it over with --ignore-column"
+        )
     for column in ("path", "split") if given else ("path",):
         if column not in columns:
             raise DataError(
                 f"{manifest}: has no column {column!r} (found: {', '.join(columns) or 'none'}); "
                 "add it"
             )
-    sources = [_source(row, given) for row in rows]
+    # A manifest beside the folder may name it in its paths.
+    prefix = f"{root.absolute().name}/" if manifest.parent != root else ""
+    sources = [_source(row, given, prefix) for row in rows]
     problems = _problems(root, sources)
     if problems:
         raise DataError(f"{manifest}: {'; '.join(problems)}; correct these rows")
     return sources
 
 
-def _source(row: dict[str, str], given: bool) -> Source:
-    path = (row["path"] or "").strip()
+def _source(row: dict[str, str], given: bool, prefix: str) -> Source:
+    path = (row["path"] or "").strip().removeprefix(prefix)
     parts = PurePosixPath(path).parts
     folder = parts[0] if len(parts) > 1 else ""
     label, group = (row.get("label") or folder).strip(), (row.get("group") or "").strip()
@@ -175,7 +192,21 @@ def _problems(root: Path, sources: list[Source]) -> list[str]:
         "no label and no class folder": [s.path for s in inside if not s.label],
         "listed twice": [path for path, count in Counter(paths).items() if count > 1],
     }
-    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
+    return [f"{problem}: {', '.join(paths)}" for problem, paths in found.items() if paths]
+
+
+def printable(path: str) -> str:
+    """A path whose bytes that are not UTF-8 are replaced."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def reject_name(path: str) -> RejectedFile | None:
+    """Refusal of a file whose name cannot be written to a manifest; None if it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return RejectedFile(printable(path), "file name is not UTF-8", "rename the file")
+    return None
 
 
 def _inside(path: str) -> bool:
@@ -183,12 +214,16 @@ def _inside(path: str) -> bool:
     return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
 
 
-def _unlisted(root: Path, listed: set[str]) -> list[Refusal]:
+def _unlisted(root: Path, listed: set[str]) -> list[RejectedFile]:
     found = (
         file.relative_to(root).as_posix() for file in sorted(root.rglob("*")) if _is_video(file)
     )
     return [
-        Refusal(path, f"not listed in {MANIFEST_FILE}", "add a row for it or ignore this line")
+        RejectedFile(
+            printable(path),
+            f"not listed in {MANIFEST_FILE}",
+            "add a row for it or ignore this line",
+        )
         for path in found
         if path not in listed and not any(part.startswith(".") for part in path.split("/"))
     ]

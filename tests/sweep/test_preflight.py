@@ -14,7 +14,7 @@ from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.errors import ConfigError, TrialFailed
 from cmkd.sweep.forecast import BESIDES
 from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
-from cmkd.sweep.preflight import outlook
+from cmkd.sweep.preflight import preflight
 from cmkd.tracking.store import RunRecord
 from cmkd.training.preflight import Probe
 
@@ -62,7 +62,7 @@ def test_what_has_finished_before_needs_no_trial_step(
     monkeypatch.setattr("cmkd.data.workers.run_tasks", refuse)
     runs = runs_of_seed_0(plan_of(tmp_path, smoke, []))
     plan = plan_of(tmp_path, smoke, runs)
-    expected = outlook(plan, smoke, runs, workers=1).forecast
+    expected = preflight(plan, smoke, runs, workers=1).forecast
     assert expected.sources == {"finished trials": 2}
     assert expected.device.likely == pytest.approx(2 * (8.0 + BESIDES.likely))
 
@@ -83,7 +83,7 @@ def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_l
     monkeypatch.setattr("cmkd.sweep.preflight._probe", steps)
     extra = "method.lambda_2: [1.0, 0.0], method.tg_edge: [sqrt, raw]"
     whole = plan_of(tmp_path, smoke, [], extra)
-    assert outlook(whole, smoke, [], workers=1).forecast
+    assert preflight(whole, smoke, [], workers=1).forecast
     acting = [one for one in whole.trials if one.config.setting.method.lambda_2]
     runs = [
         RunRecord("r", one.id, "FINISHED", {"setting_id": one.config.setting.id}, {}, {})
@@ -91,10 +91,10 @@ def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_l
     ]
     left = plan_of(tmp_path, smoke, runs, extra)
     assert 0 < len(left.to_run) < len(whole.to_run)
-    assert outlook(left, smoke, runs, workers=1).forecast
+    assert preflight(left, smoke, runs, workers=1).forecast
     dead = plan_of(tmp_path, smoke, [], "method.lambda_2: [0.0], method.tg_edge: [sqrt, raw]")
     with pytest.raises(ConfigError, match=r"^method\.tg_edge: the values of this axis give"):
-        outlook(dead, smoke, [], workers=1)
+        preflight(dead, smoke, [], workers=1)
 
 
 @pytest.mark.slow  # torch, in a process of its own
@@ -103,7 +103,7 @@ def test_a_step_that_fails_stops_everything_and_names_the_arm(
 ) -> None:
     plan = plan_of(tmp_path, smoke, [], "training.checkpointing: [true]")
     with pytest.raises(TrialFailed, match=r"^a step of arm 'b' fails, so nothing was started: "):
-        outlook(plan, smoke, [], workers=1)
+        preflight(plan, smoke, [], workers=1)
 
 
 @pytest.mark.slow  # torch, in a process of its own
@@ -112,11 +112,11 @@ def test_workers_are_as_many_as_find_room(
 ) -> None:
     plan = plan_of(tmp_path, smoke, [])
     monkeypatch.setattr("cmkd.sweep.preflight.free_memory", lambda: 2 * 10**9)
-    expected = outlook(plan, smoke, [], workers=64)
+    expected = preflight(plan, smoke, [], workers=64)
     assert expected.room.free == (2 * 10**9,)
     assert 600 * 2**20 < expected.room.need < 10**9
     assert expected.forecast.workers == 2
     assert expected.lines()[0].startswith("2 instead of 64 workers: a trial was measured to need")
     assert expected.lines()[1:] == [expected.forecast.describe()]
-    elsewhere = outlook(plan, smoke, [], workers=64, is_shared=False)
+    elsewhere = preflight(plan, smoke, [], workers=64, is_shared=False)
     assert (elsewhere.forecast.workers, len(elsewhere.lines())) == (64, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.sweep.plan import axes_of, flat
-from cmkd.sweep.preflight import dead_axes, pairs_to_try
+from cmkd.sweep.preflight import noop_axes, pairs_to_try
 from cmkd.training.preflight import ProbeTask, probe
 
 
@@ -24,7 +24,7 @@ def dead(settings: list[Setting]) -> list[str]:
     probes, _ = probe(ProbeTask(tuple(settings), (), (32, 32), 3))
     assert not any(one.failure for one in probes)
     marks = {one.id: found.fingerprint for one, found in zip(settings, probes, strict=True)}
-    return dead_axes(pairs, marks)
+    return noop_axes(pairs, marks)
 
 
 def test_axes_are_what_not_all_settings_share(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.cluster import PERIOD_SECONDS, Pulse
+from cmkd.sweep.cluster import PERIOD_SECONDS, HealthCheck
 
 
 @pytest.fixture
@@ -19,30 +19,30 @@ def server() -> Iterator[socket.socket]:
 
 def test_a_server_that_died_is_named(server: socket.socket) -> None:
     now = [0.0]
-    pulse = Pulse({"raylet": server.getsockname()}, clock=lambda: now[0])
-    pulse.check()
+    health = HealthCheck({"raylet": server.getsockname()}, clock=lambda: now[0])
+    health.check()
     server.close()
-    pulse.check()
+    health.check()
     now[0] = PERIOD_SECONDS
     with pytest.raises(InfrastructureError, match="Ray's raylet has died"):
-        pulse.check()
+        health.check()
     with pytest.raises(InfrastructureError):
-        pulse.check()
+        health.check()
 
 
 def test_a_machine_that_is_silent_counts_as_dead_only_after_a_while(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    pulse = Pulse({"GCS": server.getsockname()}, clock=lambda: now[0], patience=30.0)
-    pulse.check()
+    health = HealthCheck({"GCS": server.getsockname()}, clock=lambda: now[0], patience=30.0)
+    health.check()
 
     def cut_off(*_: object, **__: object) -> None:
         raise OSError(113, "No route to host")
 
     monkeypatch.setattr(socket, "create_connection", cut_off)
     now[0] = 20.0
-    pulse.check()
+    health.check()
     now[0] = 31.0
     with pytest.raises(InfrastructureError, match=r"GCS at 127\.0\.0\.1:\d+ has not answered for"):
-        pulse.check()
+        health.check()

@@ -13,14 +13,14 @@ from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConf
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import TrialFailed
-from cmkd.sweep.events import Driver
+from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import expand, make_plan, teachers_of
-from cmkd.sweep.queue import Turns
+from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.signals import SignalGuard
 from cmkd.sweep.worker import Outcome, Update
-from cmkd.tracking.store import EpochRecord
+from cmkd.tracking.store import EpochRecord, RunEnding
 
 INFO = DatasetInfo(
     name="gestures",
@@ -41,11 +41,11 @@ class Engine:
     """Finishes whatever it is given, one after another, whoever's turn it is."""
 
     def train(
-        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Any, name: str
+        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Any, name: str
     ) -> None:
         self.name = name
         self.order: list[str] = []
-        while (key := turns.take()) is not None:
+        while (key := queue.pop()) is not None:
             self.order.append(key)
             events.started(key)
             events.updated(self.news(key, configs[key]))
@@ -68,8 +68,8 @@ class Notes:
     def open(self, identity: Any, artifacts: Mapping[str, str]) -> None:
         self.opened[identity.trial_id] = artifacts
 
-    def close(self, trial_id: str, status: str, **rest: Any) -> None:
-        self.closed[trial_id] = {"status": status, **rest}
+    def close(self, trial_id: str, ending: RunEnding, draw_from: Any = ()) -> None:
+        self.closed[trial_id] = vars(ending)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
@@ -77,13 +77,13 @@ class Notes:
 
 def driver_of(
     notes: Any, seeds: int = 1, recorded: Collection[str] = (), workers: int = 2
-) -> Driver:
+) -> TrialEvents:
     trials = expand(load_sweep("smoke"), data="d", data_id=INFO.id, folds=1, seeds=seeds)
-    origin = Origin("smoke", INFO, 1, "")
-    return Driver(make_plan(trials, ()), origin, notes, notes, recorded, workers=workers)
+    origin = Origin("smoke", INFO, 1)
+    return TrialEvents(make_plan(trials, ()), origin, notes, notes, recorded, workers=workers)
 
 
-def train(driver: Driver, engine: Any) -> None:
+def train(driver: TrialEvents, engine: Any) -> None:
     driver.train(engine, SignalGuard())
 
 
@@ -156,10 +156,10 @@ class Short(Engine):
     """Has memory for one trial at a time."""
 
     def train(
-        self, configs: Mapping[str, TrialConfig], turns: Turns, events: Any, name: str
+        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Any, name: str
     ) -> None:
         self.beside: list[int] = []
-        while keys := list(iter(turns.take, None)):
+        while keys := list(iter(queue.pop, None)):
             self.beside.append(len(keys))
             for key in keys:
                 events.started(key)

@@ -1,0 +1,129 @@
+"""Provenance of a result: code, versions and processor, written beside it while it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from cmkd.io import damaged, write_text
+
+FILE = "made_by.json"
+"""In the folder of a trial or teacher: all that trained it, the first one first."""
+PACKAGES = ("cmkd", "torch", "numpy", "av")
+NEUTRAL = frozenset({"cli", "report", "sweep", "tracking", "results.py", "__main__.py"})
+"""Parts of the package that change no result; an edit of them leaves `Provenance.code` as it is."""
+FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
+"""Processor features by which kernels, and with them the rounding, are chosen."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Code and machine that made a result.
+
+    Attributes:
+        code: digest of the sources that decide a result.
+        commit: of the checkout, with ``-dirty`` when it was edited; else the version of cmkd.
+        versions: of the packages that compute.
+        processor: architecture and features.
+    """
+
+    code: str
+    commit: str
+    versions: Mapping[str, str]
+    processor: str
+
+    def tags(self) -> dict[str, str]:
+        """Tags of a run that this code made."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return {
+            "code": self.code,
+            "git_commit": self.commit,
+            "made_with": versions,
+            "processor": self.processor,
+        }
+
+
+@lru_cache(maxsize=1)
+def this_code() -> Provenance:
+    """Provenance of what this process makes."""
+    package = Path(__file__).resolve().parent
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return Provenance(code_digest(package), _commit(package.parent), versions, _processor())
+
+
+def code_digest(package: Path) -> str:
+    """Digest of the sources below `package` that decide a result."""
+    digest = hashlib.sha256()
+    for path in sorted(_sources(package)):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _sources(package: Path) -> Iterator[Path]:
+    for pattern in ("*.py", "*.c"):
+        for path in package.rglob(pattern):
+            if path.relative_to(package).parts[0] not in NEUTRAL:
+                yield path
+
+
+def sign(folder: Path) -> None:
+    """Add this process to the makers of what is trained in `folder`, unless it is the last one.
+
+    Raises:
+        InfrastructureError: the list of makers is damaged, or the disk is full.
+    """
+    known = makers(folder)
+    if known[-1:] != (this_code(),):
+        entries = [asdict(maker) for maker in (*known, this_code())]
+        write_text(folder / FILE, json.dumps(entries, indent=2) + "\n")
+
+
+def makers(folder: Path) -> tuple[Provenance, ...]:
+    """All that trained in `folder`, in order; empty where nothing was trained.
+
+    Raises:
+        InfrastructureError: the list is damaged.
+    """
+    path = folder / FILE
+    try:
+        return tuple(Provenance(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise damaged(path, error, f"the folder {folder}") from error
+
+
+def _commit(checkout: Path) -> str:
+    if (checkout / ".git").exists():
+        try:
+            commit = _git(checkout, "rev-parse", "HEAD")
+            return commit + ("-dirty" if _git(checkout, "status", "--porcelain") else "")
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return metadata.version("cmkd")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, flags=re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return " ".join([platform.machine(), *(name for name in FEATURES if name in flags)])
