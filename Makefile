@@ -1,10 +1,12 @@
 # Every target uses .venv, which `setup` makes once and renews when the pins change.
-# Settings come from the command line or the environment: make setup PYTHON=python3.13
+# Settings come from the command line or the environment: make setup PYTHON=python3.13, make test WORKERS=0
 
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BIN := .venv/bin
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -33,16 +35,16 @@ demo: setup ## train the TSM part of Table 4 on the embedded data set (3 seeds),
 	$(BIN)/cmkd report tables
 
 test: setup ## quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup ## all tests, slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup ## format, lint, types, quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict cmkd
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 keys: setup ## renew the list of keys in docs/sweep-files.md
 	$(BIN)/python tests/test_docs.py

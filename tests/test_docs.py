@@ -6,6 +6,7 @@ Run as a program it renews the generated list of keys in ``docs/sweep-files.md``
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,32 @@ def test_every_sweep_file_loads(page: Path, text: str, tmp_path: Path) -> None:
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of two arms, as ``mlflow.db``."""
+    folder = tmp_path_factory.mktemp("stored")
+    fill = runpy.run_path(str(ROOT / "tests" / "test_results.py"))["fill"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fill(f"sqlite:///{folder}/mlflow.db", folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [(p, t) for p, t in blocks("python") if p.name != "extending.md"],
+    ids=lambda part: getattr(part, "name", ""),
+)
+def test_every_block_of_python_runs(
+    page: Path, text: str, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stored)
+    names: dict[str, object] = {}
+    exec(compile(text, str(page), "exec"), names)
+    assert len(names) > 1
 
 
 def test_the_readme_is_short_and_has_room_for_the_result() -> None:

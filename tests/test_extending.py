@@ -21,7 +21,11 @@ from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.data.prepare import official
 from cmkd.errors import ConfigError, DataError
-from cmkd.report.arms import family_of_arm
+from cmkd.report.arms import family_of_arm, find_arm
+from cmkd.report.compose import build_page
+from cmkd.report.evidence import no_evidence
+from cmkd.report.paper import find_table, own_table
+from cmkd.report.rows import build_table
 from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
 from cmkd.training.preflight import ProbeTask, probe
@@ -114,6 +118,20 @@ def test_registered_names(folder: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert run.stdout.split() == ["C3D", "0.5"], run.stderr
+
+
+def test_a_table_finds_the_arms_of_its_rows(folder: Path) -> None:
+    sweep = load_sweep("my_arms.yaml")
+    spec = find_table("my_table.yaml", "my_arms.yaml")
+    rows = spec.load().rows
+    found = [find_arm(sweep, row.ours) for row in rows if row.ours is not None]
+    assert [arm.name if arm else None for arm in found] == ["gated", "ungated"]
+    evidence = no_evidence(sweep, "synthetic-smoke")
+    page = build_page(build_table(spec, evidence), version="test")
+    methods = [line.cells[0].text for line in page.grids[0].lines]
+    assert methods[:2] == ["TSM+ours", "TSM+ours"]
+    own = own_table(sweep)
+    assert (own.labels, own.references) == (("method.lambda_1", "method.gate"), ("control",))
 
 
 def test_a_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

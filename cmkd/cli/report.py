@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from cmkd.report.page import Page
     from cmkd.report.regression import Baseline, Finding
 
 
@@ -61,7 +63,7 @@ def claims(
     from cmkd.report.build import claim_report, other_data, write_files
     from cmkd.report.claims import load_claims, read_claims
     from cmkd.report.gather import Request
-    from cmkd.report.writers.markdown import render_grid, render_notice
+    from cmkd.report.writers.markdown import render_notice
 
     wanted = read_claims(file) if file else load_claims()
     request = Request((), data, sweep, tracking_uri, costs or out / "cost.json")
@@ -72,7 +74,8 @@ def claims(
         typer.echo(text.decode(), nl=False)
     else:
         page = made.page
-        typer.echo(f"{render_notice(page)}\n\n{page.heading}\n\n{render_grid(page.grids[0])}\n")
+        typer.echo(f"{render_notice(page)}\n")
+        _print_grid(page)
         for command in other_data(request):
             typer.echo(f"not judged, and in the store: {command}")
         for path in paths:
@@ -228,6 +231,31 @@ def _show(then: Baseline, finding: Finding) -> None:
         )
 
 
+def _print_grid(page: Page) -> None:
+    """The table of a page: compact on a terminal, Markdown elsewhere."""
+    from cmkd.report.writers.markdown import render_grid
+
+    grid = page.grids[0]
+    if not sys.stdout.isatty():
+        typer.echo(f"{page.heading}\n\n{render_grid(grid)}\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    kept = [i for i, column in enumerate(grid.columns) if column not in grid.spare]
+    shown = Table(title=Text(page.heading), title_justify="left")
+    for i in kept:
+        is_number = all(line.cells[i].value is not None for line in grid.lines)
+        shown.add_column(Text(grid.columns[i]), justify="right" if is_number else "left")
+    groups = [line.group for line in grid.lines]
+    for line, after in zip(grid.lines, [*groups[1:], None], strict=True):
+        cells = [line.cells[i] for i in kept]
+        texts = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
+        shown.add_row(*texts, end_section=after != line.group)
+    Console().print(shown)
+
+
 def _platform() -> str:
     import platform
 
@@ -250,8 +278,8 @@ def tables(
         list[str] | None,
         typer.Option(
             metavar="N",
-            help="1 to 5, components or decoding; can be repeated. Default: every table that the "
-            "store has runs for.",
+            help="1 to 5, components, or a YAML file of printed rows; can be repeated. Default: "
+            "every table and every sweep that the store has runs for.",
         ),
     ] = None,
     data: Annotated[
@@ -266,7 +294,7 @@ def tables(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Another sweep whose arms are the rows; alone it means Table 4.",
+            help="One sweep of the store; with --table, the sweep whose arms are the rows.",
         ),
     ] = None,
     formats: Annotated[
@@ -283,10 +311,7 @@ def tables(
     ] = None,
     costs: Annotated[
         Path | None,
-        typer.Option(
-            help="File of measured costs; default: cost.json in the folder --out. decoding.json "
-            "beside it is read as well."
-        ),
+        typer.Option(help="File of measured costs; default: cost.json in the folder --out."),
     ] = None,
     mlflow_url: MlflowUrl = None,
     with_trace: Annotated[
@@ -297,13 +322,13 @@ def tables(
         "reports", "generated"
     ),
 ) -> None:
-    """Write the tables of the paper with our rows, for each data set."""
+    """Write the tables of the paper with our rows, and a table of every other sweep."""
     from cmkd import __version__
     from cmkd.report.build import parse_formats, table_report, write_files
     from cmkd.report.gather import Request
     from cmkd.report.provenance import traces
     from cmkd.report.provenance_page import render_trace
-    from cmkd.report.writers.markdown import render_grid, render_notice
+    from cmkd.report.writers.markdown import render_notice
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url
@@ -313,18 +338,23 @@ def tables(
     for notice in dict.fromkeys(render_notice(page) for page in made.pages):
         typer.echo(f"{notice}\n")
     for page in made.pages:
-        typer.echo(f"{page.heading}\n\n{render_grid(page.grids[0])}\n")
+        _print_grid(page)
     for filled in made.tables if with_trace else ():
         typer.echo(render_trace(filled, traces(filled)))
     for line in made.left_out:
         typer.echo(f"left out: {line}")
-    for path in paths:
-        typer.echo(path)
+    if not sys.stdout.isatty():
+        for path in paths:
+            typer.echo(path)
+    else:
+        typer.echo(f"{len(paths)} files in {out}")
+    if paths and paths[-1].suffix == ".html":
+        typer.echo(f"open: {paths[-1]}")
 
 
 @app.command()
 def trace(
-    table: Annotated[str, typer.Argument(metavar="N", help="1 to 5 or components.")],
+    table: Annotated[str, typer.Argument(metavar="N", help="1 to 5, components or a sweep.")],
     arm: Annotated[str | None, typer.Argument(help="Default: every arm.")] = None,
     data: Data = None,
     sweep: Annotated[
@@ -338,11 +368,13 @@ def trace(
 ) -> None:
     """Say where the cells of a table come from: trials, runs, commits, configs."""
     from cmkd.report.gather import Request, fill_tables
+    from cmkd.report.paper import TABLES
     from cmkd.report.provenance import traces
     from cmkd.report.provenance_page import render_trace, render_trace_json
 
-    request = Request((table,), data, sweep, tracking_uri, mlflow_url=mlflow_url)
-    (filled,), _ = fill_tables(request)
+    names, sweep = ((table,), sweep) if table in TABLES or sweep else ((), table)
+    request = Request(names, data, sweep, tracking_uri, mlflow_url=mlflow_url)
+    filled = fill_tables(request)[0][0]
     render = render_trace_json if as_json else render_trace
     typer.echo(render(filled, traces(filled, arm)), nl=False)
 

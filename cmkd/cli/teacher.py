@@ -63,9 +63,11 @@ def list_imported() -> None:
     from cmkd.training.weights import list_weights
 
     rows = [("id", "backbone", "classes", "layout", "name", "file")]
-    for one in list_weights(cache_root()):
-        classes = str(one.num_classes or "none")
-        rows.append((one.id, one.backbone, classes, one.layout, one.name, one.source))
+    for weights in list_weights(cache_root()):
+        classes = str(weights.num_classes or "none")
+        rows.append(
+            (weights.id, weights.backbone, classes, weights.layout, weights.name, weights.source)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -162,6 +162,14 @@ _NAMED = {"method.decoder", "method.lambda_1", "method.lambda_2", "method.logits
 """Keys that the grid of arms shows in columns of their own."""
 
 
+def marked_departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
+    """Of `departures`, those outside the method: a row that the arm fills does not name them."""
+    return {
+        name: {key: value for key, value in found.items() if not _is_method(key)}
+        for name, found in departures(sweep).items()
+    }
+
+
 def flat(setting: Setting) -> dict[str, Any]:
     """The values of `setting` by dotted key, as JSON types."""
     found: dict[str, Any] = {}
@@ -178,7 +186,12 @@ def flat(setting: Setting) -> dict[str, Any]:
 
 
 def standard_reference(sweep: Sweep, role: str, family: Family) -> Arm | None:
-    """The arm that gives the column `role` its name in `family`."""
+    """The arm that gives the column `role` its name in `family`.
+
+    A role that is none of `REFERENCES` is the name of an arm, for every family.
+    """
+    if role not in REFERENCES:
+        return next((arm for arm in sweep.arms if arm.name == role), None)
     return find_arm(sweep, REFERENCES[role].of(family))
 
 
@@ -193,6 +206,10 @@ def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
         by_setting.setdefault(arm.setting, arm)
     found: dict[str, Arm] = {}
     for arm in sweep.arms:
+        if role not in REFERENCES:
+            named = standard_reference(sweep, role, "")
+            found |= {arm.name: named} if named else {}
+            continue
         standard = standards[family_of_arm(arm.setting)]
         if standard is not None:
             update = {"training": arm.setting.training}
@@ -211,6 +228,9 @@ def find_reference(sweep: Sweep, role: str, setting: Setting) -> Arm | None:
 def label_of(name: str, setting: Setting) -> str:
     """What a setting has in a table's column of text called `name`."""
     method = setting.method
+    if "." in name or name == "model":
+        value = flat(setting).get(name)
+        return value if isinstance(value, str) else json.dumps(value)
     known = {
         "Spatial KD": _yes(method.lambda_1),
         "Temporal KD": _yes(method.lambda_2),

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,9 +20,6 @@ from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.compose import build_page
 from cmkd.report.costs import read_costs
-from cmkd.report.decoding import FILE, Decoding, read_decoding
-from cmkd.report.decoding_page import NAME as DECODING
-from cmkd.report.decoding_page import build_decoding_page
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
@@ -98,45 +95,21 @@ def parse_formats(text: str) -> tuple[Format, ...]:
 
 
 def render_files(
-    tables: Sequence[Table],
-    pages: Sequence[Page],
-    formats: Sequence[Format],
-    *,
-    plots: bool,
-    book: str = "report",
-    decoding: Decoding | None = None,
-) -> dict[str, bytes]:
-    """Name -> content. One HTML file, `book`_DATA, holds all tables; the others are one each.
-
-    Args:
-        pages: one for each of `tables`, and a last one where there is `decoding`.
-        decoding: what it costs to get at the inputs, a table of no sweep.
-    """
-    chapters = [(_stem(table), draw_pictures(table) if plots else ()) for table in tables]
-    if decoding is not None:
-        chapters.append((f"{DECODING}_{slug(decoding.data)}", _drawn(decoding) if plots else ()))
+    tables: Sequence[Table], pages: Sequence[Page], formats: Sequence[Format], *, plots: bool
+) -> tuple[dict[str, bytes], dict[str, Sequence[Picture]]]:
+    """Name -> content of all formats but HTML, and the pictures of each page by its key."""
     files: dict[str, bytes] = {}
     drawn: dict[str, Sequence[Picture]] = {}
-    for (stem, pictures), page in zip(chapters, pages, strict=True):
-        drawn[page.name] = pictures
-        named = {"_".join(filter(None, (stem, one.name))): one for one in pictures}
+    for table, page in zip(tables, pages, strict=True):
+        stem = _stem(table)
+        drawn[page.key] = draw_pictures(table) if plots else ()
+        named = {"_".join(filter(None, (stem, one.name))): one for one in drawn[page.key]}
         for kind in formats:
             if kind != "html":
                 files[f"{stem}.{kind}"] = _render(page, kind, named).encode()
         for name, picture in named.items():
             files |= {f"{name}.png": picture.png, f"{name}.svg": picture.svg}
-    if "html" in formats:
-        data = [table.evidence.data for table in tables] + ([decoding.data] if decoding else [])
-        text = render_html(pages, drawn, title=f"cmkd: tables on {data[0]}")
-        files[f"{book}_{slug(data[0])}.html"] = text.encode()
-    return files
-
-
-def _drawn(decoding: Decoding) -> tuple[Picture, ...]:
-    # Matplotlib takes a second to load: only who wants figures waits for it.
-    from cmkd.report.figures.decoding import decoding_picture
-
-    return (decoding_picture(decoding),)
+    return files, drawn
 
 
 def _render(
@@ -156,6 +129,8 @@ def _render(
 def _stem(table: Table) -> str:
     name, own = table.spec.name, table.sweep.spec.name
     kind = f"table_{name}" if name.isdigit() else name
+    if table.spec.is_own:
+        kind = f"sweep_{slug(name)}"
     others = [] if own == table.spec.sweep else [slug(own)]
     return "_".join([kind, *others, slug(table.evidence.data)])
 
@@ -182,109 +157,66 @@ class ClaimReport:
 def table_report(
     request: Request, formats: Sequence[Format], *, plots: bool, version: str
 ) -> TableReport:
-    """The tables of `request`, and that of decoding where it was measured and may be wanted.
+    """The tables of `request`; the HTML page with all of them is the last of the files.
 
-    A request that names neither data set nor sweep is one for all data sets of the store.
+    A request that names neither table, data set nor sweep is one for everything in the store.
 
     Raises:
-        InputError: the table of decoding is asked for by its name and was not measured; what
-            `read_decoding` refuses.
         CmkdError: as `fill_tables`.
     """
-    others = _of_other_data(request)
-    parts: list[TableReport] = []
+    tables: list[Table] = []
+    left_out: list[str] = []
     lacking: list[NothingMeasured] = []
-    for one in (request, *others):
-        decoding = _decoding(one) if one is request else None
+    home = _home()
+    for part in _parts(request, home):
         try:
-            filled, left_out = _filled(one, decoding)
+            filled, absent = fill_tables(part)
         except NothingMeasured as error:
-            lacking.append(error if one is request else _elsewhere(one, others[one]))
+            lacking.append(error)
             continue
-        if one is not request:
-            # What others printed is said once, whatever data there is.
-            filled, left_out = tuple(table for table in filled if table.evidence.trials), ()
-            if not filled:
-                lacking.append(_elsewhere(one, others[one]))
-                continue
-        pages = tuple(build_page(table, version=version) for table in filled)
-        if decoding is not None:
-            pages = (*pages, build_decoding_page(decoding, version=version))
-        own = [slug(filled[0].sweep.spec.name)] if request.sweep and filled else []
-        book = "_".join(["report", *request.tables, *own])
-        files = render_files(filled, pages, formats, plots=plots, book=book, decoding=decoding)
-        parts.append(TableReport(filled, pages, files, left_out))
-    if not parts:
+        is_home = part is request or part.data in home
+        # Numbers of others alone are said once, whatever data there is.
+        tables += [table for table in filled if table.evidence.trials or is_home]
+        left_out += [line for line in absent if is_home or line.startswith("table of sweep")]
+    if not tables:
         raise lacking[0]
-    return TableReport(
-        tuple(table for part in parts for table in part.tables),
-        tuple(page for part in parts for page in part.pages),
-        {name: content for part in parts for name, content in part.files.items()},
-        (*(line for part in parts for line in part.left_out), *map(str, lacking)),
-    )
+    pages = tuple(build_page(table, version=version) for table in tables)
+    files, pictures = render_files(tables, pages, formats, plots=plots)
+    if "html" in formats:
+        data = list(dict.fromkeys(table.evidence.data for table in tables))
+        own = [tables[0].sweep.spec.name] if request.sweep else []
+        where = [data[0]] if len(data) == 1 else []
+        book = "_".join(["report", *map(slug, (*request.tables, *own, *where))])
+        title = f"cmkd: tables on {', '.join(data)}"
+        files[f"{book}.html"] = render_html(pages, pictures, title=title).encode()
+    return TableReport(tuple(tables), pages, files, tuple(left_out))
+
+
+def _home() -> frozenset[str]:
+    """Data sets that the tables of the paper are filled on by default."""
+    return frozenset(load_sweep(table.sweep).spec.data for table in TABLES.values())
+
+
+def _parts(request: Request, home: Set[str]) -> list[Request]:
+    """The same request for each data set of the store, where it means all of them."""
+    if request.data or request.sweep:
+        return [request]
+    known = sorted(sweeps_by_data(request), key=lambda data: (data not in home, data))
+    parts = [replace(request, data=data) for data in known]
+    return parts if home & set(known) else [*parts, request]
 
 
 def other_data(request: Request) -> tuple[str, ...]:
-    """What `request` says nothing of, though the store has it: the commands, by data set."""
+    """Commands that judge the data sets of the store which `request` does not mean by itself."""
+    if request.tables or request.data or request.sweep:
+        return ()
+    own = _home()
     return tuple(
-        shlex.join(["cmkd", "report", "claims", "--data", one.data or "", "--sweep", name])
-        for one, sweeps in _of_other_data(request).items()
-        for name in sweeps
-    )
-
-
-def _of_other_data(request: Request) -> Mapping[Request, tuple[str, ...]]:
-    """The same for each data set that `request` does not mean by itself, and the sweeps on it."""
-    tables = [TABLES[name] for name in request.tables or TABLES if name in TABLES]
-    if request.data or request.sweep or not tables:
-        return {}
-    own = {load_sweep(table.sweep).spec.data for table in tables}
-    return {
-        replace(request, data=data): sweeps
+        shlex.join(["cmkd", "report", "claims", "--data", data, "--sweep", name])
         for data, sweeps in sweeps_by_data(request).items()
         if data not in own
-    }
-
-
-def _elsewhere(request: Request, sweeps: Sequence[str]) -> NothingMeasured:
-    data = request.data or ""
-    commands = [
-        shlex.join(["cmkd", "report", "tables", "--data", data, "--sweep", name]) for name in sweeps
-    ]
-    return NothingMeasured(
-        f"data set {data}: its finished trials are of other sweeps than the tables'"
-        + (f"; run: {' and '.join(commands)}" if commands else "")
+        for name in sweeps
     )
-
-
-def _decoding(request: Request) -> Decoding | None:
-    is_named = DECODING in request.tables
-    # A sweep of the user's own alone means one table, of that sweep.
-    if not is_named and (request.tables or request.sweep):
-        return None
-    path = request.costs.with_name(FILE)
-    found = read_decoding(path)
-    if found is None and is_named:
-        raise InputError(
-            f"{path}: there is no such file; measure it with: "
-            f"cmkd cost --decoding DATA --out {path.parent}"
-        )
-    return found
-
-
-def _filled(
-    request: Request, decoding: Decoding | None
-) -> tuple[tuple[Table, ...], tuple[str, ...]]:
-    """`fill_tables`, of nothing where the table of decoding alone is wanted or there."""
-    names = tuple(name for name in request.tables if name != DECODING)
-    if request.tables and not names:
-        return (), ()
-    try:
-        return fill_tables(replace(request, tables=names))
-    except NothingMeasured as error:
-        if names or decoding is None:
-            raise
-        return (), (str(error),)
 
 
 def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimReport:

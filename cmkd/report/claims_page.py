@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, find_arm
@@ -123,7 +121,7 @@ class _ClaimReader:
                 found.append((arm.name, outcomes_of(evidence, arm)))
             elif name != TEACHER:
                 return self._lack(name, family, evidence)
-            elif (teacher := self._teacher(found[0][1], family, evidence, test)) is not None:
+            elif teacher := self._gatherer.teacher(evidence, family, found[0][1], test):
                 found.append((TEACHER, teacher))
         weights = (1.0, -1.0, -1.0, 1.0)[: len(names)]
         shown = f" {MINUS} ".join(name for name, _ in found[:2])
@@ -147,17 +145,6 @@ class _ClaimReader:
         lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {family} family"
         chosen = ", ".join(f"{one.name} = {one.value:g}" for one in evidence.choices)
         return _Gap(f"{lack}; its search selected {chosen}" if chosen else lack, needs_runs=False)
-
-    def _teacher(
-        self, like: Outcomes, family: Family, evidence: Evidence, test: TestSet
-    ) -> Outcomes | None:
-        """The RGB teacher, repeated beside each replicate of its students."""
-        right = self._gatherer.teacher(evidence, family, test) if like.seeds else None
-        if right is None:
-            return None
-        repeated = np.repeat(right[None], len(like.seeds), axis=0)
-        ids = tuple(evidence.teachers[family][fold].teacher_id for fold in evidence.folds)
-        return replace(like, selected=repeated, last=repeated, trials=ids * len(like.seeds))
 
 
 def _refuse_mixtures(evidence: Sequence[Evidence]) -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
-from cmkd.report.arms import NOT_OURS, family_of_arm
-from cmkd.report.evidence import trials_of
+from cmkd.report.arms import NOT_OURS, departures, family_of_arm
+from cmkd.report.evidence import distinct_teachers, trials_of
 from cmkd.report.grids import cost_grid, difference_cells, difference_heads, main_grid, score_cell
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.paper import cited
 from cmkd.report.provenance import run_url, teachers_name
 from cmkd.report.tables import Table
 from cmkd.report.text import (
-    COST_SCOPE,
     DASH,
-    FEW_MARK,
     OPEN_MARK,
-    OUTSIDE_MARK,
     absent_families,
     commits_text,
     folds_text,
     heading,
-    interval_text,
+    how_to_read,
+    marked_text,
     missing_text,
     notice_text,
     seeds_caption,
@@ -72,8 +71,9 @@ def group_grid(table: Table) -> Grid:
 
 
 def arm_grid(table: Table) -> Grid:
-    """What the arms are."""
+    """Settings of the arms, and where each departs from the plain method or from its family."""
     lines = []
+    known = departures(table.sweep)
     for arm in (one.arm for one in table.measured):
         setting, method = arm.setting, arm.setting.method
         details = [
@@ -87,11 +87,14 @@ def arm_grid(table: Table) -> Grid:
         ]
         if setting.model != "student":
             details = [NOT_OURS] * len(details)
-        texts = [arm.name, setting.id, setting.model, *details]
+        others = ", ".join(f"{key}={json.dumps(value)}" for key, value in known[arm.name].items())
+        texts = [arm.name, setting.id, setting.model, *details, others or DASH]
         lines.append(_line([Cell(text) for text in texts], family_of_arm(setting)))
     columns = ("Arm", "setting_id", "Model", "Student", "Teacher", "Epochs", "Decoder")
     caption = f"What each arm of the sweep {table.sweep.spec.name} is."
-    return Grid("arms", "Arms", caption, (*columns, "λ1", "λ2", "Logits KD"), tuple(lines))
+    return Grid(
+        "arms", "Arms", caption, (*columns, "λ1", "λ2", "Logits KD", "Departs in"), tuple(lines)
+    )
 
 
 def run_grid(table: Table) -> Grid:
@@ -107,14 +110,14 @@ def run_grid(table: Table) -> Grid:
             links=tuple(zip(runs, urls, strict=False)),
         )
         lines.append(_line([Cell(one.arm.name), cell], family_of_arm(one.arm.setting)))
-    for family, by_fold in evidence.teachers.items():
-        known = {fold: one for fold, one in by_fold.items() if one.run_id}
-        runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known.items()]
-        urls = [run_url(table.server, one) for one in known.values()] if table.server else []
+    for family in evidence.teachers:
+        known = [(fold, one) for fold, one in distinct_teachers(evidence, family) if one.run_id]
+        runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known]
+        urls = [run_url(table.server, one) for _, one in known] if table.server else []
         if known:
             cell = Cell(
                 ", ".join(runs),
-                trials=tuple(dict.fromkeys(one.teacher_id for one in known.values())),
+                trials=tuple(dict.fromkeys(one.teacher_id for _, one in known)),
                 links=tuple(zip(runs, urls, strict=False)),
             )
             lines.append(_line([Cell(teachers_name(family)), cell], family))
@@ -158,6 +161,8 @@ def build_page(table: Table, *, version: str) -> Page:
         grids=tuple(grids),
         circumstances=tuple(_circumstances(table, version)),
         notes=notes,
+        how=how_to_read(table),
+        data=table.evidence.data,
     )
 
 
@@ -170,9 +175,7 @@ def _circumstances(table: Table, version: str) -> Iterator[str]:
             f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
             f"{len(table.test.clips)} test clips, {folds_text(table)}."
         )
-        yield f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds."
-        if table.published.columns and any(row.printed is None for row in table.rows):
-            yield f"{OUTSIDE_MARK}: not in the paper."
+        yield from marked_text(table)
         unmeasured = unmeasured_text(table)
         if unmeasured is not None:
             yield unmeasured
@@ -214,10 +217,11 @@ def _only(table: Table, family: str) -> str:
 
 
 def _teacher_lines(table: Table) -> Iterator[str]:
-    for family, by_fold in sorted(table.evidence.teachers.items()):
-        networks = ", ".join(sorted({one.backbone for one in by_fold.values()}))
-        ids = ", ".join(dict.fromkeys(one.teacher_id for one in by_fold.values()))
-        known = all(one.selected is not None for one in by_fold.values())
+    for family in sorted(table.evidence.teachers):
+        teachers = [one for _, one in distinct_teachers(table.evidence, family)]
+        networks = ", ".join(sorted({one.backbone for one in teachers}))
+        ids = ", ".join(dict.fromkeys(one.teacher_id for one in teachers))
+        known = all(one.selected is not None for one in teachers)
         lost = "" if known else "; its run is not in the store"
         yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
 
@@ -226,7 +230,6 @@ def _cost_lines(table: Table) -> Iterator[str]:
     if not any(row.cost is not None for row in table.rows):
         yield "GMACs of ours: not measured; run: cmkd cost."
         return
-    yield COST_SCOPE
     if any(row.cost is not None and row.cost.is_open for row in table.rows):
         yield (
             f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "

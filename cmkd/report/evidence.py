@@ -50,8 +50,8 @@ class Evidence:
 
     `folds` are those with any finished trial; `fold_count` is how many the data set has, None
     where the runs do not say. `seeds` are all seeds any run of these arms was started with.
-    `commits` are those of the finished trials, `teachers` those of each family by fold. `sweep` has
-    the arms that are known after `choices`. `official` says what of a published data set it is.
+    `commits` are those of the finished trials, `teachers` those of each family by seed and fold.
+    `sweep` has the arms that are known after `choices`. `official`: the published data set.
     """
 
     data: str
@@ -62,7 +62,7 @@ class Evidence:
     fold_count: int | None
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
-    teachers: Mapping[Family, Mapping[int, Teacher]]
+    teachers: Mapping[Family, Mapping[int, Mapping[int, Teacher]]]
     unfinished: Mapping[str, int]
     commits: tuple[str, ...]
     sweep: Sweep
@@ -83,6 +83,17 @@ def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
     setting_id = arm.setting.id  # A digest, made anew at every call.
     own = [trial for trial in evidence.trials if trial.setting_id == setting_id]
     return tuple(sorted(own, key=lambda trial: (trial.seed, trial.fold)))
+
+
+def distinct_teachers(evidence: Evidence, family: Family) -> tuple[tuple[int, Teacher], ...]:
+    """The teachers of `family` with their folds, each once."""
+    by_seed = evidence.teachers.get(family, {})
+    found = {
+        (fold, teacher.teacher_id): (fold, teacher)
+        for by_fold in by_seed.values()
+        for fold, teacher in by_fold.items()
+    }
+    return tuple(found[key] for key in sorted(found))
 
 
 class NothingMeasured(InputError):

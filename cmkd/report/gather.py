@@ -11,17 +11,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from cmkd.config.sweep import Sweep, load_sweep
-from cmkd.config.yaml_loader import suggest
-from cmkd.errors import InfrastructureError, InputError
+from cmkd.config.sweep import Sweep, find_spec, load_sweep
+from cmkd.errors import ConfigError, InfrastructureError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.cells import TestSet
+from cmkd.report.cells import Outcomes, TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
-from cmkd.report.paper import TABLES, TableSpec
+from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
 from cmkd.report.predictions import FILE as INSIDE
-from cmkd.report.predictions import InsideClip, parse_inside, parse_predictions
+from cmkd.report.predictions import InsideClip, Predictions, parse_inside, parse_predictions
 from cmkd.report.rows import build_table
+from cmkd.report.runs import stored_sweep
 from cmkd.report.tables import Measured, Table
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord
@@ -128,6 +128,7 @@ class Gatherer:
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._known = Known()
+        self._teachers: dict[str, Predictions] = {}
 
     @property
     def server(self) -> str | None:
@@ -138,9 +139,24 @@ class Gatherer:
         """The sweep that stands for `name`, what it was asked for by, and the data set."""
         name = self._request.sweep or name
         if name not in self._sweeps:
-            self._sweeps[name] = load_sweep(name)
+            self._sweeps[name] = self._load(name)
         sweep = self._sweeps[name]
         return sweep, name, self._request.data or sweep.spec.data
+
+    def _load(self, name: str) -> Sweep:
+        """The sweep of a spec; of the store's runs where there is no spec, or only a search."""
+        try:
+            sweep = load_sweep(name)
+        except ConfigError:
+            if _has_spec(name) or not store_exists(self._request.tracking_uri):
+                raise
+            found = stored_sweep(self._reader(), name, self._request.data)
+            if found is None:
+                raise
+            return found
+        if sweep.arms or not store_exists(self._request.tracking_uri):
+            return sweep
+        return stored_sweep(self._reader(), sweep.spec.name, self._request.data) or sweep
 
     def command(self, name: str) -> str:
         """What trains the sweep that stands for `name`, into the store that is read."""
@@ -190,54 +206,74 @@ class Gatherer:
             return ()
         return parse_inside(text, f"run {run_id}")
 
-    def teacher(self, evidence: Evidence, family: Family, test: TestSet) -> np.ndarray | None:
-        """What the RGB teachers of `family` got right at the selected epoch: Bool "N" over `test`.
+    def teacher(
+        self, evidence: Evidence, family: Family, students: Outcomes, test: TestSet
+    ) -> Outcomes | None:
+        """Predictions of the RGB teachers of `students`, one row per seed of theirs.
 
-        None where the run of a fold's teacher, or its predictions, are not in the store.
+        None where the run of a teacher, or its predictions, are not in the store.
 
         Raises:
             InputError: a teacher was tested on other clips than its students.
         """
-        teachers = evidence.teachers.get(family, {})
-        clips: list[str] = []
-        right: list[np.ndarray] = []
-        for fold in evidence.folds:
-            run_id = teachers[fold].run_id if fold in teachers else None
-            if run_id is None or self._store is None:
-                return None
-            predictions = parse_predictions(
-                self._store.read_text(run_id, "predictions.csv"), run_id
-            )
-            clips += predictions.clips
-            right.append(predictions.selected)
-        if tuple(clips) != test.clips:
-            raise InputError(
-                f"the RGB teacher of the {family} family was tested on other clips than its "
-                "students; delete the runs that are wrong and sweep again"
-            )
-        return np.concatenate(right)
+        by_seed = evidence.teachers.get(family, {})
+        rows: list[np.ndarray] = []
+        trials: list[str] = []
+        for seed in students.seeds:
+            by_fold = by_seed.get(seed, {})
+            clips: list[str] = []
+            right: list[np.ndarray] = []
+            for fold in evidence.folds:
+                run_id = by_fold[fold].run_id if fold in by_fold else None
+                if run_id is None or self._store is None:
+                    return None
+                if run_id not in self._teachers:
+                    text = self._store.read_text(run_id, "predictions.csv")
+                    self._teachers[run_id] = parse_predictions(text, run_id)
+                clips += self._teachers[run_id].clips
+                right.append(self._teachers[run_id].selected)
+                trials.append(by_fold[fold].teacher_id)
+            if tuple(clips) != test.clips:
+                raise InputError(
+                    f"the RGB teacher of the {family} family was tested on other clips than its "
+                    "students; delete the runs that are wrong and sweep again"
+                )
+            rows.append(np.concatenate(right))
+        if not rows:
+            return None
+        matrix = np.stack(rows)
+        return replace(students, selected=matrix, last=matrix, trials=tuple(trials))
 
     def _open(self, command: str) -> RunReader:
         uri = self._request.tracking_uri
+        if self._store is None and not store_exists(uri):
+            raise NothingMeasured(
+                f"{redact(uri or default_uri())}: no tracking store is there yet; run: {command}"
+            )
+        return self._reader()
+
+    def _reader(self) -> RunReader:
         if self._store is None:
-            if not store_exists(uri):
-                raise NothingMeasured(
-                    f"{redact(uri or default_uri())}: no tracking store is there yet; "
-                    f"run: {command}"
-                )
-            self._store = _Snapshot(open_reader(uri))
+            self._store = _Snapshot(open_reader(self._request.tracking_uri))
         return self._store
 
 
+def _has_spec(name: str) -> bool:
+    try:
+        return find_spec(name).is_file()
+    except ConfigError:
+        return False
+
+
 USUAL = "4"
-"""The table that stands for a sweep of the user's own, and for a store that is empty."""
+"""The table that stands for a store that is empty."""
 
 
 def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
-    """The tables of `request`, at least one, and why others are not among them.
+    """The tables of `request` on one data set, at least one, and why others are not among them.
 
-    A table that was not asked for by its name is left out where there is nothing of ours in it.
-    One that was is an error then, unless it has rows of others to show.
+    A sweep of a table of the paper gives that table, any other a table of its own. Without tables
+    and sweep these are all that the store can fill on the data set.
 
     Raises:
         InputError: an unknown table; nothing to show; what `collect` and `read_costs` refuse.
@@ -245,22 +281,32 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
         InfrastructureError: the store does not answer.
     """
     names = tuple(dict.fromkeys(request.tables))
-    for name in names:
-        if name not in TABLES:
-            raise InputError(f"unknown table {name!r}{suggest(name, TABLES)}")
+    specs = [find_table(name, request.sweep) for name in names]
     costs = read_costs(request.costs)
     gatherer = Gatherer(request)
-    if request.sweep is not None and not names:
-        names = (USUAL,)
+    if names:
+        return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
+    if request.sweep is not None:
+        sweep, _, _ = gatherer.sweep(request.sweep)
+        specs = [one for one in TABLES.values() if one.sweep == sweep.spec.name]
+        specs = specs or [own_table(sweep)]
+        return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
     tables: list[Table] = []
     left_out: dict[str, NothingMeasured] = {}
-    for name in names or TABLES:
+    for name, spec in TABLES.items():
         try:
-            tables.append(_fill(TABLES[name], gatherer, costs, is_wanted=bool(names)))
+            tables.append(_fill(spec, gatherer, costs, is_wanted=False))
         except NothingMeasured as error:
-            if names:
-                raise
             left_out[name] = error
+    known = {spec.sweep for spec in TABLES.values()}
+    for data, sweeps in sweeps_by_data(request).items() if request.data else ():
+        for name in sweeps if data == request.data else ():
+            if name not in known:
+                own = Gatherer(replace(request, sweep=name))
+                try:
+                    tables.append(_fill(own_table(own.sweep(name)[0]), own, costs, is_wanted=True))
+                except (NothingMeasured, ConfigError) as error:
+                    left_out[f"of sweep {name}"] = NothingMeasured(str(error))
     if not tables:
         raise left_out[USUAL]
     return tuple(tables), tuple(f"table {name}: {error}" for name, error in left_out.items())
@@ -281,7 +327,12 @@ def _fill(
     # Without the store: a page is read on other machines too.
     command = shlex.join(["cmkd", "sweep", name, "--data", data])
     table = build_table(spec, evidence, costs, command=command)
-    if spec.published is None and not is_wanted and not any(map(_departs, table.measured)):
+    if (
+        spec.published is None
+        and not spec.is_own
+        and not is_wanted
+        and not any(map(_departs, table.measured))
+    ):
         raise NothingMeasured(
             f"the store has trials of the arms that its rows are compared with, and no other; "
             f"run: {gatherer.command(spec.sweep)}"

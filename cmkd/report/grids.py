@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from cmkd.report.arms import family_of_arm, standard_reference
+from cmkd.report.arms import family_of_arm, marked_departures, standard_reference
 from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.page import Cell, Grid, Line
@@ -13,16 +14,18 @@ from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (
     COST_SCOPE,
     DASH,
+    DEPARTS_MARK,
     OUTSIDE_MARK,
     cost_text,
     difference_text,
     heading,
+    partial_text,
     score_text,
     seeds_caption,
     signed,
+    teacher_text,
     usual_seeds,
 )
-from cmkd.stats import MARGIN
 
 
 def main_grid(table: Table) -> Grid:
@@ -35,13 +38,16 @@ def main_grid(table: Table) -> Grid:
         *published.labels,
         *(f"Paper: {column}" for column in published.columns),
         *costs,
-        "Arm",
+        *(["n"] if table.spec.is_own else ["Arm"]),
         f"{data}: selected epoch",
         last,
         *difference_heads(table),
     ]
-    lines = tuple(Line(tuple(_main_cells(row, table)), _group(row, table)) for row in table.rows)
-    spare = ("Arm", last) if table.spec.references else ("Arm",)
+    departing = marked_departures(table.sweep)
+    lines = tuple(
+        Line(tuple(_main_cells(row, table, departing)), _group(row, table)) for row in table.rows
+    )
+    spare = ("Arm", last) if table.spec.references or table.spec.is_own else ("Arm",)
     return Grid("main", heading(table), _main_caption(table), tuple(columns), lines, spare)
 
 
@@ -56,23 +62,22 @@ def _main_caption(table: Table) -> str:
     evidence, title = table.evidence, table.published.title
     if not evidence.trials:
         return f"{title} No finished trial on {evidence.data}."
-    selection = (
-        f"Top-1 accuracy in %, mean ± SD over {seeds_caption(table)} [95 % interval], on "
-        f"{evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}); selected epoch: "
-        f"{evidence.selection}."
+    where = "" if evidence.data in title else f" on {evidence.data}"
+    return (
+        f"{title} Top-1 accuracy in %{where}, mean ± SD over {seeds_caption(table)} [95 % interval]"
+        + ("; Δ: points by seed." if table.spec.references else ".")
     )
-    best = (
-        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
-        "from 3 seeds on; none where that is most arms."
-    )
-    delta = " Δ: by seed, at the selected epoch, to the arm trained equally long."
-    return f"{title} {selection} {best}{delta if table.spec.references else ''}"
 
 
-def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
+def _main_cells(
+    row: Row, table: Table, departing: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Cell]:
     published = table.published
     outside = row.printed is None and published.columns
-    yield Cell(f"{row.method} {OUTSIDE_MARK}" if outside else row.method)
+    marks = [OUTSIDE_MARK] if outside else []
+    if row.printed is not None and isinstance(row.measured, Measured):
+        marks += [DEPARTS_MARK] if departing[row.measured.arm.name] else []
+    yield Cell(" ".join((row.method, *marks)))
     yield from (Cell(label) for label in row.labels)
     for column in published.columns:
         value = row.printed.get(column) if row.printed is not None else None
@@ -85,14 +90,17 @@ def _main_cells(row: Row, table: Table) -> Iterator[Cell]:
         text = DASH if row.family is None else f"{DASH} (not measured)"
         yield from (Cell(DASH), Cell(text), Cell(text), *_blank(table))
     elif isinstance(measured, TeacherScore):
-        yield Cell(f"teacher {measured.backbone}")
-        for accuracy in (measured.selected, measured.last):
-            shown = f"{accuracy:.1f} (one training per fold)" if accuracy is not None else DASH
-            where = teachers_name(measured.family) if accuracy is not None else ""
-            yield Cell(shown, "measured", accuracy, trials=measured.ids, arm=where)
+        yield Cell(DASH if table.spec.is_own else f"teacher {measured.backbone}")
+        for score in (measured.selected, measured.last):
+            where = teachers_name(measured.family) if score.mean is not None else ""
+            shown = teacher_text(score)
+            count = len(score.per_seed) or None
+            yield Cell(
+                shown, "measured", score.mean, score.sd, n=count, trials=measured.ids, arm=where
+            )
         yield from _blank(table)
     else:
-        yield Cell(measured.arm.name)
+        yield _count_cell(measured, table) if table.spec.is_own else Cell(measured.arm.name)
         yield score_cell(measured, "selected", table)
         yield score_cell(measured, "last", table)
         yield from difference_cells(measured, "selected", table)
@@ -112,11 +120,22 @@ def _cost_cells(row: Row) -> Iterator[Cell]:
     yield Cell(signed(delta), "measured", delta) if delta is not None else Cell(DASH)
 
 
+def _count_cell(one: Measured, table: Table) -> Cell:
+    """How many complete seeds an arm has, and how many that lack folds."""
+    done, partial = len(one.outcomes.seeds), len(one.outcomes.partial)
+    of = f" of {len(table.evidence.folds)} folds"
+    text = f"{done} + {partial} without all{of}" if partial else str(done)
+    return Cell(text, value=done)
+
+
 def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
     """The accuracy of an arm at `epoch`."""
     score: Score = one.selected if epoch == "selected" else one.last
+    text = score_text(score, usual_seeds(table))
+    if score.mean is None and one.outcomes.partial:
+        text = partial_text(table, one.arm, epoch)
     return Cell(
-        score_text(score, usual_seeds(table)),
+        text,
         "measured",
         score.mean,
         score.sd,

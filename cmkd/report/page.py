@@ -70,7 +70,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report of one table; `grids` begins with the table itself."""
+    """The whole report of one table; `grids` begins with the table itself.
+
+    `how` says how to read it, once per report.
+    """
 
     name: str
     heading: str
@@ -79,3 +82,10 @@ class Page:
     grids: tuple[Grid, ...]
     circumstances: tuple[str, ...]
     notes: tuple[str, ...]
+    how: tuple[str, ...] = ()
+    data: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the page among those of several data sets."""
+        return f"{self.name}-{self.data}" if self.data else self.name

@@ -12,11 +12,20 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from cmkd.config.base import Config
-from cmkd.config.paths import packaged
+from cmkd.config.paths import packaged, slug
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
-from cmkd.config.yaml_loader import explain, read_yaml
-from cmkd.errors import ConfigError
-from cmkd.report.arms import FAMILIES, ArmQuery
+from cmkd.config.sweep import Sweep
+from cmkd.config.yaml_loader import explain, read_yaml, suggest
+from cmkd.errors import ConfigError, InputError
+from cmkd.report.arms import (
+    FAMILIES,
+    REFERENCES,
+    ArmQuery,
+    Family,
+    families_of,
+    flat,
+    standard_reference,
+)
 
 
 class RowCost(Config):
@@ -119,10 +128,14 @@ class TableSpec:
     Attributes:
         name: of the files; the paper's number where it has one.
         sweep: name of the spec whose arms are the rows.
-        published: name of the file of printed numbers; None for a table outside the paper.
+        published: file of printed numbers, or its name where it comes with the project; None for
+            a table without any.
         references: columns of differences, keys of `arms.REFERENCES`.
         figures: what is drawn of it, in this order.
         heading: of a table outside the paper.
+        labels: columns of text of a table outside the paper.
+        families: of which it shows the RGB teacher, outside the paper.
+        is_own: table of a user's sweep, with a row per arm.
     """
 
     name: str
@@ -131,20 +144,24 @@ class TableSpec:
     references: tuple[str, ...] = ()
     figures: tuple[FigureName, ...] = ()
     heading: str = ""
+    labels: tuple[str, ...] = ("Spatial KD", "Temporal KD")
+    families: tuple[Family, ...] = FAMILIES
+    is_own: bool = False
 
     def load(self) -> PublishedTable:
         """The printed rows; none for a table outside the paper."""
         if self.published is not None:
+            if self.published.endswith((".yaml", ".yml")):
+                return read_published(Path(self.published))
             return load_published(self.published)
         teachers = tuple(
             PublishedRow(
                 method=f"RGB teacher of the {family} family",
                 ours=ArmQuery(family=family, teacher=True),
             )
-            for family in FAMILIES
+            for family in self.families
         )
-        labels = ("Spatial KD", "Temporal KD")
-        return PublishedTable(title=self.heading, source="", labels=labels, added=teachers)
+        return PublishedTable(title=self.heading, source="", labels=self.labels, added=teachers)
 
 
 def _of_paper(
@@ -172,3 +189,54 @@ TABLES: Mapping[str, TableSpec] = {
     )
 }
 """Every table by its name."""
+
+
+def find_table(name: str, sweep: str | None = None) -> TableSpec:
+    """The table called `name`, or that of a file of printed rows, filled by the arms of `sweep`.
+
+    Raises:
+        InputError: there is no such table, or a file without a sweep.
+    """
+    if name in TABLES:
+        return TABLES[name]
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(f"unknown table {name!r}{suggest(name, TABLES)}")
+    if sweep is None:
+        raise InputError(f"table {name}: name the sweep whose arms are its rows with --sweep")
+    stem = slug(Path(name).stem)
+    return TableSpec(stem, sweep, name, ("control",), ("arms", "training"))
+
+
+def own_table(sweep: Sweep) -> TableSpec:
+    """Table of a sweep that is no table of the paper: a row per arm, a column per swept key.
+
+    Arms are compared with the control of their family where the sweep has one, else with the
+    baseline, else with the first arm.
+    """
+    settings = [flat(arm.setting) for arm in sweep.arms]
+    swept = [
+        key
+        for key in (settings[0] if settings else ())
+        if len({json.dumps(setting.get(key)) for setting in settings}) > 1
+    ]
+    families = families_of(sweep)
+    roles = (
+        role
+        for role in REFERENCES
+        if any(standard_reference(sweep, role, family) for family in families)
+    )
+    first = [sweep.arms[0].name] if len(sweep.arms) > 1 else []
+    reference = sorted(roles, key=["control", "baseline", "both"].index)[:1] or first
+    if reference == ["both"]:
+        reference = first
+    return TableSpec(
+        name=sweep.spec.name,
+        sweep=sweep.spec.name,
+        published=None,
+        references=tuple(reference),
+        figures=("arms", "training"),
+        heading=f"Arms of sweep {sweep.spec.name}.",
+        labels=tuple(swept),
+        families=families,
+        is_own=True,
+    )

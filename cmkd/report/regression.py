@@ -29,9 +29,10 @@ from pydantic import Field, ValidationError
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
-from cmkd.report.cells import TestSet, fold_weighted, shared_test_set
+from cmkd.report.cells import TestSet, shared_test_set
 from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
 from cmkd.report.evidence import Evidence
+from cmkd.report.rows import score_of_teachers
 from cmkd.stats import (
     LEAST_REPLICATES,
     MOST_REPLICATES,
@@ -242,8 +243,8 @@ def measured(evidence: Evidence) -> Measurements:
 def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | None]:
     """Accuracy of the RGB teacher of each family, in percent; None where its run is not stored."""
     return {
-        family: fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test)
-        for family, by_fold in sorted(evidence.teachers.items())
+        family: score_of_teachers(evidence, family, test, "selected").mean
+        for family in sorted(evidence.teachers)
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cmkd.config.sweep import Arm, Sweep
+import numpy as np
+
+from cmkd.config.sweep import Arm
 from cmkd.errors import ConfigError
 from cmkd.report.arms import (
     FAMILIES,
@@ -15,7 +17,7 @@ from cmkd.report.arms import (
     family_of,
     family_of_arm,
     find_arm,
-    find_reference,
+    find_references,
     label_of,
 )
 from cmkd.report.cells import (
@@ -23,6 +25,7 @@ from cmkd.report.cells import (
     Difference,
     Epoch,
     Outcomes,
+    Score,
     TestSet,
     best_arms,
     difference,
@@ -33,9 +36,8 @@ from cmkd.report.cells import (
     shared_test_set,
 )
 from cmkd.report.costs import ModelCost, row_cost
-from cmkd.report.evidence import Evidence
+from cmkd.report.evidence import Evidence, distinct_teachers
 from cmkd.report.paper import PublishedRow, PublishedTable, TableSpec
-from cmkd.report.runs import Teacher
 from cmkd.report.tables import Measured, Row, Table, TeacherScore
 
 
@@ -110,7 +112,8 @@ def _added_rows(
 def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str, Measured]:
     sweep = evidence.sweep
     pooled = {arm.name: outcomes(evidence, arm.setting.id) for arm in sweep.arms}
-    measured = {arm.name: _measure(arm, spec, sweep, pooled, test) for arm in sweep.arms}
+    references = {role: find_references(sweep, role) for role in spec.references}
+    measured = {arm.name: _measure(arm, references, pooled, test) for arm in sweep.arms}
     for family in families_of(sweep):
         # Arms that spell one setting differently are one arm.
         arms = {a.name: a.setting.id for a in sweep.arms if family_of_arm(a.setting) == family}
@@ -123,10 +126,13 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
 
 
 def _measure(
-    arm: Arm, spec: TableSpec, sweep: Sweep, pooled: Mapping[str, Outcomes], test: TestSet
+    arm: Arm,
+    references: Mapping[str, Mapping[str, Arm]],
+    pooled: Mapping[str, Outcomes],
+    test: TestSet,
 ) -> Measured:
     def against(role: str, epoch: Epoch) -> Difference | None:
-        other = find_reference(sweep, role, arm.setting)
+        other = references[role].get(arm.name)
         if other is None:
             return None
         # Arms that spell one setting differently are one arm.
@@ -139,7 +145,7 @@ def _measure(
         outcomes=own,
         selected=score(own.selected, test, seedless=seedless),
         last=score(own.last, test, seedless=seedless),
-        differences={e: {role: against(role, e) for role in spec.references} for e in EPOCHS},
+        differences={e: {role: against(role, e) for role in references} for e in EPOCHS},
         by_group=group_accuracies(own, test) if test.grouped else {},
     )
 
@@ -154,24 +160,48 @@ def _counterpart(
         arm = find_arm(evidence.sweep, wanted)
         return measured[arm.name] if arm else None
     if row.printed is None:
-        return _teacher(wanted.family, evidence.teachers.get(wanted.family, {}), test)
+        return _teacher(wanted.family, evidence, test)
     # A printed teacher is a network by name, and either family may be taught by it.
-    for family, by_fold in evidence.teachers.items():
-        if {family_of(one.backbone) for one in by_fold.values()} == {wanted.family}:
-            return _teacher(family, by_fold, test)
+    for family in evidence.teachers:
+        networks = {family_of(one.backbone) for _, one in distinct_teachers(evidence, family)}
+        if networks == {wanted.family}:
+            return _teacher(family, evidence, test)
     return None
 
 
-def _teacher(family: Family, by_fold: Mapping[int, Teacher], test: TestSet) -> TeacherScore | None:
-    if not by_fold:
+def _teacher(family: Family, evidence: Evidence, test: TestSet) -> TeacherScore | None:
+    teachers = [one for _, one in distinct_teachers(evidence, family)]
+    if not teachers:
         return None
     return TeacherScore(
-        " and ".join(sorted({one.backbone for one in by_fold.values()})),
-        tuple(dict.fromkeys(one.teacher_id for one in by_fold.values())),
-        fold_weighted({fold: one.selected for fold, one in by_fold.items()}, test),
-        fold_weighted({fold: one.last for fold, one in by_fold.items()}, test),
+        " and ".join(sorted({one.backbone for one in teachers})),
+        tuple(dict.fromkeys(one.teacher_id for one in teachers)),
+        score_of_teachers(evidence, family, test, "selected"),
+        score_of_teachers(evidence, family, test, "last"),
         family,
     )
+
+
+def score_of_teachers(evidence: Evidence, family: Family, test: TestSet, epoch: Epoch) -> Score:
+    """Accuracy of the RGB teachers of `family`, clip-weighted over folds.
+
+    Its values are those of the distinct draws; replicates that share their teachers are one.
+    """
+    draws = {
+        tuple(one.teacher_id for _, one in sorted(by_fold.items())): by_fold
+        for by_fold in evidence.teachers.get(family, {}).values()
+    }
+    found = [
+        fold_weighted(
+            {n: one.selected if epoch == "selected" else one.last for n, one in by_fold.items()},
+            test,
+        )
+        for by_fold in draws.values()
+    ]
+    values = tuple(value for value in found if value is not None)
+    mean = float(np.mean(values)) if values else None
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Score(mean, sd, None, values)
 
 
 def _outside(method: str, measured: Measured, published: PublishedTable) -> Row:

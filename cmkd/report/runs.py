@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from math import isfinite, nan
+from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from cmkd.config.spec import SweepSpec
 from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
+from cmkd.config.trial import Setting
+from cmkd.config.yaml_loader import Document
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, distils, family_of_arm
 from cmkd.tracking.reader import RunReader
@@ -96,6 +104,56 @@ def _complete_seeds(sweep: Sweep, scores: Scores, folds: int) -> int:
     return sum(1 for _ in takewhile(is_complete, count()))
 
 
+def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
+    """The sweep called `name` as its finished trials on `data` have it; None without any.
+
+    Trials of an earlier protocol, whose settings have other ids now, are left out.
+    """
+    runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
+    if data:
+        runs = [run for run in runs if data in (run.tags.get("data"), run.tags.get("data_id"))]
+    lacking = [run.run_id for run in runs if not run.params]
+    params = {run.run_id: run.params for run in runs} | dict(store.params(lacking))
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        setting_id = tag(run, "setting_id")
+        if setting_id in arms:
+            continue
+        setting = _setting(params[run.run_id])
+        if setting is not None and setting.id == setting_id:
+            own = tag(run, "arm")
+            names = {arm.name for arm in arms.values()}
+            arms[setting_id] = Arm(own if own not in names else f"{own} {setting_id}", setting)
+    if not arms:
+        return None
+    spec = SweepSpec(
+        name=name,
+        description="",
+        data=tag(runs[-1], "data"),
+        seeds=1 + max(number(run, "seed") for run in runs),
+        blocks={"stored": {}},
+    )
+    return Sweep(spec, Document(Path(name), {}, {}), tuple(arms.values()), {}, {})
+
+
+def _setting(params: Mapping[str, str]) -> Setting | None:
+    """The setting that a run logged as texts by dotted key; None of one that does not fit."""
+    nested: dict[str, Any] = {}
+    for key, text in params.items():
+        *parents, leaf = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        try:
+            level[leaf] = json.loads(text)
+        except ValueError:
+            level[leaf] = text
+    try:
+        return Setting.model_validate_json(json.dumps(nested))
+    except ValidationError:
+        return None
+
+
 @dataclass(frozen=True)
 class Teacher:
     """The RGB teacher of one fold; accuracies in [0, 100].
@@ -114,31 +172,37 @@ class Teacher:
 
 def teachers_of(
     store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
-) -> dict[Family, dict[int, Teacher]]:
-    """The teacher that taught the students among `runs`, by family and fold.
+) -> dict[Family, dict[int, dict[int, Teacher]]]:
+    """The teacher that taught the students among `runs`, by family, replicate (seed) and fold.
+
+    Replicates may have a teacher each, or share one.
 
     Args:
         arms: by setting id.
 
     Raises:
-        InputError: students of one family and fold had different teachers, or a teacher has two
-            runs; the message names them and the remedy.
+        InputError: students of one family, seed and fold had different teachers, or a teacher has
+            two runs; the message names them and the remedy.
     """
-    groups: dict[tuple[Family, int], list[RunRecord]] = {}
+    groups: dict[tuple[Family, int, int], list[RunRecord]] = {}
     for run in runs:
         setting = arms[tag(run, "setting_id")].setting
         if distils(setting):
-            groups.setdefault((family_of_arm(setting), number(run, "fold")), []).append(run)
+            groups.setdefault((family_of_arm(setting), *place(run)), []).append(run)
     finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
-    teachers: dict[Family, dict[int, Teacher]] = {}
-    for (family, fold), group in sorted(groups.items()):
+    known: dict[tuple[str, str], Teacher] = {}
+    teachers: dict[Family, dict[int, dict[int, Teacher]]] = {}
+    for (family, seed, fold), group in sorted(groups.items()):
         remedy = (
-            f"the {family} family of a table compares arms under one teacher: delete the older "
-            "runs, or split the sweep"
+            f"arms of the {family} family are compared under one teacher for each seed and fold: "
+            "delete the older runs, or split the sweep"
         )
         teacher_id = one_value(group, "teacher", remedy)
         backbone = arms[tag(group[0], "setting_id")].setting.teacher.backbone
-        teachers.setdefault(family, {})[fold] = _teacher(finished, teacher_id, backbone)
+        if (teacher_id, backbone) not in known:
+            known[teacher_id, backbone] = _teacher(finished, teacher_id, backbone)
+        by_seed = teachers.setdefault(family, {}).setdefault(seed, {})
+        by_seed[fold] = known[teacher_id, backbone]
     return teachers
 
 

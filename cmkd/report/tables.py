@@ -37,12 +37,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """The RGB teacher of a family, clip-weighted over folds; None where a fold's run is missing."""
+    """The RGB teachers of a family; see `rows.score_of_teachers`."""
 
     backbone: str
     ids: tuple[str, ...]
-    selected: float | None
-    last: float | None
+    selected: Score
+    last: Score
     family: Family
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 from cmkd.config.backbones import find_backbone
-from cmkd.report.arms import families_of, family_of_arm
-from cmkd.report.cells import Difference, Outcomes, Score
+from cmkd.config.sweep import Arm
+from cmkd.report.arms import families_of, family_of_arm, marked_departures
+from cmkd.report.cells import Difference, Epoch, Outcomes, Score
 from cmkd.report.costs import CostCell
-from cmkd.report.evidence import Evidence
+from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
+from cmkd.stats import MARGIN
 
 FEW_MARK = "\N{WARNING SIGN}"
 OPEN_MARK = "\N{DOUBLE DAGGER}"
 OUTSIDE_MARK = "\N{DAGGER}"
+DEPARTS_MARK = "\N{SECTION SIGN}"
 DASH = "\N{EM DASH}"
 COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
@@ -32,6 +37,8 @@ def heading(table: Table) -> str:
     A table outside the paper says so in its title.
     """
     name, own = table.spec.name, table.sweep.spec.name
+    if table.spec.is_own:
+        return f"Sweep {name} on {table.evidence.data}"
     sweep = f", sweep {own}" if own != table.spec.sweep else ""
     return f"{f'Table {name}' if name.isdigit() else name.title()} on {table.evidence.data}{sweep}"
 
@@ -59,6 +66,24 @@ def score_text(score: Score, usual: int | None = None) -> str:
     notes += [plural(done, "seed")] if done != usual else []
     text += f" ({', '.join(notes)})" if notes else ""
     return f"{text} {FEW_MARK}" if done < FEW_SEEDS and not score.deterministic else text
+
+
+def partial_text(table: Table, arm: Arm, epoch: Epoch) -> str:
+    """``61.3 (2 of 5 folds)``: accuracy over the folds that an arm without complete seeds has."""
+    trials = trials_of(table.evidence, arm)
+    right = [getattr(trial.predictions, epoch) for trial in trials]
+    folds = len({trial.fold for trial in trials})
+    mean = 100 * float(np.concatenate(right).mean())
+    return f"{mean:.1f} ({folds} of {plural(len(table.evidence.folds), 'fold')})"
+
+
+def teacher_text(score: Score) -> str:
+    """``90.0 (one training per fold)``, or ``91.2 ± 1.5 (4 trainings)``."""
+    if score.mean is None:
+        return DASH
+    if len(score.per_seed) == 1:
+        return f"{score.mean:.1f} (one training per fold)"
+    return f"{score.mean:.1f} ± {score.sd or 0.0:.1f} ({len(score.per_seed)} trainings)"
 
 
 def difference_text(
@@ -157,7 +182,9 @@ def uneven_text(table: Table) -> str | None:
 def commits_text(table: Table) -> str:
     """``trials of commit a``, and the teachers' commits where they are others."""
     evidence = table.evidence
-    teachers = [one for by_fold in evidence.teachers.values() for one in by_fold.values()]
+    teachers = [
+        one for family in evidence.teachers for _, one in distinct_teachers(evidence, family)
+    ]
     commits = sorted({one.commit for one in teachers if one.commit is not None})
     text = f"trials of commit {', '.join(evidence.commits)}"
     if commits and tuple(commits) != evidence.commits:
@@ -268,3 +295,37 @@ def kd_text(row: Row) -> str:
         return ""
     kinds = list(row.measured.arm.setting.method.weights)
     return " + ".join(kinds) + " KD" if kinds else "no KD"
+
+
+def marked_text(table: Table) -> Iterable[str]:
+    """Rows of the paper whose arm departs in training or networks, which no column says."""
+    known = marked_departures(table.sweep)
+    for row in table.rows:
+        if row.printed is not None and isinstance(row.measured, Measured):
+            found = known[row.measured.arm.name]
+            if found:
+                values = ", ".join(f"{key} {value}" for key, value in found.items())
+                yield f"{DEPARTS_MARK} {row.measured.arm.name} departs in {values}."
+
+
+def how_to_read(table: Table) -> tuple[str, ...]:
+    """What the numbers of a page are, and how they were formed."""
+    evidence = table.evidence
+    if not evidence.trials:
+        return (COST_SCOPE,) if any(row.cost is not None for row in table.rows) else ()
+    lines = [
+        f"Selected epoch: {evidence.selection}.",
+        f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds.",
+        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
+        "from 3 seeds on; none where that is most arms.",
+    ]
+    if table.spec.references:
+        lines.append(
+            "Δ: difference to the reference, seed by seed, at the selected epoch; the reference "
+            "is trained equally long."
+        )
+    if table.published.columns and any(row.printed is None for row in table.rows):
+        lines.append(f"{OUTSIDE_MARK}: not in the paper.")
+    if any(row.cost is not None for row in table.rows):
+        lines.append(COST_SCOPE)
+    return tuple(lines)

@@ -11,11 +11,10 @@ from cmkd.config.paths import slug
 from cmkd.errors import InputError
 from cmkd.report.build import FORMATS, claim_report, table_report
 from cmkd.report.claims import Claims
-from cmkd.report.decoding_page import NAME as DECODING
 from cmkd.report.gather import Request, sweeps_by_data
 from cmkd.report.paper import TABLES
 
-_BEGINNINGS = frozenset({"table", "claims", "report", DECODING, *TABLES})
+_BEGINNINGS = frozenset({"table", "claims", "report", "sweep", *TABLES})
 _PICTURES = ("png", "svg")
 
 
@@ -35,8 +34,8 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     """Make the files of `folder` again and compare them.
 
     A file that is not there is wrong where the folder has others of its format. Where `request`
-    names neither table, data set nor sweep it is one for everything that there is, reports of
-    single sweeps by their names too, and a file that the store does not give is wrong as well.
+    names neither table, data set nor sweep it is one for everything that there is, and a file that
+    the store does not give is wrong as well.
 
     Raises:
         InputError: none of the files is in the folder, so that nothing would be verified.
@@ -44,12 +43,10 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     is_whole = not (request.tables or request.data or request.sweep)
     files: dict[str, bytes] = {}
-    for one in (request, *(_of_single_sweeps(request, there) if is_whole else ())):
-        end = "".join(f"_{slug(part)}" for part in (one.sweep, one.data) if part and is_whole)
-        of_one = {name for name in there if f"{end}." in name or f"{end}_" in name}
-        plots = any(name.endswith((".png", ".svg")) for name in of_one)
-        files |= table_report(one, FORMATS, plots=plots, version=version).files
-        if any(name.startswith("claims_") for name in of_one):
+    plots = any(name.endswith((".png", ".svg")) for name in there)
+    files |= table_report(request, FORMATS, plots=plots, version=version).files
+    if any(name.startswith("claims_") for name in there):
+        for one in (request, *(_single_sweeps(request, there) if is_whole else ())):
             files |= claim_report(one, claims, version=version).files
     compared = tuple(sorted(files.keys() & there))
     if not compared:
@@ -77,12 +74,12 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     )
 
 
-def _of_single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
-    """Requests for the sweeps of the store whose names end the names of tables in the folder."""
+def _single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
+    """Requests for the sweeps of the store that have claims of their own in the folder."""
     for data, sweeps in sweeps_by_data(request).items():
         for sweep in sweeps:
             end = f"_{slug(sweep)}_{slug(data)}."
-            if any(name.startswith("table_") and end in name for name in there):
+            if any(name.startswith("claims_") and end in name for name in there):
                 yield replace(request, data=data, sweep=sweep)
 
 

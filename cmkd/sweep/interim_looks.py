@@ -132,7 +132,7 @@ def comparisons(
             for pair, values in differences.items()
             if pair in undecided and len(values) >= look
         }
-        for pair in sorted(ready, key=lambda pair: _t(ready[pair]), reverse=True):
+        for pair in sorted(ready, key=lambda pair: _t_and_error(ready[pair])[0], reverse=True):
             level = LEVEL / (len(at) * len(undecided))
             found[pair] = _comparison(pair, ready[pair], level)
             if found[pair].decided:
@@ -162,18 +162,19 @@ def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
         values.append(math.fsum(scores[key] for key in keys) / folds)
 
 
-def _t(values: Sequence[float]) -> float:
-    """Absolute t but for a factor of the number of values; no spread shows nothing."""
-    from cmkd.stats import mean_sd
-
-    mean, sd = mean_sd(values)
-    return abs(mean) / sd if sd else 0.0
+def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Absolute t and standard error of the mean; values without any spread show nothing."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    return (abs(mean) / error if error else 0.0), error
 
 
 def _comparison(pair: Pair, values: Sequence[float], level: float) -> Comparison:
-    from cmkd.stats import mean_sd, t_interval
+    # Not above: help is shown without loading scipy.
+    from cmkd.stats import t_quantile
 
-    mean, sd = mean_sd(values)
-    interval = t_interval(values, 1 - level)
-    half = (interval.high - interval.low) / 2 if interval is not None else math.inf
-    return Comparison(*pair, mean, half, len(values), decided=bool(sd) and abs(mean) > half)
+    n = len(values)
+    t, error = _t_and_error(values)
+    critical = t_quantile(1 - level / 2, n - 1)
+    return Comparison(*pair, math.fsum(values) / n, critical * error, n, decided=t > critical)

@@ -18,14 +18,7 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.splits import Split
 from cmkd.method.attention_gate import entropy
 from cmkd.method.losses import TeacherTargets, gradient_ratios, total_loss
-from cmkd.training.batches import (
-    ClipReader,
-    first_rows,
-    in_order,
-    num_batches,
-    shuffled,
-    view_rows,
-)
+from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.checkpoint import write_tensors
 from cmkd.training.diagnostics import ClipDiagnostics, graphs_of
 from cmkd.training.distributed import SINGLE_PROCESS, ProcessGroup

@@ -122,6 +122,9 @@ class MemoryStore:
         logged = self.logged.get(name, {})
         return {run_id: logged[run_id] for run_id in run_ids if run_id in logged}
 
+    def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        return {run.run_id: run.params for run in self.runs if run.run_id in run_ids}
+
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
         raise AssertionError("a report never writes to the store")
 

@@ -8,7 +8,10 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.report.cells import shared_test_set
 from cmkd.report.evidence import Known, collect
+from cmkd.report.rows import score_of_teachers
+from cmkd.report.text import teacher_text
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -35,7 +38,7 @@ def test_what_is_gathered(full_store: MemoryStore) -> None:
     ]
     assert len(found.trials) == 15
     assert dict(found.unfinished) == {"RUNNING": 1}
-    teacher = found.teachers["TSM"][0]
+    teacher = found.teachers["TSM"][0][0]
     assert (teacher.teacher_id, teacher.selected, teacher.last) == ("teacher-0", 90.0, 90.0)
     assert teacher.backbone == "tiny_tdn"
     assert (teacher.run_id, teacher.commit) == ("run-teacher-0", "c0ffee")
@@ -97,10 +100,29 @@ def test_one_of_two_data_versions_can_be_chosen_by_id(full_store: MemoryStore) -
 def test_two_teachers_of_one_fold_are_refused(store: MemoryStore) -> None:
     store.trial("spatial", 0, RIGHT)
     store.trial("both", 0, RIGHT, fold=1)
-    assert sorted(collect(store, store.sweep, "made-up").teachers["TSM"]) == [0, 1]
+    assert sorted(collect(store, store.sweep, "made-up").teachers["TSM"][0]) == [0, 1]
     odd = store.trial("both", 0, RIGHT, tags={"teacher": "odd"})
     with pytest.raises(InputError, match=f"mix values of teacher: 'odd' in {odd}.*split the sweep"):
         collect(store, store.sweep, "made-up")
+
+
+def test_replicates_may_have_a_teacher_each(full_store: MemoryStore) -> None:
+    for seed, accuracy in ((0, 80.0), (1, 84.0), (2, 88.0)):
+        for arm in ("spatial", "temporal", "both"):
+            name = f"run-{arm}-{seed}-0"
+            at = next(i for i, run in enumerate(full_store.runs) if run.run_id == name)
+            run = full_store.runs[at]
+            full_store.runs[at] = replace(run, tags={**run.tags, "teacher": f"teacher-s{seed}"})
+        full_store.teacher(0, accuracy)
+        last = full_store.runs[-1]
+        full_store.runs[-1] = replace(
+            last, trial_id=f"teacher-s{seed}", run_id=f"run-teacher-s{seed}"
+        )
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    score = score_of_teachers(evidence, "TSM", shared_test_set(evidence), "selected")
+    assert score.per_seed == (80.0, 84.0, 88.0)
+    assert (score.mean, score.sd) == (84.0, 4.0)
+    assert teacher_text(score) == "84.0 ± 4.0 (3 trainings)"
 
 
 def test_every_half_has_a_teacher_of_its_own(
@@ -111,11 +133,13 @@ def test_every_half_has_a_teacher_of_its_own(
     store.trial("tdn_both", 0, RIGHT, tags={"teacher": "other"})
     teachers = collect(store, store.sweep, "made-up").teachers
     found = {
-        (half, fold): one.teacher_id for half in teachers for fold, one in teachers[half].items()
+        (family, fold): one.teacher_id
+        for family in teachers
+        for fold, one in teachers[family][0].items()
     }
     assert found == {("TSM", 0): "teacher-0", ("TDN", 0): "other"}
     odd = store.trial("tdn_spatial", 0, RIGHT, tags={"teacher": "odd"})
-    with pytest.raises(InputError, match=f"mix values of teacher: 'odd' in {odd}.*the TDN half"):
+    with pytest.raises(InputError, match=f"mix values of teacher: 'odd' in {odd}"):
         collect(store, store.sweep, "made-up")
 
 
@@ -144,7 +168,7 @@ def test_the_svm_has_no_teacher_whatever_its_lambdas(
 
 def test_a_teacher_without_its_run_has_no_accuracy(store: MemoryStore) -> None:
     store.trial("spatial", 0, RIGHT)
-    assert collect(store, store.sweep, "made-up").teachers["TSM"][0].selected is None
+    assert collect(store, store.sweep, "made-up").teachers["TSM"][0][0].selected is None
 
 
 def test_two_runs_of_one_trial_are_refused(store: MemoryStore) -> None:

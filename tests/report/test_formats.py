@@ -106,7 +106,7 @@ def test_json_is_the_page(page: Page) -> None:
     assert (whole["schema"], whole["name"], whole["heading"]) == (1, "4", "Table 4 on made-up")
     assert [grid["name"] for grid in whole["grids"]] == ["main", "last", "arms", "runs"]
     main = whole["grids"][0]
-    assert "selected epoch: best validation" in main["caption"]
+    assert "Selected epoch: best validation." in whole["how_to_read"]
     line = main["lines"][4]
     assert line["group"] == "TSM"
     assert line["cells"][3] == {"text": "—", "source": "published"}
@@ -145,7 +145,7 @@ def test_latex_is_balanced_and_complete(page: Page) -> None:
     lines = [line for line in main.splitlines() if line.endswith(r"\\")]
     assert len(lines) == 1 + len(page.grids[0].lines)
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {8}
-    assert r"\caption{Performance comparison" in text and "selected epoch: best validation" in text
+    assert r"\caption{Performance comparison" in text and "Selected epoch: best validation" in text
     bare = re.sub(r"\\[{}\\]", "", text)
     assert bare.count("{") == bare.count("}")
 
@@ -202,7 +202,7 @@ def test_html_is_well_formed_and_accessible(page: Page) -> None:
         Picture("more", "More", HOSTILE, HOSTILE, b"<svg/>", b""),
         Picture("", "Arms", "all arms", "n = 3", b"<svg/>", b""),
     ]
-    outline = Outline(render_html([page], {"4": pictures}, title="t"))
+    outline = Outline(render_html([page], {page.key: pictures}, title="t"))
     names = [tag for tag, _ in outline.tags]
     assert names[0] == "html" and outline.tags[0][1] == {"lang": "en"}
     assert names.count("h1") == 1 and names.count("table") == names.count("caption") == 4

@@ -209,7 +209,7 @@ def test_a_report_that_was_touched_is_found(stores: Stores, healthy: str, tmp_pa
     shutil.copy(made / "claims_small_made-up.json", partial)
     assert run("verify", str(partial), *where)[0] == 0
 
-    page = next(made.glob("table_*.md"))
+    page = next(made.glob("sweep_*.md"))
     page.write_text(page.read_text().replace("65.", "66.", 1))
     code, output = run("verify", str(made), *where)
     assert code == 1
@@ -224,7 +224,7 @@ def test_formats_that_were_not_made_are_no_fault_and_a_foreign_file_is_said(
     where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
     assert run("tables", *where, "--no-plots", "--out", str(tmp_path))[0] == 0
     assert run("claims", *where, "--out", str(tmp_path))[0] == 0
-    page = next(tmp_path.glob("table_*.tex"))
+    page = next(tmp_path.glob("sweep_*.tex"))
     page.unlink()
     # Without any LaTeX it may have been made without; the claims have theirs.
     assert run("verify", str(tmp_path), *where)[0] == 0

@@ -41,7 +41,9 @@ def main(together, alone):
         run.train_epoch()
     expected = {"losses": losses(run.history), "summary": run.finish().summary}
     # The first epoch by one process, in the folder where two go on.
-    TrialRun(good, together, device="cpu").train_epoch()
+    first = TrialRun(good, together, device="cpu")
+    first.train_epoch()
+    first.learner.save_checkpoint()
     configs = {config.id: config for config in (good, bad)}
     with start_engine(2, together):
         crew = DistributedTrialWorker(configs, together, 2, gpus=False)

@@ -93,7 +93,7 @@ def draw_arms(table: Table) -> Figure:
 def _teacher(table: Table, family: Family) -> float | None:
     for row in table.rows:
         if isinstance(row.measured, TeacherScore) and row.family == family:
-            return row.measured.selected
+            return row.measured.selected.mean
     return None
 
 

@@ -67,6 +67,7 @@ def render_json(page: Page) -> str:
         "grids": [_grid(grid) for grid in page.grids],
         "circumstances": page.circumstances,
         "notes": page.notes,
+        "how_to_read": page.how,
     }
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
 

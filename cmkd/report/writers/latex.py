@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -47,13 +48,14 @@ _SPECIAL = {
     "\N{WARNING SIGN}": r"$\triangle$",
     "\N{DAGGER}": r"$\dagger$",
     "\N{DOUBLE DAGGER}": r"$\ddagger$",
+    "\N{SECTION SIGN}": r"\S{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
 }
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as itself; what T1 fonts lack is set as a question mark."""
+    """Text that LaTeX sets as itself; what T1 fonts lack is a question mark."""
     one_line = " ".join(text.split())
     return "".join(_SPECIAL.get(char) or _letter(char) for char in one_line)
 
@@ -64,7 +66,7 @@ def render_page(page: Page) -> str:
     lines = [r"% \usepackage[T1]{fontenc} \usepackage{array,booktabs,graphicx,rotating,textcomp}"]
     for grid in floats:
         first = grid is page.grids[0]
-        under = (f"{page.headline} {page.notice}", *page.circumstances, *page.notes)
+        under = (f"{page.headline} {page.notice}", *page.circumstances, *page.how, *page.notes)
         lines += _float(page.name, grid, under if first else ())
     return "\n".join(lines) + "\n"
 
@@ -168,5 +170,45 @@ def _cell(cell: Cell) -> str:
 
 
 def _letter(char: str) -> str:
-    is_plain = char.isascii() and char.isprintable()
-    return char if is_plain or "\N{LATIN CAPITAL LETTER A WITH GRAVE}" <= char <= "ÿ" else "?"
+    """A letter as LaTeX sets it: beyond Latin-1 by its accent and base letter."""
+    if char.isascii() and char.isprintable():
+        return char
+    if "\N{LATIN CAPITAL LETTER A WITH GRAVE}" <= char <= "ÿ":
+        return char
+    if char in _LETTERS:
+        return _LETTERS[char]
+    base, *accents = list(unicodedata.normalize("NFD", char))
+    if len(accents) == 1 and accents[0] in _ACCENTS and base.isascii():
+        letter = {"i": r"\i", "j": r"\j"}.get(base, base)
+        return f"\\{_ACCENTS[accents[0]]}{{{letter}}}"
+    return "?"
+
+
+_ACCENTS = {
+    "\N{COMBINING GRAVE ACCENT}": "`",
+    "\N{COMBINING ACUTE ACCENT}": "'",
+    "\N{COMBINING CIRCUMFLEX ACCENT}": "^",
+    "\N{COMBINING TILDE}": "~",
+    "\N{COMBINING DIAERESIS}": '"',
+    "\N{COMBINING MACRON}": "=",
+    "\N{COMBINING BREVE}": "u",
+    "\N{COMBINING DOT ABOVE}": ".",
+    "\N{COMBINING RING ABOVE}": "r",
+    "\N{COMBINING DOUBLE ACUTE ACCENT}": "H",
+    "\N{COMBINING CARON}": "v",
+    "\N{COMBINING CEDILLA}": "c",
+    "\N{COMBINING OGONEK}": "k",
+}
+_LETTERS = {
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "đ": r"\dj{}",
+    "Đ": r"\DJ{}",
+    "ı": r"\i{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "\N{EN DASH}": "--",
+    "\N{LEFT DOUBLE QUOTATION MARK}": "``",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": "''",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+}

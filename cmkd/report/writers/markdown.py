@@ -32,6 +32,8 @@ def render_page(page: Page, pictures: Mapping[str, Picture] = NO_PICTURES) -> st
     parts += [part for figure in shown.values() for part in figure]
     for grid in others:
         parts += [f"## {escape(grid.title)}", escape(grid.caption), render_grid(grid)]
+    if page.how:
+        parts += ["## How to read this", "\n".join(f"- {escape(line)}" for line in page.how)]
     if page.notes:
         numbered = (f"{index}. {escape(note)}" for index, note in enumerate(page.notes, 1))
         parts += ["## About the paper's table", "\n".join(numbered)]
