@@ -166,7 +166,9 @@ class Student(nn.Module):
         if self.decoder is not None:
             h_hat = self.decoder(maps, own, f_m, f_r)
             pooled.append(h_hat.mean((3, 4)))
-        alpha = f_m.new_ones(f_m.shape[:2]) if self.gate is None else self.gate(f_m, f_r)
+        alpha = torch.ones_like(f_m[:, :, 0, 0, 0], dtype=torch.float32)
+        if self.gate is not None:
+            alpha = self.gate(f_m, f_r)
         per_frame = self.classifier(self.dropout(torch.cat(pooled, dim=2)))
         logits = per_frame.mean(1)
         if self.gate is not None and self.config.gate_learns == "pooling":
