@@ -18,8 +18,8 @@ class TrainingConfig(Config):
     """
 
     epochs: int = Field(default=10, ge=1, description="passes over the training clips")
-    batch_size: int = Field(default=32, ge=2, description="clips per step")
-    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    batch_size: int = Field(default=16, ge=2, description="clips per step")
+    lr: float = Field(default=0.02, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.02, ge=0, description="decoupled but for sgd")
     clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifier")
@@ -115,8 +115,6 @@ class TeacherTrainingConfig(TrainingConfig):
     """Optimisation of the teacher; a class, so that one changed key keeps the other defaults."""
 
     epochs: int = Field(default=20, ge=0, description="0: weights as they are, see `weights`")
-    batch_size: int = Field(default=16, ge=2, description="clips per step")
-    lr: float = Field(default=0.02, gt=0, description="peak learning rate")
 
 
 class TeacherConfig(Config):
