@@ -7,31 +7,26 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmkd.backbones.tsm import TemporalShift
 from cmkd.config.backbones import Size
-
-VECTOR = 16
-"""Numbers that the widest vector registers of a CPU hold."""
 
 
 class Shortcut(nn.Conv2d):
     """A 1x1 convolution of every `stride`-th pixel, without bias.
 
-    Few channels are thinned out before it: oneDNN's backward pass of a strided 1x1 convolution
-    writes beyond its memory where a pixel does not fill a vector register
-    (uxlfoundation/oneDNN#6035), which ends the process sooner or later.
+    Pixels are thinned out before it. oneDNN's backward pass of a strided 1x1 convolution is slow,
+    and writes beyond its memory where a pixel does not fill a vector register
+    (uxlfoundation/oneDNN#6035).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__(inputs, outputs, 1, stride, bias=False)
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.step = stride
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
         """Maps at 1 / stride of the size."""
-        if self.in_channels >= VECTOR:
-            return super().forward(x)
-        return F.conv2d(x[..., :: self.stride[0], :: self.stride[1]], self.weight)
+        return super().forward(x[..., :: self.step, :: self.step])
 
 
 class BasicBlock(nn.Module):
@@ -66,25 +61,28 @@ def stem(in_channels: int, width: int, stride: int) -> nn.Sequential:
     )
 
 
-def split_stride(total: int) -> tuple[int, int, int, int]:
-    """Strides of (stem, stage 1, 2, 3) whose product is `total`, one of 1, 2, 4, 8, 16.
+def split_stride(total: int) -> tuple[int, int, int, int, int]:
+    """Strides of (average, stem, stage 1, 2, 3) whose product is `total`, one of 1, 2, 4, 8, 16.
 
-    The stem halves first, since cost lies at high resolution; then stages 2, 1 and 3.
+    The stem halves first, since cost lies at high resolution; then stages 2 and 1. A total of 16
+    starts with an average over 2 x 2 pixels, which costs nothing and takes noise away.
     """
     assert total in (1, 2, 4, 8, 16), total
-    first, stage_2, stage_1, stage_3 = (2 if total >= 2**k else 1 for k in (1, 2, 3, 4))
-    return first, stage_1, stage_2, stage_3
+    first, stage_2, stage_1, average = (2 if total >= 2**k else 1 for k in (1, 2, 3, 4))
+    return average, first, stage_1, stage_2, 1
 
 
 class TinyResNet(nn.Module):
     """Stem and three stages; TSM in every block when `shift_divisor` is given.
+
+    The shift repeats the end frames of a clip instead of padding with zeros.
 
     Args:
         in_channels: 3 for pictures and residuals, 2 for motion vectors.
         num_frames: T, frames per clip in the batch (the shift needs it).
         total_stride: input size / feature map size, one of 1, 2, 4, 8, 16.
         width: channels of the first stage; the last has 4 * width.
-        blocks: basic blocks per stage; an RGB teacher of shifts alone learns far faster with two.
+        blocks: basic blocks per stage.
         shift_divisor: 1 / share of channels shifted per direction; None for no shift.
     """
 
@@ -99,7 +97,8 @@ class TinyResNet(nn.Module):
         shift_divisor: int | None = None,
     ) -> None:
         super().__init__()
-        first, *strides = split_stride(total_stride)
+        average, first, *strides = split_stride(total_stride)
+        self.average: nn.Module = nn.AvgPool2d(average) if average > 1 else nn.Identity()
         self.stem: nn.Module = stem(in_channels, width, first)
         self.activation = nn.ReLU(inplace=True)
         layers: list[nn.Module] = []
@@ -109,7 +108,7 @@ class TinyResNet(nn.Module):
             for block in range(blocks):
                 shift: nn.Module = nn.Identity()
                 if shift_divisor is not None:
-                    shift = TemporalShift(num_frames, shift_divisor)
+                    shift = TemporalShift(num_frames, shift_divisor, "replicate")
                 layers.append(BasicBlock(inputs, outputs, stride if block == 0 else 1, shift))
                 inputs = outputs
         self.stages = nn.Sequential(*layers)
@@ -117,7 +116,7 @@ class TinyResNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
         """Feature maps of every frame."""
-        maps = self.stages(self.activation(self.stem(x.flatten(0, 1))))
+        maps = self.stages(self.activation(self.stem(self.average(x.flatten(0, 1)))))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
 
 
@@ -144,8 +143,9 @@ class TinyTDN(TinyResNet):
 
     def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
         """Feature maps of every frame."""
-        still = self.stem(x.flatten(0, 1))
-        moving = self.difference_stem(frame_differences(x).flatten(0, 1))
+        pixels = self.average(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        still = self.stem(pixels.flatten(0, 1))
+        moving = self.difference_stem(frame_differences(pixels).flatten(0, 1))
         maps = self.stages(self.activation(still + moving))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
 

@@ -49,7 +49,7 @@ class Size:
     num_frames: int
     total_stride: int
     width: int
-    blocks: int = 2
+    blocks: int = 1
 
 
 Builder = Callable[[Size], Any]

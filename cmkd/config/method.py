@@ -13,6 +13,7 @@ from cmkd.config.paths import load_plugin
 
 GraphIndex = Literal[1, 2, 3]
 Gate = Literal["off", "softmax", "sigmoid"]
+Reduction = Literal["level", "sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,27 @@ class MethodConfig(Config):
     )
 
     attention: Literal["block", "literal"] = Field(
-        default="block", description="A2: transformer block, or the bare sum of Eq. 1"
+        default="literal", description="A2: the bare sum of Eq. 1, or a transformer block"
     )
     content: Literal["literal", "value", "add"] = Field(
         default="add",
         description="A3: values from I only; values from I + R; or f_m + f_r added to Eq. 1",
     )
-    heads: int = Field(default=4, ge=1, description="A2: attention heads")
-    hidden: int = Field(default=32, ge=1, description="A5: ConvLSTM channels per direction")
+    heads: int = Field(default=1, ge=1, description="A2: attention heads")
+    hidden: int = Field(default=16, ge=1, description="A5: ConvLSTM channels per direction")
     width: int | None = Field(
         default=None,
         ge=1,
         description="A2: channels inside the pseudo-decoder; null: those of the maps",
     )
 
+    gate_squeeze: Literal["channels", "frames"] = Field(
+        default="channels",
+        description="A8: one excitation of a frame's channels, shared over time; or one number per "
+        "frame and an excitation over positions",
+    )
     gate: Gate = Field(
-        default="softmax", description="A8: T * softmax, the plain sigmoid of SE, or alpha = 1"
+        default="off", description="A8: alpha = 1, T * softmax, or the plain sigmoid of SE"
     )
     gate_learns: Literal["pooling", "loss"] = Field(
         default="pooling",
@@ -130,8 +136,10 @@ class MethodConfig(Config):
         default="sqrt",
         description="A11: root of edge / mean teacher edge; edge / clip maximum; Eq. 3 as it is",
     )
-    spatial_reduction: Literal["sum", "mean"] = Field(
-        default="sum", description="A12: squared norm of Eq. 4, or its element mean"
+    reduction: Reduction = Field(
+        default="level",
+        description="A12: KD terms at one scale for all map sizes; squared norms as printed; or "
+        "element means",
     )
 
     @model_validator(mode="after")

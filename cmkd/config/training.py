@@ -7,25 +7,30 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cmkd.config.backbones import BackboneName, find_backbone
-from cmkd.config.base import Config, Knob
+from cmkd.config.base import Config, Knob, Neutral
 
 
 class TrainingConfig(Config):
     """Optimisation of a network; the same fields for students and teachers.
 
-    The defaults suit the tiny networks: AdamW under a one-cycle schedule. Published schedules of
+    The defaults suit the tiny networks: Muon under a one-cycle schedule. Published schedules of
     the full-size ones are in ``presets.yaml``.
     """
 
-    epochs: int = Field(default=20, ge=1, description="passes over the training clips")
-    batch_size: int = Field(default=32, ge=2, description="clips per step")
-    lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.02, ge=0, description="decoupled for adamw")
+    epochs: int = Field(default=10, ge=1, description="passes over the training clips")
+    batch_size: int = Field(default=16, ge=2, description="clips per step")
+    lr: float = Field(default=0.02, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.02, ge=0, description="decoupled but for sgd")
     clip_norm: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="before the classifier")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd: momentum 0.9")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifier")
+    optimizer: Literal["muon", "adamw", "sgd"] = Field(
+        default="muon",
+        description="muon: orthogonalised momentum for matrices, AdamW at a tenth of the rate for "
+        "the rest; sgd: momentum 0.9",
+    )
     schedule: Literal["one_cycle", "steps"] = Field(
-        default="one_cycle", description="one_cycle: warm-up, then cosine; steps: see `milestones`"
+        default="one_cycle",
+        description="one_cycle: warm-up, then cosine (muon: linear) to 0; steps: see `milestones`",
     )
     milestones: tuple[int, ...] = Field(
         default=(), description="steps: epochs after which the rate is multiplied by 0.1"
@@ -109,16 +114,16 @@ class StudentConfig(Config):
 class TeacherTrainingConfig(TrainingConfig):
     """Optimisation of the teacher; a class, so that one changed key keeps the other defaults."""
 
-    epochs: int = Field(default=25, ge=0, description="0: imported weights as they are")
+    epochs: int = Field(default=20, ge=0, description="0: weights as they are, see `weights`")
 
 
 class TeacherConfig(Config):
-    """RGB teacher: trained once per data set and fold, then frozen.
+    """RGB teacher: trained once per data set, fold and draw, then frozen.
 
     One network gives one h_t sequence; TDN's published ensembles of two cannot (A18).
     """
 
-    backbone: BackboneName = Field(default="tiny_tdn", description="network of the RGB teacher")
+    backbone: BackboneName = Field(default="tiny_tsm", description="network of the RGB teacher")
     width: int = Field(default=16, ge=4, description="tiny networks: channels of the first stage")
     weights: str | None = Field(
         default=None, description="id of imported weights to start from; null: random"
@@ -128,15 +133,36 @@ class TeacherConfig(Config):
         description="h_t of all views kept on disk, or computed in every step",
     )
     training: TeacherTrainingConfig = TeacherTrainingConfig()
-    seed: int = Field(default=0, ge=0, description="draw of the teacher")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="draw of the teacher; null: the trial's seed, so that every replicate has a "
+        "teacher of its own",
+    )
+    untrained: Annotated[bool, Neutral(False)] = Field(
+        default=False,
+        description="random weights, frozen at their initialisation, with training.epochs 0: "
+        "tells knowledge of the teacher from regularisation",
+    )
 
     @property
     def channels(self) -> int:
         """Channels of h_t."""
         return find_backbone(self.backbone).channels(self.width)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its seed plays any part: not in imported weights that are used as they are."""
+        return self.training.epochs > 0 or self.untrained
+
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
-        if self.training.epochs == 0 and self.weights is None:
-            raise ValueError("training.epochs: 0 leaves random weights; set weights or epochs")
+        if self.untrained and (self.training.epochs or self.weights is not None):
+            raise ValueError(
+                "untrained: true keeps random weights; set training.epochs to 0 and weights to null"
+            )
+        if not self.training.epochs and self.weights is None and not self.untrained:
+            raise ValueError(
+                "training.epochs: 0 leaves random weights; set weights, epochs or untrained: true"
+            )
         return self

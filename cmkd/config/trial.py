@@ -14,7 +14,7 @@ from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the code's behaviour, part of the id of every setting, trial and teacher.
 
 Raise it by one in the commit that makes equal configs give other results: a change of training,
@@ -22,6 +22,9 @@ reading, initialisation or selection. All ids change then. Finished trials stay 
 no more, and the next sweep trains all of them again. Do not raise it for changes that move results
 by rounding alone; finished trials then count as before, and the commit in the tag `git_commit` of
 each run tells them apart. A new field with a `Neutral` value needs no new version either.
+
+3: a teacher per replicate; losses on a common scale, literal attention and no gate by default;
+tiny networks of one block that repeat end frames and start from averaged pixels; Muon.
 """
 
 SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
@@ -69,6 +72,11 @@ class Setting(Config):
         return self
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher must exist before a trial of this setting is trained."""
+        return self.model == "student" and self.method.needs_teacher
+
+    @property
     def raw_segment(self) -> int:
         """Consecutive decoded frames that the teacher reads per sampled P-frame."""
         return find_backbone(self.teacher.backbone).segment
@@ -103,28 +111,40 @@ class TrialConfig(Config):
     seed: int = Field(ge=0)
 
     @property
+    def teacher_seed(self) -> int:
+        """Draw of the teacher: fixed by its recipe, else the seed of the trial."""
+        fixed = self.setting.teacher.seed
+        return self.seed if fixed is None else fixed
+
+    @property
     def teacher_id(self) -> str:
-        """Content id of the teacher: its recipe, clips and views."""
-        return _teacher_id(self.setting.teacher, self.setting.inputs, self.data_id, self.fold)
+        """Identity of the teacher: its recipe, the clips and views it was trained on, its draw."""
+        ids = _teacher_ids(self.setting.teacher, self.setting.inputs, self.data_id, self.fold)
+        # Without training or random weights there is nothing to draw.
+        return ids(self.teacher_seed if self.setting.teacher.is_drawn else "imported")
 
     @property
     def id(self) -> str:
         """Content id of the trial; includes the data's and the teacher's identity."""
-        return content_id(
-            "trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold, self.seed
-        )
+        ((own, _),) = self.by_seed([self.seed])
+        return own
 
     def by_seed(self, seeds: Iterable[int]) -> Iterator[tuple[str, TrialConfig]]:
         """(id, trial) for each of `seeds`, otherwise the same trial."""
-        ids = ContentIds("trial", PROTOCOL, self.setting, self.teacher_id, self.data_id, self.fold)
+        ids = ContentIds("trial", PROTOCOL, self.setting, self.data_id, self.fold)
+        teacher = self.teacher_id
+        follows = self.setting.teacher.is_drawn and self.setting.teacher.seed is None
         for seed in seeds:
-            yield ids(seed), self.model_copy(update={"seed": seed})
+            replicate = self.model_copy(update={"seed": seed})
+            yield ids(replicate.teacher_id if follows else teacher, seed), replicate
 
 
-# The trials of a sweep, of which there may be 100,000, share a few teachers.
+# The trials of a sweep, of which there may be 100,000, share a few recipes.
 @lru_cache(maxsize=4096)
-def _teacher_id(teacher: TeacherConfig, inputs: InputConfig, data_id: str, fold: int) -> str:
+def _teacher_ids(
+    teacher: TeacherConfig, inputs: InputConfig, data_id: str, fold: int
+) -> ContentIds:
     recipe, views = teacher.identity(), inputs.identity()
     # A teacher sees no motion vectors, and what is kept of its features does not change it.
-    del recipe["features"], views["motion"]
-    return content_id("teacher", PROTOCOL, recipe, views, data_id, fold)
+    del recipe["features"], recipe["seed"], views["motion"]
+    return ContentIds("teacher", PROTOCOL, recipe, views, data_id, fold)

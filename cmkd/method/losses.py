@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +19,8 @@ from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import edges
 
 KL_TEMPERATURE = 4.0
+REFERENCE_CHANNELS = 64
+"""C at which "level" is the squared norm per position: the maps of the tiny networks."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,16 @@ def spatial_loss(
 ) -> Float[Tensor, ""]:
     """Eq. (4): L_spatial = sum_t alpha_t ||h_t - h_hat_t||_2^2, averaged over frames and clips.
 
-    A12: "sum" is the squared norm over channels and positions, the scale in which the paper's
-    lambda_1 = 0.1 is reproduced; "mean" divides it by their number.
+    Under "level" the squared norm is divided by h w sqrt(C) / 8 (A12): see `channels_level`.
     """
-    error = (h.float() - h_hat.float()).square().flatten(2)
-    per_frame = error.sum(-1) if config.spatial_reduction == "sum" else error.mean(-1)
-    return (alpha * per_frame).mean()
+    error = (h.float() - h_hat.float()).square().flatten(2).mean(-1)
+    channels, *grid = h.shape[2:]
+    scale = {
+        "level": channels_level(channels) * REFERENCE_CHANNELS,
+        "sum": channels * math.prod(grid),
+        "mean": 1.0,
+    }
+    return scale[config.reduction] * (alpha * error).mean()
 
 
 def temporal_loss(
@@ -69,27 +78,44 @@ def temporal_loss(
     mean_edges: Mapping[GraphIndex, float],
     config: MethodConfig,
 ) -> Float[Tensor, ""]:
-    """Eq. (6): L_temporal = sum_i ||E_i^raw - E_i^comp||_2^2, averaged over edges and clips.
+    """Eq. (6): L_temporal = sum_i ||E_i^raw - E_i^comp||_2^2, averaged over clips.
 
-    The sum runs over the graphs of Eq. (5) alone; the un-mapped graph is not in it (A13).
+    The sum runs over the graphs of Eq. (5) alone; the un-mapped graph of Eq. (3) is left out
+    (A13). The squared norm over the T x T edges is a mean except under "sum" (A12).
     """
     terms = [
         F.mse_loss(edges(h_hat, i, config, mean_edges[i]), edges(h, i, config, mean_edges[i]))
         for i in config.tg
     ]
-    return sum(terms[1:], start=terms[0])
+    scale = {"level": channels_level(h.shape[2]), "sum": h.shape[1] ** 2, "mean": 1.0}
+    return scale[config.reduction] * sum(terms[1:], start=terms[0])
 
 
 def logits_loss(
     student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], config: MethodConfig
 ) -> Float[Tensor, ""]:
-    """Logits KD of the paper's Sec. 3.3 (A16): element-mean MSE, or T^2 KL at T = 4."""
+    """Logits KD of the paper's Sec. 3.3 (A16): MSE over the classes, or T^2 KL at T = 4.
+
+    Under "level" the MSE is multiplied by sqrt(K) / 4 (A12). KL keeps its scale.
+    """
     student, teacher = student.float(), teacher.float()
     if config.logits == "mse":
-        return F.mse_loss(student, teacher)
+        classes = student.shape[1]
+        scale = {"level": math.sqrt(classes) / 4, "sum": classes, "mean": 1.0}
+        return scale[config.reduction] * F.mse_loss(student, teacher)
     log_p = F.log_softmax(student / KL_TEMPERATURE, dim=1)
     log_q = F.log_softmax(teacher / KL_TEMPERATURE, dim=1)
     return KL_TEMPERATURE**2 * F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+
+
+def channels_level(channels: int) -> float:
+    """Scale of a KD term under `reduction: level`: sqrt(C / 64), 1 for the tiny networks (A12).
+
+    Per clip, the gradient of cross-entropy on h_hat has the norm g / sqrt(T h w), whatever C. The
+    gradient of an element mean of squared errors has the norm 2 e / sqrt(T C h w), with e the
+    RMS error. sqrt(C) makes their ratio independent of C, T, h and w.
+    """
+    return math.sqrt(channels / REFERENCE_CHANNELS)
 
 
 def spatial_term(
@@ -144,3 +170,21 @@ def total_loss(
             terms[name] = loss_function(name)(output, targets, labels, config)
             total = total + weight * terms[name]
     return Losses(total, terms)
+
+
+def gradient_ratios(
+    losses: Losses, h_hat: Float[Tensor, "B T C h w"], config: MethodConfig
+) -> Mapping[str, Float[Tensor, ""]]:
+    """Norm of each weighted term's gradient on h_hat, relative to that of cross-entropy.
+
+    Costs a backward pass of each term down to h_hat; the graph is kept for training.
+    """
+
+    def norm(loss: Tensor) -> Tensor:
+        if not loss.requires_grad:
+            return loss.new_zeros(())
+        (found,) = torch.autograd.grad(loss, h_hat, retain_graph=True, allow_unused=True)
+        return loss.new_zeros(()) if found is None else cast(Tensor, found.float().norm())
+
+    ce = norm(losses.terms["ce"]).clamp_min(1e-12)
+    return {name: weight * norm(losses.terms[name]) / ce for name, weight in config.weights.items()}

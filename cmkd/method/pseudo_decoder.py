@@ -1,11 +1,14 @@
-"""Pseudo-decoder: compressed-domain features in, dense RGB-like features out (Sec. 2.1)."""
+"""Pseudo-decoder: compressed-domain features in, dense RGB-like features out (Sec. 2.1).
+
+Legend: B clips, T P-frames, U I-frames in use, N = h * w tokens of a map, D channels.
+"""
 
 from __future__ import annotations
 
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +22,11 @@ def attn(
     heads: int,
 ) -> Float[Tensor, "B T N D"]:
     """Multi-head softmax(q k^T / sqrt(D / heads)) v over the N tokens of a frame."""
+    if heads == 1:
+        # Two products and a softmax: for a few tokens faster than the general kernel.
+        scores = (q * q.shape[-1] ** -0.5).flatten(0, 1) @ k.flatten(0, 1).transpose(1, 2)
+        attended = torch.softmax(scores, -1) @ v.flatten(0, 1)
+        return cast(Tensor, attended.unflatten(0, q.shape[:2]))
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(2, 3) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(-2)
 
@@ -71,23 +79,29 @@ class CrossModalAttention(nn.Module):
 
     def forward(
         self,
-        f_i: Float[Tensor, "B T N D"],
+        f_i: Float[Tensor, "U N D"],
+        own: Int[Tensor, "B T"],
         f_m: Float[Tensor, "B T N D"],
         f_r: Float[Tensor, "B T N D"],
     ) -> Float[Tensor, "B T N D"]:
-        """Eq. (1): h_rec of every P-frame. `f_i` holds each P-frame's own I-frame (A4)."""
-        value = f_i + f_r if self.content == "value" else f_i
+        """Eq. (1): h_rec of every P-frame. `own` names each P-frame's I-frame (A4).
+
+        Queries, and values of I alone, are computed once per I-frame.
+        """
+        by_r = self.content == "value"
         if self.literal:
-            q, v = self.w_q(f_i), self.w_v(value)
+            q = self.w_q(f_i)[own]
+            v = self.w_v(f_i[own] + f_r) if by_r else self.w_v(f_i)[own]
             h_rec = attn(q, self.w_k_m(f_m), v, self.heads)
             h_rec = h_rec + attn(q, self.w_k_r(f_r), v, self.heads)
         else:
-            q = self.w_q(self.norm_i(f_i) + self.position_q)
-            v = self.w_v(self.norm_i(value))
+            q = self.w_q(self.norm_i(f_i) + self.position_q)[own]
+            v = self.w_v(self.norm_i(f_i[own] + f_r)) if by_r else self.w_v(self.norm_i(f_i))[own]
             k_m = self.w_k_m(self.norm_m(f_m) + self.position_k)
             k_r = self.w_k_r(self.norm_r(f_r) + self.position_k)
-            h_rec = self.block_m(f_i, attn(q, k_m, v, self.heads))
-            h_rec = h_rec + self.block_r(f_i, attn(q, k_r, v, self.heads))
+            repeated = f_i[own]
+            h_rec = self.block_m(repeated, attn(q, k_m, v, self.heads))
+            h_rec = h_rec + self.block_r(repeated, attn(q, k_r, v, self.heads))
         return h_rec + f_m + f_r if self.content == "add" else h_rec
 
 
@@ -158,18 +172,19 @@ class PseudoDecoder(nn.Module):
 
     def forward(
         self,
-        f_i: Float[Tensor, "B T W h w"],
+        f_i: Float[Tensor, "U D h w"],
+        own: Int[Tensor, "B T"],
         f_m: Float[Tensor, "B T D h w"],
         f_r: Float[Tensor, "B T D h w"],
     ) -> Float[Tensor, "B T D h w"]:
         """h_hat, Eqs. (1) and (2) in turn.
 
-        `f_i` has been through `narrow_i`: before it is repeated for each P-frame of its GOP, that
-        costs a fraction.
+        `f_i` holds the maps of the I-frames; `own` names that of each P-frame.
         """
         steps = f_m.shape[:2]
         f_m = self.narrow_m(f_m.flatten(0, 1)).unflatten(0, steps)
         f_r = self.narrow_r(f_r.flatten(0, 1)).unflatten(0, steps)
-        tokens = (x.flatten(3).transpose(2, 3) for x in (f_i, f_m, f_r))
-        h_rec = self.attention(*tokens).transpose(2, 3).unflatten(3, self.grid)
+        of_i = self.narrow_i(f_i).flatten(2).transpose(1, 2)
+        of_m, of_r = (x.flatten(3).transpose(2, 3) for x in (f_m, f_r))
+        h_rec = self.attention(of_i, own, of_m, of_r).transpose(2, 3).unflatten(3, self.grid)
         return cast(Tensor, self.temporal(h_rec))

@@ -140,7 +140,9 @@ class Student(nn.Module):
         if config.decoder:
             self.decoder = PseudoDecoder(branches.channels, branches.grid, config)
             if config.gate != "off":
-                self.gate = AttentionGate(num_frames, config.gate)
+                self.gate = AttentionGate(
+                    num_frames, branches.channels, config.gate, config.gate_squeeze
+                )
 
     def forward(
         self,
@@ -159,14 +161,14 @@ class Student(nn.Module):
         """
         f_m, f_r = self.motion(motion), self.residual(residual)
         maps: Tensor = self.i_frame(i_frames).flatten(0, 1)
-        f_i = maps[own]
-        pooled = [x.mean((3, 4)) for x in (f_i, f_m, f_r)]
+        pooled = [maps.mean((2, 3))[own], f_m.mean((3, 4)), f_r.mean((3, 4))]
         h_hat = None
         if self.decoder is not None:
-            inside = f_i if self.config.width is None else self.decoder.narrow_i(maps)[own]
-            h_hat = self.decoder(inside, f_m, f_r)
+            h_hat = self.decoder(maps, own, f_m, f_r)
             pooled.append(h_hat.mean((3, 4)))
-        alpha = f_m.new_ones(f_m.shape[:2]) if self.gate is None else self.gate(f_m, f_r)
+        alpha = torch.ones_like(f_m[:, :, 0, 0, 0], dtype=torch.float32)
+        if self.gate is not None:
+            alpha = self.gate(f_m, f_r)
         per_frame = self.classifier(self.dropout(torch.cat(pooled, dim=2)))
         logits = per_frame.mean(1)
         if self.gate is not None and self.config.gate_learns == "pooling":

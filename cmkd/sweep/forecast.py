@@ -31,7 +31,7 @@ FREE = frozenset(
         "milestones",
         "multipliers",
     )
-) | {"student.weights", "student.p_weights", "teacher.seed"}
+) | {"student.weights", "student.p_weights", "teacher.seed", "teacher.untrained"}
 """Keys that an epoch costs the same with."""
 SPREAD = {1: (0.8, 1.4), 2: (0.85, 1.3)}
 """Factors around one and two finished trials, which show little of the spread."""

@@ -76,19 +76,19 @@ def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
         **_tags(config, origin, config.teacher_id),
         "kind": "teacher",
         "arm": TEACHER_ARM,
-        "seed": str(recipe.seed),
+        "seed": str(config.teacher_seed),
         "trial_id": config.teacher_id,
         "setting_id": config.teacher_id,
     }
-    params = flat({"teacher": recipe.as_json()})
+    params = flat({"teacher": {**recipe.as_json(), "seed": config.teacher_seed}})
     name = teacher_name(config)
     return RunIdentity(config.teacher_id, origin.experiment, name, tags, params, origin.about)
 
 
 def teacher_name(config: TrialConfig) -> str:
     """Short label of the teacher of a trial."""
-    recipe = config.setting.teacher
-    return f"teacher {recipe.backbone} seed {recipe.seed} fold {config.fold}"
+    backbone = config.setting.teacher.backbone
+    return f"teacher {backbone} seed {config.teacher_seed} fold {config.fold}"
 
 
 def _tags(config: TrialConfig, origin: Origin, key: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Choice, Sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.sweep.failures import is_transient
@@ -67,8 +68,7 @@ class PlannedTrial:
     @property
     def needs_teacher(self) -> bool:
         """True if a teacher must exist before it is trained."""
-        setting = self.config.setting
-        return setting.model == "student" and setting.method.needs_teacher
+        return self.config.setting.needs_teacher
 
 
 def expand(
@@ -115,8 +115,12 @@ def _replicates(
 
 
 def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
-    """One trial config per teacher that `trials` need, by teacher id."""
-    return {t.config.teacher_id: t.config for t in reversed(trials) if t.needs_teacher}
+    """First trial config of every teacher that `trials` need, by teacher id, in their order."""
+    found: dict[str, TrialConfig] = {}
+    for trial in trials:
+        if trial.needs_teacher:
+            found.setdefault(trial.config.teacher_id, trial.config)
+    return found
 
 
 def weights_of(configs: Iterable[TrialConfig]) -> list[str]:
@@ -230,6 +234,16 @@ class Plan:
             parts.append(f"{interrupted} interrupted")
         return f"{', '.join(parts)}; {len(self.to_run)} to run"
 
+    def _mixed_families(self) -> list[str]:
+        """``tsm_both (TSM student, TDN teacher)`` of arms that pair different families."""
+        found = []
+        for arm, setting in self.settings.items():
+            names = (setting.student.backbone, setting.teacher.backbone)
+            student, teacher = (find_backbone(name).family for name in names)
+            if student != teacher and setting.needs_teacher:
+                found.append(f"{arm} ({student} student, {teacher} teacher)")
+        return found
+
     def lines(self) -> list[str]:
         """`describe`, and a line on each thing that is out of the ordinary."""
         lines = [f"selected {choice.describe()}" for choice in self.choices]
@@ -239,6 +253,8 @@ class Plan:
         if self.begun_by:
             code = _other_code(self.begun_by)
             lines.append(f"{len(self.begun_by)} interrupted ones go on from epochs of {code}")
+        if mixed := self._mixed_families():
+            lines.append(f"student and teacher are of different families in {', '.join(mixed)}")
         if self.merged:
             lines.append(f"{self.merged} more are equal to one of these, which stands for them")
         if self.waiting:

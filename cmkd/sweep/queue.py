@@ -1,4 +1,4 @@
-"""Queue of teachers and trials: teachers first, trials once their teacher is there. Pure."""
+"""Queue of a teacher, the trials that it teaches, and the next teacher. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 class TrialQueue:
     """Queue that free workers take from.
 
-    A trial that needs no teacher is trained while the teachers still are, so that no worker
-    waits for a teacher that another one trains.
+    The next teacher starts when no trial is left for the teachers that are there, so that a sweep
+    that is stopped has whole replicates. Trials that need no teacher are trained beside it, and
+    further teachers where workers would have nothing to do.
 
     Args:
         teachers: ids of the teachers to train or to open.
@@ -42,15 +43,21 @@ class TrialQueue:
     def pop(self) -> str | None:
         """Id of what starts now; None where workers, or teachers that are trained, are missing."""
         free = self._workers - sum(self._running.values())
-        if self._teachers and free >= 1:
-            return self._start(self._teachers.pop(0), 1)
         ready = (key for key, needs in self._trials.items() if needs not in self._awaited)
         key = next(ready, None)
+        if self._teachers and free >= 1 and (key is None or self._lacks_teacher()):
+            return self._start(self._teachers.pop(0), 1)
         # Alone it may take more than the workers that a teacher out of memory was cut down to.
         if key is None or (free < self._processes and self._running):
             return None
         del self._trials[key]
         return self._start(key, self._processes)
+
+    def _lacks_teacher(self) -> bool:
+        """Whether no teacher is in training and none that is there has trials left."""
+        if not self._awaited.isdisjoint(self._running):
+            return False
+        return not any(needs and needs not in self._awaited for needs in self._trials.values())
 
     def _start(self, key: str, processes: int) -> str:
         self._running[key] = processes

@@ -36,7 +36,10 @@ CHECKPOINT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss of one batch, to be minimised, and metrics to be averaged over the epoch's clips."""
+    """Loss of one batch, to be minimised, and metrics.
+
+    A metric is averaged over the clips of all batches of the epoch that give it.
+    """
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
@@ -164,15 +167,15 @@ class EpochLoop(Generic[BatchT]):
         for module in self._frozen:
             module.eval()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        clips: dict[str, int] = defaultdict(int)
         losses: list[Tensor] = []
-        clips = 0
         loss = torch.zeros((), device=self.device)
         for part, batch in self._prefetch(self._parts(epoch), lambda part: self.load(part.rows)):
             result, weighted = self._backward(part, batch)
             loss = loss + weighted
             for name, value in {"train_loss": result.loss, **result.metrics}.items():
                 sums[name] += value.detach() * result.clips
-            clips += result.clips
+                clips[name] += result.clips
             if part.last:
                 self._optimizer_step()
                 losses.append(loss)
@@ -185,9 +188,9 @@ class EpochLoop(Generic[BatchT]):
                 f"loss is not finite (NaN or infinite) at epoch {epoch + 1}, step {step}; "
                 f"lower training.lr (now {self.config.lr}) or the KD weights"
             )
-        count = torch.tensor(float(clips), device=self.device)
-        totals = self.group.sum(torch.stack([*sums.values(), count])).tolist()
-        return {name: total / totals[-1] for name, total in zip(sums, totals, strict=False)}
+        counts = torch.tensor([*clips.values()], dtype=torch.float32, device=self.device)
+        totals = self.group.sum(torch.stack([torch.stack([*sums.values()]), counts])).tolist()
+        return {name: total / count for name, total, count in zip(sums, *totals, strict=True)}
 
     def _parts(self, epoch: int) -> Iterator[_Part]:
         for rows in self.batches(epoch):

@@ -16,9 +16,6 @@ from cmkd.method.student import Branch, Branches, Resizing, Side, Student
 from cmkd.method.teacher import Teacher
 from cmkd.training.weights import load_into_backbone
 
-BRANCH_BLOCKS = 1
-"""Blocks per stage of a branch in the tiny families; the teacher has the two of `Size`."""
-
 StudentInputs = tuple[
     Float[Tensor, "N G 3 H W"],
     Int[Tensor, "B T"],
@@ -80,9 +77,7 @@ def _i_branch(setting: Setting) -> nn.Module:
     across = sees_all_i_frames(setting)
     frames = setting.inputs.num_gops or 1 if across else 1
     build = backbone.i_temporal if across else backbone.image
-    return cast(
-        nn.Module, build(Size(3, frames, backbone.stride_of(), config.width, BRANCH_BLOCKS))
-    )
+    return cast(nn.Module, build(Size(3, frames, backbone.stride_of(), config.width)))
 
 
 def _p_branch(
@@ -96,7 +91,7 @@ def _p_branch(
     config, backbone = setting.student, find_backbone(setting.student.backbone_of_p)
     stored = (picture[0] // cell, picture[1] // cell)
     stride = backbone.stride_of(cell)
-    size = Size(in_channels, setting.inputs.num_frames, stride, config.width, BRANCH_BLOCKS)
+    size = Size(in_channels, setting.inputs.num_frames, stride, config.width)
     return Branch(
         backbone.temporal(size),
         input_size=stored,

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
 from cmkd.config.training import TrainingConfig
 from cmkd.errors import ConfigError
+from cmkd.training.muon import Muon
 
 _Multipliers = tuple[float, float]
 """Of the learning rate and of the weight decay."""
@@ -54,7 +55,7 @@ def prepare(model: nn.Module, config: TrainingConfig) -> tuple[nn.Module, ...]:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
-    """AdamW, or SGD with momentum 0.9, over all that learns; the first group has the plain rate."""
+    """Muon, AdamW or SGD over all trainable parameters; the first group has the plain rate."""
     grouped: dict[_Multipliers, list[nn.Parameter]] = {(1.0, 1.0): []}
     for parameter, multipliers in _parameters(model, config):
         grouped.setdefault(multipliers, []).append(parameter)
@@ -65,6 +66,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=0.9, fused=True)
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.lr)
     return AdamW(groups, lr=config.lr, fused=True)
 
 
@@ -80,6 +83,8 @@ def make_schedule(
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=config.epochs * steps_per_epoch + 1,
         cycle_momentum=config.optimizer == "adamw",
+        anneal_strategy="linear" if config.optimizer == "muon" else "cos",
+        div_factor=50.0 if config.optimizer == "muon" else 25.0,
     )
 
 

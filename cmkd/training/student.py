@@ -17,7 +17,7 @@ from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.splits import Split
 from cmkd.method.attention_gate import entropy
-from cmkd.method.losses import TeacherTargets, total_loss
+from cmkd.method.losses import TeacherTargets, gradient_ratios, total_loss
 from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.checkpoint import write_tensors
 from cmkd.training.diagnostics import ClipDiagnostics, graphs_of
@@ -73,6 +73,7 @@ class StudentLearner(EpochLoop[Batch]):
         self.mean_edges = mean_edges
         self.eval_batch = find_backbone(config.setting.student.backbone).eval_batch
         self.num_classes = num_classes
+        self._measured_epochs = 0
         torch.manual_seed(epoch_seed(config.seed, -1))
         student = build_student(config.setting, reader.picture, num_classes, cache=cache)
         self.student = to_device(student, reader.device)
@@ -111,7 +112,19 @@ class StudentLearner(EpochLoop[Batch]):
         }
         if self.student.gate is not None:
             metrics["alpha_entropy"] = entropy(output.alpha.detach())
+        if self._is_first_of_epoch() and batch.targets is not None and output.h_hat is not None:
+            ratios = gradient_ratios(losses, output.h_hat, self.method)
+            metrics |= {f"gradient_{name.replace(':', '.')}": one for name, one in ratios.items()}
         return StepResult(losses.total, metrics, len(labels))
+
+    def _is_first_of_epoch(self) -> bool:
+        """Whether this step is the first of its epoch; never of a compiled network.
+
+        There h_hat and the logits come from one function, whose inner gradients cannot be read.
+        """
+        epoch = len(self.history) + 1
+        first, self._measured_epochs = epoch > self._measured_epochs, epoch
+        return first and not self.config.compile
 
     def _validate(self) -> Validation:
         rows = first_rows(self.reader.arrays, self.split.val)

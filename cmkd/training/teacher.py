@@ -1,4 +1,4 @@
-"""The RGB teacher of a data set and fold: trained once, then read by all its trials."""
+"""The RGB teacher of a data set, fold and draw: trained once, then read by all its trials."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ def _train(config: TrialConfig, cache: Path, device_name: str, on_epoch: OnEpoch
     scales = ensure_scales(config, cache, arrays, split)
     reader = ClipReader(arrays, scales, device, config.setting)
 
-    recipe = config.setting.teacher
-    torch.manual_seed(epoch_seed(recipe.seed, -1))
+    recipe, seed = config.setting.teacher, config.teacher_seed
+    torch.manual_seed(epoch_seed(seed, -1))
     teacher = build_teacher(config.setting, len(dataset.info.classes))
     _start_from_weights(teacher, recipe, cache)
     to_device(teacher, device)
-    learner = TeacherLearner(teacher, recipe, reader, split.train, split.val)
+    learner = TeacherLearner(teacher, recipe, seed, reader, split.train, split.val)
     if recipe.training.epochs == 0:
         trained = Trained((), 0, learner.validate(), teacher.state_dict(), notes=())
         _finish(config, cache, dataset, learner, trained)
@@ -145,7 +145,7 @@ def _train(config: TrialConfig, cache: Path, device_name: str, on_epoch: OnEpoch
         recipe.training,
         teacher_folder(config, cache),
         owner=config.teacher_id,
-        seed=recipe.seed,
+        seed=seed,
         steps_per_epoch=num_batches(len(split.train), recipe.training.batch_size),
         batches=learner.batches,
         load=learner.load,
@@ -166,6 +166,7 @@ class TeacherLearner:
 
     teacher: Teacher
     recipe: TeacherConfig
+    seed: int
     reader: ClipReader
     train: tuple[int, ...]
     val: tuple[int, ...]
@@ -173,7 +174,7 @@ class TeacherLearner:
     def batches(self, epoch: int) -> Iterable[Rows]:
         """Rows of the batches of an epoch."""
         rows = view_rows(self.reader.arrays, self.train, epoch)
-        return shuffled(rows, self.recipe.training.batch_size, epoch_seed(self.recipe.seed, epoch))
+        return shuffled(rows, self.recipe.training.batch_size, epoch_seed(self.seed, epoch))
 
     def load(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Frames and labels."""
@@ -244,8 +245,9 @@ def _finish(
         teacher.load_state_dict(trained.best_weights)
         selected = clip_scores(learner.scores, rows).argmax(1).numpy()
     write_tensors(folder / WEIGHTS_FILE, trained.best_weights, {"id": config.teacher_id})
-    recipe = {"data_id": config.data_id, "fold": config.fold, "teacher_id": config.teacher_id}
-    write_json(folder / CONFIG_FILE, {**recipe, **config.setting.teacher.as_json()})
+    recipe = {**config.setting.teacher.as_json(), "seed": config.teacher_seed}
+    of = {"data_id": config.data_id, "fold": config.fold, "teacher_id": config.teacher_id}
+    write_json(folder / CONFIG_FILE, {**of, **recipe})
     write_predictions(folder / PREDICTIONS_FILE, dataset, clips, selected, last)
     stored = {
         "history": [asdict(record) for record in trained.history],

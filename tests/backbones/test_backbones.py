@@ -1,14 +1,16 @@
 """Shift, differences and shapes of all families."""
 
+import math
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
 
 from cmkd.backbones.tiny import Shortcut, frame_differences, split_stride
-from cmkd.backbones.tsm import TemporalShift, temporal_shift
+from cmkd.backbones.tsm import Edge, TemporalShift, temporal_shift
 from cmkd.config.backbones import BACKBONES, Size
 
 FREE = sorted(name for name, backbone in BACKBONES.items() if backbone.stride is None)
@@ -26,7 +28,15 @@ def test_shift_moves_folds_and_pads_with_zero() -> None:
 @pytest.mark.parametrize("frames", [1, 2, 4])
 def test_gradient_of_the_shift_is_its_adjoint(frames: int) -> None:
     x = torch.randn(2, frames, 5, 1, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: temporal_shift(v, 2), (x,))
+    for edge in get_args(Edge):
+        assert torch.autograd.gradcheck(lambda v, edge=edge: temporal_shift(v, 2, edge), (x,))
+
+
+def test_shift_repeats_the_end_frames_when_asked() -> None:
+    x = torch.arange(1.0, 4.0).view(1, 3, 1, 1, 1).expand(1, 3, 4, 1, 1)
+    shifted = temporal_shift(x, 1, "replicate")[0, :, :, 0, 0]
+    assert shifted[:, 0].tolist() == [2.0, 3.0, 3.0]
+    assert shifted[:, 1].tolist() == [1.0, 1.0, 2.0]
 
 
 def test_shift_does_not_cross_clips() -> None:
@@ -78,8 +88,7 @@ def test_frame_differences() -> None:
 
 @pytest.mark.parametrize("total", [1, 2, 4, 8, 16])
 def test_split_stride_multiplies_to_the_total(total: int) -> None:
-    first, second, third, fourth = split_stride(total)
-    assert first * second * third * fourth == total
+    assert math.prod(split_stride(total)) == total
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -156,7 +156,7 @@ def test_axes_of_one_name_are_told_apart(tmp_path):
     path.write_text(
         "name: s\ndescription: d\nblocks:\n"
         "  tsm: {student.backbone: [tiny_tsm], teacher.backbone: [tiny_tsm]}\n"
-        "  tdn: {student.backbone: [tiny_tdn], teacher.backbone: [tiny_tdn], method.heads: [1]}\n"
+        "  tdn: {student.backbone: [tiny_tdn], teacher.backbone: [tiny_tdn], method.heads: [2]}\n"
     )
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = make_plan(trials, ())

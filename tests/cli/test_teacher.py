@@ -48,7 +48,7 @@ def test_an_import_says_what_it_found_and_how_to_use_it(cmkd, teacher_file, tmp_
     assert facts["layout"] == "cmkd"
     assert facts["backbone"] == "tiny_tsm, width 8"
     assert facts["classes"] == "6"
-    assert facts["tensors"] == "98, all matched"
+    assert facts["tensors"] == "62, all matched"
     assert facts["dropped"] == "none"
     assert facts["file"] == f"{tmp_path}/cache/weights/{facts['id']}.safetensors"
     assert Path(facts["file"]).is_file()

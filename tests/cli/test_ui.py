@@ -91,7 +91,7 @@ def test_a_person_finds_the_runs_of_a_sweep_in_a_browser(new_workspace, browser,
         answer(f"http://127.0.0.1:{free_port}/version", parse=False)
         page = seen(browser, f"{at}{mode}", "tiny/synthetic-smoke")
         assert "a test" in page, "the words of the spec"
-        names = ("teacher tiny_tdn seed 0 fold 0", "control seed 0 fold 0", "both seed 0 fold 0")
+        names = ("teacher tiny_tsm seed 0 fold 0", "control seed 0 fold 0", "both seed 0 fold 0")
         seen(browser, f"{at}/{experiment}/runs{mode}", *names)
         run = f"{at}/{experiment}/runs/{run_id}"
         seen(browser, run, "both seed 0 fold 0", "trial_id", "selection", "method.lambda_1")

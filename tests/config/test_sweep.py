@@ -50,14 +50,22 @@ def test_table_4_has_the_paper_rows_and_a_control_of_each_half(empty_folder: Pat
             "spatial": (True, 0.1, 0.0),
             "temporal": (True, 0.0, 1.0),
             "both": (True, 0.1, 1.0),
+            "logits": (True, 0.0, 0.0),
         }.items()
+    } | {
+        "tsm_untrained": ("tiny_tsm", True, 0.1, 0.0),
+        "tsm_printed": ("tiny_tsm", True, 0.1, 1.0),
     }
-    assert len({arm.setting.id for arm in ablation.arms}) == 10
+    assert len({arm.setting.id for arm in ablation.arms}) == 14
+    assert {
+        arm.setting.teacher.backbone == arm.setting.student.backbone for arm in ablation.arms
+    } == {True}
+    assert [arm.name for arm in ablation.arms if arm.setting.teacher.untrained] == ["tsm_untrained"]
     assert {arm.setting.method for arm in ablation.only(["*_both"]).arms} == {MethodConfig()}
     needs = {
         arm.name.partition("_")[2] for arm in ablation.arms if arm.setting.method.needs_teacher
     }
-    assert needs == {"spatial", "temporal", "both"}
+    assert needs == {"spatial", "temporal", "both", "logits", "untrained", "printed"}
 
 
 def test_every_shipped_spec_loads(empty_folder: Path) -> None:
@@ -84,7 +92,7 @@ def test_a_block_is_the_product_of_its_lists_in_file_order(sweep) -> None:
         "alone",
     ]
     assert [arm.setting.method.tg for arm in arms] == [(1,), (2, 3), (1,), (2, 3), (1, 2, 3)]
-    assert [arm.setting.training.epochs for arm in arms] == [3, 3, 3, 3, 20]
+    assert [arm.setting.training.epochs for arm in arms] == [3, 3, 3, 3, 10]
 
 
 def test_block_over_base_over_default(sweep) -> None:
@@ -125,11 +133,11 @@ def test_a_key_of_the_teacher_leaves_the_teachers_other_defaults(sweep) -> None:
     (arm,) = sweep("blocks:\n  a: {teacher.training.lr: [0.01]}\n").arms
     expected = Setting().teacher.training
     assert arm.setting.teacher.training.lr == 0.01
-    assert arm.setting.teacher.training.epochs == expected.epochs == 25
+    assert arm.setting.teacher.training.epochs == expected.epochs == 20
 
 
 def test_equal_settings_have_equal_ids_however_they_are_written(sweep) -> None:
-    spec = sweep("base: {training.epochs: 20}\nblocks:\n  a: {}\n  b: {method.lambda_2: [1]}\n")
+    spec = sweep("base: {training.epochs: 10}\nblocks:\n  a: {}\n  b: {method.lambda_2: [1]}\n")
     assert {arm.setting.id for arm in spec.arms} == {Setting().id}
 
 

@@ -78,7 +78,7 @@ def test_the_defaults_are_the_row_with_both_losses() -> None:
     method = MethodConfig()
     assert (method.decoder, method.lambda_1, method.lambda_2) == (True, 0.1, 1.0)
     assert method.needs_teacher
-    assert TeacherConfig().training.as_json() == TrainingConfig(epochs=25).as_json()
+    assert TeacherConfig().training.as_json() == TrainingConfig(epochs=20).as_json()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_makes_another_trial() -> None:
 
 def test_what_makes_another_teacher() -> None:
     one = trial().teacher_id
-    assert trial(seed=7).teacher_id == one
+    assert trial(seed=7).teacher_id != one
     assert trial(setting=Setting(method=MethodConfig(lambda_2=0.0))).teacher_id == one
     assert trial(setting=Setting(training=TrainingConfig(epochs=3))).teacher_id == one
     assert trial(setting=Setting(inputs=InputConfig(motion="per_frame"))).teacher_id == one
@@ -209,6 +209,35 @@ def test_what_makes_another_teacher() -> None:
         trial(setting=Setting(teacher=TeacherConfig(weights="w0"))).teacher_id,
     ]
     assert len({one, *others}) == 7
+
+
+def test_every_replicate_has_its_own_teacher_unless_the_spec_fixes_it() -> None:
+    own, fixed = trial(seed=3), TeacherConfig(seed=3)
+    assert (own.teacher_seed, trial(setting=Setting(teacher=fixed)).teacher_seed) == (3, 3)
+    assert own.teacher_id == trial(setting=Setting(teacher=fixed)).teacher_id
+    control = Setting(method=MethodConfig(lambda_1=0.0, lambda_2=0.0))
+    assert trial(setting=control, seed=3).teacher_id == own.teacher_id
+    assert len({trial(seed=seed).teacher_id for seed in range(5)}) == 5
+    one = {trial(setting=Setting(teacher=fixed), seed=seed).teacher_id for seed in range(5)}
+    assert len(one) == 1
+
+
+def test_imported_weights_that_are_not_trained_leave_nothing_to_draw() -> None:
+    def ids(**teacher: Any) -> set[str]:
+        setting = Setting(teacher=TeacherConfig.model_validate(teacher))
+        return {trial(setting=setting, seed=seed).teacher_id for seed in range(3)}
+
+    assert len(ids(weights="w0", training={"epochs": 0})) == 1
+    assert ids(weights="w0", training={"epochs": 0}, seed=4) == ids(
+        weights="w0", training={"epochs": 0}
+    )
+    assert len(ids(weights="w0")) == len(ids(untrained=True, training={"epochs": 0})) == 3
+
+
+def test_an_untrained_teacher_says_so() -> None:
+    for wrong in ({"untrained": True}, {"training": {"epochs": 0}}):
+        with pytest.raises(ValidationError, match=r"training\.epochs"):
+            TeacherConfig.model_validate(wrong)
 
 
 def test_seeds_and_folds_share_the_setting() -> None:
@@ -252,8 +281,8 @@ def test_parts_of_a_setting_must_fit_together() -> None:
     with pytest.raises(ValidationError, match="heads 3 does not divide the 64 channels"):
         Setting(method=MethodConfig(heads=3))
     Setting(method=MethodConfig(heads=3, width=96))
-    with pytest.raises(ValidationError, match="heads 4 does not divide the 30 channels"):
-        Setting(method=MethodConfig(width=30))
+    with pytest.raises(ValidationError, match="heads 7 does not divide the 30 channels"):
+        Setting(method=MethodConfig(width=30, heads=7))
 
 
 def test_maps_of_unlike_families_are_not_compared() -> None:
@@ -299,7 +328,7 @@ def test_what_is_read_of_a_clip() -> None:
     [
         ({"milestones": (3,)}, "belong to schedule: steps"),
         ({"schedule": "steps", "milestones": (5, 3)}, "ascending"),
-        ({"schedule": "steps", "milestones": (20,)}, "between 1 and epochs - 1 = 19"),
+        ({"schedule": "steps", "milestones": (20,)}, "between 1 and epochs - 1 = 9"),
         ({"batch_size": 32, "accumulate": 5}, "5 does not divide batch_size 32"),
     ],
 )

@@ -1,6 +1,7 @@
 """Each equation of the paper at values that can be checked on paper."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from cmkd.method.pseudo_decoder import BiConvLSTM, CrossModalAttention, attn
 from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import EPS, adjacency, edges, vertices
 
+OWN = torch.zeros(1, 1, dtype=torch.int64)
 LITERAL = MethodConfig(attention="literal", content="literal", heads=1)
 
 
@@ -38,26 +40,29 @@ def test_eq_1_literal_value() -> None:
     # One frame, two tokens. q = v = I-frame tokens (1, 0) and (0, 1). Motion keys equal the first
     # token twice, so its scores tie and it returns the mean of the values, (0.5, 0.5). Residual
     # keys are sqrt(2) ln 3 times the tokens, so each token weighs itself 3 : 1.
-    f_i = torch.eye(2)[None, None]
+    f_i = torch.eye(2)[None]
     f_m = torch.tensor([[1.0, 0.0], [1.0, 0.0]])[None, None]
     f_r = math.sqrt(2) * math.log(3) * torch.eye(2)[None, None]
-    h_rec = literal_attention()(f_i, f_m, f_r)
+    h_rec = literal_attention()(f_i, OWN, f_m, f_r)
     expected = torch.tensor([[0.5 + 0.75, 0.5 + 0.25], [0.5 + 0.25, 0.5 + 0.75]])
     torch.testing.assert_close(h_rec[0, 0], expected)
 
 
 def test_eq_1_takes_no_value_from_motion_or_residual() -> None:
-    f_i = torch.zeros(1, 1, 2, 2)
-    h_rec = literal_attention()(f_i, torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2))
+    f_i = torch.zeros(1, 2, 2)
+    h_rec = literal_attention()(f_i, OWN, torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2))
     assert torch.equal(h_rec, torch.zeros_like(h_rec))
 
 
 def test_eq_1_content_readings_add_motion_and_residual() -> None:
     f_i, f_m, f_r = (torch.randn(1, 3, 2, 2, generator=_seeded(k)) for k in range(3))
-    bare = literal_attention()(f_i, f_m, f_r)
-    added = literal_attention(LITERAL.model_copy(update={"content": "add"}))(f_i, f_m, f_r)
+    own = torch.arange(3)[None]
+    bare = literal_attention()(f_i[0], own, f_m, f_r)
+    added = literal_attention(LITERAL.model_copy(update={"content": "add"}))(f_i[0], own, f_m, f_r)
     torch.testing.assert_close(added, bare + f_m + f_r)
-    valued = literal_attention(LITERAL.model_copy(update={"content": "value"}))(f_i, f_m, f_r)
+    valued = literal_attention(LITERAL.model_copy(update={"content": "value"}))(
+        f_i[0], own, f_m, f_r
+    )
     by_hand = attn(f_i, f_m, f_i + f_r, 1) + attn(f_i, f_r, f_i + f_r, 1)
     torch.testing.assert_close(valued, by_hand)
 
@@ -119,10 +124,11 @@ def test_eq_4_value() -> None:
     # Two frames, errors of squared norm 2 * 2^2 = 8 and 2 * 1^2 = 2, weights 0.5 and 1.5.
     h = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 2)
     alpha = torch.tensor([[0.5, 1.5]])
-    config = MethodConfig()
-    assert spatial_loss(h, torch.zeros_like(h), alpha, config).item() == pytest.approx(3.5)
-    mean = config.model_copy(update={"spatial_reduction": "mean"})
-    assert spatial_loss(h, torch.zeros_like(h), alpha, mean).item() == pytest.approx(1.75)
+    # "level" divides by h w sqrt(C) / 8 = 2 / 8.
+    for reduction, expected in {"sum": 3.5, "mean": 1.75, "level": 14.0}.items():
+        config = MethodConfig.model_validate({"reduction": reduction})
+        loss = spatial_loss(h, torch.zeros_like(h), alpha, config)
+        assert loss.item() == pytest.approx(expected)
 
 
 def test_eq_5_elementwise_values() -> None:
@@ -144,7 +150,7 @@ def test_eq_5_scalar_values_and_their_underflow() -> None:
 def test_eq_6_value() -> None:
     # TG_3 alone, raw edges, one scalar per frame: v = h^2 + h + 1. Teacher h = (0, 1): v = (1, 3),
     # edge 4. Student h = (0, 0): edge 0. Two of four entries differ by 4: mean square 8.
-    config = MethodConfig(tg=(3,), tg_edge="raw")
+    config = MethodConfig(tg=(3,), tg_edge="raw", reduction="mean")
     h = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1)
     loss = temporal_loss(h, torch.zeros_like(h), {1: 1.0, 2: 1.0, 3: 1.0}, config)
     assert loss.item() == pytest.approx(8.0)
@@ -181,19 +187,22 @@ def test_eq_7_value_and_control() -> None:
 
 def test_logits_kd_values() -> None:
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 3.0]])
-    assert logits_loss(student, teacher, MethodConfig(logits="mse")).item() == pytest.approx(5.0)
+    for reduction, expected in {"sum": 10.0, "mean": 5.0, "level": 5.0 * math.sqrt(2) / 4}.items():
+        config = MethodConfig.model_validate({"logits": "mse", "reduction": reduction})
+        assert logits_loss(student, teacher, config).item() == pytest.approx(expected)
     q = 1 / (1 + math.exp(0.5))
     kl = q * math.log(2 * q) + (1 - q) * math.log(2 * (1 - q))
     loss = logits_loss(student, teacher, MethodConfig(logits="kl"))
     assert loss.item() == pytest.approx(16 * kl, rel=1e-5)
 
 
-def test_gate_weights() -> None:
+@pytest.mark.parametrize("squeeze", ["channels", "frames"])
+def test_gate_weights(squeeze: Literal["channels", "frames"]) -> None:
     torch.manual_seed(0)
     f_m, f_r = torch.randn(2, 6, 8, 4, 4), torch.randn(2, 6, 8, 4, 4)
-    alpha = AttentionGate(6, "softmax")(f_m, f_r)
+    alpha = AttentionGate(6, 8, "softmax", squeeze)(f_m, f_r)
     torch.testing.assert_close(alpha.mean(1), torch.ones(2))
-    sigmoid = AttentionGate(6, "sigmoid")(f_m, f_r)
+    sigmoid = AttentionGate(6, 8, "sigmoid", squeeze)(f_m, f_r)
     assert ((sigmoid > 0) & (sigmoid < 1)).all()
 
 
@@ -205,7 +214,7 @@ def test_gate_entropy() -> None:
 def test_sigmoid_gate_trained_through_eq_4_collapses() -> None:
     # Why the default gate is neither (A8): alpha = 0 minimises Eq. (4) whatever the features.
     torch.manual_seed(0)
-    gate = AttentionGate(4, "sigmoid")
+    gate = AttentionGate(4, 8, "sigmoid", "frames")
     f_m, f_r = torch.randn(16, 4, 8, 2, 2), torch.randn(16, 4, 8, 2, 2)
     h = torch.randn(16, 4, 8, 2, 2)
     optimizer = torch.optim.Adam(gate.parameters(), lr=0.05)

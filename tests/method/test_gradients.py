@@ -86,7 +86,9 @@ def test_arms_with_equal_seeds_start_from_equal_branches() -> None:
 
 @pytest.mark.parametrize(("learns", "flows"), [("pooling", False), ("loss", True)])
 def test_gate_is_trained_through_eq_4_only_when_asked(learns: str, flows: bool) -> None:
-    config = MethodConfig.model_validate({"gate_learns": learns, "lambda_2": 0.0})
+    config = MethodConfig.model_validate(
+        {"gate": "softmax", "gate_learns": learns, "lambda_2": 0.0}
+    )
     student = make_student(config)
     output = student(*inputs())
     h = torch.randn(2, T, 16, 2, 2)
@@ -172,7 +174,9 @@ def f_i_of(student: Student, *batch: Tensor) -> Tensor:
     """What the decoder is given as f^I."""
     seen: list[Tensor] = []
     assert student.decoder is not None
-    hook = student.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = student.decoder.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0][given[1]])
+    )
     student(*batch)
     hook.remove()
     return seen[0]

@@ -16,7 +16,7 @@ name: ablation
 description: made up
 data: made-up
 seeds: 3
-base: {method.lambda_1: 0.1, method.lambda_2: 1.0}
+base: {method.lambda_1: 0.1, method.lambda_2: 1.0, teacher.backbone: tiny_tdn}
 blocks:
   baseline: {method.decoder: [false], method.lambda_1: [0.0], method.lambda_2: [0.0]}
   control: {method.lambda_1: [0.0], method.lambda_2: [0.0]}

@@ -12,9 +12,9 @@ from cmkd.report.arms import ArmQuery, departures, find_arm, find_arms, find_ref
 
 BOTH = ArmQuery(family="TSM", method={"lambda_1": True, "lambda_2": True})
 VARIANTS = """
-  no_gate: {method.gate: ["off"]}
+  gated: {method.gate: [softmax]}
   first_graph: {method.tg: [[1]]}
-  literal: {method.attention: [literal]}
+  block: {method.attention: [block]}
   per_frame: {inputs.motion: [per_frame]}
 """
 
@@ -23,7 +23,7 @@ def only(sweep: Sweep, *names: str) -> Sweep:
     return sweep.only(names)
 
 
-@pytest.mark.parametrize("name", ["no_gate", "first_graph", "literal", "per_frame"])
+@pytest.mark.parametrize("name", ["gated", "first_graph", "block", "per_frame"])
 def test_a_variant_alone_fills_no_row(make_sweep: Callable[[str], Sweep], name: str) -> None:
     sweep = only(make_sweep(VARIANTS), name)
     assert find_arm(sweep, BOTH) is None
@@ -31,9 +31,9 @@ def test_a_variant_alone_fills_no_row(make_sweep: Callable[[str], Sweep], name: 
 
 
 def test_a_named_component_is_found(make_sweep: Callable[[str], Sweep]) -> None:
-    named = BOTH.model_copy(update={"method": {**BOTH.method, "gate": "off"}})
+    named = BOTH.model_copy(update={"method": {**BOTH.method, "gate": "softmax"}})
     arm = find_arm(make_sweep(VARIANTS), named)
-    assert arm is not None and arm.name == "no_gate"
+    assert arm is not None and arm.name == "gated"
 
 
 def test_a_longer_schedule_departs_and_comes_last(make_sweep: Callable[[str], Sweep]) -> None:

@@ -316,13 +316,13 @@ def test_claims_about_parts_of_the_method_have_their_arms() -> None:
             assert one is not None
             found[arm] = (one.setting.method.gate, one.setting.method.tg)
     assert found == {
-        "both_mid": ("softmax", (1, 2, 3)),
-        "control": ("softmax", (1, 2, 3)),
-        "both_no_gate": ("off", (1, 2, 3)),
-        "control_no_gate": ("off", (1, 2, 3)),
-        "both_first_graph": ("softmax", (1,)),
-        "both_second_graph": ("softmax", (2,)),
-        "both_third_graph": ("softmax", (3,)),
+        "both_mid": ("off", (1, 2, 3)),
+        "control": ("off", (1, 2, 3)),
+        "both_gate": ("softmax", (1, 2, 3)),
+        "control_gate": ("softmax", (1, 2, 3)),
+        "both_first_graph": ("off", (1,)),
+        "both_second_graph": ("off", (2,)),
+        "both_third_graph": ("off", (3,)),
     }
 
 

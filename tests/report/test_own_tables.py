@@ -64,21 +64,21 @@ def test_partial_folds_are_shown_as_such(store: MemoryStore) -> None:
 def test_a_store_of_variants_fills_no_row_of_the_paper(
     make_sweep: Callable[[str], Sweep], store: MemoryStore
 ) -> None:
-    store.sweep = make_sweep('  no_gate: {method.gate: ["off"]}\n  graph: {method.tg: [[1]]}\n')
-    sweep = store.sweep.only(["no_gate", "graph"])
-    for arm in ("no_gate", "graph"):
+    store.sweep = make_sweep("  gated: {method.gate: [softmax]}\n  graph: {method.tg: [[1]]}\n")
+    sweep = store.sweep.only(["gated", "graph"])
+    for arm in ("gated", "graph"):
         store.trial(arm, 0, [1, 0])
     evidence = collect(store, store.sweep, "made-up")
     page = build_page(build_table(TABLES["4"], evidence), version="test")
     lines = {line.cells[0].text: line.cells for line in page.grids[0].lines}
     arm = page.grids[0].columns.index("Arm")
-    assert lines["TSM+ours"][arm].text != "no_gate"
-    assert lines["no_gate †"][arm].text == "no_gate"
+    assert lines["TSM+ours"][arm].text != "gated"
+    assert lines["gated †"][arm].text == "gated"
     arms = next(grid for grid in page.grids if grid.name == "arms")
     departing = {line.cells[0].text: line.cells[-1].text for line in arms.lines}
-    assert departing["no_gate"] == 'method.gate="off"'
+    assert departing["gated"] == 'method.gate="softmax"'
     assert departing["graph"] == "method.tg=[1]"
-    assert own_table(sweep).references == ("no_gate",)
+    assert own_table(sweep).references == ("gated",)
 
 
 def test_a_longer_arm_is_marked_in_the_row_that_it_fills(

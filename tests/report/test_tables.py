@@ -141,12 +141,12 @@ def test_a_variant_never_stands_for_the_whole(
     # The variant comes first in the file, and fits the row as well as the default does.
     path = tmp_path / "variants.yaml"
     text = (tmp_path / "made_up.yaml").read_text()
-    path.write_text(text.replace("blocks:", "blocks:\n  gateless: {method.gate: ['off']}"))
+    path.write_text(text.replace("blocks:", "blocks:\n  gated: {method.gate: [softmax]}"))
     full_store.sweep = load_sweep(str(path))
-    full_store.trial("gateless", 0, [1] * 10)
+    full_store.trial("gated", 0, [1] * 10)
     table = build(full_store)
     assert row_of(table, "both").printed is not None
-    assert row_of(table, "gateless").printed is None
+    assert row_of(table, "gated").printed is None
 
 
 def test_differences_compare_equal_schedules(
@@ -244,16 +244,16 @@ def test_components_compare_with_the_whole_however_it_is_spelt(
 ) -> None:
     full_store.sweep = make_sweep("  gate: {method.gate: ['off', softmax]}\n")
     for seed in (0, 1, 2):
-        full_store.trial("gate[gate=off]", seed, [1] * 7 + [0] * 3)
+        full_store.trial("gate[gate=softmax]", seed, [1] * 7 + [0] * 3)
     table = build(full_store, "components")
     assert {row.printed for row in table.rows} == {None}
-    off = measured(table, "gate[gate=off]").differences["selected"]["both"]
-    assert off is not None
-    assert (off.reference, off.mean) == ("both", pytest.approx(-40 / 3))
+    on = measured(table, "gate[gate=softmax]").differences["selected"]["both"]
+    assert on is not None
+    assert (on.reference, on.mean) == ("both", pytest.approx(-40 / 3))
     # The same setting as `both` under another name is that arm, not a rival of it.
-    same = measured(table, "gate[gate=softmax]").differences["selected"]["both"]
+    same = measured(table, "gate[gate=off]").differences["selected"]["both"]
     assert same is not None
-    assert (same.reference, same.mean) == ("gate[gate=softmax]", 0.0)
+    assert (same.reference, same.mean) == ("gate[gate=off]", 0.0)
 
 
 def test_a_sweep_of_other_arms_has_no_table_4(full_store: MemoryStore, tmp_path: Path) -> None:

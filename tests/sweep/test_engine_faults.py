@@ -27,7 +27,7 @@ def test_a_killed_server_of_ray_ends_the_sweep_with_the_command_to_go_on(
     last = " ".join(output.splitlines()[-3:])
     assert "has died" in last
     assert last.endswith("; to go on: cmkd sweep tiny.yaml --workers 1")
-    assert space.statuses() == {"teacher tiny_tdn": "FINISHED", "control": "KILLED"}
+    assert space.statuses() == {"teacher tiny_tsm": "FINISHED", "control": "KILLED"}
 
     code, output = space.run("sweep", "tiny.yaml")
     assert code == 0, output

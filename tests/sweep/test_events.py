@@ -99,7 +99,7 @@ def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
         names = [*notes.opened[key], *(path.name for path in told["files"])]
         assert sorted(names) == ["config.json", "predictions.csv"]
     assert engine.name == "smoke-gestures", "two sweeps of one name may run at once"
-    arms = ["teacher tiny_tdn", "baseline", "control", "both"]
+    arms = ["teacher tiny_tsm", "baseline", "control", "both"]
     said = [line.split(" seed 0 fold 0") for line in notes.notes]
     assert [arm for arm, _ in said] == [arm for arm in arms for _ in range(2)]
     assert all(line.endswith(end) for (_, line), end in zip(said, [NOTE, "b"] * 4, strict=True))
@@ -174,7 +174,7 @@ def test_trials_that_memory_ran_out_for_are_trained_with_fewer_at_once():
     driver = driver_of(notes, seeds=3, workers=4)
     train(driver, engine)
     assert (driver.finished, driver.failures) == (9, [])
-    assert engine.beside == [4, 2] + [1] * 10
+    assert engine.beside == [4, 2] + [1] * 12
     assert any(line.endswith("no GPU memory; goes on with 2 at once") for line in notes.notes)
     assert {told["status"] for told in notes.closed.values()} == {"FINISHED"}
 
@@ -204,8 +204,8 @@ def test_untaught_trials_fail_untried_and_do_not_stop_the_others():
     notes, engine = Notes(), Untaught()
     driver = driver_of(notes, seeds=3)
     train(driver, engine)
-    assert (driver.finished, len(driver.failures)) == (6, 1 + 3)
-    assert len(engine.order) == 1 + 6, "no worker took an untaught trial"
+    assert (driver.finished, len(driver.failures)) == (6, 3 + 3)
+    assert len(engine.order) == 3 + 6, "no worker took an untaught trial"
     causes = {failure.cause for name, failure in driver.failures if name.startswith("both")}
     assert causes == {"TeacherFailed: ValueError: no"}
-    assert len(notes.opened) == len(notes.closed) == 1 + 9, "each has its run"
+    assert len(notes.opened) == len(notes.closed) == 3 + 9, "each has its run"

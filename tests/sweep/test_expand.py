@@ -56,10 +56,11 @@ def test_the_name_says_arm_fold_and_seed(sweep):
     assert trials(sweep)[0].name == "baseline seed 0 fold 0"
 
 
-def test_one_teacher_per_fold_and_none_without_distillation(sweep):
+def test_one_teacher_per_replicate_and_none_without_distillation(sweep):
     planned = trials(sweep)
     teachers = teachers_of(planned)
-    assert sorted(config.fold for config in teachers.values()) == [0, 1]
+    drawn = [(config.teacher_seed, config.fold) for config in teachers.values()]
+    assert drawn == [(0, 0), (0, 1), (1, 0), (1, 1)], "in the order of the trials"
     assert all(config.teacher_id == key for key, config in teachers.items())
     assert teachers_of(tuple(t for t in planned if t.arm == "baseline")) == {}
 

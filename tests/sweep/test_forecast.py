@@ -59,7 +59,7 @@ def test_weights_and_rates_cost_the_same_but_a_loss_more_does_not() -> None:
     for other in (
         setting(lambda_1=0.0),
         setting(logits="mse"),
-        setting(gate="off"),
+        setting(gate="softmax"),
         setting(training={"batch_size": 8}),
     ):
         assert class_of(other) != plain

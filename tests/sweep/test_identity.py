@@ -61,16 +61,17 @@ def test_params_are_the_whole_setting_flattened():
     params = trial_identity(trial, ORIGIN).params
     assert params["method.lambda_1"] == "0.1"
     assert params["method.decoder"] == "true"
-    assert params["method.gate"] == "softmax"
+    assert params["method.gate"] == "off"
     assert json.loads(params["method.tg"]) == [1, 2, 3]
-    assert params["teacher.training.epochs"] == "25"
+    assert params["teacher.training.epochs"] == "20"
 
 
 def test_a_teacher_is_found_by_its_own_id():
     identity = teacher_identity(CONFIG, ORIGIN)
     assert identity.trial_id == identity.tags["trial_id"] == CONFIG.teacher_id
     assert identity.tags["kind"] == "teacher"
-    assert identity.tags["seed"] == str(CONFIG.setting.teacher.seed)
+    assert CONFIG.setting.teacher.seed is None
+    assert identity.tags["seed"] == identity.params["teacher.seed"] == "3", "that of the trial"
     assert all(key.startswith("teacher.") for key in identity.params)
 
 

@@ -57,16 +57,17 @@ def test_every_part_of_the_method_is_alive(tmp_path: Path) -> None:
 
 COMPONENTS = """
   gate: {method.gate: ["off", softmax, sigmoid]}
-  learns: {method.gate_learns: [loss]}
+  learns: {method.gate: [softmax], method.gate_learns: [loss]}
+  squeeze: {method.gate: [softmax], method.gate_squeeze: [frames]}
   graphs: {method.tg: [[1], [2], [3], [1, 2], [1, 3], [2, 3]]}
   features: {method.tg_features: [pooled]}
   kernel: {method.tg_kernel: [scalar]}
   edge: {method.tg_edge: [max, raw]}
-  attention: {method.attention: [literal]}
+  attention: {method.attention: [block]}
   content: {method.content: [value, literal]}
   weights: {method.lambda_1: [0.0, 0.01, 1.0], method.lambda_2: [0.0, 0.1, 5.0]}
   logits: {method.logits: [mse, kl]}
-  reduction: {method.spatial_reduction: [mean]}
+  reduction: {method.reduction: [sum, mean]}
   backbone: {student.backbone: [tiny_tdn]}
 """
 

@@ -69,7 +69,7 @@ def test_a_board_starts_where_the_plan_is():
 def test_a_board_has_the_teachers_that_are_needed():
     trials = expand(load_sweep("smoke"), data="d", data_id="id", folds=2, seeds=2)
     names = [one.name for one in Progress.of(make_plan(trials, ())).teachers.values()]
-    assert sorted(names) == [f"teacher tiny_tdn seed 0 fold {n}" for n in (0, 1)]
+    assert sorted(names) == [f"teacher tiny_tsm seed {s} fold {n}" for s in (0, 1) for n in (0, 1)]
 
 
 def test_the_best_of_an_arm_is_over_its_trials_and_epochs(progress):

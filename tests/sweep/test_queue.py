@@ -44,13 +44,22 @@ def test_each_trial_waits_for_its_own_teacher() -> None:
     assert queue.waiting_for("b") == ()
 
 
-def test_teachers_go_before_trials_so_that_none_of_them_is_late() -> None:
-    queue = TrialQueue(["a", "b", "c"], {"plain": None}, workers=2)
-    assert taken(queue) == ["a", "b"]
+def test_a_teacher_starts_when_those_that_are_there_have_no_trials_left() -> None:
+    trials = {"plain 0": None, "kd 0": "a", "plain 1": None, "kd 1": "b"}
+    queue = TrialQueue(["a", "b"], trials, workers=1)
+    order = []
+    while not queue.exhausted:
+        (key,) = taken(queue)
+        queue.ended(key)
+        order.append(key)
+    assert order == ["a", "plain 0", "kd 0", "b", "plain 1", "kd 1"]
+
+
+def test_workers_train_further_teachers_rather_than_nothing() -> None:
+    queue = TrialQueue(["a", "b", "c"], {"plain": None, "of c": "c"}, workers=3)
+    assert taken(queue) == ["a", "plain", "b"]
     queue.ended("a")
     assert taken(queue) == ["c"]
-    queue.ended("c")
-    assert taken(queue) == ["plain"]
 
 
 def test_a_trial_takes_the_workers_of_all_its_processes() -> None:

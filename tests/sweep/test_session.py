@@ -69,7 +69,7 @@ def listening_on(pid: int) -> list[str]:
 def test_a_failing_arm_costs_only_itself(story: Story) -> None:
     assert story.code == 1, story.output
     assert story.space.statuses() == {
-        "teacher tiny_tdn": "FINISHED",
+        "teacher tiny_tsm": "FINISHED",
         "control": "FINISHED",
         "both": "FINISHED",
         "broken": "FAILED",
@@ -88,7 +88,7 @@ def test_every_record_is_there_once(story: Story) -> None:
         "where m.key = 'val_acc' group by 1"
     )
     assert dict(steps) == {
-        "teacher tiny_tdn seed 0 fold 0": 1,
+        "teacher tiny_tsm seed 0 fold 0": 1,
         "control seed 0 fold 0": 8,
         "both seed 0 fold 0": 8,
     }
@@ -254,7 +254,7 @@ def test_a_signal_leaves_everything_in_order(
     assert process.returncode == code, output
     assert "to go on: cmkd sweep tiny.yaml --workers 1\n" in output
     assert "Traceback" not in output
-    assert space.statuses() == {"teacher tiny_tdn": "FINISHED", "control": "KILLED"}
+    assert space.statuses() == {"teacher tiny_tsm": "FINISHED", "control": "KILLED"}
     assert list(space.processes()) == []
 
     assert space.run("sweep", "tiny.yaml", "--workers", "1")[0] == 0

@@ -28,7 +28,9 @@ def student() -> Student:
         channels=16,
         grid=(2, 2),
     )
-    return Student(branches, 4, 5, 0.0, MethodConfig(heads=2, hidden=4))
+    return Student(
+        branches, 4, 5, 0.0, MethodConfig(attention="block", gate="softmax", heads=2, hidden=4)
+    )
 
 
 def settings(model: nn.Module, config: TrainingConfig) -> dict[str, tuple[float, float]]:
@@ -88,7 +90,7 @@ def test_partial_bn_freezes_all_but_the_first_of_each_branch(student: Student) -
     assert len(learning) == len(list(student.parameters())) - 2 * len(frozen)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 def test_steps_divide_the_rate_by_ten_after_each_milestone(optimizer: str) -> None:
     config = TrainingConfig(
         epochs=4, lr=0.1, optimizer=optimizer, schedule="steps", milestones=(1, 3)

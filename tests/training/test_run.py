@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from cmkd.config.training import TeacherConfig, TeacherTrainingConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
@@ -28,6 +31,8 @@ from cmkd.training.batches import (
 )
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.features import load_teacher
+from cmkd.training.loop import epoch_seed
+from cmkd.training.networks import build_teacher
 from cmkd.training.runtime import pick_device
 from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher, open_teacher
@@ -119,7 +124,7 @@ def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
 
 
 def test_kd_terms_are_logged_only_where_they_exist(own_cache: Path, make_trial: MakeTrial) -> None:
-    config = make_trial(logits="mse", epochs=1)
+    config = make_trial(logits="mse", epochs=1, gate="softmax")
     ensure_teacher(config, own_cache, device="cpu")
     metrics = run_to_end(config, own_cache).history[0].metrics
     assert {"loss_spatial", "loss_temporal", "loss_logits", "alpha_entropy"} <= set(metrics)
@@ -127,10 +132,70 @@ def test_kd_terms_are_logged_only_where_they_exist(own_cache: Path, make_trial: 
     assert metrics["train_loss"] == pytest.approx(metrics["loss_ce"] + terms, rel=1e-4)
     plain = run_to_end(make_trial(epochs=1, lambda_1=0.0, lambda_2=0.0), own_cache)
     assert not {"loss_spatial", "loss_temporal", "loss_logits"} & set(plain.history[0].metrics)
+    assert not [name for name in plain.history[0].metrics if name.startswith("gradient_")]
+
+
+def test_gradient_ratios_are_logged_and_change_nothing(
+    own_cache: Path, make_trial: MakeTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_trial(logits="mse")
+    ensure_teacher(config, own_cache, device="cpu")
+    with_ratios = values(run_to_end(config, own_cache).history)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("data", "arrays", "teachers"):
+        (other / name).symlink_to(own_cache / name)
+    asked: list[bool] = []
+    # The first step of an epoch, and no other.
+    monkeypatch.setattr(
+        "cmkd.training.student.gradient_ratios", lambda *_: asked.append(True) or {}
+    )
+    without = values(run_to_end(config, other).history)
+    assert len(asked) == config.setting.training.epochs
+    names = {"gradient_spatial", "gradient_temporal", "gradient_logits"}
+    for one, bare in zip(with_ratios, without, strict=True):
+        assert one.keys() - bare.keys() == names
+        assert all(one[name] > 0 for name in names)
+        assert {name: value for name, value in one.items() if name not in names} == bare
+
+
+def test_every_replicate_learns_from_its_own_teacher(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    trials = [make_trial(seed=seed, epochs=1) for seed in (0, 1)]
+    bundles = [ensure_teacher(config, own_cache, device="cpu") for config in trials]
+    assert bundles[0].folder != bundles[1].folder
+    assert bundles[0].history != bundles[1].history
+    for config, bundle in zip(trials, bundles, strict=True):
+        run_to_end(config, own_cache)
+        recorded = json.loads((bundle.folder / "config.json").read_text())
+        assert recorded["seed"] == config.seed
+    fixed = trials[1].setting.teacher.model_copy(update={"seed": 0})
+    setting = trials[1].setting.model_copy(update={"teacher": fixed})
+    same = trials[1].model_copy(update={"setting": setting})
+    assert open_teacher(same, own_cache) == bundles[0]
+
+
+def test_an_untrained_teacher_is_frozen_at_its_initialisation(
+    own_cache: Path, make_trial: MakeTrial
+) -> None:
+    config = make_trial(epochs=1, lambda_2=0.0)
+    teacher = TeacherConfig(width=4, untrained=True, training=TeacherTrainingConfig(epochs=0))
+    setting = config.setting.model_copy(update={"teacher": teacher})
+    config = config.model_copy(update={"setting": setting})
+    bundle = ensure_teacher(config, own_cache, device="cpu")
+    assert bundle.history == ()
+    kept = load_file(bundle.folder / "teacher.safetensors")
+    torch.manual_seed(epoch_seed(config.seed, -1))
+    fresh = build_teacher(setting, len(kept["classifier.bias"])).state_dict()
+    assert fresh.keys() == kept.keys()
+    assert all(torch.equal(value, kept[name]) for name, value in fresh.items())
+    metrics = run_to_end(config, own_cache).history[0].metrics
+    assert 0 < metrics["loss_spatial"] < 1e3
 
 
 def test_a_step_in_bf16_stays_near_fp32(own_cache: Path, make_trial: MakeTrial) -> None:
-    config = make_trial()
+    config = make_trial(gate="softmax")
     training = config.setting.training.model_copy(update={"precision": "bf16"})
     setting = config.setting.model_copy(update={"training": training})
     ensure_teacher(config, own_cache, device="cpu")
@@ -182,7 +247,7 @@ def test_teacher_is_trained_once_and_its_features_match_it(
     )
     assert epochs == [1, 2]
     again = ensure_teacher(
-        make_trial(seed=3, lambda_2=0.0),
+        make_trial(lambda_2=0.0),
         own_cache,
         device="cpu",
         on_epoch=lambda *_: epochs.append(9),

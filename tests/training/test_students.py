@@ -155,12 +155,9 @@ def test_f_i_follows_the_slots_of_the_gops() -> None:
     gop = torch.tensor([[0, 1, 1, 1]])
     with torch.no_grad():
         maps = student.i_frame(i_frames)
-    assert student.decoder is not None
-    with torch.no_grad():
-        inside = student.decoder.narrow_i(maps.flatten(0, 1)).unflatten(0, (CLIPS, 2))
     seen = f_i(student, i_frames, gop, motion, residual)
     for clip, slots in enumerate(gop):
-        torch.testing.assert_close(seen[clip], inside[clip, slots])
+        torch.testing.assert_close(seen[clip], maps[clip, slots])
 
 
 def test_tdn_sees_five_frames_of_motion_and_residual_and_one_i_frame() -> None:
@@ -249,10 +246,10 @@ def test_unlike_families_cannot_share_maps() -> None:
 
 
 def f_i(student: Student, *given: Tensor) -> Tensor:
-    """What the attention is given as f^I."""
+    """Maps of every P-frame's own I-frame, as the decoder is given them."""
     seen: list[Tensor] = []
     assert student.decoder is not None
-    hook = student.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = student.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][args[1]]))
     with torch.no_grad():
         student(*given)
     hook.remove()
