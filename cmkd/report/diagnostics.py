@@ -1,4 +1,4 @@
-"""What goes on inside students, as values of figures: gates over motion, and temporal graphs."""
+"""Gates over motion and temporal graphs of students, as values of figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from cmkd.report.arms import FAMILIES, ArmQuery, Family, find_arm
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.predictions import Graphs, InsideClip
+from cmkd.report.predictions import ClipDiagnostics, Graphs
 from cmkd.report.tables import Table
 
 GATE_CLIPS = 4
@@ -18,7 +18,7 @@ MOST_SEEDS = 5
 """Read of every arm; a figure shows no more."""
 TEACHER = "teacher"
 
-Inside = tuple[InsideClip, ...]
+RunDiagnostics = tuple[ClipDiagnostics, ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GateView:
 
     Attributes:
         labels: classes of the clips.
-        motion: Float "C T", see `InsideClip`.
+        motion: Float "C T", see `ClipDiagnostics`.
         alpha: by arm, Float "S C T" of its seeds.
         follows: by arm, the correlation of its weights with motion over the frames of a clip, mean
             over clips and seeds; an arm without any spread has none.
@@ -57,8 +57,8 @@ class GraphView:
     likeness: Mapping[str, Mapping[int, float]]
 
 
-def gate_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GateView | None:
-    """The gates of `arms`, each with one `Inside` per seed; None where none of them has a gate.
+def gate_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> GateView | None:
+    """Gates of `arms`, one `RunDiagnostics` per seed; None where no arm has a gate.
 
     Trials that kept other clips than the first are left out.
     """
@@ -92,8 +92,8 @@ def gate_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GateView | Non
     )
 
 
-def graph_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GraphView | None:
-    """The graphs of `arms`, each with one `Inside` per seed, on the first clip of the first seed.
+def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> GraphView | None:
+    """Graphs of `arms` on the first clip of the first seed, one `RunDiagnostics` per seed.
 
     None where there are none; trials that kept other clips than the first are left out.
     """
@@ -109,7 +109,7 @@ def graph_view(name: str, arms: Mapping[str, Sequence[Inside]]) -> GraphView | N
     return GraphView(name, first.clip, first.label, columns, likeness)
 
 
-def _likeness(seeds: Sequence[Inside], teacher: Sequence[Graphs]) -> dict[int, float]:
+def _likeness(seeds: Sequence[RunDiagnostics], teacher: Sequence[Graphs]) -> dict[int, float]:
     found = {
         number: _mean(
             _correlation(_pairs(clip.student[number]), _pairs(theirs[number]))
@@ -121,7 +121,7 @@ def _likeness(seeds: Sequence[Inside], teacher: Sequence[Graphs]) -> dict[int, f
     return {number: value for number, value in found.items() if value is not None}
 
 
-def inside_of(table: Table) -> Iterator[tuple[Family, Mapping[str, Sequence[Inside]]]]:
+def diagnostics_of(table: Table) -> Iterator[tuple[Family, Mapping[str, Sequence[RunDiagnostics]]]]:
     """By family, what trials of control, spatial, temporal and both keep of one fold, by arm.
 
     The fold is the first; a family whose trials keep nothing is left out.
@@ -129,7 +129,7 @@ def inside_of(table: Table) -> Iterator[tuple[Family, Mapping[str, Sequence[Insi
     fold = table.evidence.folds[0] if table.evidence.folds else 0
     for family in FAMILIES:
         found = {
-            arm: [one for run_id in run_ids if (one := table.read_inside(run_id))]
+            arm: [one for run_id in run_ids if (one := table.read_diagnostics(run_id))]
             for arm, run_ids in _runs(table.evidence, family, fold).items()
         }
         found = {arm: seeds for arm, seeds in found.items() if seeds}
@@ -151,16 +151,16 @@ def _runs(evidence: Evidence, family: Family, fold: int) -> Mapping[str, list[st
     return runs
 
 
-def _alike(arms: Mapping[str, Sequence[Inside]]) -> dict[str, list[Inside]]:
+def _alike(arms: Mapping[str, Sequence[RunDiagnostics]]) -> dict[str, list[RunDiagnostics]]:
     kept = [(arm, clips) for arm, seeds in arms.items() for clips in seeds if clips]
-    found: dict[str, list[Inside]] = {}
+    found: dict[str, list[RunDiagnostics]] = {}
     for arm, clips in kept:
         if _places(clips) == _places(kept[0][1]):
             found.setdefault(arm, []).append(clips)
     return found
 
 
-def _places(clips: Inside) -> list[tuple[str, int]]:
+def _places(clips: RunDiagnostics) -> list[tuple[str, int]]:
     """The clips by name, with their frames."""
     return [(one.clip, len(one.motion)) for one in clips]
 

@@ -18,8 +18,13 @@ from cmkd.report.cells import Outcomes, TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
 from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
-from cmkd.report.predictions import FILE as INSIDE
-from cmkd.report.predictions import InsideClip, Predictions, parse_inside, parse_predictions
+from cmkd.report.predictions import FILE as DIAGNOSTICS_FILE
+from cmkd.report.predictions import (
+    ClipDiagnostics,
+    Predictions,
+    parse_diagnostics,
+    parse_predictions,
+)
 from cmkd.report.rows import build_table
 from cmkd.report.runs import stored_sweep
 from cmkd.report.tables import Measured, Table
@@ -184,12 +189,12 @@ class Gatherer:
         return found
 
     def history(self, evidence: Evidence, name: str) -> Mapping[str, History]:
-        """What the trials of `evidence` logged as the metric `name`, by run id."""
+        """Values per epoch of the metric `name`, by run id."""
         run_ids = [trial.run_id for trial in evidence.trials]
         return self._store.histories(run_ids, name) if self._store is not None else {}
 
-    def inside(self, evidence: Evidence, run_id: str) -> tuple[InsideClip, ...]:
-        """What the trial of `evidence` with that run keeps of its inside; () where it is nothing.
+    def diagnostics(self, evidence: Evidence, run_id: str) -> tuple[ClipDiagnostics, ...]:
+        """Gate and graphs that a run of `evidence` keeps; () where it keeps none.
 
         Raises:
             InputError: it is not what a trial writes.
@@ -198,13 +203,13 @@ class Gatherer:
         if self._store is None:
             return ()
         try:
-            text = self._store.read_text(run_id, INSIDE)
+            text = self._store.read_text(run_id, DIAGNOSTICS_FILE)
         except InfrastructureError:
             # Students without a decoder have no such file. A store that is gone raises here again.
             trial = next(one for one in evidence.trials if one.run_id == run_id)
             self._store.find({"trial_id": trial.trial_id})
             return ()
-        return parse_inside(text, f"run {run_id}")
+        return parse_diagnostics(text, f"run {run_id}")
 
     def teacher(
         self, evidence: Evidence, family: Family, students: Outcomes, test: TestSet
@@ -340,7 +345,7 @@ def _fill(
     return replace(
         table,
         read_history=partial(gatherer.history, evidence),
-        read_inside=partial(gatherer.inside, evidence),
+        read_diagnostics=partial(gatherer.diagnostics, evidence),
         server=gatherer.server,
     )
 

@@ -118,7 +118,7 @@ def cited(table: PublishedTable) -> Mapping[str, str]:
     return dict(sorted(table.citations.items(), key=lambda one: int(one[0])))
 
 
-FigureName = Literal["arms", "training", "classes", "inside", "search", "cost"]
+FigureName = Literal["arms", "training", "classes", "diagnostics", "search", "cost"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ TABLES: Mapping[str, TableSpec] = {
         _of_paper(1),
         _of_paper(2, figures=("cost",)),
         _of_paper(3, figures=("cost",)),
-        _of_paper(4, ("baseline", "control"), ("arms", "training", "classes", "inside")),
+        _of_paper(4, ("baseline", "control"), ("arms", "training", "classes", "diagnostics")),
         _of_paper(5, ("baseline", "control"), ("arms", "search")),
         TableSpec(
             "components",

@@ -184,7 +184,7 @@ Graphs = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True)
-class InsideClip:
+class ClipDiagnostics:
     """One clip of T frames.
 
     Attributes:
@@ -219,7 +219,7 @@ class _File(_Model):
     clips: list[_Clip]
 
 
-def parse_inside(text: str, owner: str) -> tuple[InsideClip, ...]:
+def parse_diagnostics(text: str, owner: str) -> tuple[ClipDiagnostics, ...]:
     """Read the JSON `text` of `owner`, a run or a trial by its id.
 
     Raises:
@@ -238,11 +238,11 @@ def parse_inside(text: str, owner: str) -> tuple[InsideClip, ...]:
     )
 
 
-def _clip(one: _Clip) -> InsideClip:
+def _clip(one: _Clip) -> ClipDiagnostics:
     frames = len(one.motion)
     if one.alpha is not None and len(one.alpha) != frames:
         raise ValueError(f"clip {one.clip!r}: {len(one.alpha)} weights for {frames} frames")
-    return InsideClip(
+    return ClipDiagnostics(
         clip=one.clip,
         label=one.label,
         motion=np.array(one.motion),

@@ -11,7 +11,7 @@ from cmkd.report.cells import Difference, Epoch, Outcomes, Score, TestSet
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
 from cmkd.report.paper import PublishedTable, TableSpec
-from cmkd.report.predictions import InsideClip
+from cmkd.report.predictions import ClipDiagnostics
 from cmkd.tracking.store import History
 
 FEW_SEEDS = 3
@@ -66,7 +66,7 @@ def _no_history(_metric: str) -> Mapping[str, History]:
     return {}
 
 
-def _nothing_inside(_run_id: str) -> tuple[InsideClip, ...]:
+def _no_diagnostics(_run_id: str) -> tuple[ClipDiagnostics, ...]:
     return ()
 
 
@@ -75,7 +75,7 @@ class Table:
     """Everything a renderer needs; `command` is what fills the gaps.
 
     `read_history` gives what was logged after every epoch as one metric, by run id, and
-    `read_inside` what a run keeps of the inside of its student. They are called for figures alone,
+    `read_diagnostics` gate and graphs of the student of a run. They are called for figures alone,
     since they are most of what a store holds. `server` is the address of the MLflow pages that
     show the runs, None where none is known.
     """
@@ -87,7 +87,7 @@ class Table:
     rows: tuple[Row, ...]
     command: str
     read_history: Callable[[str], Mapping[str, History]] = _no_history
-    read_inside: Callable[[str], tuple[InsideClip, ...]] = _nothing_inside
+    read_diagnostics: Callable[[str], tuple[ClipDiagnostics, ...]] = _no_diagnostics
     server: str | None = None
 
     @property

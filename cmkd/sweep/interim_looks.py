@@ -37,7 +37,7 @@ class Comparison:
 
     Attributes:
         mean: accuracy of `arm` minus that of `other` in points, mean over seeds.
-        half: half width of its confidence interval at the level that it was tested at.
+        half_width: half the width of its confidence interval at the level that it was tested at.
         seeds: the look, that is how many seeds these come of.
         decided: whether the interval excludes 0; `seeds` is then the look that decided it.
     """
@@ -45,13 +45,13 @@ class Comparison:
     arm: str
     other: str
     mean: float
-    half: float
+    half_width: float
     seeds: int
     decided: bool
 
     def describe(self) -> str:
         """``spatial vs control: +7.40 [+3.10, +11.70], decided after 5 seeds``."""
-        low, high = self.mean - self.half, self.mean + self.half
+        low, high = self.mean - self.half_width, self.mean + self.half_width
         state = "decided" if self.decided else "open"
         return (
             f"{self.arm} vs {self.other}: {self.mean:+.2f} [{low:+.2f}, {high:+.2f}], "

@@ -20,7 +20,7 @@ from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.figures.students import draw_gates, draw_graphs, pictures_of
 from cmkd.report.gather import Gatherer, Request
 from cmkd.report.paper import TABLES
-from cmkd.report.predictions import parse_inside
+from cmkd.report.predictions import parse_diagnostics
 from cmkd.report.rows import build_table
 from cmkd.report.tables import Table
 
@@ -64,7 +64,7 @@ def text_of(*clips: dict[str, Any]) -> str:
 
 
 def kept(*clips: dict[str, Any]) -> Any:
-    return parse_inside(text_of(*clips), "run r")
+    return parse_diagnostics(text_of(*clips), "run r")
 
 
 def test_gates_by_hand() -> None:
@@ -141,7 +141,7 @@ def test_gates_of_all_arms_are_on_one_scale() -> None:
 )
 def test_another_file_is_refused_with_a_remedy(text: str, reason: str) -> None:
     with pytest.raises(InputError, match="train it again") as refused:
-        parse_inside(text, "run r7")
+        parse_diagnostics(text, "run r7")
     assert "run r7" in str(refused.value) and reason in str(refused.value)
 
 
@@ -161,7 +161,7 @@ def build(store: MemoryStore) -> Table:
     evidence = collect(store, store.sweep, "made-up")
     gatherer = Gatherer(Request(), store)
     table = build_table(TABLES["4"], evidence)
-    return replace(table, read_inside=lambda run_id: gatherer.inside(evidence, run_id))
+    return replace(table, read_diagnostics=lambda run_id: gatherer.diagnostics(evidence, run_id))
 
 
 def test_a_table_shows_gate_and_graphs(looked_into: MemoryStore) -> None:

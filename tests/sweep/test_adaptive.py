@@ -113,8 +113,8 @@ def test_an_interval_has_the_level_of_its_look_and_what_is_decided_leaves_it_to_
         spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
         return float(t.ppf(1 - level / 2, len(values) - 1)) * spread
 
-    assert clear.half == pytest.approx(half(CLEAR[:5], LEVEL / (len(at) * 2)))
-    assert open_one.half == pytest.approx(half(NONE[:5], LEVEL / len(at)))
+    assert clear.half_width == pytest.approx(half(CLEAR[:5], LEVEL / (len(at) * 2)))
+    assert open_one.half_width == pytest.approx(half(NONE[:5], LEVEL / len(at)))
 
 
 def test_a_decision_stands_whatever_later_seeds_say() -> None:

@@ -9,7 +9,7 @@ from cmkd.config.paths import slug
 from cmkd.report.arms import find_reference
 from cmkd.report.cells import Difference
 from cmkd.report.confusions import ClassView, class_views
-from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, gate_view, graph_view, inside_of
+from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, diagnostics_of, gate_view, graph_view
 from cmkd.report.page import Picture
 from cmkd.report.searches import searches, training_curves
 from cmkd.report.tables import Table
@@ -59,7 +59,7 @@ def _all(table: Table) -> Iterator[Drawn]:
     if "classes" in figures:
         for view in class_views(table, ROLE):
             yield from _classes(table, view)
-    if "inside" in figures:
+    if "diagnostics" in figures:
         yield from _inside(table)
 
 
@@ -171,7 +171,7 @@ def _classes(table: Table, view: ClassView) -> Iterator[Drawn]:
 def _inside(table: Table) -> Iterator[Drawn]:
     from cmkd.report.figures.students import draw_gates, draw_graphs
 
-    found = dict(inside_of(table))
+    found = dict(diagnostics_of(table))
     clips = (
         f"Test clips of {table.evidence.data}, the first of every class, fold "
         f"{min(table.evidence.folds)}; selected epoch: {table.evidence.selection}."

@@ -34,7 +34,7 @@ from cmkd.report.figures.style import (
     style,
     whole_ticks,
 )
-from cmkd.report.predictions import FILE, Predictions, parse_inside, parse_predictions
+from cmkd.report.predictions import FILE, Predictions, parse_diagnostics, parse_predictions
 from cmkd.report.text import plural
 
 COLOURS = "cividis"
@@ -313,7 +313,7 @@ def pictures_of(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
         about = f"selected epoch, {accuracy:.1f} % of {len(one.clips)} clips"
         figures["confusion.png"] = draw_confusion(one), about
     if FILE in texts:
-        clips = parse_inside(texts[FILE], trial)
+        clips = parse_diagnostics(texts[FILE], trial)
         gate, graphs = gate_view("", {"weight α": [clips]}), graph_view("", {"student": [clips]})
         if gate is not None:
             figures["gate.png"] = draw_gates([gate]), "gate"
