@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cmkd.config.backbones import find_backbone
 from cmkd.errors import InputError
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import RunRecord
@@ -148,10 +149,11 @@ def _identity(run: RunRecord, params: Mapping[str, str]) -> dict[str, Any]:
 
 
 def family_of(backbone: str) -> str | None:
-    """Family of a backbone by its name, as reports group by it; None without a name."""
-    if not backbone:
+    """Family of a backbone, by the table of backbones; None without a name or its package."""
+    try:
+        return find_backbone(backbone).family if backbone else None
+    except ValueError:
         return None
-    return "TDN" if "tdn" in backbone else "TSM"
 
 
 def _params(reader: RunReader, runs: Sequence[RunRecord]) -> Mapping[str, Mapping[str, str]]:

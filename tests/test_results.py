@@ -6,13 +6,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import pytest
 
 import cmkd
+from cmkd.config.backbones import BACKBONES, Backbone, find_backbone
 from cmkd.errors import InputError
+from cmkd.results import family_of
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
@@ -158,3 +162,14 @@ def test_many_epochs_are_read_in_a_fixed_number_of_queries(
     assert len(found) == 8 + 998
     metrics = 3  # A query each, for those of the summary as well.
     assert len(queries) == 6 + metrics
+
+
+def test_family_of_a_backbone_comes_from_the_table_of_backbones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = replace(find_backbone("tiny_tsm"), name="my_tdn_like", family="Mine")
+    monkeypatch.setitem(cast("dict[str, Backbone]", BACKBONES), entry.name, entry)
+    assert family_of("my_tdn_like") == "Mine"
+    assert family_of("tdn_r50") == "TDN"
+    assert family_of("") is None
+    assert family_of("not_installed:Backbone") is None

@@ -188,9 +188,9 @@ def verify(
     """
     from cmkd import __version__
     from cmkd.errors import TrialFailed
+    from cmkd.report.build import verify_report
     from cmkd.report.claims import load_claims
     from cmkd.report.gather import Request
-    from cmkd.report.verification import verify_report
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or folder / "cost.json", mlflow_url
@@ -326,8 +326,7 @@ def tables(
     from cmkd import __version__
     from cmkd.report.build import parse_formats, table_report, write_files
     from cmkd.report.gather import Request
-    from cmkd.report.provenance import traces
-    from cmkd.report.provenance_page import render_trace
+    from cmkd.report.provenance import render_trace, traces
     from cmkd.report.writers.markdown import render_notice
 
     request = Request(
@@ -369,8 +368,7 @@ def trace(
     """Say where the cells of a table come from: trials, runs, commits, configs."""
     from cmkd.report.gather import Request, fill_tables
     from cmkd.report.paper import TABLES
-    from cmkd.report.provenance import traces
-    from cmkd.report.provenance_page import render_trace, render_trace_json
+    from cmkd.report.provenance import render_trace, render_trace_json, traces
 
     names, sweep = ((table,), sweep) if table in TABLES or sweep else ((), table)
     request = Request(names, data, sweep, tracking_uri, mlflow_url=mlflow_url)

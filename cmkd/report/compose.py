@@ -1,44 +1,236 @@
-"""The page of a table: its grids, its circumstances and its notes put together."""
+"""Page of a table: its grids, circumstances and notes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from cmkd.report.arms import NOT_OURS, departures, family_of_arm
+from cmkd.report.arms import (
+    NOT_OURS,
+    departures,
+    family_of_arm,
+    marked_departures,
+    standard_reference,
+)
+from cmkd.report.cells import Difference, Epoch, Score
+from cmkd.report.costs import CostCell
 from cmkd.report.evidence import distinct_teachers, trials_of
-from cmkd.report.grids import cost_grid, difference_cells, difference_heads, main_grid, score_cell
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.paper import cited
 from cmkd.report.provenance import run_url, teachers_name
-from cmkd.report.tables import Table
+from cmkd.report.tables import Measured, Row, Table, TeacherScore
 from cmkd.report.text import (
+    COST_SCOPE,
     DASH,
-    OPEN_MARK,
-    absent_families,
-    commits_text,
-    folds_text,
+    DEPARTS_MARK,
+    OUTSIDE_MARK,
+    circumstances,
+    cost_text,
+    difference_text,
     heading,
     how_to_read,
-    marked_text,
-    missing_text,
     notice_text,
+    partial_text,
+    score_text,
     seeds_caption,
-    seeds_text,
-    uneven_text,
-    unmeasured_text,
+    signed,
+    teacher_text,
+    usual_seeds,
 )
+
+
+def main_grid(table: Table) -> Grid:
+    """The rows of the paper beside ours, the rows outside it, and the teachers."""
+    published, data = table.published, table.evidence.data
+    costs = ["GFLOPs: paper", "GMACs: ours", "Δ %"] if published.has_gflops else []
+    last = f"{data}: last epoch"
+    columns = [
+        "Method",
+        *published.labels,
+        *(f"Paper: {column}" for column in published.columns),
+        *costs,
+        *(["n"] if table.spec.is_own else ["Arm"]),
+        f"{data}: selected epoch",
+        last,
+        *difference_heads(table),
+    ]
+    departing = marked_departures(table.sweep)
+    lines = tuple(
+        Line(tuple(_main_cells(row, table, departing)), _group(row, table)) for row in table.rows
+    )
+    spare = ("Arm", last) if table.spec.references or table.spec.is_own else ("Arm",)
+    return Grid("main", heading(table), _main_caption(table), tuple(columns), lines, spare)
+
+
+def _group(row: Row, table: Table) -> str:
+    """What stands together: families, and in a table outside the paper what one block varies."""
+    if table.spec.published is None and isinstance(row.measured, Measured):
+        return row.measured.arm.block
+    return row.family or ""
+
+
+def _main_caption(table: Table) -> str:
+    evidence, title = table.evidence, table.published.title
+    if not evidence.trials:
+        return f"{title} No finished trial on {evidence.data}."
+    where = "" if evidence.data in title else f" on {evidence.data}"
+    return (
+        f"{title} Top-1 accuracy in %{where}, mean ± SD over {seeds_caption(table)} [95 % interval]"
+        + ("; Δ: points by seed." if table.spec.references else ".")
+    )
+
+
+def _main_cells(
+    row: Row, table: Table, departing: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Cell]:
+    published = table.published
+    outside = row.printed is None and published.columns
+    marks = [OUTSIDE_MARK] if outside else []
+    if row.printed is not None and isinstance(row.measured, Measured):
+        marks += [DEPARTS_MARK] if departing[row.measured.arm.name] else []
+    yield Cell(" ".join((row.method, *marks)))
+    yield from (Cell(label) for label in row.labels)
+    for column in published.columns:
+        value = row.printed.get(column) if row.printed is not None else None
+        absent = DASH if row.printed is None else "-"
+        yield Cell(f"{value:.1f}" if value is not None else absent, "published", value)
+    if published.has_gflops:
+        yield from _cost_cells(row)
+    measured = row.measured
+    if measured is None:
+        text = DASH if row.family is None else f"{DASH} (not measured)"
+        yield from (Cell(DASH), Cell(text), Cell(text), *_blank(table))
+    elif isinstance(measured, TeacherScore):
+        yield Cell(DASH if table.spec.is_own else f"teacher {measured.backbone}")
+        for score in (measured.selected, measured.last):
+            where = teachers_name(measured.family) if score.mean is not None else ""
+            shown = teacher_text(score)
+            count = len(score.per_seed) or None
+            yield Cell(
+                shown, "measured", score.mean, score.sd, n=count, trials=measured.ids, arm=where
+            )
+        yield from _blank(table)
+    else:
+        yield _count_cell(measured, table) if table.spec.is_own else Cell(measured.arm.name)
+        yield score_cell(measured, "selected", table)
+        yield score_cell(measured, "last", table)
+        yield from difference_cells(measured, "selected", table)
+
+
+def _blank(table: Table) -> list[Cell]:
+    return [Cell(DASH)] * len(table.spec.references)
+
+
+def _cost_cells(row: Row) -> Iterator[Cell]:
+    absent = DASH if row.printed is None else "-"
+    printed = f"{row.gflops:g}" if row.gflops is not None else absent
+    yield Cell(printed, "published", row.gflops)
+    cost = row.cost
+    yield Cell(cost_text(cost), "measured", cost.total) if cost else Cell(DASH)
+    delta = cost.delta if cost else None
+    yield Cell(signed(delta), "measured", delta) if delta is not None else Cell(DASH)
+
+
+def _count_cell(one: Measured, table: Table) -> Cell:
+    """How many complete seeds an arm has, and how many that lack folds."""
+    done, partial = len(one.outcomes.seeds), len(one.outcomes.partial)
+    of = f" of {len(table.evidence.folds)} folds"
+    text = f"{done} + {partial} without all{of}" if partial else str(done)
+    return Cell(text, value=done)
+
+
+def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
+    """The accuracy of an arm at `epoch`."""
+    score: Score = one.selected if epoch == "selected" else one.last
+    text = score_text(score, usual_seeds(table))
+    if score.mean is None and one.outcomes.partial:
+        text = partial_text(table, one.arm, epoch)
+    return Cell(
+        text,
+        "measured",
+        score.mean,
+        score.sd,
+        score.interval.low if score.interval else None,
+        score.interval.high if score.interval else None,
+        len(score.per_seed),
+        one.outcomes.trials,
+        epoch in one.level,
+        one.arm.name,
+    )
+
+
+def difference_heads(table: Table) -> list[str]:
+    """Headings of `difference_cells`."""
+    return [f"Δ to {role} [95 % CI]" for role in table.spec.references]
+
+
+def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
+    """The differences of an arm at `epoch` to the references of `table`."""
+    for role, difference in one.differences[epoch].items():
+        standard = standard_reference(table.sweep, role, family_of_arm(one.arm.setting))
+        name = standard.name if standard else None
+        text = difference_text(difference, one.arm.name, name, usual_seeds(table))
+        yield _difference_cell(text, difference, one.arm.name)
+
+
+def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell:
+    if difference is None:
+        return Cell(text)
+    interval = difference.interval
+    return Cell(
+        text,
+        "measured",
+        difference.mean,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=difference.pairs,
+        trials=difference.trials,
+        arm=arm,
+    )
+
+
+def cost_grid(table: Table) -> Grid:
+    """Computation per view and parameters of the rows that have a measured cost."""
+    lines = [
+        Line(tuple(_per_view_cells(row, row.cost)), row.family or "")
+        for row in table.rows
+        if row.cost is not None
+    ]
+    columns = (
+        "Method",
+        "Views",
+        "Paper: GFLOPs per view",
+        "Ours: GMACs per view",
+        "Ours: million parameters",
+        "Identifiable",
+    )
+    caption = (
+        "Computation at 224 x 224; GFLOPs of the paper are multiply-accumulates (GMACs). "
+        f"{COST_SCOPE}"
+    )
+    return Grid("cost", "Computation per view", caption, columns, tuple(lines))
+
+
+def _per_view_cells(row: Row, cost: CostCell) -> Iterator[Cell]:
+    printed = row.gflops / cost.views if row.gflops is not None else None
+    yield Cell(", ".join((row.method, *row.labels[1:2])))
+    yield Cell(str(cost.views), "published", cost.views)
+    yield Cell(f"{printed:.1f}" if printed is not None else "-", "published", printed)
+    yield Cell(f"{cost.per_view:.1f}", "measured", cost.per_view)
+    yield Cell(f"{cost.parameters / 1e6:.1f}", "measured", cost.parameters)
+    yield Cell("no" if cost.is_open else "yes")
 
 
 def last_grid(table: Table) -> Grid:
     """Accuracies and differences at the last epoch."""
     lines = [
-        _line(
-            [
+        Line(
+            (
                 Cell(one.arm.name),
                 score_cell(one, "last", table),
                 *difference_cells(one, "last", table),
-            ],
+            ),
             family_of_arm(one.arm.setting),
         )
         for one in table.measured
@@ -61,7 +253,7 @@ def group_grid(table: Table) -> Grid:
             value = one.by_group[group]
             shown = f"{value:.1f}" if value is not None else DASH
             cells.append(Cell(shown, "measured", value, trials=one.outcomes.trials))
-        lines.append(_line(cells))
+        lines.append(Line(tuple(cells)))
     columns = ("Group", "Clips", *(one.arm.name for one in table.measured))
     caption = (
         f"Top-1 accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: "
@@ -89,7 +281,7 @@ def arm_grid(table: Table) -> Grid:
             details = [NOT_OURS] * len(details)
         others = ", ".join(f"{key}={json.dumps(value)}" for key, value in known[arm.name].items())
         texts = [arm.name, setting.id, setting.model, *details, others or DASH]
-        lines.append(_line([Cell(text) for text in texts], family_of_arm(setting)))
+        lines.append(Line(tuple(Cell(text) for text in texts), family_of_arm(setting)))
     columns = ("Arm", "setting_id", "Model", "Student", "Teacher", "Epochs", "Decoder")
     caption = f"What each arm of the sweep {table.sweep.spec.name} is."
     return Grid(
@@ -109,7 +301,7 @@ def run_grid(table: Table) -> Grid:
             trials=tuple(trial.trial_id for trial in trials),
             links=tuple(zip(runs, urls, strict=False)),
         )
-        lines.append(_line([Cell(one.arm.name), cell], family_of_arm(one.arm.setting)))
+        lines.append(Line((Cell(one.arm.name), cell), family_of_arm(one.arm.setting)))
     for family in evidence.teachers:
         known = [(fold, one) for fold, one in distinct_teachers(evidence, family) if one.run_id]
         runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known]
@@ -120,7 +312,7 @@ def run_grid(table: Table) -> Grid:
                 trials=tuple(dict.fromkeys(one.teacher_id for _, one in known)),
                 links=tuple(zip(runs, urls, strict=False)),
             )
-            lines.append(_line([Cell(teachers_name(family)), cell], family))
+            lines.append(Line((Cell(teachers_name(family)), cell), family))
     columns = ("Arm", "Runs (seed/fold, start of the run id)")
     shown = (
         f"They are shown at {table.server}."
@@ -129,10 +321,6 @@ def run_grid(table: Table) -> Grid:
     )
     caption = f"Finished runs on {evidence.data}. {shown}"
     return Grid("runs", "Runs", caption, columns, tuple(lines))
-
-
-def _line(cells: Sequence[Cell], group: str = "") -> Line:
-    return Line(tuple(cells), group)
 
 
 def build_page(table: Table, *, version: str) -> Page:
@@ -159,79 +347,8 @@ def build_page(table: Table, *, version: str) -> Page:
         headline=headline,
         notice=notice,
         grids=tuple(grids),
-        circumstances=tuple(_circumstances(table, version)),
+        circumstances=tuple(circumstances(table, version)),
         notes=notes,
         how=how_to_read(table),
         data=table.evidence.data,
     )
-
-
-def _circumstances(table: Table, version: str) -> Iterator[str]:
-    evidence = table.evidence
-    if not evidence.trials:
-        yield f"Data: no finished trial on {evidence.data}; run: {table.command}."
-    else:
-        yield (
-            f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
-            f"{len(table.test.clips)} test clips, {folds_text(table)}."
-        )
-        yield from marked_text(table)
-        unmeasured = unmeasured_text(table)
-        if unmeasured is not None:
-            yield unmeasured
-        yield from _teacher_lines(table)
-        yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
-        for family in absent_families(table):
-            command = f"{table.command}{_only(table, family)}"
-            yield f"{family} family: no finished trial yet; run: {command}."
-        if table.sweep.waiting:
-            names = ", ".join(
-                sorted({one for many in table.sweep.waiting.values() for one in many})
-            )
-            yield f"Rows that wait for the selection of {names}: run: {table.command}."
-        seeds = seeds_text(table)
-        if seeds is not None:
-            yield f"Seeds: {seeds}."
-        uneven = uneven_text(table)
-        if uneven is not None:
-            yield uneven
-        missing = list(missing_text(table))
-        yield f"Missing: {'. '.join(missing) if missing else 'nothing of what was begun'}."
-        if evidence.unfinished:
-            counts = ", ".join(f"{count} {status}" for status, count in evidence.unfinished.items())
-            yield f"Runs not counted: {counts}."
-    if table.published.has_gflops:
-        yield from _cost_lines(table)
-    made = f"{commits_text(table)}; " if evidence.trials else ""
-    yield f"Sweep {table.sweep.spec.name}; {made}report by {version}."
-
-
-def _only(table: Table, family: str) -> str:
-    """The option that trains the arms of `family` alone, where their names allow one."""
-    prefix = f"{family.lower()}_"
-    own = {
-        arm.name.startswith(prefix) == (family_of_arm(arm.setting) == family)
-        for arm in table.sweep.arms
-    }
-    return f" --only '{prefix}*'" if own == {True} else ""
-
-
-def _teacher_lines(table: Table) -> Iterator[str]:
-    for family in sorted(table.evidence.teachers):
-        teachers = [one for _, one in distinct_teachers(table.evidence, family)]
-        networks = ", ".join(sorted({one.backbone for one in teachers}))
-        ids = ", ".join(dict.fromkeys(one.teacher_id for one in teachers))
-        known = all(one.selected is not None for one in teachers)
-        lost = "" if known else "; its run is not in the store"
-        yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
-
-
-def _cost_lines(table: Table) -> Iterator[str]:
-    if not any(row.cost is not None for row in table.rows):
-        yield "GMACs of ours: not measured; run: cmkd cost."
-        return
-    if any(row.cost is not None and row.cost.is_open for row in table.rows):
-        yield (
-            f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "
-            "reading of several."
-        )

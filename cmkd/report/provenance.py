@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from cmkd.errors import InputError
 from cmkd.report.evidence import Trial, trials_of
 from cmkd.report.runs import Teacher
 from cmkd.report.tables import Measured, Table
+from cmkd.report.text import DASH, difference_text, heading, score_text, usual_seeds
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,85 @@ def _unequal(
             yield from _unequal(value, other[key], f"{prefix}{key}.")
         elif value != other.get(key):
             yield prefix + key, value
+
+
+SCHEMA = 1
+"""Of the JSON; raised when a key changes its meaning or goes."""
+
+
+def render_trace(table: Table, traces: Sequence[Trace]) -> str:
+    """Arm by arm: its cells, its setting, and every trial with run, commit and accuracies."""
+    return "\n".join(line for one in traces for line in _lines(table, one)) + "\n"
+
+
+def _lines(table: Table, one: Trace) -> Iterator[str]:
+    arm, measured = one.measured.arm, one.measured
+    yield f"{heading(table)}, {arm.name}: setting {arm.setting.id}"
+    yield f"  selected epoch: {score_text(measured.selected)}"
+    yield f"  last epoch: {score_text(measured.last)}"
+    for role, delta in measured.differences["selected"].items():
+        reference = delta.reference if delta is not None else DASH
+        text = difference_text(delta, arm.name, reference, usual_seeds(table))
+        yield f"  difference to {role} ({reference}): {text}"
+    config = ", ".join(f"{key}={json.dumps(value)}" for key, value in one.departures.items())
+    yield f"  config, where not the default: {config or DASH}"
+    for trial in one.trials:
+        right = trial.predictions
+        where = run_url(table.server, trial) if table.server is not None else ""
+        yield (
+            f"  seed {trial.seed} fold {trial.fold}: trial {trial.trial_id}, run {trial.run_id}, "
+            f"commit {trial.commit}, selected {100 * right.selected.mean():.1f}, last "
+            f"{100 * right.last.mean():.1f} {where}".rstrip()
+        )
+    if table.server is None and one.trials:
+        place = run_url("http://127.0.0.1:5000", one.trials[0])
+        yield f"  to see a run: cmkd ui, then {place}"
+
+
+def render_trace_json(table: Table, traces: Sequence[Trace]) -> str:
+    """The same with whole settings; `table.server` gives each trial its address."""
+    evidence = table.evidence
+    whole = {
+        "schema": SCHEMA,
+        "table": table.spec.name,
+        "data": evidence.data,
+        "data_id": evidence.data_id,
+        "selection": evidence.selection,
+        "arms": [_arm(table, one) for one in traces],
+    }
+    return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+
+
+def _arm(table: Table, one: Trace) -> dict[str, Any]:
+    arm, measured = one.measured.arm, one.measured
+    return {
+        "arm": arm.name,
+        "setting_id": arm.setting.id,
+        "config": arm.setting.as_json(),
+        "cells": {
+            "selected": {"value": measured.selected.mean, "trials": list(measured.outcomes.trials)},
+            "last": {"value": measured.last.mean, "trials": list(measured.outcomes.trials)},
+            **{
+                f"difference to {role}": {
+                    "value": delta.mean,
+                    "reference": delta.reference,
+                    "trials": list(delta.trials),
+                }
+                for role, delta in measured.differences["selected"].items()
+                if delta is not None
+            },
+        },
+        "trials": [_trial(table.server, trial) for trial in one.trials],
+    }
+
+
+def _trial(server: str | None, trial: Trial) -> dict[str, Any]:
+    return {
+        "trial_id": trial.trial_id,
+        "run_id": trial.run_id,
+        "experiment_id": trial.experiment_id,
+        "seed": trial.seed,
+        "fold": trial.fold,
+        "commit": trial.commit,
+        **({"url": run_url(server, trial)} if server is not None else {}),
+    }

@@ -1,16 +1,16 @@
-"""Values and circumstances of a table in words, shared by its text and its figure."""
+"""Texts of a report: numbers, notices and circumstances of a table."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Arm
 from cmkd.report.arms import families_of, family_of_arm, marked_departures
-from cmkd.report.cells import Difference, Epoch, Outcomes, Score
+from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
@@ -25,17 +25,13 @@ COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
-"""With fewer a percentile bootstrap of them is clearly too optimistic."""
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 
 
 def heading(table: Table) -> str:
-    """``Table 4 on synthetic``; ``Table 4 on synthetic, sweep ceiling`` where it is not its own.
-
-    A table outside the paper says so in its title.
-    """
+    """``Table 4 on synthetic``; ``Table 4 on synthetic, sweep ceiling`` with another sweep."""
     name, own = table.spec.name, table.sweep.spec.name
     if table.spec.is_own:
         return f"Sweep {name} on {table.evidence.data}"
@@ -44,7 +40,7 @@ def heading(table: Table) -> str:
 
 
 def usual_seeds(table: Table) -> int:
-    """How many complete seeds most arms have, of equally frequent counts the largest."""
+    """Most frequent number of complete seeds per arm; the largest one if tied."""
     counts = Counter(len(one.outcomes.seeds) for one in table.measured if one.outcomes.seeds)
     return max(counts, key=lambda count: (counts[count], count), default=0)
 
@@ -163,13 +159,13 @@ def seeds_caption(table: Table) -> str:
 
 
 def unmeasured_text(table: Table) -> str | None:
-    """Which columns of the paper are of a measure that our trials do not log."""
+    """Columns of the paper with a measure that our trials do not log."""
     others = [one for one in table.published.columns if one not in table.published.top1]
     return f"Top-5 accuracy ({', '.join(others)}): not measured here." if others else None
 
 
 def uneven_text(table: Table) -> str | None:
-    """What means of different seeds have to do with the differences; None where all have equal."""
+    """Note that differences use shared seeds alone; None if all arms have as many seeds."""
     counts = {len(one.outcomes.seeds) for one in table.measured} - {0}
     if len(counts) < 2:
         return None
@@ -193,7 +189,7 @@ def commits_text(table: Table) -> str:
 
 
 def headline_text(evidence: Evidence) -> str:
-    """What the data is, before any number of it: most of all what it is not."""
+    """First line of a report: the data set, and whether it is one of the paper's."""
     official = evidence.official
     if not evidence.trials:
         return f"Nothing of ours was measured on {evidence.data}."
@@ -207,9 +203,9 @@ def headline_text(evidence: Evidence) -> str:
 
 
 def comparable_columns(table: Table) -> tuple[str, ...]:
-    """Columns of the paper that are of the same data set and measure as our accuracies.
+    """Columns of the paper with the data set and measure of our accuracies.
 
-    There are some for a complete published data set with all of its folds, and ResNet-50 alone.
+    Only a complete published data set, all of its folds and the paper's networks have any.
     """
     evidence = table.evidence
     official = evidence.official
@@ -221,7 +217,7 @@ def comparable_columns(table: Table) -> tuple[str, ...]:
 
 
 def notice_text(table: Table) -> tuple[str, str]:
-    """Headline and explanation of what the numbers are not."""
+    """Headline, and the limits of the comparison with the paper."""
     evidence = table.evidence
     headline = headline_text(evidence)
     if not evidence.trials:
@@ -260,19 +256,16 @@ def _students(table: Table) -> list[str]:
 def absent_families(table: Table) -> list[str]:
     """Families of which the sweep has arms and the store no finished trial."""
     has_arms = {family_of_arm(arm.setting) for arm in table.sweep.arms}
-    run = {family_of_arm(one.arm.setting) for one in table.measured if _has_any(one.outcomes)}
+    run = {
+        family_of_arm(measured.arm.setting)
+        for measured in table.measured
+        if measured.outcomes.seeds or measured.outcomes.partial
+    }
     return [family for family in families_of(table.sweep) if family in has_arms - run]
 
 
-def _has_any(outcomes: Outcomes) -> bool:
-    return bool(outcomes.seeds or outcomes.partial)
-
-
 def missing_text(table: Table) -> Iterable[str]:
-    """One line per arm that lacks seeds or folds which other runs of the table have.
-
-    Seeds beyond those that the spec asks for are further ones, which no arm lacks.
-    """
+    """One line per arm that lacks seeds of the spec, or folds."""
     absent = absent_families(table)
     asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
     for one in table.measured:
@@ -290,7 +283,7 @@ def missing_text(table: Table) -> Iterable[str]:
 
 
 def kd_text(row: Row) -> str:
-    """Which knowledge the student of a row distils."""
+    """Kinds of KD of the student of a row."""
     if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
         return ""
     kinds = list(row.measured.arm.setting.method.weights)
@@ -298,7 +291,7 @@ def kd_text(row: Row) -> str:
 
 
 def marked_text(table: Table) -> Iterable[str]:
-    """Rows of the paper whose arm departs in training or networks, which no column says."""
+    """Rows of the paper filled by an arm that departs in training or networks."""
     known = marked_departures(table.sweep)
     for row in table.rows:
         if row.printed is not None and isinstance(row.measured, Measured):
@@ -309,7 +302,7 @@ def marked_text(table: Table) -> Iterable[str]:
 
 
 def how_to_read(table: Table) -> tuple[str, ...]:
-    """What the numbers of a page are, and how they were formed."""
+    """Notes on how the numbers of a page are computed."""
     evidence = table.evidence
     if not evidence.trials:
         return (COST_SCOPE,) if any(row.cost is not None for row in table.rows) else ()
@@ -329,3 +322,72 @@ def how_to_read(table: Table) -> tuple[str, ...]:
     if any(row.cost is not None for row in table.rows):
         lines.append(COST_SCOPE)
     return tuple(lines)
+
+
+def circumstances(table: Table, version: str) -> Iterator[str]:
+    """Data, teachers, seeds, gaps and commits of a table, a line each."""
+    evidence = table.evidence
+    if not evidence.trials:
+        yield f"Data: no finished trial on {evidence.data}; run: {table.command}."
+    else:
+        yield (
+            f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
+            f"{len(table.test.clips)} test clips, {folds_text(table)}."
+        )
+        yield from marked_text(table)
+        if unmeasured := unmeasured_text(table):
+            yield unmeasured
+        yield from _teacher_lines(table)
+        yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
+        for family in absent_families(table):
+            command = f"{table.command}{_only(table, family)}"
+            yield f"{family} family: no finished trial yet; run: {command}."
+        if table.sweep.waiting:
+            names = ", ".join(
+                sorted({one for many in table.sweep.waiting.values() for one in many})
+            )
+            yield f"Rows that wait for the selection of {names}: run: {table.command}."
+        if seeds := seeds_text(table):
+            yield f"Seeds: {seeds}."
+        if uneven := uneven_text(table):
+            yield uneven
+        missing = list(missing_text(table))
+        yield f"Missing: {'. '.join(missing) if missing else 'nothing of what was begun'}."
+        if evidence.unfinished:
+            counts = ", ".join(f"{count} {status}" for status, count in evidence.unfinished.items())
+            yield f"Runs not counted: {counts}."
+    if table.published.has_gflops:
+        yield from _cost_lines(table)
+    made = f"{commits_text(table)}; " if evidence.trials else ""
+    yield f"Sweep {table.sweep.spec.name}; {made}report by {version}."
+
+
+def _only(table: Table, family: str) -> str:
+    """The option that trains the arms of `family` alone, where their names allow one."""
+    prefix = f"{family.lower()}_"
+    own = {
+        arm.name.startswith(prefix) == (family_of_arm(arm.setting) == family)
+        for arm in table.sweep.arms
+    }
+    return f" --only '{prefix}*'" if own == {True} else ""
+
+
+def _teacher_lines(table: Table) -> Iterator[str]:
+    for family in sorted(table.evidence.teachers):
+        teachers = [one for _, one in distinct_teachers(table.evidence, family)]
+        networks = ", ".join(sorted({one.backbone for one in teachers}))
+        ids = ", ".join(dict.fromkeys(one.teacher_id for one in teachers))
+        known = all(one.selected is not None for one in teachers)
+        lost = "" if known else "; its run is not in the store"
+        yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
+
+
+def _cost_lines(table: Table) -> Iterator[str]:
+    if not any(row.cost is not None for row in table.rows):
+        yield "GMACs of ours: not measured; run: cmkd cost."
+        return
+    if any(row.cost is not None and row.cost.is_open for row in table.rows):
+        yield (
+            f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "
+            "reading of several."
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,20 +15,20 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.machine import named, owner, usable_cpus
-from cmkd.provenance import this_code
+from cmkd.machine import named, owner, owner_is_gone, usable_cpus
+from cmkd.provenance import Provenance, makers, this_code
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import Failure, beyond_the_trials
 from cmkd.sweep.forecast import too_large
 from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import Plan, weights_of
+from cmkd.sweep.plan import Plan, short_commit, teachers_of, weights_of
 from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView
 from cmkd.sweep.recorder import Draw, Recorder
-from cmkd.sweep.reuse import CacheReview
 from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
 from cmkd.sweep.status import status_file
 from cmkd.sweep.survey import SweepRequest, build_plan
+from cmkd.sweep.worker import trial_lock
 from cmkd.tracking.store import RunRecord, RunStore
 from cmkd.tracking.uri import default_uri, store_exists
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
-    """Hold ``<cache>/locks/<sweep>-<data>.lock``; the system frees it however we end.
+    """Lock ``<cache>/locks/<sweep>-<data>.lock``; the system releases it if the process dies.
 
     Raises:
         InputError: another process sweeps the same; it is named by host and process id.
@@ -44,7 +46,7 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
     folder = cache / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(f'{sweep}-{data}')}.lock"
-    # The holder is named in a file of its own, as the locked one may not be readable everywhere.
+    # Some systems do not let others read a locked file.
     holder = path.with_suffix(".owner")
     lock = FileLock(path, timeout=0)
     try:
@@ -64,7 +66,7 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
 
 
 INTERRUPT_SECONDS = 15.0
-"""Wait of an interrupted sweep for its store; a machine about to vanish gives 30 s."""
+"""Wait of an interrupted sweep for its store; preempted machines have 30 s."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class SweepResult:
 
     Attributes:
         plan: the state of every trial at the end.
-        finished: trials finished now.
-        failures: (name, cause) of trials and teachers that failed now.
+        finished: trials finished in this call.
+        failures: (name, cause) of trials and teachers that failed in this call.
         seconds: from the start of the engine to the last record.
     """
 
@@ -84,7 +86,7 @@ class SweepResult:
     seconds: float = 0.0
 
     def followed_by(self, plan: Plan, stage: SweepResult) -> SweepResult:
-        """This and what `stage` added to it, after which `plan` is how things are."""
+        """Add the counts of a stage; `plan` is the state after it."""
         return SweepResult(
             plan,
             self.finished + stage.finished,
@@ -109,13 +111,13 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
     """Train every trial of the sweep that has no successful run, stage by stage.
 
     Args:
-        draw: pictures that each finished run is kept with.
+        draw: draws the figures stored with each finished run.
 
     Raises:
         InputError: the request cannot be met; nothing was trained.
-        TrialFailed: the first trials failed alike, so that the others were not tried.
-        InfrastructureError: store, disk or engine failed; the same call goes on from there.
-        Interrupted: SIGINT, SIGTERM or SIGHUP; runs that were open are KILLED in the store.
+        TrialFailed: the first trials failed alike; the others were not tried.
+        InfrastructureError: store, disk or engine failed; the same call resumes.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; open runs are KILLED in the store.
     """
     _require_possible(request)
     name = request.sweep.spec.name
@@ -132,7 +134,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
             runs = store.find({"data_id": dataset.id})
             plan = build_plan(request, dataset, runs, this_code().commit)
-            outcome = SweepResult(plan)
+            result = SweepResult(plan)
             failed: set[str] = set()
             while plan.to_run:
                 _require_weights(plan, request.cache)
@@ -140,7 +142,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
                 done = _train_stage(request, dataset, plan, runs, store, view, guard, draw, workers)
                 runs = store.find({"data_id": dataset.id})
                 after = build_plan(request, dataset, runs, this_code().commit)
-                outcome = outcome.followed_by(after, done)
+                result = result.followed_by(after, done)
                 news = after.choices, after.comparisons, after.searched
                 if news == (plan.choices, plan.comparisons, plan.searched):
                     break
@@ -149,17 +151,13 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             else:
                 for line in plan.lines():
                     view.note(line)
-            return outcome
+            return result
 
 
 def _announce(
     plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest, view: SweepView
 ) -> int:
-    """Say what is going to happen, and ask whether it shall where it is much.
-
-    Returns:
-        Workers that find room.
-    """
+    """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
     for line in plan.lines():
         view.note(line)
     view.stage("trying a step of each kind of network", 0, 1)
@@ -175,7 +173,7 @@ def _announce(
 def _preflight(
     plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest
 ) -> Preflight:
-    # What the nodes of a cluster have is not known, nor the share of each process of a trial.
+    # Memory of cluster nodes and of the processes of one trial is unknown.
     is_shared = request.address is None and request.processes == 1
     return preflight(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
 
@@ -203,7 +201,7 @@ def _require_possible(request: SweepRequest) -> None:
 
 
 def _require_weights(plan: Plan, cache: Path) -> None:
-    """Refuse imported weights that are not there, before anything is trained."""
+    """Check that all imported weights exist, before training."""
     named = weights_of(trial.config for trial in plan.to_run)
     if not named:
         return
@@ -237,7 +235,7 @@ def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: S
             dataset,
             reading,
             request.cache,
-            # Those of a cluster may be more than this machine has CPUs.
+            # A cluster may have more workers than this machine has CPUs.
             workers=min(request.workers, usable_cpus()),
             on_progress=lambda done, total: view.stage("decoding clips", done, total),
         )
@@ -286,7 +284,7 @@ def _train_stage(
         guard.deferred(),
         start_engine(workers, request.cache, request.processes, request.address) as engine,
     ):
-        # Ray has taken SIGTERM for itself.
+        # Ray replaces the SIGTERM handler.
         guard.install()
         try:
             engine.make_ready([trial.config for trial in plan.to_run], guard.check)
@@ -295,9 +293,8 @@ def _train_stage(
             _leave(recorder, view, hurry=isinstance(error, Interrupted))
             raise
         recorder.drain()
-    graver = beyond_the_trials(failure for _, failure in driver.failures)
-    if graver is not None:
-        raise graver
+    if cause := beyond_the_trials(failure for _, failure in driver.failures):
+        raise cause
     seconds = time.monotonic() - started
     return SweepResult(plan, driver.finished, tuple(driver.failures), seconds)
 
@@ -307,3 +304,95 @@ def _leave(recorder: Recorder, view: SweepView, *, hurry: bool) -> None:
         recorder.drain(timeout=INTERRUPT_SECONDS if hurry else None)
     except InfrastructureError as refusal:
         view.note(str(refusal))
+
+
+OUTCOMES = {"trials": "outcome.json", "teachers": "summary.json"}
+"""File that is written last of a finished trial or teacher."""
+
+
+class CacheReview:
+    """Reuse of cached results, by the code that made them.
+
+    A cached result is reused if this code made all of it, or if this store began the same trial
+    with the code that did. Other results are removed and trained again.
+
+    Attributes:
+        made_by: by id, the code that made the reused results.
+    """
+
+    def __init__(self, cache: Path, store: RunStore, *, fresh: bool = False) -> None:
+        self.made_by: dict[str, tuple[Provenance, ...]] = {}
+        self._cache = cache
+        self._store = store
+        self._fresh = fresh
+        self._taken: Counter[str] = Counter()
+        self._anew: Counter[str] = Counter()
+
+    def review(self, plan: Plan, runs: Sequence[RunRecord]) -> list[str]:
+        """Remove other results from cache and store; returns lines for the user.
+
+        Raises:
+            InfrastructureError: the store does not answer, or the makers of a result are damaged.
+        """
+        by_trial: dict[str, list[RunRecord]] = {}
+        for run in runs:
+            by_trial.setdefault(run.trial_id, []).append(run)
+        for key in teachers_of(plan.to_run):
+            self._review("teachers", key, by_trial.get(key, ()))
+        for trial in plan.to_run:
+            self._review("trials", trial.id, by_trial.get(trial.id, ()))
+        return [
+            *(
+                f"{number} taken from the cache, made by {commit}"
+                for commit, number in self._taken.items()
+            ),
+            *(
+                f"{number} in the cache made by {commit} do not count here, as the code differs or "
+                "--fresh is given; trained anew"
+                for commit, number in self._anew.items()
+            ),
+        ]
+
+    def _review(self, kind: str, key: str, runs: Sequence[RunRecord]) -> None:
+        folder = self._cache / kind / key
+        made_by = makers(folder)
+        in_store = {code for run in runs for code in run.tags.get("code", "").split()}
+        recorded = any(run.status == "FINISHED" for run in runs)
+        codes = {maker.code for maker in made_by}
+        known = codes <= in_store | {this_code().code}
+        is_done = (folder / OUTCOMES[kind]).is_file()
+        # A recorded teacher was made or reused by this sweep.
+        unwanted = self._fresh and not recorded
+        if made_by and known and not unwanted:
+            self.made_by[key] = made_by
+            if is_done and not recorded:
+                self._taken[short_commit(made_by[-1].commit)] += 1
+        elif made_by or is_done:
+            if not self._remove(kind, key, folder):
+                return
+            self._anew[short_commit(made_by[-1].commit) if made_by else "unknown code"] += 1
+            codes = set()
+        for run in runs:
+            self._discard_other(run, codes | {this_code().code})
+
+    def _discard_other(self, run: RunRecord, codes: set[str]) -> None:
+        """Remove an unfinished run with epochs of other code; nothing resumes it."""
+        made_by = set(run.tags.get("code", "").split())
+        owner = run.tags.get("owner", "")
+        is_held = run.status == "RUNNING" and owner != "" and not owner_is_gone(owner)
+        if run.status != "FINISHED" and not made_by <= codes and not is_held:
+            self._store.discard(run.run_id)
+
+    def _remove(self, kind: str, key: str, folder: Path) -> bool:
+        """Empty the folder; False if another process trains in it now."""
+        lock = trial_lock(self._cache, key) if kind == "trials" else FileLock(folder / "lock")
+        try:
+            with lock.acquire(timeout=0):
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.name != "lock":
+                        path.unlink()
+        except Timeout:
+            return False
+        return True

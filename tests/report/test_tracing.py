@@ -15,8 +15,7 @@ from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Request
 from cmkd.report.paper import TABLES
-from cmkd.report.provenance import traces
-from cmkd.report.provenance_page import render_trace, render_trace_json
+from cmkd.report.provenance import render_trace, render_trace_json, traces
 from cmkd.report.rows import build_table
 from cmkd.report.tables import Table
 from cmkd.report.writers.html import render_html

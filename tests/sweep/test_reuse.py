@@ -13,7 +13,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.provenance import FILE, Provenance, this_code
 from cmkd.sweep.identity import provenance_tags
 from cmkd.sweep.plan import Plan, expand, make_plan
-from cmkd.sweep.reuse import CacheReview
+from cmkd.sweep.run import CacheReview
 from cmkd.sweep.worker import trial_lock
 from cmkd.tracking.store import RunRecord, RunStatus
 
