@@ -68,11 +68,11 @@ def inspect(
         columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
         rows=[
             (
-                f"frame {one.number} from {one.intra}\nerror: moved {one.motion_error:.1f}, "
-                f"rebuilt {one.error:.1f}",
-                (one.frame, one.iframe, one.motion, one.residual, one.rebuilt),
+                f"frame {frame.number} from {frame.intra}\nerror: moved {frame.motion_error:.1f}, "
+                f"rebuilt {frame.error:.1f}",
+                (frame.frame, frame.iframe, frame.motion, frame.residual, frame.rebuilt),
             )
-            for one in seen.frames
+            for frame in seen.frames
         ],
         legend=wheel(120),
         legend_text=(
@@ -86,7 +86,7 @@ def inspect(
     )
     target = output or Path(f"{path.stem}.png")
     write_atomic(target, lambda draft: draft.write_bytes(picture))
-    mean = sum(one.error for one in seen.frames) / len(seen.frames)
+    mean = sum(frame.error for frame in seen.frames) / len(seen.frames)
     typer.echo(f"{target}: {len(seen.frames)} frames, rebuilt to {mean:.2f} grey levels on average")
 
 

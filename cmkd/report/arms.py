@@ -1,4 +1,4 @@
-"""Which arm of a sweep is which row: found by its whole setting, never by its name."""
+"""Queries of arms by setting, their references and departures."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import suggest
 
 Family = str
-"""Family of a network: a backbone's entry says which. Each has students and an RGB teacher."""
+"""Family of a network, from its entry in the table of backbones."""
 
 FAMILIES: tuple[Family, ...] = ("TSM", "TDN")
 """Families of the paper, in its order."""
 
 PLAIN: Mapping[str, Any] = NO_KD
-"""Values of `MethodConfig` in an arm whose query does not name them; others have their default."""
+"""Values of `MethodConfig` that a query implies; other keys have their default."""
 
 READINGS = ("inputs.motion",)
 """Keys of the method outside of `MethodConfig`."""
 
 
 class ArmQuery(Config):
-    """An arm by its setting: the students of a family, or the family's RGB teacher.
+    """Query of an arm by its setting: students of a family, or its RGB teacher.
 
-    An arm fits where it has the named values of `method`, and everything else of the method is as
-    in the plain method: no KD, the default of the field or of the sweep's preset.
+    An arm fits if it has the values of `method`; other keys must be as in the plain method: no KD,
+    the default of the field or of the sweep's preset.
     """
 
     family: Family | None = Field(default=None, description="None: any")
@@ -73,7 +73,7 @@ REFERENCES: Mapping[str, ArmQuery] = {
     "control": ArmQuery(),
     "both": ArmQuery(method={"lambda_1": True, "lambda_2": True}),
 }
-"""Reference of a column of differences by its heading, in the family of the row."""
+"""Reference of a column of differences, by heading."""
 
 
 def family_of(backbone: str) -> Family:
@@ -82,26 +82,25 @@ def family_of(backbone: str) -> Family:
 
 
 def family_of_arm(setting: Setting) -> Family:
-    """The family of an arm: that of its student."""
+    """Family of an arm's student."""
     return family_of(setting.student.backbone)
 
 
 def families_of(sweep: Sweep) -> tuple[Family, ...]:
-    """Families of the arms of `sweep`: those of the paper first, then others by name."""
+    """Families of the arms of `sweep`, those of the paper first."""
     found = {family_of_arm(arm.setting) for arm in sweep.arms}
-    return (*(one for one in FAMILIES if one in found), *sorted(found - set(FAMILIES)))
+    return (*(family for family in FAMILIES if family in found), *sorted(found - set(FAMILIES)))
 
 
 def distils(setting: Setting) -> bool:
-    """Whether the RGB teacher has any part in the result."""
+    """True if the RGB teacher influences the result."""
     return setting.model == "student" and setting.method.needs_teacher
 
 
 def find_arms(sweep: Sweep, query: ArmQuery) -> tuple[Arm, ...]:
-    """The arms of `sweep` that fit `query`, those with the fewest `departures` first.
+    """Arms of `sweep` that fit `query`, those with the fewest `departures` first.
 
-    A variant of a component that the query does not name (gate, graphs, attention, motion) does
-    not fit. A departure in training or networks does, and is to be marked.
+    Departures in training or networks fit, and are marked in a table.
     """
     if query.teacher:
         return ()
@@ -126,15 +125,14 @@ def find_arms(sweep: Sweep, query: ArmQuery) -> tuple[Arm, ...]:
 
 
 def find_arm(sweep: Sweep, query: ArmQuery) -> Arm | None:
-    """The first of `find_arms`; None where there is none."""
+    """First of `find_arms`, or None."""
     return next(iter(find_arms(sweep, query)), None)
 
 
 def departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
-    """By arm, the dotted keys in which it departs, with its values.
+    """By arm, keys and values that depart from the plain method, or from most arms of its family.
 
-    In the method an arm departs from the plain one, decoder and kinds of KD apart; elsewhere from
-    what most arms of its family in the sweep have.
+    Decoder and kinds of KD are not listed.
     """
     plain = {f"method.{key}": value for key, value in _plain_method(sweep).items()}
     plain = {**flat(Setting()), **json.loads(json.dumps(plain))}
@@ -163,7 +161,7 @@ _NAMED = {"method.decoder", "method.lambda_1", "method.lambda_2", "method.logits
 
 
 def marked_departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
-    """Of `departures`, those outside the method: a row that the arm fills does not name them."""
+    """`departures` outside the method, which no label of a row names."""
     return {
         name: {key: value for key, value in found.items() if not _is_method(key)}
         for name, found in departures(sweep).items()
@@ -186,21 +184,15 @@ def flat(setting: Setting) -> dict[str, Any]:
 
 
 def standard_reference(sweep: Sweep, role: str, family: Family) -> Arm | None:
-    """The arm that gives the column `role` its name in `family`.
-
-    A role that is none of `REFERENCES` is the name of an arm, for every family.
-    """
+    """Arm of the column `role` in `family`; a role outside `REFERENCES` is the name of an arm."""
     if role not in REFERENCES:
         return next((arm for arm in sweep.arms if arm.name == role), None)
     return find_arm(sweep, REFERENCES[role].of(family))
 
 
 def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
-    """By arm, the arm that it is compared with in the column `role`; arms without one are absent.
-
-    A reference is of the same family and trained equally long, since a longer schedule is no gain.
-    """
-    standards = {one: standard_reference(sweep, role, one) for one in families_of(sweep)}
+    """By arm, its reference in the column `role`: of the same family, trained equally long."""
+    standards = {family: standard_reference(sweep, role, family) for family in families_of(sweep)}
     by_setting: dict[Setting, Arm] = {}
     for arm in sweep.arms:
         by_setting.setdefault(arm.setting, arm)
@@ -226,7 +218,7 @@ def find_reference(sweep: Sweep, role: str, setting: Setting) -> Arm | None:
 
 
 def label_of(name: str, setting: Setting) -> str:
-    """What a setting has in a table's column of text called `name`."""
+    """Text of a setting in the column `name`."""
     method = setting.method
     if "." in name or name == "model":
         value = flat(setting).get(name)

@@ -1,4 +1,4 @@
-"""Whole reports in memory, as bytes: what the commands write, and `verify` makes again."""
+"""Reports as bytes: built, written, and verified against the store."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
-    """Write `files` (name -> content) into `folder`; existing ones are replaced at the end.
+    """Write `files` (name -> content) into `folder`.
 
-    All contents are on disk before the first old file is replaced, so a full disk leaves the
-    old report as it was.
+    All contents are on disk before the first old file is replaced, so that a full disk keeps the
+    old report.
 
     Raises:
         InputError: `folder` cannot be created or written to.
@@ -66,7 +66,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
 
 
 def _full(folder: Path, error: OSError) -> InfrastructureError:
-    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     return InfrastructureError(
         f"{folder}: the report cannot be written ({error.strerror}; {free / 1e6:.0f} MB free), so "
@@ -91,7 +91,7 @@ def parse_formats(text: str) -> tuple[Format, ...]:
     for name in names:
         if name not in FORMATS:
             raise InputError(f"unknown format {name!r}{suggest(name, FORMATS)}")
-    return tuple(one for one in FORMATS if one in names)
+    return tuple(name for name in FORMATS if name in names)
 
 
 def render_files(
@@ -103,7 +103,9 @@ def render_files(
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
         drawn[page.key] = draw_pictures(table) if plots else ()
-        named = {"_".join(filter(None, (stem, one.name))): one for one in drawn[page.key]}
+        named = {
+            "_".join(filter(None, (stem, picture.name))): picture for picture in drawn[page.key]
+        }
         for kind in formats:
             if kind != "html":
                 files[f"{stem}.{kind}"] = _render(page, kind, named).encode()
@@ -117,7 +119,9 @@ def _render(
 ) -> str:
     match kind:
         case "md":
-            return render_markdown(page, {f"{name}.svg": one for name, one in pictures.items()})
+            return render_markdown(
+                page, {f"{name}.svg": picture for name, picture in pictures.items()}
+            )
         case "tex":
             return render_latex(page)
         case "csv":
@@ -175,7 +179,7 @@ def table_report(
             lacking.append(error)
             continue
         is_home = part is request or part.data in home
-        # Numbers of others alone are said once, whatever data there is.
+        # A table with numbers of other work alone is shown once.
         tables += [table for table in filled if table.evidence.trials or is_home]
         left_out += [line for line in absent if is_home or line.startswith("table of sweep")]
     if not tables:
@@ -198,7 +202,7 @@ def _home() -> frozenset[str]:
 
 
 def _parts(request: Request, home: Set[str]) -> list[Request]:
-    """The same request for each data set of the store, where it means all of them."""
+    """One request per data set of the store if `request` names none."""
     if request.data or request.sweep:
         return [request]
     known = sorted(sweeps_by_data(request), key=lambda data: (data not in home, data))
@@ -207,7 +211,7 @@ def _parts(request: Request, home: Set[str]) -> list[Request]:
 
 
 def other_data(request: Request) -> tuple[str, ...]:
-    """Commands that judge the data sets of the store which `request` does not mean by itself."""
+    """Commands that judge the other data sets of the store."""
     if request.tables or request.data or request.sweep:
         return ()
     own = _home()
@@ -242,10 +246,7 @@ _PICTURES = ("png", "svg")
 
 @dataclass(frozen=True)
 class Verification:
-    """Names of the files that were compared, and what is wrong, a line each.
-
-    `notes` are files of a report that were not compared, and why.
-    """
+    """Compared files, faults (one line each), and notes on files that were not compared."""
 
     compared: tuple[str, ...]
     wrong: tuple[str, ...]
@@ -253,14 +254,13 @@ class Verification:
 
 
 def verify_report(request: Request, claims: Claims, folder: Path, *, version: str) -> Verification:
-    """Make the files of `folder` again and compare them.
+    """Build the files of `folder` again and compare them.
 
-    A file that is not there is wrong where the folder has others of its format. Where `request`
-    names neither table, data set nor sweep it is one for everything that there is, and a file that
-    the store does not give is wrong as well.
+    A missing file is a fault if the folder has others of its format. For a request of the whole
+    store, a file that the store does not give is a fault as well.
 
     Raises:
-        InputError: none of the files is in the folder, so that nothing would be verified.
+        InputError: the folder has none of the files.
     """
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     is_whole = not (request.tables or request.data or request.sweep)
@@ -268,8 +268,8 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     plots = any(name.endswith((".png", ".svg")) for name in there)
     files |= table_report(request, FORMATS, plots=plots, version=version).files
     if any(name.startswith("claims_") for name in there):
-        for one in (request, *(_single_sweeps(request, there) if is_whole else ())):
-            files |= claim_report(one, claims, version=version).files
+        for part in (request, *(_single_sweeps(request, there) if is_whole else ())):
+            files |= claim_report(part, claims, version=version).files
     compared = tuple(sorted(files.keys() & there))
     if not compared:
         raise InputError(
@@ -297,7 +297,7 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
 
 
 def _single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
-    """Requests for the sweeps of the store that have claims of their own in the folder."""
+    """Requests for the sweeps with their own file of claims in the folder."""
     for data, sweeps in sweeps_by_data(request).items():
         for sweep in sweeps:
             end = f"_{slug(sweep)}_{slug(data)}."
@@ -306,7 +306,7 @@ def _single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
 
 
 def _kind(name: str) -> tuple[bool, str]:
-    """What is made together: verdicts or tables, in one format."""
+    """Key of files made together: verdicts or tables, in one format."""
     return name.startswith("claims_"), Path(name).suffix
 
 

@@ -1,4 +1,4 @@
-"""The values of a table's cells, computed from the trials; rendering them is another module."""
+"""Accuracies and differences of arms, computed from their trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCHS: tuple[Epoch, ...] = ("selected", "last")
 
 @dataclass(frozen=True)
 class TestSet:
-    """The N clips that trials are measured on: those of all folds, one after the other."""
+    """Test clips of all folds, concatenated."""
 
     clips: tuple[str, ...]
     groups: tuple[str, ...]
@@ -26,28 +26,29 @@ class TestSet:
 
     @cached_property
     def units(self) -> np.ndarray:
-        """Int "N": equal for clips of one group, and unique to every clip that has none."""
+        """Int "N": index of the group of a clip; a clip without one has its own."""
         keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return np.array([numbers[key] for key in keys])
 
     @cached_property
     def grouped(self) -> bool:
-        """Whether clips share groups (sessions), so that they are not independent."""
+        """True if clips share groups (sessions)."""
         return len(set(self.units.tolist())) < len(self.groups)
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The groups by name, without the clips that have none."""
+        """Sorted names of the groups."""
         return tuple(sorted(set(self.groups) - {""}))
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """What one arm got right: Bool "S N" for S complete seeds and the N clips of a `TestSet`.
+class ArmPredictions:
+    """Correct predictions of an arm: Bool "S N", complete seeds x clips of a `TestSet`.
 
-    `partial` maps a seed that lacks folds to the folds it lacks; it counts nowhere else.
-    `trials` are the ids of the trials behind the complete seeds.
+    Attributes:
+        partial: by incomplete seed, the folds that it lacks.
+        trials: ids of the trials of the complete seeds.
     """
 
     seeds: tuple[int, ...]
@@ -65,8 +66,8 @@ class Outcomes:
 class Score:
     """Accuracy of one arm in [0, 100]: mean, SD over seeds, one value per complete seed.
 
-    `sd` is None for one seed, `mean` for none, `interval` where no interval can be formed.
-    `deterministic`: the seed decides nothing, so that equal values are no measured spread of 0.
+    `sd` is None for one seed, `mean` for none. `deterministic`: the method draws nothing, so that
+    equal values are no measured spread.
     """
 
     mean: float | None
@@ -88,7 +89,7 @@ class Difference:
 
 
 def shared_test_set(evidence: Evidence) -> TestSet:
-    """The test clips of the folds of `evidence`, which all its trials agree on."""
+    """Test clips of the folds of `evidence`."""
     first = {trial.fold: trial.predictions for trial in reversed(evidence.trials)}
     parts = [(fold, first[fold]) for fold in evidence.folds]
     return TestSet(
@@ -98,8 +99,8 @@ def shared_test_set(evidence: Evidence) -> TestSet:
     )
 
 
-def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
-    """Pool the folds of every seed of one setting: a seed with all folds is one measurement."""
+def outcomes(evidence: Evidence, setting_id: str) -> ArmPredictions:
+    """Pool the folds of every seed of a setting."""
     found: dict[int, dict[int, Trial]] = {}
     for trial in evidence.trials:
         if trial.setting_id == setting_id:
@@ -110,7 +111,7 @@ def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
     }
     seeds = tuple(seed for seed, folds in lacking.items() if not folds)
     pooled = [[found[seed][fold] for fold in evidence.folds] for seed in seeds]
-    return Outcomes(
+    return ArmPredictions(
         seeds=seeds,
         selected=_stack([[trial.predictions.selected for trial in folds] for folds in pooled]),
         last=_stack([[trial.predictions.last for trial in folds] for folds in pooled]),
@@ -120,7 +121,7 @@ def outcomes(evidence: Evidence, setting_id: str) -> Outcomes:
 
 
 def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
-    """Summarise Bool "S N": each seed's accuracy is over all N clips, whatever their fold.
+    """Accuracy of Bool "S N": each seed's over all N clips.
 
     An arm that is `seedless` (its method draws nothing) and indeed got the same clips right with
     two or more seeds is `deterministic`: it has no SD, and an interval over groups alone.
@@ -136,7 +137,11 @@ def score(right: np.ndarray, test: TestSet, *, seedless: bool = False) -> Score:
 
 
 def difference(
-    arm: Outcomes, reference: Outcomes, name: str, test: TestSet, epoch: Epoch = "selected"
+    arm: ArmPredictions,
+    reference: ArmPredictions,
+    name: str,
+    test: TestSet,
+    epoch: Epoch = "selected",
 ) -> Difference:
     """Accuracy of `arm` at `epoch` minus that of `reference`, called `name`, by seed.
 
@@ -150,14 +155,19 @@ def difference(
     return Difference(name, found.mean, found.interval(), len(delta), trials)
 
 
-def best_arms(arms: Mapping[str, Outcomes], epoch: Epoch) -> frozenset[str]:
+def best_arms(arms: Mapping[str, ArmPredictions], epoch: Epoch) -> frozenset[str]:
     """Arms tied with the best at `epoch` (`cmkd.stats.tied_with_best`), from 3 seeds on."""
-    kept = {name: one for name, one in arms.items() if len(one.seeds) >= LEAST_REPLICATES}
-    return tied_with_best({n: 100 * float(one.right(epoch).mean()) for n, one in kept.items()})
+    return tied_with_best(
+        {
+            name: 100 * float(arm.right(epoch).mean())
+            for name, arm in arms.items()
+            if len(arm.seeds) >= LEAST_REPLICATES
+        }
+    )
 
 
-def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
-    """Float "S N" in points: what `arm` has more of each clip, by shared seed."""
+def _paired(arm: ArmPredictions, reference: ArmPredictions, epoch: Epoch) -> np.ndarray:
+    """Difference per shared seed and clip, Float "S N" in points."""
     at = {seed: number for number, seed in enumerate(reference.seeds)}
     pairs = [(number, at[seed]) for number, seed in enumerate(arm.seeds) if seed in at]
     ours = arm.right(epoch)[[own for own, _ in pairs]]
@@ -166,7 +176,7 @@ def _paired(arm: Outcomes, reference: Outcomes, epoch: Epoch) -> np.ndarray:
     return delta
 
 
-def group_accuracies(arm: Outcomes, test: TestSet) -> dict[str, float | None]:
+def group_accuracies(arm: ArmPredictions, test: TestSet) -> dict[str, float | None]:
     """Selected-epoch accuracy in [0, 100] per group, averaged over seeds; None without seeds.
 
     Clips without a group are in none of them.

@@ -249,7 +249,7 @@ def _undecided(result: ClaimResult, claims: Claims, look: int, family: int) -> C
     one_sided = level / 2 if result.claim.kind == "better" else level
     known = [points for pair in pairs if (points := pair.detectable(one_sided)) is not None]
     needed = _needed(result.claim.kind, _margin(result, claims), pairs, level)
-    coming = next((one for one in claims.looks if one > result.replicates), None)
+    coming = next((look for look in claims.looks if look > result.replicates), None)
     reason = f"open at {look} replicates; "
     if coming is not None:
         reason += f"next look at {coming}: {result.command} --seeds {coming}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, find_arm
-from cmkd.report.cells import Outcomes, TestSet, shared_test_set
+from cmkd.report.cells import ArmPredictions, TestSet, shared_test_set
 from cmkd.report.claims import (
     TEACHER,
     VERDICTS,
@@ -55,13 +55,17 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
             found[name] = gatherer.evidence(name)
         except NothingMeasured as error:
             found[name] = error
-    evidence = {one.sweep.spec.name: one for one in found.values() if isinstance(one, Evidence)}
+    evidence = {
+        gathered.sweep.spec.name: gathered
+        for gathered in found.values()
+        if isinstance(gathered, Evidence)
+    }
     if not evidence:
-        raise next(one for one in found.values() if isinstance(one, NothingMeasured))
+        raise next(error for error in found.values() if isinstance(error, NothingMeasured))
     _refuse_mixtures(tuple(evidence.values()))
     readers = {name: _ClaimReader(claims, gatherer, name, found[name]) for name in found}
     results = [readers[claim.sweep].read(name, claim, at) for name, claim, at in claims.accuracy]
-    sources = [(one, shared_test_set(one)) for one in evidence.values()]
+    sources = [(gathered, shared_test_set(gathered)) for gathered in evidence.values()]
     return Judgement(
         claims=claims,
         evidence=tuple(evidence.values()),
@@ -71,27 +75,27 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
             for name, claim in claims.claims.items()
             if isinstance(claim, CostClaim)
         ),
-        factorial=tuple(row for one, test in sources for row in factorial(one, test)),
+        factorial=tuple(row for source in sources for row in factorial(*source)),
         control=against_control(sources),
     )
 
 
 class _Gap(NamedTuple):
-    """What a claim lacks."""
+    """Missing part of a claim."""
 
     text: str
     needs_runs: bool = True
 
 
 class _ClaimReader:
-    """Differences that the claims about one sweep ask for."""
+    """Differences of the claims about one sweep."""
 
     def __init__(
         self, claims: Claims, gatherer: Gatherer, sweep: str, found: Evidence | NothingMeasured
     ) -> None:
         self._claims = claims
         self._gatherer = gatherer
-        # Without the store: a page is read on other machines too.
+        # The command names no store, as pages are read on other machines too.
         _, own, data = gatherer.sweep(sweep)
         self._command = shlex.join(["cmkd", "sweep", own, "--data", data])
         self._evidence = found if isinstance(found, Evidence) else None
@@ -104,17 +108,19 @@ class _ClaimReader:
             return replace(blank, gap=f"run: {self._command}")
         test = shared_test_set(self._evidence)
         found = [self._pair(pair, family, self._evidence, test) for pair in claim.pairs]
-        gaps = dict.fromkeys(one for one in found if isinstance(one, _Gap))
-        gap = "; ".join(one.text for one in gaps)
-        gap += f"; run: {self._command}" if any(one.needs_runs for one in gaps) else ""
+        gaps = dict.fromkeys(part for part in found if isinstance(part, _Gap))
+        gap = "; ".join(part.text for part in gaps)
+        gap += f"; run: {self._command}" if any(part.needs_runs for part in gaps) else ""
         return replace(
-            blank, pairs=tuple(one for one in found if isinstance(one, PairedDifference)), gap=gap
+            blank,
+            pairs=tuple(pair for pair in found if isinstance(pair, PairedDifference)),
+            gap=gap,
         )
 
     def _pair(
         self, names: Sequence[str], family: Family, evidence: Evidence, test: TestSet
     ) -> PairedDifference | _Gap:
-        found: list[tuple[str, Outcomes]] = []
+        found: list[tuple[str, ArmPredictions]] = []
         for name in names:
             arm = self._arm(name, family, evidence) if name != TEACHER else None
             if arm is not None:
@@ -143,7 +149,7 @@ class _ClaimReader:
         if evidence.sweep.waiting:
             return _Gap(f"{name} waits for a selection")
         lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {family} family"
-        chosen = ", ".join(f"{one.name} = {one.value:g}" for one in evidence.choices)
+        chosen = ", ".join(f"{choice.name} = {choice.value:g}" for choice in evidence.choices)
         return _Gap(f"{lack}; its search selected {chosen}" if chosen else lack, needs_runs=False)
 
 
@@ -194,24 +200,24 @@ def _verdict_grid(judgement: Judgement) -> Grid:
     lines = [
         Line(
             (
-                Cell(one.name),
-                Cell(one.family),
-                Cell(f"{one.claim.says} ({one.claim.source})"),
-                Cell(one.verdict),
-                Cell(_p_text(one.p), "measured", one.p, trials=_trials(one)),
-                Cell(str(one.replicates) if one.pairs else DASH),
-                Cell(f"{one.detectable:.1f}" if one.detectable is not None else DASH),
-                Cell(one.reason or DASH),
+                Cell(result.name),
+                Cell(result.family),
+                Cell(f"{result.claim.says} ({result.claim.source})"),
+                Cell(result.verdict),
+                Cell(_p_text(result.p), "measured", result.p, trials=_trials(result)),
+                Cell(str(result.replicates) if result.pairs else DASH),
+                Cell(f"{result.detectable:.1f}" if result.detectable is not None else DASH),
+                Cell(result.reason or DASH),
             ),
-            one.family,
+            result.family,
         )
-        for one in judgement.results
+        for result in judgement.results
     ]
     for cost in judgement.costs:
         says, family = f"{cost.claim.says} ({cost.claim.source})", cost.claim.family
         texts = (cost.name, family, says, cost.verdict, DASH, DASH, DASH, cost.reason)
         lines.append(Line(tuple(map(Cell, texts)), family))
-    first, counts = judgement.evidence[0], Counter(one.verdict for one in judgement.results)
+    first, counts = judgement.evidence[0], Counter(result.verdict for result in judgement.results)
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     caption = (
         f"Claims about accuracy on {first.data} ({first.data_kind}, data_id {first.data_id}): "
@@ -223,9 +229,9 @@ def _verdict_grid(judgement: Judgement) -> Grid:
 
 def _pair_grid(judgement: Judgement) -> Grid:
     lines = [
-        Line((Cell(one.name), Cell(pair.name), *_difference_cells(pair)), one.family)
-        for one in judgement.results
-        for pair in one.pairs
+        Line((Cell(result.name), Cell(pair.name), *_difference_cells(pair)), result.family)
+        for result in judgement.results
+        for pair in result.pairs
     ]
     caption = (
         "Differences in points over all replicates. p: of no difference, two-sided, by itself; "
@@ -237,10 +243,10 @@ def _pair_grid(judgement: Judgement) -> Grid:
 def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]) -> Grid:
     lines = tuple(
         Line(
-            (Cell(one.name), Cell(one.family), *_difference_cells(one.difference, one.p_holm)),
-            one.family,
+            (Cell(row.name), Cell(row.family), *_difference_cells(row.difference, row.p_holm)),
+            row.family,
         )
-        for one in rows
+        for row in rows
     )
     return Grid(name, title, caption, ("Difference", "Family", *_HEADS, "p (Holm)"), lines)
 
@@ -273,8 +279,8 @@ def _p_text(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _trials(one: ClaimResult) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(trial for pair in one.pairs for trial in pair.trials))
+def _trials(result: ClaimResult) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(trial for pair in result.pairs for trial in pair.trials))
 
 
 def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
@@ -303,7 +309,7 @@ SCHEMA = 2
 
 
 def render_claims_json(judgement: Judgement) -> str:
-    """Everything on the page with unrounded numbers; equal judgements give equal bytes."""
+    """Page with unrounded numbers; equal judgements give equal bytes."""
     first, claims = judgement.evidence[0], judgement.claims
     whole = {
         "schema": SCHEMA,
@@ -314,32 +320,32 @@ def render_claims_json(judgement: Judgement) -> str:
         "level": claims.level,
         "looks": list(claims.looks),
         "claims": [
-            *(_claim_json(one, claims) for one in judgement.results),
-            *(_cost_json(one) for one in judgement.costs),
+            *(_claim_json(result, claims) for result in judgement.results),
+            *(_cost_json(cost) for cost in judgement.costs),
         ],
-        "factorial": [_compared_json(one) for one in judgement.factorial],
-        "control": [_compared_json(one) for one in judgement.control],
+        "factorial": [_compared_json(row) for row in judgement.factorial],
+        "control": [_compared_json(row) for row in judgement.control],
     }
     return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def _claim_json(one: ClaimResult, claims: Claims) -> dict[str, Any]:
+def _claim_json(result: ClaimResult, claims: Claims) -> dict[str, Any]:
     return {
-        "claim": one.name,
-        "family": one.family,
-        "kind": one.claim.kind,
-        "margin": one.claim.margin or claims.margin,
-        "says": one.claim.says,
-        "source": one.claim.source,
-        "verdict": one.verdict,
-        "reason": one.reason,
-        "p": one.p,
-        "look": one.look,
-        "detectable": one.detectable,
-        "more": one.more,
+        "claim": result.name,
+        "family": result.family,
+        "kind": result.claim.kind,
+        "margin": result.claim.margin or claims.margin,
+        "says": result.claim.says,
+        "source": result.claim.source,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "p": result.p,
+        "look": result.look,
+        "detectable": result.detectable,
+        "more": result.more,
         "pairs": [
             {"name": pair.name, "identical": pair.identical, **_difference_json(pair)}
-            for pair in one.pairs
+            for pair in result.pairs
         ],
     }
 
@@ -361,20 +367,20 @@ def _difference_json(difference: PairedDifference) -> dict[str, Any]:
     }
 
 
-def _compared_json(one: Compared) -> dict[str, Any]:
-    measured = _difference_json(one.difference) if one.difference is not None else {}
-    return {"name": one.name, "family": one.family, **measured, "p_holm": one.p_holm}
+def _compared_json(compared: Compared) -> dict[str, Any]:
+    measured = _difference_json(compared.difference) if compared.difference is not None else {}
+    return {"name": compared.name, "family": compared.family, **measured, "p_holm": compared.p_holm}
 
 
-def _cost_json(one: CostResult) -> dict[str, Any]:
+def _cost_json(result: CostResult) -> dict[str, Any]:
     return {
-        "claim": one.name,
-        "family": one.claim.family,
-        "kind": one.claim.kind,
-        "says": one.claim.says,
-        "source": one.claim.source,
-        "verdict": one.verdict,
-        "reason": one.reason,
-        "gmacs": one.ours.total if one.ours else None,
-        "gmacs_than": one.than.total if one.than else None,
+        "claim": result.name,
+        "family": result.claim.family,
+        "kind": result.claim.kind,
+        "says": result.claim.says,
+        "source": result.claim.source,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "gmacs": result.ours.total if result.ours else None,
+        "gmacs_than": result.than.total if result.than else None,
     }

@@ -1,4 +1,4 @@
-"""Paired differences of arms, and arms that do not differ, by the model of `cmkd.stats`."""
+"""Paired differences of arms, and arms with identical predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cmkd.report.arms import (
     find_arm,
     find_references,
 )
-from cmkd.report.cells import Outcomes, TestSet, outcomes
+from cmkd.report.cells import ArmPredictions, TestSet, outcomes
 from cmkd.report.evidence import Evidence
 from cmkd.report.predictions import Predictions
 from cmkd.stats import Estimate, estimate, holm
@@ -31,8 +31,8 @@ class PairedDifference:
     """A weighted sum of arms in points, by shared replicate and clip: Float "R N", R >= 1.
 
     Attributes:
-        groups: "N", equal for clips that share a group; None where all are independent.
-        trials: ids of the trials behind it.
+        groups: "N", index of the group of a clip; None if all are independent.
+        trials: ids of its trials.
         identical: the arms gave the same predictions, although their settings differ.
     """
 
@@ -44,7 +44,7 @@ class PairedDifference:
 
     @property
     def replicates(self) -> int:
-        """Number of replicates that all arms share."""
+        """Number of replicates shared by all arms."""
         return len(self.values)
 
     @cached_property
@@ -58,7 +58,11 @@ class PairedDifference:
 
 
 def paired(
-    parts: Sequence[tuple[float, Outcomes]], test: TestSet, name: str, *, identical: bool = False
+    parts: Sequence[tuple[float, ArmPredictions]],
+    test: TestSet,
+    name: str,
+    *,
+    identical: bool = False,
 ) -> PairedDifference | None:
     """Sum of weight x accuracy at the selected epoch; None without a shared replicate."""
     shared = sorted(set.intersection(*(set(arm.seeds) for _, arm in parts)))
@@ -78,10 +82,7 @@ def paired(
 
 @dataclass(frozen=True)
 class Compared:
-    """One difference of a family of rows; None where the arms share no replicate.
-
-    `p_holm` is adjusted over the family.
-    """
+    """Difference in a family of tests; None without a shared replicate."""
 
     name: str
     family: Family
@@ -92,7 +93,7 @@ class Compared:
 def control_differences(
     evidence: Evidence, test: TestSet
 ) -> Iterator[tuple[Arm, Arm, PairedDifference | None]]:
-    """Every student arm minus the control of its family that was trained equally long."""
+    """Every student arm minus the equally long trained control of its family."""
     references = find_references(evidence.sweep, "control")
     for arm in evidence.sweep.arms:
         control = references.get(arm.name)
@@ -107,10 +108,7 @@ def control_differences(
 
 
 def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compared, ...]:
-    """`control_differences` of all `sources`, one family of tests per family of networks.
-
-    A reader scans these rows for those that stand out. A pair of two sweeps counts once.
-    """
+    """`control_differences` of all `sources`; Holm per family of networks, equal pairs once."""
     found: dict[Family, dict[str, PairedDifference | None]] = {}
     seen: set[tuple[str, str]] = set()
     for evidence, test in sources:
@@ -120,7 +118,7 @@ def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compar
                 seen.add(pair)
                 rows = found.setdefault(family_of_arm(arm.setting), {})
                 name = f"{arm.name} {MINUS} {control.name}"
-                # Two sweeps may call different settings the same.
+                # Sweeps may share names of different settings.
                 name += f" ({evidence.sweep.spec.name})" if name in rows else ""
                 rows[name] = difference
     return tuple(row for family, rows in found.items() for row in _adjusted(rows, family))
@@ -164,13 +162,13 @@ def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
 
 def _adjusted(found: Mapping[str, PairedDifference | None], family: Family) -> Iterator[Compared]:
     measured = {name: one for name, one in found.items() if one is not None}
-    p_values = holm([one.estimate.p for one in measured.values()])
+    p_values = holm([difference.estimate.p for difference in measured.values()])
     adjusted = dict(zip(measured, p_values, strict=True))
     for name, one in found.items():
         yield Compared(name, family, one, adjusted.get(name))
 
 
-def outcomes_of(evidence: Evidence, arm: Arm) -> Outcomes:
+def outcomes_of(evidence: Evidence, arm: Arm) -> ArmPredictions:
     """Test results of an arm."""
     return outcomes(evidence, arm.setting.id)
 
@@ -178,9 +176,8 @@ def outcomes_of(evidence: Evidence, arm: Arm) -> Outcomes:
 def identical_arms(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     """Pairs of arms of different settings with the same predictions in all shared trials.
 
-    Same predictions: the same class for every clip at the selected epoch, and the same clips right
-    at the last. Trials in which the label alone decides (all right, all wrong, one class for
-    everything) are no evidence, for networks that learned nothing agree by chance.
+    Compared are the class of every clip at the selected epoch and the correct clips at the last.
+    Trials with all clips right, all wrong or of one class do not count; untrained networks agree.
     """
     names = {arm.setting.id: arm.name for arm in evidence.sweep.arms}
     answers: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in names.values()}
@@ -201,7 +198,7 @@ def identical_arms(evidence: Evidence) -> tuple[tuple[str, str], ...]:
 
 
 def _answers(predictions: Predictions) -> bytes:
-    # By name: the index of a class depends on the other classes of the file.
+    # Names, since class indices differ between files.
     said = "\0".join(predictions.classes[number] for number in predictions.said.tolist())
     return said.encode() + predictions.last.tobytes()
 

@@ -132,20 +132,20 @@ def _cost_cells(row: Row) -> Iterator[Cell]:
     yield Cell(signed(delta), "measured", delta) if delta is not None else Cell(DASH)
 
 
-def _count_cell(one: Measured, table: Table) -> Cell:
+def _count_cell(measured: Measured, table: Table) -> Cell:
     """How many complete seeds an arm has, and how many that lack folds."""
-    done, partial = len(one.outcomes.seeds), len(one.outcomes.partial)
+    done, partial = len(measured.outcomes.seeds), len(measured.outcomes.partial)
     of = f" of {len(table.evidence.folds)} folds"
     text = f"{done} + {partial} without all{of}" if partial else str(done)
     return Cell(text, value=done)
 
 
-def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
+def score_cell(measured: Measured, epoch: Epoch, table: Table) -> Cell:
     """The accuracy of an arm at `epoch`."""
-    score: Score = one.selected if epoch == "selected" else one.last
+    score: Score = measured.selected if epoch == "selected" else measured.last
     text = score_text(score, usual_seeds(table))
-    if score.mean is None and one.outcomes.partial:
-        text = partial_text(table, one.arm, epoch)
+    if score.mean is None and measured.outcomes.partial:
+        text = partial_text(table, measured.arm, epoch)
     return Cell(
         text,
         "measured",
@@ -154,9 +154,9 @@ def score_cell(one: Measured, epoch: Epoch, table: Table) -> Cell:
         score.interval.low if score.interval else None,
         score.interval.high if score.interval else None,
         len(score.per_seed),
-        one.outcomes.trials,
-        epoch in one.level,
-        one.arm.name,
+        measured.outcomes.trials,
+        epoch in measured.level,
+        measured.arm.name,
     )
 
 
@@ -165,13 +165,13 @@ def difference_heads(table: Table) -> list[str]:
     return [f"Δ to {role} [95 % CI]" for role in table.spec.references]
 
 
-def difference_cells(one: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
+def difference_cells(measured: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
     """The differences of an arm at `epoch` to the references of `table`."""
-    for role, difference in one.differences[epoch].items():
-        standard = standard_reference(table.sweep, role, family_of_arm(one.arm.setting))
+    for role, difference in measured.differences[epoch].items():
+        standard = standard_reference(table.sweep, role, family_of_arm(measured.arm.setting))
         name = standard.name if standard else None
-        text = difference_text(difference, one.arm.name, name, usual_seeds(table))
-        yield _difference_cell(text, difference, one.arm.name)
+        text = difference_text(difference, measured.arm.name, name, usual_seeds(table))
+        yield _difference_cell(text, difference, measured.arm.name)
 
 
 def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell:
@@ -227,13 +227,13 @@ def last_grid(table: Table) -> Grid:
     lines = [
         Line(
             (
-                Cell(one.arm.name),
-                score_cell(one, "last", table),
-                *difference_cells(one, "last", table),
+                Cell(measured.arm.name),
+                score_cell(measured, "last", table),
+                *difference_cells(measured, "last", table),
             ),
-            family_of_arm(one.arm.setting),
+            family_of_arm(measured.arm.setting),
         )
-        for one in table.measured
+        for measured in table.measured
     ]
     columns = ("Arm", "Last epoch", *difference_heads(table))
     caption = (
@@ -249,12 +249,12 @@ def group_grid(table: Table) -> Grid:
     for group in table.test.group_names:
         count = table.test.groups.count(group)
         cells = [Cell(group), Cell(str(count), value=count)]
-        for one in table.measured:
-            value = one.by_group[group]
+        for measured in table.measured:
+            value = measured.by_group[group]
             shown = f"{value:.1f}" if value is not None else DASH
-            cells.append(Cell(shown, "measured", value, trials=one.outcomes.trials))
+            cells.append(Cell(shown, "measured", value, trials=measured.outcomes.trials))
         lines.append(Line(tuple(cells)))
-    columns = ("Group", "Clips", *(one.arm.name for one in table.measured))
+    columns = ("Group", "Clips", *(measured.arm.name for measured in table.measured))
     caption = (
         f"Top-1 accuracy in %, mean over seeds, on {table.evidence.data}; selected epoch: "
         f"{table.evidence.selection}."
@@ -266,7 +266,7 @@ def arm_grid(table: Table) -> Grid:
     """Settings of the arms, and where each departs from the plain method or from its family."""
     lines = []
     known = departures(table.sweep)
-    for arm in (one.arm for one in table.measured):
+    for arm in (measured.arm for measured in table.measured):
         setting, method = arm.setting, arm.setting.method
         details = [
             setting.student.backbone,
@@ -292,8 +292,8 @@ def arm_grid(table: Table) -> Grid:
 def run_grid(table: Table) -> Grid:
     """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
     evidence, lines = table.evidence, []
-    for one in table.measured:
-        trials = trials_of(table.evidence, one.arm)
+    for measured in table.measured:
+        trials = trials_of(table.evidence, measured.arm)
         runs = [f"{trial.seed}/{trial.fold} {trial.run_id[:8]}" for trial in trials]
         urls = [run_url(table.server, trial) for trial in trials] if table.server else []
         cell = Cell(
@@ -301,15 +301,19 @@ def run_grid(table: Table) -> Grid:
             trials=tuple(trial.trial_id for trial in trials),
             links=tuple(zip(runs, urls, strict=False)),
         )
-        lines.append(Line((Cell(one.arm.name), cell), family_of_arm(one.arm.setting)))
+        lines.append(Line((Cell(measured.arm.name), cell), family_of_arm(measured.arm.setting)))
     for family in evidence.teachers:
-        known = [(fold, one) for fold, one in distinct_teachers(evidence, family) if one.run_id]
-        runs = [f"{fold} {(one.run_id or '')[:8]}" for fold, one in known]
-        urls = [run_url(table.server, one) for _, one in known] if table.server else []
+        known = [
+            (fold, teacher)
+            for fold, teacher in distinct_teachers(evidence, family)
+            if teacher.run_id
+        ]
+        runs = [f"{fold} {(teacher.run_id or '')[:8]}" for fold, teacher in known]
+        urls = [run_url(table.server, teacher) for _, teacher in known] if table.server else []
         if known:
             cell = Cell(
                 ", ".join(runs),
-                trials=tuple(dict.fromkeys(one.teacher_id for _, one in known)),
+                trials=tuple(dict.fromkeys(teacher.teacher_id for _, teacher in known)),
                 links=tuple(zip(runs, urls, strict=False)),
             )
             lines.append(Line((Cell(teachers_name(family)), cell), family))

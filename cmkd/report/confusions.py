@@ -1,4 +1,4 @@
-"""What arms take the clips of every class for, and which classes gain against their reference."""
+"""Confusion matrices of arms, and gains per class over their reference."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cmkd.report.arms import find_reference
-from cmkd.report.cells import Difference, Outcomes, TestSet, difference
+from cmkd.report.cells import ArmPredictions, Difference, TestSet, difference
 from cmkd.report.evidence import Evidence, trials_of
 from cmkd.report.tables import Measured, Table
 
 LEGIBLE = 12
-"""Classes that a picture has room for."""
+"""Most classes of a figure."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Compared:
     """One arm beside its reference, at the selected epoch.
 
     Attributes:
-        shares: Float "C K": how many per cent of the clips of a class, over all seeds, the arm
-            takes for each class of `ClassView.said`.
-        gains: per class, the accuracy on its clips minus that of the reference.
+        shares: Float "C K", row-normalised confusions in percent over all seeds; columns are
+            `ClassView.said`.
+        gains: per class, accuracy minus that of the reference.
         per_seed: Float "S C", the gains by shared seed.
     """
 
@@ -38,9 +38,11 @@ class Compared:
 class ClassView:
     """Arms of one reference, class by class.
 
-    `classes` are those on which the arms differ most from the reference where there are more than
-    `LEGIBLE`, else all; `said` ends with the others together where there are any. `clips` counts
-    the test clips of every class, and `left_out` the classes that are not shown.
+    Attributes:
+        classes: those that differ most from the reference, at most `LEGIBLE`.
+        said: predicted classes, further ones together at the end.
+        clips: number of test clips per class.
+        left_out: number of classes not shown.
     """
 
     reference: str
@@ -54,16 +56,17 @@ class ClassView:
 
 
 def class_views(table: Table, role: str) -> Iterator[ClassView]:
-    """One view per reference of `role`, with the arms that are compared with it in the table.
+    """Views of the references of `role` that have a complete seed and arms to compare.
 
-    References without a complete seed, and those without any arm to compare, have none; neither
-    has a test set of a single class.
+    A test set of a single class has none.
     """
     labels = _labels(table.evidence)
     if len(set(labels.tolist())) < 2:
         return
     by_reference: dict[str, list[Measured]] = {}
-    known = {one.arm.setting.id: one for one in table.measured if one.outcomes.seeds}
+    known = {
+        measured.arm.setting.id: measured for measured in table.measured if measured.outcomes.seeds
+    }
     for one in known.values():
         found = find_reference(table.sweep, role, one.arm.setting)
         if found is not None and found.setting.id in known and found.setting != one.arm.setting:
@@ -87,18 +90,18 @@ def _view(
         left_out=len(set(labels.tolist())) - len(classes),
         reference_seeds=len(reference.outcomes.seeds),
         reference_shares=_shares(table, reference, classes, labels)[:, : len(said)],
-        arms=tuple(_compare(table, one, reference, classes, labels, len(said)) for one in arms),
+        arms=tuple(_compare(table, arm, reference, classes, labels, len(said)) for arm in arms),
     )
 
 
 def _labels(evidence: Evidence) -> np.ndarray:
-    """The class of every clip of the table's test set, "N"."""
+    """Class of every test clip, "N"."""
     first = {trial.fold: trial.predictions.labels for trial in evidence.trials}
     return np.array([label for fold in evidence.folds for label in first[fold]])
 
 
 def _shown(reference: Measured, arms: Sequence[Measured], labels: np.ndarray) -> tuple[str, ...]:
-    """The classes to show, those that the reference finds hardest first."""
+    """Classes to show, by ascending recall of the reference."""
     hits = {one.arm.name: one.outcomes.selected.mean(axis=0) for one in (reference, *arms)}
     own = hits.pop(reference.arm.name)
 
@@ -107,22 +110,24 @@ def _shown(reference: Measured, arms: Sequence[Measured], labels: np.ndarray) ->
 
     def change(name: str) -> float:
         clips = labels == name
-        return max(abs(float(one[clips].mean() - own[clips].mean())) for one in hits.values())
+        return max(abs(float(arm[clips].mean() - own[clips].mean())) for arm in hits.values())
 
     names = sorted(set(labels.tolist()))
     most = sorted(names, key=change, reverse=True)[:LEGIBLE]
     return tuple(sorted(most, key=lambda name: (recall(name), name)))
 
 
-def _shares(table: Table, one: Measured, classes: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Float "C C+1"; the last column is that of all classes that are not among `classes`."""
+def _shares(
+    table: Table, measured: Measured, classes: Sequence[str], labels: np.ndarray
+) -> np.ndarray:
+    """Float "C C+1"; the last column holds all other classes."""
     others = len(classes)
     index = {name: number for number, name in enumerate(classes)}
     counts = np.zeros((others + 1) * (others + 1), int)
     rows = np.array([index.get(name, others) for name in labels.tolist()])
     folds = np.array(table.test.folds)
-    seeds = frozenset(one.outcomes.seeds)
-    for trial in trials_of(table.evidence, one.arm):
+    seeds = frozenset(measured.outcomes.seeds)
+    for trial in trials_of(table.evidence, measured.arm):
         if trial.seed in seeds:
             predictions = trial.predictions
             columns = np.array([index.get(name, others) for name in predictions.classes])
@@ -135,7 +140,7 @@ def _shares(table: Table, one: Measured, classes: Sequence[str], labels: np.ndar
 
 def _compare(
     table: Table,
-    one: Measured,
+    measured: Measured,
     reference: Measured,
     classes: Sequence[str],
     labels: np.ndarray,
@@ -144,22 +149,24 @@ def _compare(
     gains, per_seed = [], []
     for name in classes:
         clips = labels == name
-        own, other = _only(one.outcomes, clips), _only(reference.outcomes, clips)
+        own, other = _only(measured.outcomes, clips), _only(reference.outcomes, clips)
         gains.append(difference(own, other, reference.arm.name, _part(table.test, clips)))
         theirs = dict(zip(other.seeds, other.selected.mean(axis=1), strict=True))
         ours = dict(zip(own.seeds, own.selected.mean(axis=1), strict=True))
         per_seed.append([100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs])
     return Compared(
-        arm=one.arm.name,
-        seeds=len(one.outcomes.seeds),
-        shares=_shares(table, one, classes, labels)[:, :columns],
+        arm=measured.arm.name,
+        seeds=len(measured.outcomes.seeds),
+        shares=_shares(table, measured, classes, labels)[:, :columns],
         gains=tuple(gains),
         per_seed=np.array(per_seed).T,
     )
 
 
-def _only(one: Outcomes, clips: np.ndarray) -> Outcomes:
-    return replace(one, selected=one.selected[:, clips], last=one.last[:, clips])
+def _only(predictions: ArmPredictions, clips: np.ndarray) -> ArmPredictions:
+    return replace(
+        predictions, selected=predictions.selected[:, clips], last=predictions.last[:, clips]
+    )
 
 
 def _part(test: TestSet, clips: np.ndarray) -> TestSet:

@@ -1,4 +1,4 @@
-"""Measured computation of networks: the file it is kept in, and a table's columns of it.
+"""Measured computation of networks: file format, and columns of a table.
 
 The file is a JSON list of objects, each with the keys of `ModelCost`; other keys are left alone::
 
@@ -22,11 +22,11 @@ from cmkd.errors import InputError
 from cmkd.report.paper import PublishedRow, PublishedTable
 
 TOLERANCE = 1e-3
-"""Relative: between `gmacs` and the product of its factors, and between equal models."""
+"""Relative tolerance between `gmacs` and its factors, and between equal models."""
 
 
 class ModelCost(BaseModel):
-    """What one network costs at the paper's resolution."""
+    """Cost of a network at the paper's resolution."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -51,10 +51,7 @@ class ModelCost(BaseModel):
 
 @dataclass(frozen=True)
 class CostCell:
-    """A row's computation in GMACs: ours, and relative to the printed figure in percent.
-
-    `delta` is None where the paper prints nothing. `is_open`: see `RowCost`.
-    """
+    """Computation of a row in GMACs; `delta` to the printed value in percent, None without one."""
 
     per_view: float
     views: int
@@ -65,7 +62,7 @@ class CostCell:
 
 
 def read_costs(path: Path) -> Mapping[str, ModelCost]:
-    """The costs in the file `path` by model; empty where there is no such file.
+    """Costs in the file `path` by model; empty without the file.
 
     Raises:
         InputError: it cannot be read, is no such list, or has a model with two costs per view.
@@ -98,7 +95,7 @@ def read_costs(path: Path) -> Mapping[str, ModelCost]:
 
 
 def row_cost(row: PublishedRow, costs: Mapping[str, ModelCost]) -> CostCell | None:
-    """The cost of `row`, of an ensemble that of all its networks; None where one is missing."""
+    """Cost of `row`, summed over an ensemble; None if a network is missing."""
     wanted = row.cost
     if wanted is None or not all(model in costs for model in wanted.models):
         return None
@@ -111,5 +108,5 @@ def row_cost(row: PublishedRow, costs: Mapping[str, ModelCost]) -> CostCell | No
 
 
 def any_cost(table: PublishedTable, costs: Mapping[str, ModelCost]) -> bool:
-    """Whether any row of `table` has a measured cost."""
+    """True if any row of `table` has a measured cost."""
     return any(row_cost(row, costs) is not None for row in table.rows)

@@ -63,16 +63,16 @@ def gate_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> GateVi
     Trials that kept other clips than the first are left out.
     """
     gated = {
-        arm: [clips for clips in seeds if all(one.alpha is not None for one in clips)]
+        arm: [clips for clips in seeds if all(clip.alpha is not None for clip in clips)]
         for arm, seeds in arms.items()
     }
     found = _alike(gated)
     if not found:
         return None
     first = next(iter(found.values()))[0]
-    motion = np.stack([one.motion for one in first])
+    motion = np.stack([clip.motion for clip in first])
     alpha = {
-        arm: np.array([[one.alpha for one in clips] for clips in seeds], float)
+        arm: np.array([[clip.alpha for clip in clips] for clips in seeds], float)
         for arm, seeds in found.items()
     }
     follows = {
@@ -85,7 +85,7 @@ def gate_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> GateVi
     }
     return GateView(
         name,
-        tuple(one.label for one in first[:GATE_CLIPS]),
+        tuple(clip.label for clip in first[:GATE_CLIPS]),
         motion[:GATE_CLIPS],
         {arm: weights[:, :GATE_CLIPS] for arm, weights in alpha.items()},
         {arm: value for arm, value in follows.items() if value is not None},
@@ -102,7 +102,7 @@ def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> Graph
         return None
     first = next(iter(found.values()))[0][0]
     taught = [clips for seeds in found.values() for clips in seeds if clips[0].teacher is not None]
-    teacher = [one.teacher or {} for one in taught[0]] if taught else []
+    teacher = [clip.teacher or {} for clip in taught[0]] if taught else []
     likeness = {arm: _likeness(seeds, teacher) for arm, seeds in found.items()}
     students = {arm: seeds[0][0].student for arm, seeds in found.items()}
     columns = {TEACHER: teacher[0], **students} if teacher else students
@@ -146,7 +146,7 @@ def _runs(evidence: Evidence, family: Family, fold: int) -> Mapping[str, list[st
             )
             arm = find_arm(evidence.sweep, wanted)
             if arm is not None:
-                own = [one for one in trials_of(evidence, arm) if one.fold == fold]
+                own = [trial for trial in trials_of(evidence, arm) if trial.fold == fold]
                 runs[arm.name] = [trial.run_id for trial in own[:MOST_SEEDS]]
     return runs
 
@@ -162,7 +162,7 @@ def _alike(arms: Mapping[str, Sequence[RunDiagnostics]]) -> dict[str, list[RunDi
 
 def _places(clips: RunDiagnostics) -> list[tuple[str, int]]:
     """The clips by name, with their frames."""
-    return [(one.clip, len(one.motion)) for one in clips]
+    return [(clip.clip, len(clip.motion)) for clip in clips]
 
 
 def _pairs(edges: np.ndarray) -> np.ndarray:

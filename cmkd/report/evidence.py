@@ -1,4 +1,4 @@
-"""Which runs of the store a table may rest on, and the refusals when they do not fit together."""
+"""Trials of a sweep in the store, checked for consistency."""
 
 from __future__ import annotations
 
@@ -48,10 +48,14 @@ class Trial:
 class Evidence:
     """All finished trials of a sweep's arms on one data set, checked for consistency.
 
-    `folds` are those with any finished trial; `fold_count` is how many the data set has, None
-    where the runs do not say. `seeds` are all seeds any run of these arms was started with.
-    `commits` are those of the finished trials, `teachers` those of each family by seed and fold.
-    `sweep` has the arms that are known after `choices`. `official`: the published data set.
+    Attributes:
+        folds: with any finished trial.
+        fold_count: folds of the data set; None if the runs do not record it.
+        seeds: of all runs of these arms.
+        teachers: by family, seed and fold.
+        commits: of the finished trials.
+        sweep: arms known after `choices`.
+        official: published data set.
     """
 
     data: str
@@ -71,8 +75,8 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Trials that were read, by run id, kept for further sweeps that share them."""
+class TrialCache:
+    """Trials by run id, shared by sweeps of one report."""
 
     trials: dict[str, Trial] = field(default_factory=dict)
     reader: PredictionsReader = field(default_factory=PredictionsReader)
@@ -80,7 +84,7 @@ class Known:
 
 def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
     """The finished trials of an arm, by seed and fold."""
-    setting_id = arm.setting.id  # A digest, made anew at every call.
+    setting_id = arm.setting.id  # Computed at every access.
     own = [trial for trial in evidence.trials if trial.setting_id == setting_id]
     return tuple(sorted(own, key=lambda trial: (trial.seed, trial.fold)))
 
@@ -101,7 +105,7 @@ class NothingMeasured(InputError):
 
 
 def no_evidence(sweep: Sweep, data: str) -> Evidence:
-    """What there is on `data` before any trial has finished."""
+    """Evidence without any finished trial."""
     return Evidence(data, "", "absent", "", (), None, (), (), {}, {}, (), sweep, ())
 
 
@@ -110,23 +114,24 @@ def collect(
     sweep: Sweep,
     data: str,
     command: str | None = None,
-    known: Known | None = None,
+    known: TrialCache | None = None,
 ) -> Evidence:
     """Gather the runs of the arms of `sweep` on the data set whose name or id is `data`.
 
-    Runs are chosen by whole setting (tag ``setting_id``), never by single parameters. `command`
-    is what the user is told to run where there is nothing, or a run has to be made again; by
-    default the sweep by its name. `known` keeps what is read for further sweeps.
+    Runs are found by the tag ``setting_id``.
+
+    Args:
+        command: remedy in messages; default: the sweep by its name.
+        known: cache shared with further sweeps.
 
     Raises:
         NothingMeasured: no finished run.
-        InputError: runs of several data versions or selection rules, or of several teachers in
-            one family and fold; a trial that is there twice; a metric that is missing, not finite
-            or not what the predictions say; predictions that are not where the store keeps them.
-            The message names the runs and the remedy.
+        InputError: runs of several data versions, selection rules, or teachers of one family and
+            fold; a trial recorded twice; a metric that is missing, not finite, or contradicts the
+            predictions; missing predictions.
         InfrastructureError: the store does not answer.
     """
-    known = Known() if known is None else known
+    known = TrialCache() if known is None else known
     command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
     runs = _trials_on(store, data)
     finished = [run for run in runs if run.status == "FINISHED"]
@@ -141,7 +146,7 @@ def collect(
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
-    _refuse_twins(finished)
+    _refuse_duplicates(finished)
     runs = [run for run in runs if run.tags.get("data_id") == data_id]
     trials = _read_all(store, finished, command, known)
     counts = {int(run.tags["folds"]) for run in finished if run.tags.get("folds", "").isdigit()}
@@ -191,7 +196,7 @@ def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> Nothing
     )
 
 
-def _refuse_twins(runs: Iterable[RunRecord]) -> None:
+def _refuse_duplicates(runs: Iterable[RunRecord]) -> None:
     seen: dict[tuple[str, int, int], str] = {}
     for run in runs:
         key = (tag(run, "setting_id"), *place(run))
@@ -204,7 +209,7 @@ def _refuse_twins(runs: Iterable[RunRecord]) -> None:
 
 
 def _read_all(
-    store: RunReader, runs: Sequence[RunRecord], command: str, known: Known
+    store: RunReader, runs: Sequence[RunRecord], command: str, known: TrialCache
 ) -> tuple[Trial, ...]:
     first: dict[int, Trial] = {}
     for run in runs:
@@ -218,7 +223,7 @@ def _read_all(
                 f"runs {first[trial.fold].run_id} and {trial.run_id} were tested on different "
                 f"clips of fold {trial.fold}; delete the one that is wrong and sweep again"
             )
-        # Ten thousand trials hold one list of clips, not ten thousand.
+        # All trials of a fold share one list of clips in memory.
         classes = shared.classes if shared.classes == own.classes else own.classes
         thin = replace(
             own,
@@ -255,7 +260,7 @@ def _artifact(store: RunReader, run: RunRecord, command: str) -> str:
     try:
         return store.read_text(run.run_id, "predictions.csv")
     except InfrastructureError as error:
-        # A store that still answers has lost the file; one that does not raises here again.
+        # Raises if the store is down; otherwise the file is lost.
         store.find({"trial_id": run.trial_id})
         raise InputError(
             f"run {run.run_id} has no readable predictions.csv ({error}); put the folder of "

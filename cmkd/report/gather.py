@@ -1,4 +1,4 @@
-"""Which tables the store can fill, and their values."""
+"""Tables filled from the store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from cmkd.config.sweep import Sweep, find_spec, load_sweep
 from cmkd.errors import ConfigError, InfrastructureError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.cells import Outcomes, TestSet
+from cmkd.report.cells import ArmPredictions, TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
-from cmkd.report.evidence import Evidence, Known, NothingMeasured, collect, no_evidence
+from cmkd.report.evidence import Evidence, NothingMeasured, TrialCache, collect, no_evidence
 from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
 from cmkd.report.predictions import FILE as DIAGNOSTICS_FILE
 from cmkd.report.predictions import (
@@ -35,15 +35,14 @@ from cmkd.tracking.uri import default_uri, redact, store_exists
 
 @dataclass(frozen=True)
 class Request:
-    """What to report on.
+    """Request of a report.
 
     Attributes:
-        tables: keys of `TABLES`; every one that can be filled where there is none.
+        tables: keys of `TABLES`; empty: all that can be filled.
         data: name or id of the data set; None: the sweep's own.
-        sweep: spec whose arms are the rows; None: that of each table.
-        costs: the file of measured costs, which need not be there; nor need that of decoding
-            beside it.
-        mlflow_url: of the MLflow pages that show the runs; None: the store, where it is a server.
+        sweep: spec with the arms of the rows; None: that of each table.
+        costs: file of measured costs; may be missing.
+        mlflow_url: address of the MLflow pages; None: the store, if it is a server.
     """
 
     tables: tuple[str, ...] = ()
@@ -55,7 +54,7 @@ class Request:
 
     @property
     def server(self) -> str | None:
-        """The address of the MLflow pages that show the runs, without user and password.
+        """Address of the MLflow pages, without user and password.
 
         Raises:
             InputError: `mlflow_url` is no address of a server.
@@ -74,14 +73,14 @@ class Request:
         return None
 
     def command(self, sweep: str, data: str) -> str:
-        """What trains the arms of `sweep` on `data`, writing to the store that is read."""
+        """Command that trains `sweep` on `data` into this store."""
         uri = self.tracking_uri
         where = ["--tracking-uri", redact(uri)] if uri else []
         return shlex.join(["cmkd", "sweep", sweep, "--data", data, *where])
 
 
 def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
-    """Data set -> the sweeps that made its finished trials, by name; empty without a store.
+    """Data set -> names of the sweeps with finished trials; empty without a store.
 
     Raises:
         InfrastructureError: the store does not answer.
@@ -96,7 +95,7 @@ def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
 
 
 class _Snapshot(RunReader):
-    """A store as it was when first asked, so that all tables of a report see the same runs."""
+    """Store with cached answers, so that all tables of a report see the same runs."""
 
     def __init__(self, store: RunReader) -> None:
         self._store = store
@@ -122,9 +121,9 @@ class _Snapshot(RunReader):
 
 
 class Gatherer:
-    """Evidence by the name of a sweep; `request` may put another sweep in place of all.
+    """Evidence by name of a sweep; `request.sweep` replaces all of them.
 
-    A `store` that is not given is opened when it is first needed.
+    Without `store` it is opened at first use.
     """
 
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
@@ -132,7 +131,7 @@ class Gatherer:
         self._store = store
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
-        self._known = Known()
+        self._known = TrialCache()
         self._teachers: dict[str, Predictions] = {}
 
     @property
@@ -141,7 +140,7 @@ class Gatherer:
         return self._request.server
 
     def sweep(self, name: str) -> tuple[Sweep, str, str]:
-        """The sweep that stands for `name`, what it was asked for by, and the data set."""
+        """Sweep for `name`, its requested name, and the data set."""
         name = self._request.sweep or name
         if name not in self._sweeps:
             self._sweeps[name] = self._load(name)
@@ -149,7 +148,7 @@ class Gatherer:
         return sweep, name, self._request.data or sweep.spec.data
 
     def _load(self, name: str) -> Sweep:
-        """The sweep of a spec; of the store's runs where there is no spec, or only a search."""
+        """Sweep of a spec; from the stored runs without a spec or of a search."""
         try:
             sweep = load_sweep(name)
         except ConfigError:
@@ -164,16 +163,16 @@ class Gatherer:
         return stored_sweep(self._reader(), sweep.spec.name, self._request.data) or sweep
 
     def command(self, name: str) -> str:
-        """What trains the sweep that stands for `name`, into the store that is read."""
+        """Command that trains the sweep for `name` into this store."""
         _, name, data = self.sweep(name)
         return self._request.command(name, data)
 
     def evidence(self, name: str) -> Evidence:
-        """What the store has for the sweep `name`.
+        """Evidence of the sweep `name`.
 
         Raises:
-            NothingMeasured: no finished run; the message says which command makes some.
-            InputError: what `collect` refuses.
+            NothingMeasured: no finished run.
+            InputError: as `collect`.
         """
         command = self.command(name)
         sweep, _, data = self.sweep(name)
@@ -194,10 +193,10 @@ class Gatherer:
         return self._store.histories(run_ids, name) if self._store is not None else {}
 
     def diagnostics(self, evidence: Evidence, run_id: str) -> tuple[ClipDiagnostics, ...]:
-        """Gate and graphs that a run of `evidence` keeps; () where it keeps none.
+        """Gate and graphs of a run of `evidence`; () without any.
 
         Raises:
-            InputError: it is not what a trial writes.
+            InputError: damaged diagnostics.
             InfrastructureError: the store does not answer.
         """
         if self._store is None:
@@ -205,18 +204,18 @@ class Gatherer:
         try:
             text = self._store.read_text(run_id, DIAGNOSTICS_FILE)
         except InfrastructureError:
-            # Students without a decoder have no such file. A store that is gone raises here again.
-            trial = next(one for one in evidence.trials if one.run_id == run_id)
+            # Students without a decoder have no file. Raises if the store is down.
+            trial = next(trial for trial in evidence.trials if trial.run_id == run_id)
             self._store.find({"trial_id": trial.trial_id})
             return ()
         return parse_diagnostics(text, f"run {run_id}")
 
     def teacher(
-        self, evidence: Evidence, family: Family, students: Outcomes, test: TestSet
-    ) -> Outcomes | None:
-        """Predictions of the RGB teachers of `students`, one row per seed of theirs.
+        self, evidence: Evidence, family: Family, students: ArmPredictions, test: TestSet
+    ) -> ArmPredictions | None:
+        """Predictions of the RGB teachers of `students`, one row per seed.
 
-        None where the run of a teacher, or its predictions, are not in the store.
+        None if the run of a teacher is not in the store.
 
         Raises:
             InputError: a teacher was tested on other clips than its students.
@@ -271,18 +270,18 @@ def _has_spec(name: str) -> bool:
 
 
 USUAL = "4"
-"""The table that stands for a store that is empty."""
+"""Table of an empty store."""
 
 
 def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
-    """The tables of `request` on one data set, at least one, and why others are not among them.
+    """Tables of `request` on one data set, at least one, and reasons for those left out.
 
-    A sweep of a table of the paper gives that table, any other a table of its own. Without tables
-    and sweep these are all that the store can fill on the data set.
+    A sweep of a table of the paper gives that table, any other its own. Without tables and sweep
+    these are all that the store can fill.
 
     Raises:
-        InputError: an unknown table; nothing to show; what `collect` and `read_costs` refuse.
-        ConfigError: what `load_sweep` and `build_table` refuse.
+        InputError: an unknown table; nothing to show; as `collect` and `read_costs`.
+        ConfigError: as `load_sweep` and `build_table`.
         InfrastructureError: the store does not answer.
     """
     names = tuple(dict.fromkeys(request.tables))
@@ -293,7 +292,7 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
         return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
     if request.sweep is not None:
         sweep, _, _ = gatherer.sweep(request.sweep)
-        specs = [one for one in TABLES.values() if one.sweep == sweep.spec.name]
+        specs = [spec for spec in TABLES.values() if spec.sweep == sweep.spec.name]
         specs = specs or [own_table(sweep)]
         return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
     tables: list[Table] = []
@@ -329,7 +328,7 @@ def _fill(
         if not (any_cost(published, costs) or (is_wanted and has_others)):
             raise
         evidence = no_evidence(sweep, data)
-    # Without the store: a page is read on other machines too.
+    # The command names no store, as pages are read on other machines too.
     command = shlex.join(["cmkd", "sweep", name, "--data", data])
     table = build_table(spec, evidence, costs, command=command)
     if (
@@ -350,7 +349,7 @@ def _fill(
     )
 
 
-def _departs(one: Measured) -> bool:
-    """Whether an arm has runs and is none of those that others are compared with."""
-    references = {found.reference for found in one.differences["selected"].values() if found}
-    return bool(one.outcomes.trials) and one.arm.name not in references
+def _departs(measured: Measured) -> bool:
+    """True if an arm has runs and is no reference of others."""
+    references = {found.reference for found in measured.differences["selected"].values() if found}
+    return bool(measured.outcomes.trials) and measured.arm.name not in references

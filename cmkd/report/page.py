@@ -1,7 +1,4 @@
-"""A table as a page of text: grids of cells that Markdown, LaTeX, HTML, CSV and JSON only format.
-
-Nothing here is escaped; each format does that for itself.
-"""
+"""Page of a report: grids of cells, unescaped, for all output formats."""
 
 from __future__ import annotations
 
@@ -13,11 +10,13 @@ Source = Literal["text", "published", "measured"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it says, the number behind it, and the trials that the number rests on.
+    """Cell: text, unrounded number, and the trials behind it.
 
-    Numbers are None where there are none. `n` counts seeds, or pairs of a difference. `best`: not
-    established to lie below the highest mean. `arm` names the line of the grid of runs that says
-    where the number comes from. `links` are words and addresses that together say what `text` does.
+    Attributes:
+        n: seeds, or pairs of a difference.
+        best: tied with the highest mean.
+        arm: line of the grid of runs.
+        links: (words, address) in place of `text`.
     """
 
     text: str
@@ -43,10 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A rectangle of cells; `caption` says what they are and on which data.
-
-    `spare` names columns that a narrow page does without: they are said elsewhere.
-    """
+    """Grid of cells with a caption; narrow pages leave out the columns `spare`."""
 
     name: str
     title: str
@@ -58,7 +54,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: `name` ends those of its files, `alt` says it to who cannot see it."""
+    """Figure; `name` is the end of its file names."""
 
     name: str
     title: str
@@ -70,10 +66,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report of one table; `grids` begins with the table itself.
-
-    `how` says how to read it, once per report.
-    """
+    """Report of one table; `grids` begins with the table, `how` are notes on reading it."""
 
     name: str
     heading: str
@@ -87,5 +80,5 @@ class Page:
 
     @property
     def key(self) -> str:
-        """Names the page among those of several data sets."""
+        """Unique key in a report of several data sets."""
         return f"{self.name}-{self.data}" if self.data else self.name

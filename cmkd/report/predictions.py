@@ -17,16 +17,18 @@ from cmkd.errors import InputError
 
 COLUMNS = ("clip", "group", "label", "selected", "last")
 _MOST_LINES = 500_000
-"""That are kept of a test set, some 100 MB."""
+"""Cached lines of a test set, some 100 MB."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One trial's test clips in order of their names, and whether each was recognised.
+    """Test predictions of a trial, in order of clip names.
 
-    `selected` and `last` are Bool "N": right at the selected and at the last epoch. `said` is
-    Int "N": what each clip was taken for at the selected epoch, as an index into `classes`, the
-    names that occur in the file.
+    Attributes:
+        selected: Bool "N", correct at the selected epoch.
+        last: Bool "N", correct at the last epoch.
+        classes: names in the file.
+        said: Int "N", predicted class at the selected epoch, as an index into `classes`.
     """
 
     clips: tuple[str, ...]
@@ -76,10 +78,7 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
 
 
 class PredictionsReader:
-    """Reads the files of many trials; those tested on the same clips share them in memory.
-
-    What such files have in common is parsed once, which is most of the work.
-    """
+    """Reader for many trials; common parts of their files are parsed and kept once."""
 
     def __init__(self) -> None:
         self._known: list[_Test] = []
@@ -101,12 +100,14 @@ class PredictionsReader:
 
 @dataclass(frozen=True)
 class _Test:
-    """What the files of trials with the same test clips share.
+    """Common part of the files of trials with the same test clips.
 
-    The line at a place of theirs is its of `beginnings`, clip, group and label, and one of `ends`,
-    two classes, whose number is said * K + last for K `classes`. `order` sorts the lines by their
-    clips; `truth` has the labels in that order, as indices into `classes`. `known` has lines that
-    were met before, as place * K * K + number: trials mostly say the same of a clip.
+    Attributes:
+        beginnings: by line, clip, group and label.
+        ends: text of two classes -> said * K + last for K `classes`.
+        order: sorts the lines by clip.
+        truth: labels in that order, as indices into `classes`.
+        known: cached lines -> place * K * K + number of the end.
     """
 
     shared: Predictions
@@ -136,7 +137,7 @@ class _Test:
         )
 
     def read(self, lines: list[str]) -> Predictions | None:
-        """None for other clips, and where one was taken for a class that no clip has."""
+        """Predictions; None for other clips, or a predicted class without a clip."""
         header, *rows = lines
         if header != self.header or len(rows) != len(self.beginnings):
             return None
@@ -227,7 +228,7 @@ def parse_diagnostics(text: str, owner: str) -> tuple[ClipDiagnostics, ...]:
     """
     try:
         file = _File.model_validate_json(text)
-        return tuple(_clip(one) for one in file.clips)
+        return tuple(_clip(clip) for clip in file.clips)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -238,17 +239,17 @@ def parse_diagnostics(text: str, owner: str) -> tuple[ClipDiagnostics, ...]:
     )
 
 
-def _clip(one: _Clip) -> ClipDiagnostics:
-    frames = len(one.motion)
-    if one.alpha is not None and len(one.alpha) != frames:
-        raise ValueError(f"clip {one.clip!r}: {len(one.alpha)} weights for {frames} frames")
+def _clip(clip: _Clip) -> ClipDiagnostics:
+    frames = len(clip.motion)
+    if clip.alpha is not None and len(clip.alpha) != frames:
+        raise ValueError(f"clip {clip.clip!r}: {len(clip.alpha)} weights for {frames} frames")
     return ClipDiagnostics(
-        clip=one.clip,
-        label=one.label,
-        motion=np.array(one.motion),
-        alpha=None if one.alpha is None else np.array(one.alpha),
-        student=_graphs(one.student, one.clip, frames),
-        teacher=None if one.teacher is None else _graphs(one.teacher, one.clip, frames),
+        clip=clip.clip,
+        label=clip.label,
+        motion=np.array(clip.motion),
+        alpha=None if clip.alpha is None else np.array(clip.alpha),
+        student=_graphs(clip.student, clip.clip, frames),
+        teacher=None if clip.teacher is None else _graphs(clip.teacher, clip.clip, frames),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of an arm come from: trials, runs, commits and the whole setting."""
+"""Provenance of an arm's numbers: trials, runs, commits and setting, as text and JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from cmkd.report.text import DASH, difference_text, heading, score_text, usual_s
 
 @dataclass(frozen=True)
 class Trace:
-    """One arm of a table and its finished trials, by seed and fold.
-
-    `departures` are the dotted keys of its setting that are not at their defaults.
-    """
+    """Arm of a table, its finished trials, and the keys of its setting not at their defaults."""
 
     measured: Measured
     trials: tuple[Trial, ...]
@@ -33,26 +30,30 @@ def traces(table: Table, arm: str | None = None) -> tuple[Trace, ...]:
     Raises:
         InputError: the table has no arm of that name.
     """
-    known = [one.arm.name for one in table.measured]
+    known = [measured.arm.name for measured in table.measured]
     if arm is not None and arm not in known:
         raise InputError(
             f"table {table.spec.name} has no arm {arm!r}; it has: {', '.join(known) or 'none'}"
         )
     return tuple(
-        Trace(one, trials_of(table.evidence, one.arm), dict(_departures(one.arm.setting)))
-        for one in table.measured
-        if arm in (None, one.arm.name)
+        Trace(
+            measured,
+            trials_of(table.evidence, measured.arm),
+            dict(_departures(measured.arm.setting)),
+        )
+        for measured in table.measured
+        if arm in (None, measured.arm.name)
     )
 
 
 def teachers_name(family: str) -> str:
-    """Names the line of the runs of the RGB teachers of a family."""
+    """Line of a family's RGB teachers in the grid of runs."""
     return f"RGB teacher of the {family} family (by fold)"
 
 
-def run_url(server: str, one: Trial | Teacher) -> str:
-    """Where the MLflow pages at `server` show the run of a trial, or of a teacher that has one."""
-    return f"{server}/#/experiments/{one.experiment_id}/runs/{one.run_id}"
+def run_url(server: str, run: Trial | Teacher) -> str:
+    """Address of a run on the MLflow pages at `server`."""
+    return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 def _departures(setting: Setting) -> Iterator[tuple[str, Any]]:
@@ -70,16 +71,16 @@ def _unequal(
 
 
 SCHEMA = 1
-"""Of the JSON; raised when a key changes its meaning or goes."""
+"""Version of the JSON; raised when a key changes its meaning or goes."""
 
 
 def render_trace(table: Table, traces: Sequence[Trace]) -> str:
-    """Arm by arm: its cells, its setting, and every trial with run, commit and accuracies."""
-    return "\n".join(line for one in traces for line in _lines(table, one)) + "\n"
+    """Cells, setting and trials of every arm as text."""
+    return "\n".join(line for trace in traces for line in _lines(table, trace)) + "\n"
 
 
-def _lines(table: Table, one: Trace) -> Iterator[str]:
-    arm, measured = one.measured.arm, one.measured
+def _lines(table: Table, trace: Trace) -> Iterator[str]:
+    arm, measured = trace.measured.arm, trace.measured
     yield f"{heading(table)}, {arm.name}: setting {arm.setting.id}"
     yield f"  selected epoch: {score_text(measured.selected)}"
     yield f"  last epoch: {score_text(measured.last)}"
@@ -87,9 +88,9 @@ def _lines(table: Table, one: Trace) -> Iterator[str]:
         reference = delta.reference if delta is not None else DASH
         text = difference_text(delta, arm.name, reference, usual_seeds(table))
         yield f"  difference to {role} ({reference}): {text}"
-    config = ", ".join(f"{key}={json.dumps(value)}" for key, value in one.departures.items())
+    config = ", ".join(f"{key}={json.dumps(value)}" for key, value in trace.departures.items())
     yield f"  config, where not the default: {config or DASH}"
-    for trial in one.trials:
+    for trial in trace.trials:
         right = trial.predictions
         where = run_url(table.server, trial) if table.server is not None else ""
         yield (
@@ -97,13 +98,13 @@ def _lines(table: Table, one: Trace) -> Iterator[str]:
             f"commit {trial.commit}, selected {100 * right.selected.mean():.1f}, last "
             f"{100 * right.last.mean():.1f} {where}".rstrip()
         )
-    if table.server is None and one.trials:
-        place = run_url("http://127.0.0.1:5000", one.trials[0])
+    if table.server is None and trace.trials:
+        place = run_url("http://127.0.0.1:5000", trace.trials[0])
         yield f"  to see a run: cmkd ui, then {place}"
 
 
 def render_trace_json(table: Table, traces: Sequence[Trace]) -> str:
-    """The same with whole settings; `table.server` gives each trial its address."""
+    """Cells, whole setting and trials of every arm as JSON."""
     evidence = table.evidence
     whole = {
         "schema": SCHEMA,
@@ -111,13 +112,13 @@ def render_trace_json(table: Table, traces: Sequence[Trace]) -> str:
         "data": evidence.data,
         "data_id": evidence.data_id,
         "selection": evidence.selection,
-        "arms": [_arm(table, one) for one in traces],
+        "arms": [_arm(table, trace) for trace in traces],
     }
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
 
 
-def _arm(table: Table, one: Trace) -> dict[str, Any]:
-    arm, measured = one.measured.arm, one.measured
+def _arm(table: Table, trace: Trace) -> dict[str, Any]:
+    arm, measured = trace.measured.arm, trace.measured
     return {
         "arm": arm.name,
         "setting_id": arm.setting.id,
@@ -135,7 +136,7 @@ def _arm(table: Table, one: Trace) -> dict[str, Any]:
                 if delta is not None
             },
         },
-        "trials": [_trial(table.server, trial) for trial in one.trials],
+        "trials": [_trial(table.server, trial) for trial in trace.trials],
     }
 
 

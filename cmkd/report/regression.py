@@ -105,7 +105,7 @@ def make_baseline(
     version: str,
     replicates: int | None = None,
 ) -> Baseline:
-    """The state of `evidence` of the spec called `sweep`, to be compared with later.
+    """Baseline of `evidence` of the spec `sweep`.
 
     Args:
         replicates: of a later check; None: as many as the arms have now.
@@ -153,9 +153,9 @@ def make_baseline(
 
 def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord, ...]:
     found = {
-        one.name: (arm.name, control.name, one.estimate)
-        for arm, control, one in control_differences(evidence, test)
-        if one is not None and one.replicates >= LEAST_REPLICATES
+        difference.name: (arm.name, control.name, difference.estimate)
+        for arm, control, difference in control_differences(evidence, test)
+        if difference is not None and difference.replicates >= LEAST_REPLICATES
     }
     spreads = spreads_of({name: one for name, (_, _, one) in found.items()}, len(test.clips))
     return tuple(
@@ -209,12 +209,12 @@ def _chance(evidence: Evidence) -> float:
 
 
 def render_baseline(baseline: Baseline) -> str:
-    """The file's text; equal baselines give equal bytes."""
+    """Text of the file; equal baselines give equal bytes."""
     return json.dumps(baseline.as_json(), ensure_ascii=False, indent=1) + "\n"
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The baseline in the file `path`; InputError with the remedy where it is none."""
+    """Baseline in the file `path`; InputError if it is none."""
     remedy = f"write it with: cmkd report baseline --out {path}"
     try:
         text = path.read_bytes()
@@ -250,10 +250,7 @@ def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | N
 
 @dataclass(frozen=True)
 class Moved:
-    """One cell, then and now, in points, with the number of replicates on each side.
-
-    `is_effect`: only a fall beyond the tolerance fails.
-    """
+    """Cell before and now, in points; an effect fails by a fall alone."""
 
     cell: str
     before: float
@@ -269,25 +266,25 @@ class Moved:
 
     @property
     def fails(self) -> bool:
-        """Whether the difference is beyond the tolerance."""
+        """True if the difference exceeds the tolerance."""
         return (-self.delta if self.is_effect else abs(self.delta)) > self.tolerance
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check: `structure` has one line for everything that is not as it was."""
+    """Result of a check; `structure` has a line per difference in arms, data or seeds."""
 
     structure: tuple[str, ...]
     cells: tuple[Moved, ...]
 
     @property
     def passes(self) -> bool:
-        """Whether nothing is wrong, and there was something to compare."""
+        """True if no cell fails and the structure is the same."""
         return bool(self.cells) and not self.structure and not any(c.fails for c in self.cells)
 
 
 def compare(baseline: Baseline, evidence: Evidence) -> Finding:
-    """Hold fresh results against `baseline`.
+    """Compare fresh results with `baseline`.
 
     Raises:
         InputError: no guarded effect has the replicates that it needs now, or no arm has any.
@@ -301,7 +298,7 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
         )
     guarded = [effect for effect in baseline.effects if effect.guarded]
     effects, lacking = [], []
-    now = {(a.name, c.name): one for a, c, one in control_differences(evidence, test)}
+    now = {(a.name, c.name): difference for a, c, difference in control_differences(evidence, test)}
     for effect in guarded:
         one = now.get((effect.arm, effect.control))
         count = one.replicates if one is not None else 0
@@ -329,7 +326,7 @@ def _differences(
     ):
         if before != after:
             yield f"{what}: {before} before, {after} now"
-    # An arm that never had so many, in a sweep that adds seeds where they are needed, lacks none.
+    # Sweeps with --until-decided have fewer seeds of some arms.
     most = max(len(values) for _, values in fresh.values())
     for name, record in baseline.arms.items():
         if name not in fresh:

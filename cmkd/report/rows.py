@@ -1,4 +1,4 @@
-"""The rows of a table: the paper's, ours beside them, and those that the paper does not have."""
+"""Rows of a table: those of the paper with our results, and further ones."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cmkd.report.arms import (
 )
 from cmkd.report.cells import (
     EPOCHS,
+    ArmPredictions,
     Difference,
     Epoch,
-    Outcomes,
     Score,
     TestSet,
     best_arms,
@@ -48,17 +48,14 @@ def build_table(
     *,
     command: str = "",
 ) -> Table:
-    """The rows of the paper in its order, and the arms that are not in the paper.
-
-    A table whose rows are all ours is put family by family, what the paper lacks after each; in a
-    comparison with others our further rows follow at the end.
+    """Rows of the paper in its order, then further arms; by family if all rows are ours.
 
     Raises:
-        ConfigError: the sweep has an arm for none of the paper's rows.
+        ConfigError: no arm of the sweep is a row of the paper.
     """
     published, sweep = spec.load(), evidence.sweep
     wanted = [row.ours for row in published.rows if row.ours is not None and not row.ours.teacher]
-    if wanted and not any(find_arm(sweep, one) for one in wanted):
+    if wanted and not any(find_arm(sweep, query) for query in wanted):
         raise ConfigError(
             f"{sweep.path}: none of its arms is a row of table {spec.name}; "
             f"the sweep {spec.sweep!r} has them"
@@ -97,7 +94,7 @@ def _added_rows(
     evidence: Evidence,
     test: TestSet,
 ) -> tuple[list[Row], list[Row]]:
-    """Students and teachers that stand beside the rows of the paper, where there are any."""
+    """Further students and teachers of the table."""
     students, teachers = [], []
     for row in published.added:
         found = _counterpart(row, measured, evidence, test)
@@ -128,7 +125,7 @@ def _measure_all(spec: TableSpec, evidence: Evidence, test: TestSet) -> dict[str
 def _measure(
     arm: Arm,
     references: Mapping[str, Mapping[str, Arm]],
-    pooled: Mapping[str, Outcomes],
+    pooled: Mapping[str, ArmPredictions],
     test: TestSet,
 ) -> Measured:
     def against(role: str, epoch: Epoch) -> Difference | None:
@@ -161,21 +158,23 @@ def _counterpart(
         return measured[arm.name] if arm else None
     if row.printed is None:
         return _teacher(wanted.family, evidence, test)
-    # A printed teacher is a network by name, and either family may be taught by it.
+    # A printed teacher is a network; either family may use it.
     for family in evidence.teachers:
-        networks = {family_of(one.backbone) for _, one in distinct_teachers(evidence, family)}
+        networks = {
+            family_of(teacher.backbone) for _, teacher in distinct_teachers(evidence, family)
+        }
         if networks == {wanted.family}:
             return _teacher(family, evidence, test)
     return None
 
 
 def _teacher(family: Family, evidence: Evidence, test: TestSet) -> TeacherScore | None:
-    teachers = [one for _, one in distinct_teachers(evidence, family)]
+    teachers = [teacher for _, teacher in distinct_teachers(evidence, family)]
     if not teachers:
         return None
     return TeacherScore(
-        " and ".join(sorted({one.backbone for one in teachers})),
-        tuple(dict.fromkeys(one.teacher_id for one in teachers)),
+        " and ".join(sorted({teacher.backbone for teacher in teachers})),
+        tuple(dict.fromkeys(teacher.teacher_id for teacher in teachers)),
         score_of_teachers(evidence, family, test, "selected"),
         score_of_teachers(evidence, family, test, "last"),
         family,
@@ -183,17 +182,17 @@ def _teacher(family: Family, evidence: Evidence, test: TestSet) -> TeacherScore 
 
 
 def score_of_teachers(evidence: Evidence, family: Family, test: TestSet, epoch: Epoch) -> Score:
-    """Accuracy of the RGB teachers of `family`, clip-weighted over folds.
-
-    Its values are those of the distinct draws; replicates that share their teachers are one.
-    """
+    """Accuracy of the distinct RGB teachers of `family`, clip-weighted over folds."""
     draws = {
         tuple(one.teacher_id for _, one in sorted(by_fold.items())): by_fold
         for by_fold in evidence.teachers.get(family, {}).values()
     }
     found = [
         fold_weighted(
-            {n: one.selected if epoch == "selected" else one.last for n, one in by_fold.items()},
+            {
+                n: teacher.selected if epoch == "selected" else teacher.last
+                for n, teacher in by_fold.items()
+            },
             test,
         )
         for by_fold in draws.values()
@@ -205,7 +204,7 @@ def score_of_teachers(evidence: Evidence, family: Family, test: TestSet, epoch: 
 
 
 def _outside(method: str, measured: Measured, published: PublishedTable) -> Row:
-    """A row of ours that the paper does not have; its labels follow from its setting."""
+    """Row outside the paper, labelled by its setting."""
     setting = measured.arm.setting
     labels = tuple(label_of(name, setting) for name in published.labels)
     return Row(method, family_of_arm(setting), labels, None, None, measured, None)

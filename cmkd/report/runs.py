@@ -1,4 +1,4 @@
-"""Runs of the store as reports read them: tags, selections between stages, teachers."""
+"""Stored runs: tags, selections between stages, teachers."""
 
 from __future__ import annotations
 
@@ -76,10 +76,9 @@ def _listed(holders: Mapping[str, Sequence[str]]) -> str:
 
 
 def make_selections(sweep: Sweep, runs: Sequence[RunRecord]) -> tuple[Sweep, tuple[Choice, ...]]:
-    """The arms that are known after the selections that the finished trials in `runs` allow.
+    """Sweep and choices after the selections that the finished `runs` allow.
 
-    They are made with as many seeds as have finished for all candidates of the first: a search
-    with three seeds was decided by three, whatever the spec asks for.
+    The number of seeds is that finished by all candidates of the first selection.
     """
     if not sweep.spec.select:
         return sweep, ()
@@ -99,15 +98,17 @@ def _complete_seeds(sweep: Sweep, scores: Scores, folds: int) -> int:
     candidates = [arm.setting.id for arm in sweep.arms if arm.block in first.among]
 
     def is_complete(seed: int) -> bool:
-        return all((one, fold, seed) in scores for one in candidates for fold in range(folds))
+        return all(
+            (setting_id, fold, seed) in scores for setting_id in candidates for fold in range(folds)
+        )
 
     return sum(1 for _ in takewhile(is_complete, count()))
 
 
 def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
-    """The sweep called `name` as its finished trials on `data` have it; None without any.
+    """Sweep `name` rebuilt from its finished trials on `data`; None without any.
 
-    Trials of an earlier protocol, whose settings have other ids now, are left out.
+    Trials of an earlier protocol have other setting ids and are left out.
     """
     runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
     if data:
@@ -137,7 +138,7 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
 
 
 def _setting(params: Mapping[str, str]) -> Setting | None:
-    """The setting that a run logged as texts by dotted key; None of one that does not fit."""
+    """Setting of logged parameters; None if it is invalid now."""
     nested: dict[str, Any] = {}
     for key, text in params.items():
         *parents, leaf = key.split(".")
@@ -156,10 +157,7 @@ def _setting(params: Mapping[str, str]) -> Setting | None:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The RGB teacher of one fold; accuracies in [0, 100].
-
-    What follows `backbone` is None where its run is not in the store.
-    """
+    """RGB teacher of one fold; accuracies in [0, 100]. Fields of a missing run are None."""
 
     teacher_id: str
     backbone: str
@@ -173,9 +171,7 @@ class Teacher:
 def teachers_of(
     store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
 ) -> dict[Family, dict[int, dict[int, Teacher]]]:
-    """The teacher that taught the students among `runs`, by family, replicate (seed) and fold.
-
-    Replicates may have a teacher each, or share one.
+    """Teachers of the students among `runs`, by family, seed and fold.
 
     Args:
         arms: by setting id.

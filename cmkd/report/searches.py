@@ -20,7 +20,7 @@ METRICS: Mapping[str, str] = {
     "val_acc": "validation accuracy (%)",
     "loss_ce": "training cross-entropy",
 }
-"""What is drawn. The whole training loss is not: arms with other terms have another loss."""
+"""Drawn metrics; the total loss is not comparable between arms."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class Curve:
 
 
 def training_curves(table: Table) -> dict[str, dict[str, Curve]]:
-    """The curves of every arm that logged some for two epochs or more, by metric and arm.
-
-    Only complete seeds count, and epochs that all their trials have.
-    """
+    """Curves by metric and arm, over complete seeds and the epochs of all their trials."""
     found: dict[str, dict[str, Curve]] = {}
     for name in METRICS:
         by_run = table.read_history(name)
-        curves = {one.arm.name: _curve(one, table.evidence, by_run) for one in table.measured}
+        curves = {
+            measured.arm.name: _curve(measured, table.evidence, by_run)
+            for measured in table.measured
+        }
         found[name] = {arm: curve for arm, curve in curves.items() if curve is not None}
     return found
 
 
-def _curve(one: Measured, evidence: Evidence, by_run: Mapping[str, History]) -> Curve | None:
-    by_seed: dict[int, list[History]] = {seed: [] for seed in one.outcomes.seeds}
-    for trial in trials_of(evidence, one.arm):
+def _curve(measured: Measured, evidence: Evidence, by_run: Mapping[str, History]) -> Curve | None:
+    by_seed: dict[int, list[History]] = {seed: [] for seed in measured.outcomes.seeds}
+    for trial in trials_of(evidence, measured.arm):
         if trial.seed in by_seed:
             by_seed[trial.seed].append(by_run.get(trial.run_id, {}))
     logged = [history for histories in by_seed.values() for history in histories]
-    epochs = sorted(set.intersection(*(set(one) for one in logged))) if logged else []
-    if len(epochs) < 2:  # a support vector machine has one value, which is no curve
+    epochs = sorted(set.intersection(*(set(measured) for measured in logged))) if logged else []
+    if len(epochs) < 2:  # An SVM has one value.
         return None
     values = [
         np.mean([[history[epoch] for epoch in epochs] for history in histories], axis=0)
@@ -67,7 +67,7 @@ SYMBOLS = ("λ1", "λ2")
 
 @dataclass(frozen=True)
 class Tried(Generic[T]):
-    """What one pair of weights gave."""
+    """Result of a pair of weights."""
 
     weights: tuple[float, float]
     value: T
@@ -75,7 +75,7 @@ class Tried(Generic[T]):
 
 @dataclass(frozen=True)
 class Search(Generic[T]):
-    """Values along one weight in ascending order, while the other one is held at `held`."""
+    """Values by ascending weight; the other weight is `held`."""
 
     held: float
     points: tuple[tuple[float, T], ...]
@@ -83,11 +83,7 @@ class Search(Generic[T]):
 
 @dataclass(frozen=True)
 class Searches:
-    """Both searches, by their symbols; a search that was not run is not there.
-
-    `plain` is the student without pseudo-decoder, another network and so on no curve. `printed` and
-    `printed_plain` are the paper's, by column.
-    """
+    """Both searches by symbol; `plain` is the student without decoder, `printed` the paper's."""
 
     ours: Mapping[str, Search[Score]]
     plain: Score | None
@@ -96,19 +92,19 @@ class Searches:
 
 
 def searches(table: Table) -> Searches:
-    """The searches that the rows of `table` make up, at the selected epoch."""
+    """Searches over λ1 and λ2 in the rows of `table`, at the selected epoch."""
     family = next((row.family for row in table.rows if row.family is not None), None)
     students = [
-        one
-        for one in table.measured
-        if one.arm.setting.model == "student"
-        and family_of_arm(one.arm.setting) == family
-        and one.selected.mean is not None
+        measured
+        for measured in table.measured
+        if measured.arm.setting.model == "student"
+        and family_of_arm(measured.arm.setting) == family
+        and measured.selected.mean is not None
     ]
     plain = [
-        one.selected
-        for one in students
-        if not one.arm.setting.method.decoder and not distils(one.arm.setting)
+        measured.selected
+        for measured in students
+        if not measured.arm.setting.method.decoder and not distils(measured.arm.setting)
     ]
     columns = table.published.columns
     return Searches(
@@ -120,13 +116,13 @@ def searches(table: Table) -> Searches:
 
 
 def _alike(students: Sequence[Measured]) -> list[Tried[Score]]:
-    """The students that differ in their two weights alone: the largest set of such ones."""
-    decoded = [one for one in students if one.arm.setting.method.decoder]
-    kinds = Counter(_unweighted(one.arm.setting).id for one in decoded)
+    """Largest set of students that differ in their two weights alone."""
+    decoded = [measured for measured in students if measured.arm.setting.method.decoder]
+    kinds = Counter(_unweighted(measured.arm.setting).id for measured in decoded)
     if not kinds:
         return []
     common = kinds.most_common(1)[0][0]
-    found = [one for one in decoded if _unweighted(one.arm.setting).id == common]
+    found = [measured for measured in decoded if _unweighted(measured.arm.setting).id == common]
     return [
         Tried((one.arm.setting.method.lambda_1, one.arm.setting.method.lambda_2), one.selected)
         for one in found
@@ -157,13 +153,13 @@ def _printed_plain(table: Table, column: str) -> Iterable[float]:
 
 
 def _both(tried: Sequence[Tried[T]]) -> dict[str, Search[T]]:
-    """λ1 at λ2 = 0, and λ2 at the λ1 at which most of its values were tried."""
-    first = {one.weights[0]: one.value for one in tried if one.weights[1] == 0}
-    held = Counter(one.weights[0] for one in tried if one.weights[1] > 0)
+    """λ1 at λ2 = 0, and λ2 at the λ1 with most of its values."""
+    first = {point.weights[0]: point.value for point in tried if point.weights[1] == 0}
+    held = Counter(point.weights[0] for point in tried if point.weights[1] > 0)
     found = {SYMBOLS[0]: Search(0.0, tuple(sorted(first.items(), key=_weight)))}
     if held:
         at = held.most_common(1)[0][0]
-        second = {one.weights[1]: one.value for one in tried if one.weights[0] == at}
+        second = {point.weights[1]: point.value for point in tried if point.weights[0] == at}
         found[SYMBOLS[1]] = Search(at, tuple(sorted(second.items(), key=_weight)))
     return {symbol: search for symbol, search in found.items() if len(search.points) > 1}
 

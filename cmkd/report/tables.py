@@ -1,4 +1,4 @@
-"""A table as values: rows of cells, still without any formatting."""
+"""Tables as values, without formatting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cmkd.config.sweep import Arm, Sweep
 from cmkd.report.arms import Family
-from cmkd.report.cells import Difference, Epoch, Outcomes, Score, TestSet
+from cmkd.report.cells import ArmPredictions, Difference, Epoch, Score, TestSet
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence
 from cmkd.report.paper import PublishedTable, TableSpec
@@ -15,19 +15,20 @@ from cmkd.report.predictions import ClipDiagnostics
 from cmkd.tracking.store import History
 
 FEW_SEEDS = 3
-"""Below this many seeds a spread says little, and the cell is marked."""
+"""Cells with fewer seeds are marked."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an arm gave; a difference is None where the sweep has no arm to compare with.
+    """Results of an arm.
 
-    `differences` maps an epoch to the table's references and the difference to each. `level` holds
-    the epochs at which the arm is not established to lie below the best of its family.
+    Attributes:
+        differences: by epoch and reference; None without a reference in the sweep.
+        level: epochs at which the arm is tied with the best of its family.
     """
 
     arm: Arm
-    outcomes: Outcomes
+    outcomes: ArmPredictions
     selected: Score
     last: Score
     differences: Mapping[Epoch, Mapping[str, Difference | None]]
@@ -48,10 +49,7 @@ class TeacherScore:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `printed` is None outside the paper, `measured` where nothing of ours repeats it.
-
-    `family` is None for rows of others.
-    """
+    """One row; `printed` is None outside the paper, `family` for other work."""
 
     method: str
     family: Family | None
@@ -72,12 +70,13 @@ def _no_diagnostics(_run_id: str) -> tuple[ClipDiagnostics, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything a renderer needs; `command` is what fills the gaps.
+    """Everything a renderer needs.
 
-    `read_history` gives what was logged after every epoch as one metric, by run id, and
-    `read_diagnostics` gate and graphs of the student of a run. They are called for figures alone,
-    since they are most of what a store holds. `server` is the address of the MLflow pages that
-    show the runs, None where none is known.
+    Attributes:
+        command: trains missing trials.
+        read_history: values per epoch of a metric, by run id; for figures.
+        read_diagnostics: gate and graphs of a run; for figures.
+        server: address of the MLflow pages of the runs; None if unknown.
     """
 
     spec: TableSpec

@@ -41,7 +41,9 @@ def heading(table: Table) -> str:
 
 def usual_seeds(table: Table) -> int:
     """Most frequent number of complete seeds per arm; the largest one if tied."""
-    counts = Counter(len(one.outcomes.seeds) for one in table.measured if one.outcomes.seeds)
+    counts = Counter(
+        len(measured.outcomes.seeds) for measured in table.measured if measured.outcomes.seeds
+    )
     return max(counts, key=lambda count: (counts[count], count), default=0)
 
 
@@ -154,7 +156,7 @@ def seeds_caption(table: Table) -> str:
     """``5 seeds``, or ``2 seeds x 4 folds``, and that some cells may name others."""
     usual, folds = usual_seeds(table), len(table.evidence.folds)
     times = f" {_TIMES} {folds} folds" if folds > 1 else ""
-    uneven = any(len(one.outcomes.seeds) not in (0, usual) for one in table.measured)
+    uneven = any(len(measured.outcomes.seeds) not in (0, usual) for measured in table.measured)
     return f"{plural(usual, 'seed')}{times}{' but where a cell says otherwise' if uneven else ''}"
 
 
@@ -166,7 +168,7 @@ def unmeasured_text(table: Table) -> str | None:
 
 def uneven_text(table: Table) -> str | None:
     """Note that differences use shared seeds alone; None if all arms have as many seeds."""
-    counts = {len(one.outcomes.seeds) for one in table.measured} - {0}
+    counts = {len(measured.outcomes.seeds) for measured in table.measured} - {0}
     if len(counts) < 2:
         return None
     return (
@@ -179,9 +181,11 @@ def commits_text(table: Table) -> str:
     """``trials of commit a``, and the teachers' commits where they are others."""
     evidence = table.evidence
     teachers = [
-        one for family in evidence.teachers for _, one in distinct_teachers(evidence, family)
+        teacher
+        for family in evidence.teachers
+        for _, teacher in distinct_teachers(evidence, family)
     ]
-    commits = sorted({one.commit for one in teachers if one.commit is not None})
+    commits = sorted({teacher.commit for teacher in teachers if teacher.commit is not None})
     text = f"trials of commit {', '.join(evidence.commits)}"
     if commits and tuple(commits) != evidence.commits:
         text += f"; teachers of commit {', '.join(commits)}"
@@ -250,7 +254,7 @@ def notice_text(table: Table) -> tuple[str, str]:
 
 def _students(table: Table) -> list[str]:
     settings = [arm.setting for arm in table.sweep.arms]
-    return sorted({one.student.backbone for one in settings if one.model == "student"})
+    return sorted({setting.student.backbone for setting in settings if setting.model == "student"})
 
 
 def absent_families(table: Table) -> list[str]:
@@ -268,10 +272,10 @@ def missing_text(table: Table) -> Iterable[str]:
     """One line per arm that lacks seeds of the spec, or folds."""
     absent = absent_families(table)
     asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
-    for one in table.measured:
-        if family_of_arm(one.arm.setting) in absent:
+    for measured in table.measured:
+        if family_of_arm(measured.arm.setting) in absent:
             continue
-        have = one.outcomes
+        have = measured.outcomes
         gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
         listed = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
         parts = ["all seeds" if gone == asked else listed] if gone else []
@@ -279,7 +283,7 @@ def missing_text(table: Table) -> Iterable[str]:
             f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
         ]
         if parts:
-            yield f"{one.arm.name}: {'; '.join(parts)}"
+            yield f"{measured.arm.name}: {'; '.join(parts)}"
 
 
 def kd_text(row: Row) -> str:
@@ -344,7 +348,7 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             yield f"{family} family: no finished trial yet; run: {command}."
         if table.sweep.waiting:
             names = ", ".join(
-                sorted({one for many in table.sweep.waiting.values() for one in many})
+                sorted({name for many in table.sweep.waiting.values() for name in many})
             )
             yield f"Rows that wait for the selection of {names}: run: {table.command}."
         if seeds := seeds_text(table):
@@ -374,10 +378,10 @@ def _only(table: Table, family: str) -> str:
 
 def _teacher_lines(table: Table) -> Iterator[str]:
     for family in sorted(table.evidence.teachers):
-        teachers = [one for _, one in distinct_teachers(table.evidence, family)]
-        networks = ", ".join(sorted({one.backbone for one in teachers}))
-        ids = ", ".join(dict.fromkeys(one.teacher_id for one in teachers))
-        known = all(one.selected is not None for one in teachers)
+        teachers = [teacher for _, teacher in distinct_teachers(table.evidence, family)]
+        networks = ", ".join(sorted({teacher.backbone for teacher in teachers}))
+        ids = ", ".join(dict.fromkeys(teacher.teacher_id for teacher in teachers))
+        known = all(teacher.selected is not None for teacher in teachers)
         lost = "" if known else "; its run is not in the store"
         yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
 

@@ -1,4 +1,4 @@
-"""Events of trials: news of workers go to progress, view and recorder."""
+"""Events of trials, passed from workers to progress, view and recorder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING
 from cmkd.config.paths import slug
 from cmkd.errors import TrialFailed
 from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
-from cmkd.sweep.identity import (
-    Origin,
-    provenance_tags,
-    teacher_identity,
-    trial_identity,
-)
+from cmkd.sweep.identity import Origin, provenance_tags, teacher_identity, trial_identity
 from cmkd.sweep.plan import Plan, PlannedTrial, teachers_of
 from cmkd.sweep.progress import Progress, SweepView
 from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.recorder import Recorder
 from cmkd.sweep.tune_adapter import Events
-from cmkd.sweep.worker import Outcome, Update
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding
 
 if TYPE_CHECKING:
@@ -30,18 +25,18 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 MAX_TAG = 4000
-"""Characters of a tag's text; the stores that MLflow supports hold 5000 at least."""
+"""Characters of a tag; stores of MLflow hold at least 5000."""
 HOPELESS = 3
-"""So many trials that fail alike before any succeeds stop the sweep."""
+"""Trials that fail alike before any succeeds, to stop the sweep."""
 
 
 class TrialEvents:
-    """Trains what a plan lacks.
+    """Trains the teachers and trials of a plan.
 
     Args:
-        recorded_teachers: teacher ids whose run in the store is finished.
+        recorded_teachers: ids of teachers with a finished run.
         workers: processes that train at once.
-        processes: that train one trial together.
+        processes: of one trial.
 
     Attributes:
         finished: trials finished so far.
@@ -80,9 +75,7 @@ class TrialEvents:
         self._pruned: dict[str, str] = {}
 
     def train(self, engine: Engine, guard: SignalGuard) -> None:
-        """Train teachers and trials, a trial as soon as its teacher is there.
-
-        A trial whose teacher failed fails of that, untried.
+        """Train each teacher, then its trials; they fail untried if the teacher fails.
 
         Raises:
             TrialFailed: the first trials failed alike.
@@ -94,7 +87,7 @@ class TrialEvents:
         engine.train(configs, self._queue, events, name)
 
     def _started(self, key: str) -> None:
-        # A worker that takes it again reports all epochs again.
+        # A restarted trial reports all epochs again.
         self._history.pop(key, None)
         if key in self._trials:
             trial = self._trials[key]
@@ -133,7 +126,8 @@ class TrialEvents:
         if update.outcome is not None:
             self.finished += key in self._trials
             if key not in self._recorded_teachers:
-                self._tell_notes(progress.name, update.outcome)
+                for note in update.outcome.notes:
+                    self._view.note(f"{progress.name}: {note}")
             summary = update.outcome.summary
             self._progress.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
         if update.failure is not None:
@@ -176,10 +170,6 @@ class TrialEvents:
                 )
             )
 
-    def _tell_notes(self, name: str, outcome: Outcome | None) -> None:
-        for note in outcome.notes if outcome is not None else ():
-            self._view.note(f"{name}: {note}")
-
     def _stop_if_hopeless(self) -> None:
         causes = digest([(name, failure.cause) for name, failure in self._tried])
         if not self.finished and len(self._tried) >= HOPELESS and len(causes) == 1:
@@ -193,7 +183,7 @@ class TrialEvents:
         self._recorder.log(key, update.epochs)
         history = self._history[key] = [*self._history.get(key, ()), *update.epochs]
         if update.outcome is not None:
-            # A trial's config went with the start of its run.
+            # The config of a trial is stored at its start.
             files = update.outcome.files
             if key in self._trials:
                 files = tuple(path for path in files if path.name != CONFIG)
@@ -203,7 +193,7 @@ class TrialEvents:
                 "FINISHED",
                 history,
                 update.outcome.summary,
-                # A teacher that was imported as it is has no epochs.
+                # An imported teacher has no epochs.
                 update.epochs[-1].timestamp_ms if update.epochs else None,
                 tags | ({"notes": notes} if notes else {}),
                 files,

@@ -14,17 +14,17 @@ SHOWN_NAMES = 4
 OF_THE_DISK = ("InfrastructureError", "OSError")
 OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
 OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
-"""Kinds of failures that fewer trials at once may avoid; a process may die of other things too."""
+"""Kinds of failures that fewer trials at once may avoid."""
 TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
-"""Kinds of failures that say nothing of the trial, so that the next call tries it again."""
+"""Kinds of failures of the machine; the next call retries these trials."""
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_ALLOC_FAILED")
 UNTAUGHT = "TeacherFailed"
-"""Kind of the failure of a trial that was not tried, as its teacher failed."""
+"""Kind of failure of a trial whose teacher failed."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed.
+    """Failure of a trial.
 
     Attributes:
         kind: name of the exception's class.
@@ -42,7 +42,7 @@ class Failure:
 
     @property
     def cause(self) -> str:
-        """One line that says what went wrong."""
+        """One line: kind and message."""
         return f"{self.kind}: {self.message}"
 
     def tags(self) -> dict[str, str]:
@@ -56,23 +56,23 @@ class Failure:
 
 
 def failure_of(error: BaseException, epoch: int) -> Failure:
-    """Describe an exception by plain text, so that any process can read it."""
+    """Failure of an exception, as plain text."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     message = " ".join(str(error).split()) or "no message"
     kind = type(error).__name__
-    # Of CPUs, cuBLAS and cuDNN torch says so by an error of another name.
+    # CPU, cuBLAS and cuDNN report lack of memory as RuntimeError.
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(message):
         kind = "OutOfMemoryError"
     return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
 
 
 def is_transient(kind: str) -> bool:
-    """True if a failure of this kind came of the machine and not of the trial."""
+    """True if the machine, not the trial, causes failures of this kind."""
     return kind in TRANSIENT
 
 
 def beyond_the_trials(failures: Iterable[Failure]) -> CmkdError | None:
-    """The error that a sweep with these failures ends with; None where each is of its trial."""
+    """Error of the machine or input among `failures`; None if all are of their trials."""
     messages = {failure.kind: failure.message for failure in failures}
     for kinds, error in ((OF_THE_DISK, InfrastructureError), (OF_THE_INPUT, InputError)):
         if found := [messages[kind] for kind in kinds if kind in messages]:

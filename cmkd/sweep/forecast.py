@@ -17,7 +17,7 @@ from cmkd.tracking.store import RunRecord
 Source = Literal["finished trials", "a measured step", "nothing"]
 
 WEIGHTS = tuple(f"method.{term.weight}" for term in LOSSES.values())
-"""They cost the same whatever they are, but for 0; so do those of `EXTRA_LOSSES`."""
+"""Their cost depends on being 0 alone, as for `EXTRA_LOSSES`."""
 EXTRA_LOSSES = "method.extra_losses."
 FREE = frozenset(
     f"training.{name}"
@@ -32,17 +32,17 @@ FREE = frozenset(
         "multipliers",
     )
 ) | {"student.weights", "student.p_weights", "teacher.seed", "teacher.untrained"}
-"""Keys that an epoch costs the same with."""
+"""Keys without influence on the cost of an epoch."""
 SPREAD = {1: (0.8, 1.4), 2: (0.85, 1.3)}
-"""Factors around one and two finished trials, which show little of the spread."""
+"""Factors around one and two finished trials."""
 STEP_SPREAD = (0.6, 1.8)
-"""Factors around a measured step, which knows nothing of reading, full batches and neighbours."""
+"""Factors around a measured step, without reading, full batches and other workers."""
 MANY_TRIALS, MANY_HOURS = 200, 24.0
-"""A sweep of more asks before it runs."""
+"""Larger sweeps ask before they run."""
 
 
 class Range(NamedTuple):
-    """Seconds: the likely value, and the bounds it is expected in."""
+    """Seconds: likely value and expected bounds."""
 
     low: float
     likely: float
@@ -53,17 +53,17 @@ class Range(NamedTuple):
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def less(self, other: Range) -> Range:
-        """Difference of both, at least nothing."""
+        """Difference, at least 0."""
         return Range(*(max(0.0, mine - its) for mine, its in zip(self, other, strict=True)))
 
     def times(self, factor: float) -> Range:
-        """`factor` of them."""
+        """Product with `factor`."""
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
 
 NO_TIME = Range(0.0, 0.0, 0.0)
 START = Range(8.0, 15.0, 60.0)
-"""Start of engine and workers: on an idle machine, likely, and on a busy one."""
+"""Start of engine and workers."""
 BESIDES = Range(0.5, 1.5, 4.0)
 """Time of a trial besides its epochs: start, test, records."""
 
@@ -75,7 +75,7 @@ class Forecast:
     Attributes:
         wall: seconds from start to end.
         device: seconds of training, all workers together.
-        sources: trials by what their cost is known from; those of "nothing" are in no figure.
+        sources: number of trials by source of their cost; "nothing" is left out of the times.
         workers: trials trained at once.
     """
 
@@ -95,7 +95,7 @@ class Forecast:
 
 
 def cost_class(params: Mapping[str, str]) -> str:
-    """Equal for settings whose epochs cost the same on the same data; of flat parameters."""
+    """Digest of flat parameters, equal for settings with the same cost of an epoch."""
     kept = {
         key: str(float(value) > 0) if key in WEIGHTS or key.startswith(EXTRA_LOSSES) else value
         for key, value in params.items()
@@ -110,7 +110,7 @@ def class_of(setting: Setting) -> str:
 
 
 def teacher_class(setting: Setting) -> str:
-    """Equal for teachers whose epochs cost the same on the same data."""
+    """Key of teachers with the same cost of an epoch."""
     return f"{setting.teacher.backbone} {setting.teacher.width}"
 
 
@@ -145,7 +145,7 @@ def _around(values: list[float]) -> Range:
 
 
 def around_step(seconds: float) -> Range:
-    """An epoch whose steps were measured to take `seconds` in all."""
+    """Range of an epoch from its measured steps."""
     low, high = STEP_SPREAD
     return Range(low * seconds, seconds, high * seconds)
 
@@ -158,11 +158,11 @@ def forecast(
     *,
     workers: int,
 ) -> Forecast:
-    """Wall time and device time of what `plan` is to run.
+    """Wall time and device time of the trials to run.
 
     Args:
         known: seconds of an epoch by cost class, of finished trials.
-        measured: the same of measured steps; asked where `known` has nothing.
+        measured: seconds of an epoch by cost class, of measured steps; used without `known`.
         teacher_epoch: seconds of an epoch by id of the teachers to be trained.
         workers: trials trained at once.
     """
@@ -207,20 +207,20 @@ def _total(parts: Sequence[Range]) -> Range:
 
 
 def _shared(parts: Sequence[Range], workers: int) -> Range:
-    """Wall time on `workers`, of whom some have nothing to do at the end."""
-    longest = max(parts, key=lambda one: one.likely, default=NO_TIME)
+    """Wall time on `workers`, some of them idle at the end."""
+    longest = max(parts, key=lambda part: part.likely, default=NO_TIME)
     idle = longest.times(0.5 * (workers - 1) / workers)
     shared = _total(parts).times(1 / workers).plus(idle)
-    # One after the other takes no longer than together, and nothing is shorter than its longest.
+    # At least the longest part, at most their sum.
     return Range(*map(max, longest, map(min, shared, _total(parts))))
 
 
-def _least(one: Range, other: Range) -> Range:
-    return Range(*map(min, one, other))
+def _least(left: Range, right: Range) -> Range:
+    return Range(*map(min, left, right))
 
 
 def too_large(plan: Plan, expected: Forecast) -> str:
-    """Why a person should be asked before this is run; empty where nobody need be."""
+    """Reason to ask before a large sweep; else empty."""
     hours = expected.wall.likely / 3600
     count = len(plan.to_run)
     if count > MANY_TRIALS or hours > MANY_HOURS:

@@ -24,7 +24,7 @@ from cmkd.config.trial import Setting
 
 LEVEL = 0.05
 LEAST_SEEDS = 3
-"""Fewer seeds than this decide nothing."""
+"""Fewest seeds of a look."""
 
 Pair = tuple[str, str]
 TestScores = Mapping[tuple[str, int, int], float]
@@ -68,31 +68,26 @@ def interim_looks(first: int, cap: int) -> tuple[int, ...]:
 
 
 def compared_arms(sweep: Sweep) -> tuple[tuple[Arm, Arm], ...]:
-    """The pairs of arms whose order is asked for.
+    """Pairs to compare: each student and the arm it departs from, and candidates of a selection.
 
-    These are each student arm and what it departs from, and all candidates of a selection among
-    themselves. Arms are found by their settings, and equal ones count once.
+    Arms of equal settings count once.
     """
     arms = {arm.setting.id: arm for arm in reversed(sweep.arms) if arm.setting.model == "student"}
     pairs: dict[frozenset[str], tuple[Arm, Arm]] = {}
-    for arm in (one for one in sweep.arms if arms.get(one.setting.id) is one):
-        steps = (one.id for one in _simpler(arm.setting))
-        other = next((one for one in steps if one in arms and one != arm.setting.id), None)
+    for arm in (arm for arm in sweep.arms if arms.get(arm.setting.id) is arm):
+        steps = (simpler.id for simpler in _simpler(arm.setting))
+        other = next((step for step in steps if step in arms and step != arm.setting.id), None)
         if other is not None:
             pairs[frozenset((arm.setting.id, other))] = (arm, arms[other])
     for selection in sweep.spec.select.values():
-        among = [arms[one.setting.id] for one in sweep.arms if one.block in selection.among]
+        among = [arms[arm.setting.id] for arm in sweep.arms if arm.block in selection.among]
         for arm, rival in itertools.combinations(among, 2):
             pairs.setdefault(frozenset((arm.setting.id, rival.setting.id)), (arm, rival))
     return tuple(pairs.values())
 
 
 def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
-    """Settings that a setting departs from, the nearest first.
-
-    The standard method with the same distillation, the control without any distillation, the
-    baseline without a pseudo-decoder.
-    """
+    """References, nearest first: standard method, control without KD, baseline without decoder."""
     method = setting.method
     kept = {*NO_KD, "decoder", "heads", "hidden", "width"}
     standard = MethodConfig(**{key: getattr(method, key) for key in kept})
@@ -110,17 +105,18 @@ def _simpler(setting: Setting) -> tuple[Setting, Setting, Setting]:
 def comparisons(
     pairs: Sequence[tuple[Arm, Arm]], scores: TestScores, *, folds: int, at: Sequence[int]
 ) -> tuple[Comparison, ...]:
-    """Comparisons of pairs of arms that both reached a look; others are missing.
+    """Comparisons of the pairs of arms that both reached a look.
 
     Args:
         folds: splits 0 .. folds - 1, whose mean is the value of a seed.
-        at: the declared `looks`, all of them at least `LEAST_SEEDS`.
+        at: the declared `interim_looks`.
     """
     settings = {arm.name: arm.setting.id for pair in pairs for arm in pair}
     reached = {name: _by_seed(key, scores, folds) for name, key in settings.items()}
     differences = {
         (arm.name, other.name): [
-            one - two for one, two in zip(reached[arm.name], reached[other.name], strict=False)
+            ours - theirs
+            for ours, theirs in zip(reached[arm.name], reached[other.name], strict=False)
         ]
         for arm, other in pairs
     }
@@ -141,7 +137,7 @@ def comparisons(
 
 
 def seeds_needed(found: Sequence[Comparison], at: Sequence[int]) -> dict[str, int]:
-    """Seeds by arm: of the look that decided its comparisons, or of the next one."""
+    """Seeds by arm: those that decided its comparisons, or the next look."""
     wanted: dict[str, int] = {}
     for comparison in found:
         following = bisect_right(at, comparison.seeds)
@@ -153,7 +149,7 @@ def seeds_needed(found: Sequence[Comparison], at: Sequence[int]) -> dict[str, in
 
 
 def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
-    """Means over folds of seeds 0, 1, ... up to the first that lacks a fold."""
+    """Means over folds of the complete seeds 0, 1, ..."""
     values: list[float] = []
     while True:
         keys = [(setting_id, fold, len(values)) for fold in range(folds)]
@@ -163,7 +159,7 @@ def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
 
 
 def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Absolute t and standard error of the mean; values without any spread show nothing."""
+    """Absolute t and standard error of the mean; t = 0 without spread."""
     n = len(values)
     mean = math.fsum(values) / n
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
@@ -171,7 +167,7 @@ def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _comparison(pair: Pair, values: Sequence[float], level: float) -> Comparison:
-    # Not above: help is shown without loading scipy.
+    # Lazy: help loads no scipy.
     from cmkd.stats import t_quantile
 
     n = len(values)

@@ -32,9 +32,9 @@ def _pairs(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:
-    """By setting id, the values of those dotted keys that not all settings have in common."""
+    """By setting id, the values of the dotted keys that vary."""
     rows = {setting.id: flat(setting.as_json()) for setting in settings}
-    # Only the weight of a loss term of another package can be absent.
+    # Only weights of plugin loss terms can be absent.
     keys = dict.fromkeys(key for row in rows.values() for key in row)
     varying = [key for key in keys if len({row.get(key, "0.0") for row in rows.values()}) > 1]
     return {name: {key: row.get(key, "0.0") for key in varying} for name, row in rows.items()}
@@ -42,11 +42,12 @@ def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial and all arms of the sweep that it stands for; the first gives it its name.
+    """Trial and all arms of the sweep with its setting.
 
-    `id` is `config.id`, computed once. `reason` is empty but for a seed beyond those of the sweep:
-    there it is the comparison that it may decide. `proposal`, of a search, is its position and
-    values as JSON.
+    Attributes:
+        id: `config.id`, computed once.
+        reason: of a further seed: the comparisons that it may decide.
+        proposal: of a search: position and values as JSON.
     """
 
     id: str
@@ -57,12 +58,12 @@ class PlannedTrial:
 
     @property
     def arm(self) -> str:
-        """The arm it is shown under."""
+        """First of the arms."""
         return self.arms[0]
 
     @property
     def name(self) -> str:
-        """Short label: arm, seed and fold, of which the last changes least and may be cut off."""
+        """Short label: arm, seed and fold."""
         return f"{self.arm} seed {self.config.seed} fold {self.config.fold}"
 
     @property
@@ -80,16 +81,15 @@ def expand(
     seeds: int,
     further: Mapping[str, int] | None = None,
 ) -> tuple[PlannedTrial, ...]:
-    """Every arm in every fold with every seed; arms that are the same trial share one.
+    """Every arm in every fold with every seed; equal trials of several arms are one.
 
-    Seeds vary slowest: however early a sweep is stopped, its arms have nearly equal numbers of
-    seeds and stay comparable.
+    Seeds vary slowest, so that the arms of a stopped sweep have nearly equal numbers of seeds.
 
     Args:
-        data: the name, or path, that `open_dataset` finds the data set by.
+        data: name or path of the data set.
         folds: splits 0 .. folds - 1.
         seeds: paired seeds 0 .. seeds - 1.
-        further: by the name of an arm, how many seeds it has where these are more.
+        further: by arm, its number of seeds if larger.
     """
     counts = {arm.name: max(seeds, (further or {}).get(arm.name, 0)) for arm in sweep.arms}
     rows = [
@@ -115,7 +115,7 @@ def _replicates(
 
 
 def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
-    """First trial config of every teacher that `trials` need, by teacher id, in their order."""
+    """First trial config of every teacher that `trials` need, by teacher id."""
     found: dict[str, TrialConfig] = {}
     for trial in trials:
         if trial.needs_teacher:
@@ -124,7 +124,7 @@ def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
 
 
 def weights_of(configs: Iterable[TrialConfig]) -> list[str]:
-    """Ids of the imported weights that trials, or their teachers, start from; sorted."""
+    """Sorted ids of the imported weights of trials and their teachers."""
     settings = [config.setting for config in configs]
     found = {
         weights
@@ -149,20 +149,19 @@ TrialState = Literal["done", "pruned", "failed", "interrupted", "new"]
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a sweep that are known, and the state of each before it starts.
+    """Known trials of a sweep and their states.
 
     Attributes:
-        other_code: by trial id, the code that made a trial that is done, where it is not the
-            code that runs now.
-        begun_by: the same of trials that were interrupted, and go on from what they had.
-        retry_failed: whether trials that failed before are run again.
-        choices: selections between stages that have been made.
-        waiting: by the name of an arm whose setting is not known yet, the selections it waits for.
+        other_code: by id of a done trial, the code that made it, if not this code.
+        begun_by: by id of an interrupted trial, the code that began it, if not this code.
+        retry_failed: run failed trials again.
+        choices: selections made between stages.
+        waiting: by arm without a known setting, the selections it waits for.
         replicates: trials of one arm, seeds x folds.
-        unlisted: finished trials of this sweep on this data whose setting its spec lacks now.
-        comparisons: what the seeds so far say, where seeds are added until it is decided.
-        rungs: of a search, the scores that its trials are judged by.
-        searched: of a search, how far it is.
+        unlisted: finished trials of this sweep whose setting the spec no longer has.
+        comparisons: interim results of `--until-decided`.
+        rungs: scores of a search at its rungs.
+        searched: progress of a search.
     """
 
     trials: tuple[PlannedTrial, ...]
@@ -180,16 +179,13 @@ class Plan:
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
-        """Trials without a successful run, in the order of the sweep.
-
-        What failed by itself would fail again, so it needs `retry_failed`.
-        """
+        """Trials without a successful run, in the order of the sweep; failed ones on request."""
         skipped = {"done", "pruned"} if self.retry_failed else {"done", "pruned", "failed"}
         return tuple(trial for trial in self.trials if self.states[trial.id] not in skipped)
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """The settings of the arms that trials are shown under; few, where trials may be many."""
+        """Settings by arm."""
         return {trial.arm: trial.config.setting for trial in self.trials}
 
     @property
@@ -200,7 +196,7 @@ class Plan:
 
     @property
     def merged(self) -> int:
-        """Trials that are not there because an equal one stands for them."""
+        """Trials of further arms with the same setting as another."""
         return sum(len(trial.arms) - 1 for trial in self.trials)
 
     def count(self, state: TrialState) -> int:
@@ -208,16 +204,12 @@ class Plan:
         return sum(self.states[trial.id] == state for trial in self.trials)
 
     def without_retries(self, failed: Collection[str]) -> Plan:
-        """Without what has failed in this call, of whatever: the next one tries that again.
-
-        Args:
-            failed: names of trials.
-        """
+        """Drop trials that failed during this call, by name; the next call retries them."""
         states: dict[str, TrialState] = {
-            one.id: "failed"
-            if one.name in failed and self.states[one.id] == "interrupted"
-            else self.states[one.id]
-            for one in self.trials
+            trial.id: "failed"
+            if trial.name in failed and self.states[trial.id] == "interrupted"
+            else self.states[trial.id]
+            for trial in self.trials
         }
         return replace(self, states=states, retry_failed=False)
 
@@ -245,7 +237,7 @@ class Plan:
         return found
 
     def lines(self) -> list[str]:
-        """`describe`, and a line on each thing that is out of the ordinary."""
+        """Lines for the user: `describe`, selections and warnings."""
         lines = [f"selected {choice.describe()}" for choice in self.choices]
         lines += [order.describe() for order in self.comparisons]
         lines += [self.searched] if self.searched else []
@@ -258,7 +250,7 @@ class Plan:
         if self.merged:
             lines.append(f"{self.merged} more are equal to one of these, which stands for them")
         if self.waiting:
-            names = sorted({one for needs in self.waiting.values() for one in needs})
+            names = sorted({name for needs in self.waiting.values() for name in needs})
             most = len(self.waiting) * self.replicates
             lines.append(
                 f"up to {most} more, in no forecast, wait for the selection of {', '.join(names)}"
@@ -279,14 +271,13 @@ def make_plan(
     retry_failed: bool = False,
     prunes: bool = False,
 ) -> Plan:
-    """Look every trial up among the runs of the store.
+    """Look up the state of every trial in the store.
 
     A trial counts as done when any run of it, under any sweep and by any code, has finished.
 
     Args:
         code: the code that runs now, see `Provenance.commit`.
-        prunes: whether what was given up early counts as over; for a search alone, other sweeps
-            train it to its end.
+        prunes: pruned trials count as ended, as in a search; other sweeps train them on.
     """
     by_trial: dict[str, list[RunRecord]] = {}
     for run in runs:
@@ -305,7 +296,9 @@ def make_plan(
 
 
 def _other_code(commits: Mapping[str, str]) -> str:
-    return f"other code ({', '.join(sorted({short_commit(one) for one in commits.values()}))})"
+    return (
+        f"other code ({', '.join(sorted({short_commit(commit) for commit in commits.values()}))})"
+    )
 
 
 def short_commit(commit: str) -> str:

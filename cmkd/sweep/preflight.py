@@ -30,23 +30,17 @@ if TYPE_CHECKING:
 Pairs = Mapping[str, tuple[tuple[str, str], ...]]
 
 PAIRS = 4
-"""Pairs that are tried for an axis: a product may hold some whose other keys disable it."""
+"""Pairs tried per axis; other keys of a pair may disable it."""
 
 
 def is_of_network(key: str) -> bool:
-    """True if the key acts on the network or the loss.
-
-    Others choose data, teacher or optimisation, and are told apart by those.
-    """
+    """True if the key acts on the network or the loss, not on data, teacher or optimisation."""
     return key.startswith(("method.", "student.")) and not key.endswith("weights")
 
 
 def pairs_to_try(settings: Iterable[Setting]) -> Pairs:
-    """By axis, up to `PAIRS` pairs of setting ids that differ in it alone.
-
-    Axes that never vary by themselves are not there.
-    """
-    values = axes_of(one for one in settings if one.model == "student")
+    """By axis, up to `PAIRS` pairs of setting ids that differ in it alone."""
+    values = axes_of(setting for setting in settings if setting.model == "student")
     keys = [key for key in next(iter(values.values()), {}) if is_of_network(key)]
     pairs: dict[str, tuple[tuple[str, str], ...]] = {}
     for key in keys:
@@ -65,14 +59,14 @@ def noop_axes(pairs: Pairs, fingerprints: Mapping[str, str]) -> list[str]:
     return [
         key
         for key, tried in pairs.items()
-        if all(fingerprints[one] == fingerprints[other] for one, other in tried)
+        if all(fingerprints[first] == fingerprints[second] for first, second in tried)
     ]
 
 
 BESIDES = 600 * 2**20
-"""Bytes of a worker beside what it trains: Python, torch, batches, pages of its arrays."""
+"""Bytes of a worker beside the trial: Python, torch, batches, memory-mapped arrays."""
 SPARED = 0.9
-"""Share of the free memory that a sweep takes at most."""
+"""Largest share of the free memory for a sweep."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +74,8 @@ class Room:
     """Memory that trials need, and that is free, in bytes.
 
     Attributes:
-        need: of the largest trial, or teacher, with its process; 0 where nothing was measured.
-        free: of each GPU, or of the machine where there is none; empty where it cannot be told.
+        need: of the largest trial or teacher with its process; 0 if not measured.
+        free: of each GPU, else of the machine; empty if unknown.
     """
 
     need: int = 0
@@ -91,10 +85,10 @@ class Room:
         """Workers that fit, at most `wanted` and at least one."""
         if not self.need or not self.free:
             return wanted
-        return max(1, min(wanted, sum(int(SPARED * one / self.need) for one in self.free)))
+        return max(1, min(wanted, sum(int(SPARED * free / self.need) for free in self.free)))
 
     def describe(self, wanted: int) -> str:
-        """A line for the user where fewer than `wanted` fit, or not even one; else empty."""
+        """Warning if fewer than `wanted` workers fit; else empty."""
         if not self.need or not self.free:
             return ""
         sizes = (
@@ -108,7 +102,7 @@ class Room:
 
 
 VALIDATION = 1 / 3
-"""Cost of a clip that is only looked at, against one that is trained on."""
+"""Cost of a forward-only clip relative to a training clip."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +110,8 @@ class Preflight:
     """Forecast and memory of the trials to run.
 
     Attributes:
-        forecast: with as many workers as find room.
-        room: what was measured of it; nothing where no step was taken, or none is asked for.
-        wanted: workers that were asked for.
+        forecast: with the workers that fit.
+        wanted: requested workers.
     """
 
     forecast: Forecast
@@ -126,7 +119,7 @@ class Preflight:
     wanted: int
 
     def lines(self) -> list[str]:
-        """For the user, ahead of the sweep."""
+        """Lines for the user."""
         note = self.room.describe(self.wanted)
         return [note] * bool(note) + [self.forecast.describe()]
 
@@ -141,12 +134,12 @@ def preflight(
 ) -> Preflight:
     """Forecast of the trials to run, after a step of each new kind of them.
 
-    Settings with a finished trial on this data are known to work, and to find room.
+    Settings with a finished trial on this data are not tried.
 
     Args:
         runs: all runs on this data set.
         workers: wanted; fewer where the memory of this machine, or of its GPUs, is too small.
-        is_shared: whether the workers share this machine; else they are not looked after.
+        is_shared: all workers run on this machine, so that its memory limits them.
 
     Raises:
         ConfigError: an axis changes neither network, loss nor gradients; it is named.
@@ -158,9 +151,9 @@ def preflight(
     arms = {setting.id: arm for arm, setting in reversed(plan.settings.items())}
     tried = {run.tags.get("setting_id") for run in runs if run.status == "FINISHED"}
     known, known_teachers = known_costs(runs), known_teacher_costs(runs)
-    classes = {key: class_of(one) for key, one in settings.items()}
+    classes = {key: class_of(setting) for key, setting in settings.items()}
 
-    # Of all arms: what is left of a sweep may be the very ones whose other keys disable an axis.
+    # All arms count: other keys of the remaining ones may disable an axis.
     fresh = settings.keys() - tried
     pairs = {
         axis: found
@@ -171,31 +164,31 @@ def preflight(
     needed = {key for name, key in first_of.items() if name not in known}
     needed |= {key for tried_pairs in pairs.values() for pair in tried_pairs for key in pair}
     students = {
-        key: one for key, one in everyone.items() if key in needed and one.model == "student"
+        key: trial for key, trial in everyone.items() if key in needed and trial.model == "student"
     }
     teachers = _teachers_to_train(plan, runs)
     new_teachers = {
-        teacher_class(one): one
-        for one in teachers.values()
-        if teacher_class(one) not in known_teachers
+        teacher_class(teacher): teacher
+        for teacher in teachers.values()
+        if teacher_class(teacher) not in known_teachers
     }
     probes, teacher_probes, gpus = _probe(dataset, students, new_teachers)
 
     _refuse_failures(arms, probes, teacher_probes)
-    if dead := noop_axes(pairs, {key: one.fingerprint for key, one in probes.items()}):
+    if dead := noop_axes(pairs, {key: probe.fingerprint for key, probe in probes.items()}):
         raise ConfigError(
             f"{', '.join(dead)}: the values of this axis give the same network, loss and "
             "gradients; remove it, or set what it depends on"
         )
     clips = _clips(dataset)
     measured = {
-        class_of(everyone[key]): around_step(clips * one.seconds) for key, one in probes.items()
+        class_of(everyone[key]): around_step(clips * probe.seconds) for key, probe in probes.items()
     }
     known_teachers |= {
-        name: around_step(clips * one.seconds) for name, one in teacher_probes.items()
+        name: around_step(clips * probe.seconds) for name, probe in teacher_probes.items()
     }
-    epochs = {key: known_teachers[teacher_class(one)] for key, one in teachers.items()}
-    most = max((one.memory for one in (*probes.values(), *teacher_probes.values())), default=0)
+    epochs = {key: known_teachers[teacher_class(teacher)] for key, teacher in teachers.items()}
+    most = max((probe.memory for probe in (*probes.values(), *teacher_probes.values())), default=0)
     room = _room(most, gpus) if is_shared and most else Room()
     fit = room.workers(workers)
     return Preflight(forecast(plan, known, measured, epochs, workers=fit), room, workers)
@@ -210,22 +203,22 @@ def _refuse_failures(
     arms: Mapping[str, str], probes: Mapping[str, Probe], teachers: Mapping[str, Probe]
 ) -> None:
     named = [
-        *((f"arm {arms[key]!r}", one) for key, one in probes.items()),
-        *((f"teacher {name}", one) for name, one in teachers.items()),
+        *((f"arm {arms[key]!r}", probe) for key, probe in probes.items()),
+        *((f"teacher {name}", teacher) for name, teacher in teachers.items()),
     ]
-    for what, one in named:
-        if one.failure:
-            raise TrialFailed(f"a step of {what} fails, so nothing was started: {one.failure}")
+    for name, probe in named:
+        if probe.failure:
+            raise TrialFailed(f"a step of {name} fails, so nothing was started: {probe.failure}")
 
 
 def _teachers_to_train(plan: Plan, runs: Sequence[RunRecord]) -> dict[str, Setting]:
     done = {run.trial_id for run in runs if run.status == "FINISHED"}
     needed = teachers_of(plan.to_run)
-    return {key: one.setting for key, one in needed.items() if key not in done}
+    return {key: config.setting for key, config in needed.items() if key not in done}
 
 
 def _clips(dataset: Dataset) -> float:
-    """Training clips of an epoch, with those of validation at what they cost."""
+    """Cost of an epoch in training clips, validation included."""
     split = dataset.split(0)
     return len(split.train) + VALIDATION * len(split.val)
 
@@ -235,7 +228,7 @@ def _probe(
 ) -> tuple[dict[str, Probe], dict[str, Probe], tuple[int, ...]]:
     """Measured steps of students and teachers by key; free bytes of each GPU.
 
-    Steps are taken elsewhere: torch in the driver would hold memory, and a GPU, to the end.
+    They run in another process; torch in the driver would hold memory and a GPU.
     """
     from cmkd.data.workers import run_tasks
 

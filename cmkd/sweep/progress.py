@@ -33,7 +33,7 @@ class TrialProgress:
 
 @dataclass
 class _Pace:
-    """Epochs trained in this session, and the seconds that they took."""
+    """Epochs of this session and their seconds."""
 
     epochs: int = 0
     seconds: float = 0.0
@@ -48,11 +48,7 @@ class _Pace:
 
 @dataclass
 class Progress:
-    """All trials of a sweep and the teachers they wait for, updated as results come in.
-
-    The time left comes from the epochs of this session, so it holds whatever the number of
-    workers and however much was done before.
-    """
+    """Trials and teachers of a sweep; the time left is estimated from this session alone."""
 
     trials: dict[str, TrialProgress]
     teachers: dict[str, TrialProgress] = field(default_factory=dict)
@@ -63,7 +59,7 @@ class Progress:
 
     @classmethod
     def of(cls, plan: Plan, clock: Callable[[], float] = time.monotonic) -> Progress:
-        """The progress of a plan: what is done counts as done, what is left failed as failed."""
+        """Progress at the start of a plan."""
         teachers = {key: _teacher(config) for key, config in teachers_of(plan.to_run).items()}
         progress = cls({trial.id: _fresh(trial) for trial in plan.trials}, teachers, clock)
         pending = {trial.id for trial in plan.to_run}
@@ -97,28 +93,28 @@ class Progress:
                 pace.more(trained, seconds)
 
     def finished(self, key: str, test_acc: float | None, seconds: float) -> None:
-        """The trial or teacher has its outcome."""
+        """The trial or teacher succeeded."""
         trial = self.one(key)
         trial.status, trial.test_acc, trial.seconds = "done", test_acc, seconds
 
     def pruned(self, key: str, cause: str) -> None:
-        """The trial of a search was given up."""
+        """The trial of a search was pruned."""
         trial = self.one(key)
         trial.status, trial.cause = "pruned", cause
 
     def failed(self, key: str, cause: str) -> None:
-        """The trial or teacher ended without an outcome."""
+        """The trial or teacher failed."""
         trial = self.one(key)
         trial.status, trial.cause = "failed", cause
 
     def count(self, status: Status, arm: str | None = None) -> int:
-        """Trials in `status`, of one arm (also that of the teachers) or of all."""
+        """Trials in `status`, of one arm (or the teachers) or of all."""
         if arm is None:
             return sum(trial.status == status for trial in self.trials.values())
         return sum(trial.status == status and trial.arm == arm for trial in self._all())
 
     def arms(self) -> list[str]:
-        """Arms in the order of the sweep, after the one of the teachers where there are any."""
+        """Teachers, then arms in the order of the sweep."""
         return list(dict.fromkeys(trial.arm for trial in self._all()))
 
     def best(self, arm: str) -> float | None:
@@ -129,10 +125,9 @@ class Progress:
         return max(seen, default=None)
 
     def seconds_left(self) -> float | None:
-        """Estimate of the time to the end; None before the first epoch.
+        """Estimated time to the end; None before the first epoch.
 
-        An epoch of an arm is taken to last as its epochs so far, and all together to take the
-        wall time per second of training that they have taken so far.
+        Assumes the mean seconds per epoch of each arm, and the wall time per second of training.
         """
         if self._started is None or not self._pace.seconds:
             return None
@@ -152,7 +147,7 @@ class SweepView(Protocol):
     """View of a sweep; called from the driver's thread, `note` from any."""
 
     def confirm(self, question: str) -> bool:
-        """Ask the user; False where nobody can be asked."""
+        """Ask the user; False without a terminal."""
 
     def note(self, text: str) -> None:
         """A line to keep."""

@@ -1,11 +1,9 @@
 """Recorder: the only writer of a sweep to the tracking store, in order for each trial.
 
-The queue is the spool. While the store does not answer, records wait in it and training goes
-on; they are tried again until the store is back or the sweep gives up at its end. Every write
-is idempotent, so trying again never doubles anything. Epochs of a trial that wait go in one
-request, and a server takes those of several trials at once, so that a slow one is caught up
-with. A run of which the store refuses a record for good loses what follows of it, so that one
-bad record does not hold up all others.
+Records wait in a queue while the store does not answer; training goes on. Writes are idempotent
+and repeated until the store is back or the sweep ends. Waiting epochs of a trial are one request;
+a server takes several trials at once. If the store refuses a record for good, later records of
+that run are dropped.
 """
 
 from __future__ import annotations

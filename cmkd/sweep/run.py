@@ -259,7 +259,7 @@ def _train_stage(
         view.note(line)
     _prepare_arrays(request, dataset, plan, view)
     started = time.monotonic()
-    choices = {one.name: one.describe() for one in plan.choices}
+    choices = {choice.name: choice.describe() for choice in plan.choices}
     spec = request.sweep.spec
     origin = Origin(
         spec.name, dataset.info, dataset.num_folds, choices, cached.made_by, spec.description

@@ -1,8 +1,7 @@
 """Hyperparameter search: TPE proposals and pruning. Only module that imports optuna.
 
-Both depend on results alone, which the store has: after a kill the same calls go on from there.
-Optuna is asked for new proposals only, and told of the others, so that another version of it
-changes nothing that is done.
+Both depend on stored results alone, so a killed search resumes. Optuna makes new proposals only;
+another version of it changes no earlier one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Values = Mapping[str, float]
-"""A value per searched key."""
+"""Values by searched key."""
 DIGITS = 3
 """Significant digits of a proposed value."""
 
@@ -29,7 +28,7 @@ class SearchedTrial:
     """A trial of a search that has ended.
 
     Attributes:
-        score: best validation accuracy in percent; None of one that failed.
+        score: best validation accuracy in percent; None if it failed.
         epochs: cost in epochs of the budget.
         whole: True if it was trained to its end.
     """
@@ -53,18 +52,18 @@ class Proposals:
 
     @property
     def spent(self) -> int:
-        """Epochs of all that ended."""
+        """Epochs of all ended trials."""
         return sum(trial.epochs for trial in self.ended.values())
 
     @property
     def best(self) -> int | None:
-        """Position of the best score of a whole trial, of equal ones the first."""
+        """Position of the best whole trial; the first if tied."""
         scores = {at: trial.score for at, trial in self.ended.items() if trial.whole}
         return max(scores, key=lambda at: scores[at] or 0.0, default=None)
 
 
 Ask = Callable[[SearchSpec, Sequence[tuple[Values, SearchedTrial]], int], Sequence[Values]]
-"""Gives so many new proposals, from the trials that have ended."""
+"""(search, ended trials, count) -> new proposals."""
 
 
 def propose(
@@ -74,16 +73,16 @@ def propose(
     ended: Callable[[Values], SearchedTrial | None],
     ask: Ask | None = None,
 ) -> Proposals:
-    """All proposals that were tried, and those to try now.
+    """All proposals of a search: stored ones and those to train now.
 
-    `search.batch` settings are proposed at once, and the next when all of these have ended, so
-    that proposals do not depend on who was first.
+    The next `search.batch` proposals are made when the last ones have ended, so that they do not
+    depend on the order of completion.
 
     Args:
-        epochs: of one whole trial; trials are proposed while the budget holds one more.
-        known: proposals of the store by position.
-        ended: the trial with these values; None of one that is still to be trained.
-        ask: `ask_optuna` when None.
+        epochs: of one whole trial.
+        known: stored proposals by position.
+        ended: result for values; None if still to be trained.
+        ask: source of new proposals; None: `ask_optuna`.
     """
     values: list[Values] = []
     results: dict[int, SearchedTrial] = {}
@@ -111,7 +110,7 @@ def ask_optuna(
     from optuna.distributions import BaseDistribution, FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A sampler of its own per batch: its random numbers depend on what is done, not on history.
+    # One sampler per batch, seeded by the number of results, so that a resumed search agrees.
     sampler = optuna.samplers.TPESampler(seed=search.seed + len(done))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space: dict[str, BaseDistribution] = {
@@ -149,13 +148,13 @@ def _frozen(values: Values, result: SearchedTrial, space: Mapping[str, object]) 
 
 
 class Pruner(Protocol):
-    """Decides at a rung whether a trial of a search ends there.
+    """Early stopping at the rungs of a search; built from its `SearchSpec`.
 
-    Made with the `SearchSpec`. The decision has to depend on the arguments alone.
+    The decision must depend on the arguments alone.
     """
 
     def prune(self, trial_id: str, epoch: int, scores: Mapping[str, float]) -> str:
-        """The reason why a trial ends after `epoch`; empty if it goes on.
+        """Reason to stop the trial after `epoch`; empty to continue.
 
         Args:
             scores: best validation accuracies up to `epoch` of all trials that reached it.
@@ -163,13 +162,13 @@ class Pruner(Protocol):
 
 
 class SuccessiveHalving:
-    """Asynchronous successive halving (Li et al. 2020): at each rung the better ones go on."""
+    """Asynchronous successive halving (Li et al. 2020)."""
 
     def __init__(self, search: SearchSpec) -> None:
         self._reduction = search.reduction
 
     def prune(self, trial_id: str, epoch: int, scores: Mapping[str, float]) -> str:
-        """End a trial that is not among the best ``1 / reduction`` of its rung."""
+        """Stop a trial outside the best ``1 / reduction`` of its rung."""
         better = sum(score > scores[trial_id] for score in scores.values())
         if better < max(1, len(scores) // self._reduction):
             return ""
@@ -183,7 +182,7 @@ PRUNERS: Mapping[str, Callable[[SearchSpec], Pruner]] = {"halving": SuccessiveHa
 
 
 def pruner_of(search: SearchSpec) -> Pruner:
-    """The pruner that a spec names: of `PRUNERS`, of an entry point, or ``module:Class``.
+    """Pruner of a spec: a name in `PRUNERS`, an entry point, or ``module:Class``.
 
     Raises:
         ConfigError: there is none of that name, or it cannot be imported.
@@ -210,18 +209,18 @@ class RungScores:
     reached: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def add(self, trial_id: str, scores: Iterable[tuple[int, float]]) -> None:
-        """Note the best scores of a trial up to these epochs."""
+        """Record the best scores of a trial up to these epochs."""
         for epoch, score in scores:
             if epoch in self.rungs:
                 self.reached.setdefault(epoch, {})[trial_id] = score
 
     def stop_reason(self, trial_id: str, epoch: int) -> str:
-        """Why the trial ends after `epoch`; empty if it goes on."""
+        """Reason to stop the trial after `epoch`; empty to continue."""
         scores = self.reached.get(epoch, {})
         return self.pruner.prune(trial_id, epoch, scores) if trial_id in scores else ""
 
     def of_trial(self, trial_id: str) -> dict[int, float]:
-        """The scores of a trial by rung."""
+        """Scores of a trial by rung."""
         return {
             rung: scores[trial_id] for rung, scores in self.reached.items() if trial_id in scores
         }

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception that leaves the sweep in good order."""
+"""SIGINT, SIGTERM and SIGHUP as one exception."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO_SECONDS = 2.0
-"""A signal to a process group may arrive twice, from the sender and from a parent that passes
-it on; only one that comes later than this is a second wish."""
+"""A signal may arrive twice, from the sender and a parent; a later one means to leave at once."""
 
 
 class Interrupted(BaseException):
-    """The user or the machine asked the sweep to stop; not an error, hence no Exception."""
+    """Request to stop the sweep; not an error, hence no Exception."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -32,9 +31,9 @@ class SignalGuard:
         self._deferred = False
 
     def install(self) -> None:
-        """Take the signals, also back from a library that took them meanwhile."""
+        """Set the handlers, also after a library replaced them."""
         for signum in SIGNALS:
-            # Under nohup a hang-up is to be outlived.
+            # nohup ignores SIGHUP.
             if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
                 signal.signal(signum, self._handle)
 
@@ -45,7 +44,7 @@ class SignalGuard:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside the block only `check` raises: compiled code of Ray breaks when a handler does."""
+        """Raise in `check` alone inside the block; handlers that raise break Ray."""
         self._deferred = True
         try:
             yield
@@ -67,7 +66,7 @@ class SignalGuard:
 
 @contextmanager
 def guarded_signals() -> Iterator[SignalGuard]:
-    """Handle signals by a `SignalGuard` inside the block, as before after it."""
+    """Handle signals by a `SignalGuard` inside the block."""
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     guard = SignalGuard()
     guard.install()

@@ -84,9 +84,9 @@ class SweepStatus:
 
 
 class StatusWriter:
-    """A `SweepView` that passes all on to another and keeps the status on disk.
+    """`SweepView` that writes the status file and passes everything to another view.
 
-    A disk that refuses it never stops a sweep.
+    A failed write never stops a sweep.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class StatusWriter:
         self._written = 0.0
 
     def confirm(self, question: str) -> bool:
-        """Pass it on."""
+        """Pass through."""
         return self._view.confirm(question)
 
     def note(self, text: str) -> None:
-        """Pass it on."""
+        """Pass through."""
         self._view.note(text)
 
     def stage(self, text: str, done: int, total: int) -> None:
@@ -130,7 +130,7 @@ class StatusWriter:
         """Write the ending; where nothing was to train, the file stays as it was."""
         if self._written:
             now = replace(self._now, ending=ending, seconds_left=None, stage="", training=())
-            arms = tuple(replace(one, running=0, to_go=one.to_go + one.running) for one in now.arms)
+            arms = tuple(replace(arm, running=0, to_go=arm.to_go + arm.running) for arm in now.arms)
             to_go = now.to_go + now.running
             self._now = replace(now, arms=arms, running=0, to_go=to_go)
             self._write(urgent=True)
@@ -182,7 +182,9 @@ def named_store(uri: str) -> str:
 def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
     """The status by `progress`."""
     everyone = [*progress.teachers.values(), *progress.trials.values()]
-    failures = [(one.name, one.cause) for one in everyone if one.status == "failed" and one.cause]
+    failures = [
+        (trial.name, trial.cause) for trial in everyone if trial.status == "failed" and trial.cause
+    ]
     return replace(
         before,
         done=progress.count("done"),
@@ -203,9 +205,9 @@ def status_of(progress: Progress, before: SweepStatus) -> SweepStatus:
             for arm in progress.arms()
         ),
         training=tuple(
-            RunningTrial(one.name, one.epoch, one.epochs)
-            for one in everyone
-            if one.status == "running"
+            RunningTrial(trial.name, trial.epoch, trial.epochs)
+            for trial in everyone
+            if trial.status == "running"
         ),
         failures=tuple(digest(failures)),
     )

@@ -42,14 +42,14 @@ class SweepRequest:
         data: name or path of the data set.
         seeds: seeds per arm and fold.
         workers: processes that train at once.
-        tracking_uri: of the store; None is `default_uri`.
-        only: patterns of the arms to train, see `Sweep.only`; all where there is none.
+        tracking_uri: of the store; None: `default_uri`.
+        only: patterns of the arms to train, see `Sweep.only`; empty: all.
         retry_failed: train again what failed before.
         approved: a large sweep needs no question.
-        processes: that train one trial together, of the `workers`; no part of a trial's id.
-        until_decided: arms whose order is open get further seeds, up to so many; None: no arm.
-        fresh: train what the store lacks, whatever the cache has of it.
-        address: of the Ray cluster to join; None: an engine of our own on this machine.
+        processes: of the `workers`, that train one trial together; no part of its id.
+        until_decided: most seeds of undecided arms; None: no further seeds.
+        fresh: ignore cached results that the store lacks.
+        address: of the Ray cluster to join; None: Ray on this machine.
     """
 
     sweep: Sweep
@@ -68,7 +68,7 @@ class SweepRequest:
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds at which comparisons are looked at; none where they are not asked for.
+        """Numbers of seeds of the interim analyses; empty without `until_decided`.
 
         Raises:
             InputError: the first number is too small to decide anything, or not below the last.
@@ -86,7 +86,7 @@ class SweepRequest:
 def build_plan(
     request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str = ""
 ) -> Plan:
-    """The plan of a sweep as the store has it: selections are made, finished trials are done.
+    """Plan of a sweep with the selections and finished trials of the store.
 
     Args:
         runs: all runs on this data set.
@@ -110,7 +110,7 @@ def build_plan(
         further=_further(wanted, seeds_needed(found, request.looks)),
     )
     reasoned = tuple(
-        _with_reason(one, found) if one.config.seed >= seeds else one for one in planned
+        _with_reason(trial, found) if trial.config.seed >= seeds else trial for trial in planned
     )
     return replace(
         make_plan(reasoned, trials, code, retry_failed=request.retry_failed),
@@ -160,7 +160,7 @@ def _build_search_plan(
             return SearchedTrial(
                 float(tags["pruned_score"]), int(tags["pruned_epoch"]), whole=False
             )
-        # What failed costs as much as if it had not, so that a search comes to its end.
+        # A failed trial uses up its budget, so that the search ends.
         return SearchedTrial(None, epochs, whole=False) if state == "failed" else None
 
     proposed = _known_proposals(request, runs, lambda values: planned([values])[0].id)
@@ -183,7 +183,7 @@ def _build_search_plan(
 def _known_proposals(
     request: SweepRequest, runs: Sequence[RunRecord], id_of: Callable[[Values], str]
 ) -> dict[int, Values]:
-    """Proposals that the store has, by position; those of a spec that was edited are left out."""
+    """Stored proposals by position; those of an edited spec are left out."""
     search = request.sweep.spec.search
     assert search is not None
     found: dict[int, Values] = {}
@@ -238,8 +238,12 @@ def _further(sweep: Sweep, wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 def _with_reason(trial: PlannedTrial, found: Sequence[Comparison]) -> PlannedTrial:
-    open_ones = [one for one in found if not one.decided and trial.arm in (one.arm, one.other)]
-    return replace(trial, reason="; ".join(one.describe() for one in open_ones))
+    reasons = [
+        comparison.describe()
+        for comparison in found
+        if not comparison.decided and trial.arm in (comparison.arm, comparison.other)
+    ]
+    return replace(trial, reason="; ".join(reasons))
 
 
 def _address(request: SweepRequest, dataset: Dataset) -> str:

@@ -49,10 +49,10 @@ class Events:
     """Callbacks of the driver.
 
     Attributes:
-        started: a worker takes this trial, again perhaps.
-        updated: news of a trial.
-        tick: called many times a second; may raise to stop everything.
-        gives_up: before `updated`, whether the trial is to end with this news.
+        started: a worker takes or retakes this trial.
+        updated: update of a trial.
+        tick: called many times a second; may raise to stop the sweep.
+        gives_up: called before `updated`; True ends the trial.
     """
 
     started: Callable[[str], None]
@@ -62,11 +62,9 @@ class Events:
 
 
 def keep_secrets() -> None:
-    """Have Tune leave credentials out of what it starts processes with.
+    """Stop Tune from writing AWS credentials into the command lines of workers.
 
-    It writes those of AWS that this process has into the command lines of all workers, which
-    everyone on their machines can read. Workers here inherit them, and nodes of a cluster have
-    their own.
+    Local workers inherit them; nodes of a cluster have their own.
     """
     from ray.tune.execution import class_cache
 
@@ -76,7 +74,7 @@ def keep_secrets() -> None:
 
 
 def trainable() -> type:
-    """The class of which Tune makes an actor per worker."""
+    """Trainable class; Tune starts an actor of it per worker."""
     from ray import tune
 
     class TrialTrainable(tune.Trainable):
@@ -91,7 +89,7 @@ def trainable() -> type:
             gpus: bool = False,
         ) -> None:
             assert configs is not None and cache is not None
-            # Both differ in resources, so no actor is reused for the other kind.
+            # Tune reuses no actor for the other kind, as their resources differ.
             self.worker = (
                 DistributedTrialWorker(configs, cache, processes, gpus=gpus)
                 if config[DISTRIBUTED]
@@ -131,12 +129,12 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
             self.queue = queue
 
         def __getstate__(self) -> dict[str, Any]:
-            # As of `Reporter`.
+            # As in `Reporter`.
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
             if self.queue.exhausted:
-                # As its documentation says, but not its annotation.
+                # Documented by Tune, but missing in its annotation.
                 return Searcher.FINISHED  # type: ignore[return-value]
             key = self.queue.pop()
             return (
@@ -146,25 +144,25 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            """The driver knows by then, from `Reporter`."""
+            """Unused; `Reporter` tells the driver."""
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing: as of `Reporter`."""
+            """Unused; this driver restores no searcher."""
 
     return QueueSearcher(queue)
 
 
 def error_of(trial: Trial) -> Exception | None:
-    """Last error of a trial, by the files that Tune keeps of it.
+    """Last error of a trial, from the files of Tune.
 
-    Tune pickles errors of tasks and actors, and writes the text of all. That memory ran out is
-    neither, so its text alone is there, or beside it the pickled error of an earlier failure.
+    Tune writes the text of every error, but pickles those of tasks and actors alone; an
+    out-of-memory error may lie beside the pickle of an earlier one.
     """
     from ray import cloudpickle
     from ray.exceptions import RayTaskError
     from ray.tune import TuneError
 
-    # `get_error` and its like look beside the checkpoints, where files come with the first one.
+    # `get_error` needs a checkpoint.
     written = trial.error_file
     if written is None or not Path(written).is_file():
         return None
@@ -184,7 +182,7 @@ def engine_failure(error: Exception | None) -> Failure:
     if isinstance(error, RayTaskError):
         cause = _of_one_process(error.cause)
         if not isinstance(cause, RayError):
-            # The frames of the other process are in the text of the wrapper alone.
+            # Only the wrapper has the frames of the other process.
             return replace(failure_of(cause, 0), trace=failure_of(error, 0).trace)
         error = cause
     if low := _LOW.search(str(error)):
@@ -195,7 +193,7 @@ def engine_failure(error: Exception | None) -> Failure:
 
 
 def _of_one_process(error: Exception) -> Exception:
-    """Error of the first process of a trial, which Ray Train wraps twice; else `error`."""
+    """Error of the first process of a trial, unwrapped from Ray Train; else `error`."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
     found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
@@ -208,7 +206,7 @@ def first_line(error: Exception | None) -> str:
 
 
 def kept(events: Events, raised: list[Exception]) -> Events:
-    """`events` that put what they raise into `raised` too: Tune makes errors of its own of it."""
+    """`events` that append their exceptions to `raised`; Tune replaces them by its own."""
 
     def keep(action: Callable[P, None]) -> Callable[P, None]:
         def call(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -239,7 +237,7 @@ def stopper(events: Events) -> Stopper:
             self.events = events
 
         def __getstate__(self) -> dict[str, Any]:
-            # As of `Reporter`.
+            # As in `Reporter`.
             return {}
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -252,7 +250,7 @@ def stopper(events: Events) -> Stopper:
 
 
 def reporter(events: Events) -> Callback:
-    """The callback by which Tune tells `events`."""
+    """Callback of Tune that calls `events`."""
     from ray import tune
 
     class Reporter(tune.Callback):
@@ -262,7 +260,7 @@ def reporter(events: Events) -> Callback:
             self.events = events
 
         def __getstate__(self) -> dict[str, Any]:
-            # Tune pickles its callbacks to restore them some day; this driver never does.
+            # Tune pickles its callbacks; this driver never restores them.
             return {}
 
         def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -287,7 +285,7 @@ def reporter(events: Events) -> Callback:
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
             trial_id = trial.config[KEY]
-            # A worker that never came up has not started its trial.
+            # A worker that failed to start has not started its trial.
             self.events.started(trial_id)
             failure = engine_failure(error_of(trial))
             self.events.updated(Update(trial_id, failure=failure))

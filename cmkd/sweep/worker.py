@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Final figures and files, in plain types that the driver reads without torch.
+class TrainingResult:
+    """Final metrics and files of a trial or teacher, readable without torch.
 
     Attributes:
-        notes: lines for the user about checkpoints that were damaged.
-        made_by: all code that trained it, the first one first.
+        notes: lines for the user about damaged checkpoints.
+        made_by: all code that trained it, oldest first.
     """
 
     summary: Mapping[str, float]
@@ -44,37 +44,36 @@ class Update:
     """News of a trial or teacher.
 
     Attributes:
-        epochs: records that this process has not reported yet; after a start, all there are.
-            The last epoch comes with the outcome.
-        trained: how many of them were trained just now.
-        outcome: set at the end of a success.
-        failure: set at the end of a failure.
+        epochs: records not yet reported by this process; the last one comes with the outcome.
+        trained: number of epochs trained since the last update.
+        outcome: of a successful end.
+        failure: of a failed end.
     """
 
     trial_id: str
     epochs: tuple[EpochRecord, ...] = ()
     trained: int = 0
-    outcome: Outcome | None = None
+    outcome: TrainingResult | None = None
     failure: Failure | None = None
 
     @property
     def done(self) -> bool:
-        """True for the last news of this trial."""
+        """True for the last update of this trial."""
         return self.outcome is not None or self.failure is not None
 
 
 class TrialWorker:
-    """Trains trials and teachers in this process, one after another, one epoch at a time.
+    """Trains trials and teachers in this process, one epoch per step.
 
-    An exception of a trial becomes an `Update`, so that the process stays and takes the next.
+    An exception of a trial becomes an `Update`; the process goes on with the next trial.
 
     Args:
-        configs: by the id of a trial, or of the teacher that is to be trained for it.
+        configs: by id of a trial, or of its teacher.
         cache: folder shared by all workers.
     """
 
     def __init__(self, configs: Mapping[str, TrialConfig], cache: Path) -> None:
-        # Ctrl-C reaches the whole process group; only the driver decides what it means.
+        # Ctrl-C reaches the whole process group; the driver alone handles it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from cmkd.training.runtime import configure
 
@@ -88,12 +87,12 @@ class TrialWorker:
         self._reported = 0
 
     def start(self, trial_id: str) -> None:
-        """Take this trial or teacher; the first `step` opens it, where its errors are caught."""
+        """Take this trial or teacher; the first `step` opens it."""
         self._release()
         self._trial_id = trial_id
 
     def step(self) -> Update:
-        """One epoch, or what is left to do where all epochs are done."""
+        """Train one epoch, or finish the trial."""
         config = self._configs[self._trial_id]
         try:
             update = self._advance(config) if self._trial_id == config.id else self._teach(config)
@@ -133,14 +132,14 @@ class TrialWorker:
 
 
 def trial_lock(cache: Path, trial_id: str) -> FileLock:
-    """Held while a trial is trained: two sweeps that share a trial take queue."""
+    """Lock of a trial in training, for sweeps that share it."""
     folder = cache / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
 def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
-    """Train or open the teacher of `config`, with news of every epoch as it ends."""
+    """Train or open the teacher of `config`; yields an update per epoch."""
     news: queue.SimpleQueue[Update] = queue.SimpleQueue()
     thread = threading.Thread(target=_teach, args=(config, cache, news))
     thread.start()
@@ -169,13 +168,13 @@ def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) ->
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    outcome = Outcome(dict(bundle.summary), bundle.files, bundle.notes, bundle.made_by)
+    outcome = TrainingResult(dict(bundle.summary), bundle.files, bundle.notes, bundle.made_by)
     news.put(Update(config.teacher_id, bundle.history, 0, outcome))
 
 
-def plain(outcome: TrialResult) -> Outcome:
+def plain(outcome: TrialResult) -> TrainingResult:
     """`outcome` in plain types."""
-    return Outcome(dict(outcome.summary), outcome.files, outcome.notes, outcome.made_by)
+    return TrainingResult(dict(outcome.summary), outcome.files, outcome.notes, outcome.made_by)
 
 
 POLL_SECONDS = 1.0
@@ -192,21 +191,21 @@ class _Task:
 
 
 class DistributedTrialWorker:
-    """Like `TrialWorker`, for trials that several processes train together.
+    """`TrialWorker` for trials that several processes train together.
 
     The number of processes is no part of a trial: losses are equal but for rounding and dropout,
-    and any number of them goes on from the same checkpoint.
+    and checkpoints fit any number.
 
     Args:
         cache: on a disk that all processes share.
         processes: of one trial.
-        gpus: whether each of them takes a whole GPU.
+        gpus: each process takes a whole GPU.
     """
 
     def __init__(
         self, configs: Mapping[str, TrialConfig], cache: Path, processes: int, *, gpus: bool
     ) -> None:
-        # Ctrl-C reaches the whole process group; only the driver decides what it means.
+        # Ctrl-C reaches the whole process group; the driver alone handles it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._configs = configs
         self._cache = cache
@@ -219,15 +218,15 @@ class DistributedTrialWorker:
         self._error: BaseException | None = None
 
     def start(self, trial_id: str) -> None:
-        """Take this trial; its processes are started by the first `step`."""
+        """Take this trial; the first `step` starts its processes."""
         self._end()
         self._trial_id = trial_id
 
     def step(self) -> Update:
-        """The next news of the trial.
+        """Next update of the trial.
 
         Raises:
-            RayError: a process died; to try again goes on from the last checkpoint.
+            RayError: a process died; a retry resumes from the last checkpoint.
         """
         from ray.util.queue import Empty
 
@@ -264,11 +263,11 @@ class DistributedTrialWorker:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        one = {"CPU": 1.0, "GPU": 1.0} if self._gpus else {"CPU": 1.0}
+        resources = {"CPU": 1.0, "GPU": 1.0} if self._gpus else {"CPU": 1.0}
         trainer = TorchTrainer(
             lambda: _train_share(task),
             scaling_config=ScalingConfig(
-                num_workers=self._processes, use_gpu=self._gpus, resources_per_worker=one
+                num_workers=self._processes, use_gpu=self._gpus, resources_per_worker=resources
             ),
             run_config=RunConfig(name=task.trial_id, storage_path=str(self._cache / "ray")),
         )
@@ -281,7 +280,7 @@ class DistributedTrialWorker:
         if self._thread is not None and self._news is not None:
             self._thread.join()
             self._news.shutdown(force=True)
-            # Ray's own notes; the trial's folder is the state.
+            # The trial's folder is the state; Ray's is not needed.
             shutil.rmtree(self._cache / "ray" / self._trial_id, ignore_errors=True)
         self._thread = self._news = None
         if self._lock is not None:

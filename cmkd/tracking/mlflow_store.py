@@ -117,7 +117,7 @@ class MlflowStore(MlflowRuns, RunStore):
         if place is None or not place.startswith("file:"):
             return
         folder = Path(unquote(urlsplit(place).path))
-        nearest = next(one for one in (folder, *folder.parents) if one.exists())
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise InputError(
                 f"{folder}: cannot be written, but files of the runs go there; start in another "
@@ -340,7 +340,7 @@ class MlflowStore(MlflowRuns, RunStore):
             for name, value in epoch.metrics.items()
         ]
         written = self._steps_written(run_id) if metrics else set()
-        metrics = [one for one in metrics if (one.key, one.step) not in written]
+        metrics = [metric for metric in metrics if (metric.key, metric.step) not in written]
         if metrics:
             # What a failed call has written is not known; the next one asks the store.
             del self._written[run_id]
@@ -352,7 +352,7 @@ class MlflowStore(MlflowRuns, RunStore):
             [RunTag(key, value) for key, value in (tags or {}).items()],
         )
         if metrics:
-            self._written[run_id] = written | {(one.key, one.step) for one in metrics}
+            self._written[run_id] = written | {(metric.key, metric.step) for metric in metrics}
 
     def _steps_written(self, run_id: str) -> set[tuple[str, int]]:
         if run_id not in self._written:
@@ -360,7 +360,7 @@ class MlflowStore(MlflowRuns, RunStore):
             histories = [
                 self._call(self._client.get_metric_history, run_id, name) for name in names
             ]
-            self._written[run_id] = {(one.key, one.step) for many in histories for one in many}
+            self._written[run_id] = {(name.key, name.step) for many in histories for name in many}
         return self._written[run_id]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cmkd.report import cells
 from cmkd.report.cells import (
-    Outcomes,
+    ArmPredictions,
     best_arms,
     difference,
     fold_weighted,
@@ -27,7 +27,7 @@ def _first(count: int) -> list[int]:
     return [1] * count + [0] * (10 - count)
 
 
-def arm(store: MemoryStore, evidence: Evidence, name: str) -> Outcomes:
+def arm(store: MemoryStore, evidence: Evidence, name: str) -> ArmPredictions:
     return outcomes(evidence, store.sweep.only([name]).arms[0].setting.id)
 
 

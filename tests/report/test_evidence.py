@@ -9,7 +9,7 @@ import pytest
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.cells import shared_test_set
-from cmkd.report.evidence import Known, collect
+from cmkd.report.evidence import TrialCache, collect
 from cmkd.report.rows import score_of_teachers
 from cmkd.report.text import teacher_text
 
@@ -144,7 +144,7 @@ def test_every_half_has_a_teacher_of_its_own(
 
 
 def test_trials_that_sweeps_share_are_read_once(full_store: MemoryStore) -> None:
-    known = Known()
+    known = TrialCache()
     first = collect(full_store, full_store.sweep, "made-up", known=known)
     full_store.texts.clear()
     again = collect(full_store, full_store.sweep, "made-up", known=known)

@@ -19,7 +19,7 @@ from cmkd.sweep.identity import Origin
 from cmkd.sweep.plan import expand, make_plan, teachers_of
 from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.signals import SignalGuard
-from cmkd.sweep.worker import Outcome, Update
+from cmkd.sweep.worker import TrainingResult, Update
 from cmkd.tracking.store import EpochRecord, RunEnding
 
 INFO = DatasetInfo(
@@ -33,8 +33,10 @@ INFO = DatasetInfo(
 )
 EPOCHS = (EpochRecord(1, 70, {"val_acc": 1.0}), EpochRecord(2, 90, {"val_acc": 2.0}))
 NOTE = "epoch 1: checkpoint damaged"
-OUTCOME = Outcome({"test_acc": 3.0}, (Path("config.json"), Path("predictions.csv")), (NOTE, "b"))
-QUIET = Outcome({"test_acc": 3.0}, ())
+OUTCOME = TrainingResult(
+    {"test_acc": 3.0}, (Path("config.json"), Path("predictions.csv")), (NOTE, "b")
+)
+QUIET = TrainingResult({"test_acc": 3.0}, ())
 
 
 class Engine:

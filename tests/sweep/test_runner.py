@@ -129,7 +129,7 @@ import sys, time
 from pathlib import Path
 from cmkd.sweep import runner, tuning
 from cmkd.sweep.queue import TrialQueue
-from cmkd.sweep.worker import Outcome, Update
+from cmkd.sweep.worker import TrainingResult, Update
 
 class Counts:
     def __init__(self, configs, cache):
@@ -139,7 +139,7 @@ class Counts:
     def step(self):
         self.epoch += 1
         over = self.epoch == self.epochs[self.trial_id]
-        return Update(self.trial_id, (self.epoch,), 1, Outcome({}, ()) if over else None)
+        return Update(self.trial_id, (self.epoch,), 1, TrainingResult({}, ()) if over else None)
 
 def gives_up(update):
     return update.trial_id == "slow" and update.epochs[0] == 2

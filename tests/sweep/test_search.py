@@ -29,7 +29,7 @@ from cmkd.sweep.search import (
 )
 from cmkd.sweep.signals import SignalGuard
 from cmkd.sweep.survey import SweepRequest, build_plan
-from cmkd.sweep.worker import Outcome, Update
+from cmkd.sweep.worker import TrainingResult, Update
 from cmkd.tracking.store import EpochRecord, RunEnding, RunRecord
 
 FIRST, SECOND = "method.lambda_1", "method.lambda_2"
@@ -248,14 +248,14 @@ class Store:
             config = configs[key]
             events.started(key)
             if key == config.teacher_id:
-                events.updated(Update(key, outcome=Outcome({"test_acc": 1.0}, ())))
+                events.updated(Update(key, outcome=TrainingResult({"test_acc": 1.0}, ())))
                 continue
             params = flat(config.setting.as_json())
             last = quality({FIRST: float(params[FIRST]), SECOND: float(params[SECOND])})
             epochs = config.setting.training.epochs
             for step in range(1, epochs + 1):
                 record = EpochRecord(step, step, {"val_acc": last - epochs + step})
-                done = Outcome({"test_acc": 1.0, "best_val_acc": last}, ())
+                done = TrainingResult({"test_acc": 1.0, "best_val_acc": last}, ())
                 update = Update(key, (record,), 1, done if step == epochs else None)
                 stops = events.gives_up(update)
                 events.updated(update)

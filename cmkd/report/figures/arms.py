@@ -55,7 +55,7 @@ def draw_arms(table: Table) -> Figure:
             found.setdefault(row.family, []).append((row, row.measured))
     families = {family: rows for family, rows in found.items() if rows}
     columns = (comparable_columns(table) or table.published.columns)[:1]
-    labels = [_label(row, one, table) for rows in families.values() for row, one in rows]
+    labels = [_label(row, compared, table) for rows in families.values() for row, compared in rows]
     handles = _legend(table, bool(columns))
     figure, grid = panels(
         [_pitch(labels) * len(rows) for rows in families.values()],
@@ -72,7 +72,7 @@ def draw_arms(table: Table) -> Figure:
         if teacher is not None:
             ours.axvline(teacher, color=TEACHER, linestyle="--", linewidth=1.5)
         ours.set_title(_family_title(table, family), fontsize=NORMAL)
-        ours.set_yticks(range(len(rows)), [_label(row, one, table) for row, one in rows])
+        ours.set_yticks(range(len(rows)), [_label(row, compared, table) for row, compared in rows])
         # Room for the value of the least accuracy, which stands above its point.
         ours.margins(x=0.14)
         for axes in paper:
@@ -104,8 +104,8 @@ def _family_title(table: Table, family: Family) -> str:
     return f"{family} students" + (f", teacher {teacher:.1f} %" if teacher is not None else "")
 
 
-def _draw_arm(axes: Axes, position: int, one: Measured, colour: str) -> None:
-    score = one.selected
+def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> None:
+    score = measured.selected
     if score.mean is None:
         where = axes.get_yaxis_transform()
         axes.text(0.02, position, "0 seeds", transform=where, color=GREY, fontsize=SMALL)
@@ -146,8 +146,8 @@ def _write_value(axes: Axes, value: float, position: int, text: str) -> None:
     )
 
 
-def _label(row: Row, one: Measured, table: Table) -> str:
-    setting = one.arm.setting
+def _label(row: Row, measured: Measured, table: Table) -> str:
+    setting = measured.arm.setting
     if row.printed is not None:
         pairs = zip(table.published.labels, row.labels, strict=True)
         weights = ", ".join(f"{name} = {value}" for name, value in pairs)
@@ -182,7 +182,7 @@ def _legend(table: Table, has_paper: bool) -> list[Line2D]:
 def differences(table: Table) -> tuple[tuple[str, Measured, Difference], ...]:
     """Method, arm and difference of every setting that departs from its reference, once each."""
     found: dict[str, tuple[str, Measured, Difference]] = {}
-    by_name = {one.arm.name: one for one in table.measured}
+    by_name = {measured.arm.name: measured for measured in table.measured}
     for row in table.rows:
         one = row.measured
         if not isinstance(one, Measured):
@@ -199,7 +199,7 @@ def differences(table: Table) -> tuple[tuple[str, Measured, Difference], ...]:
 def draw_differences(table: Table) -> Figure:
     """Difference of every arm to its reference, which is the line: mean, interval, seeds."""
     rows = differences(table)
-    by_name = {one.arm.name: one for one in table.measured}
+    by_name = {measured.arm.name: measured for measured in table.measured}
     labels = [plain(_wrapped(method)) for method, _, _ in rows]
     figure, ((axes,),) = panels(
         [_pitch(labels) * len(rows)], [1], left=room(labels), bottom=0.45 + legend_room(3), top=0.3

@@ -156,7 +156,9 @@ def draw_training(
         curves: by metric and arm.
         references: arm -> the arm drawn behind it.
     """
-    arms = [one.arm.name for one in table.measured if one.arm.name in curves["val_acc"]]
+    arms = [
+        measured.arm.name for measured in table.measured if measured.arm.name in curves["val_acc"]
+    ]
     # As many arms on every line, as far as their number allows.
     across = math.ceil(len(arms) / math.ceil(len(arms) / _ACROSS))
     bands = [arms[start : start + across] for start in range(0, len(arms), across)]

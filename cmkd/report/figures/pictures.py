@@ -118,9 +118,9 @@ def _training(table: Table) -> Iterator[Drawn]:
     if not curves["val_acc"]:
         return
     references = {
-        one.arm.name: found.name
-        for one in table.measured
-        if (found := find_reference(table.sweep, ROLE, one.arm.setting)) is not None
+        measured.arm.name: found.name
+        for measured in table.measured
+        if (found := find_reference(table.sweep, ROLE, measured.arm.setting)) is not None
     }
     ends = ", ".join(
         f"{arm} {curve.per_seed[:, -1].mean():.1f} %" for arm, curve in curves["val_acc"].items()
@@ -220,7 +220,9 @@ def _measured(table: Table) -> str:
 
 
 def _seeds(table: Table) -> str:
-    counts = sorted({len(one.outcomes.seeds) for one in table.measured if one.outcomes.seeds})
+    counts = sorted(
+        {len(measured.outcomes.seeds) for measured in table.measured if measured.outcomes.seeds}
+    )
     if not counts:
         return "no complete seed"
     fewest, most = counts[0], counts[-1]
