@@ -228,7 +228,7 @@ def sweep(
     options |= {"--workers": workers, "--processes": processes if processes > 1 else None}
     options |= {"--until-decided": until_decided, "--address": address}
     command = _command(spec, only or (), options, tracking_uri)
-    # What a program reads goes to stdout alone.
+    # stdout holds machine-readable output alone.
     with make_view(progress_console(stderr=as_json or dry_run)) as view:
         if dry_run:
             plan, expected = preview(request, view)

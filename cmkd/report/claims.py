@@ -30,7 +30,7 @@ ClaimName = Annotated[str, Field(pattern=NAME)]
 
 
 class Statement(Config):
-    """What all claims say about themselves."""
+    """Common fields of all claims."""
 
     says: str = Field(min_length=1, description="the sentence, in our words")
     source: str = Field(min_length=1, description="where the paper says it")

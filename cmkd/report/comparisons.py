@@ -103,7 +103,7 @@ def control_differences(
             yield (
                 arm,
                 control,
-                paired([(w, outcomes_of(evidence, one)) for w, one in parts], test, name),
+                paired([(w, outcomes_of(evidence, part)) for w, part in parts], test, name),
             )
 
 
@@ -125,7 +125,7 @@ def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compar
 
 
 Corner = tuple[bool, bool]
-"""Whether an arm has spatial and temporal KD."""
+"""(has spatial KD, has temporal KD)."""
 
 FACTORIAL: Mapping[str, Callable[[Corner], float]] = {
     "spatial KD (main effect)": lambda corner: 0.5 if corner[0] else -0.5,
@@ -152,7 +152,7 @@ def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
         if len(pooled) == len(arms):
             rows += _adjusted(
                 {
-                    name: paired([(weight(at), one) for at, one in pooled.items()], test, name)
+                    name: paired([(weight(at), arm) for at, arm in pooled.items()], test, name)
                     for name, weight in FACTORIAL.items()
                 },
                 family,
@@ -161,11 +161,11 @@ def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
 
 
 def _adjusted(found: Mapping[str, PairedDifference | None], family: Family) -> Iterator[Compared]:
-    measured = {name: one for name, one in found.items() if one is not None}
+    measured = {name: pair for name, pair in found.items() if pair is not None}
     p_values = holm([difference.estimate.p for difference in measured.values()])
     adjusted = dict(zip(measured, p_values, strict=True))
-    for name, one in found.items():
-        yield Compared(name, family, one, adjusted.get(name))
+    for name, difference in found.items():
+        yield Compared(name, family, difference, adjusted.get(name))
 
 
 def outcomes_of(evidence: Evidence, arm: Arm) -> ArmPredictions:

@@ -64,7 +64,7 @@ def main_grid(table: Table) -> Grid:
 
 
 def _group(row: Row, table: Table) -> str:
-    """What stands together: families, and in a table outside the paper what one block varies."""
+    """Group of a row: its family, or its block in a table outside the paper."""
     if table.spec.published is None and isinstance(row.measured, Measured):
         return row.measured.arm.block
     return row.family or ""
@@ -133,7 +133,7 @@ def _cost_cells(row: Row) -> Iterator[Cell]:
 
 
 def _count_cell(measured: Measured, table: Table) -> Cell:
-    """How many complete seeds an arm has, and how many that lack folds."""
+    """Numbers of complete and incomplete seeds of an arm."""
     done, partial = len(measured.outcomes.seeds), len(measured.outcomes.partial)
     of = f" of {len(table.evidence.folds)} folds"
     text = f"{done} + {partial} without all{of}" if partial else str(done)
@@ -290,7 +290,7 @@ def arm_grid(table: Table) -> Grid:
 
 
 def run_grid(table: Table) -> Grid:
-    """Which runs the numbers rest on: the start of each run id, at its seed and fold."""
+    """Start of each run id by seed and fold."""
     evidence, lines = table.evidence, []
     for measured in table.measured:
         trials = trials_of(table.evidence, measured.arm)
@@ -328,7 +328,7 @@ def run_grid(table: Table) -> Grid:
 
 
 def build_page(table: Table, *, version: str) -> Page:
-    """Put all of `table` into words; `version` names what wrote the report."""
+    """Page of `table`; `version` names the writer of the report."""
     headline, notice = notice_text(table)
     grids = [main_grid(table)]
     if any(row.cost is not None for row in table.rows):

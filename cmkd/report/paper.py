@@ -29,7 +29,7 @@ from cmkd.report.arms import (
 
 
 class RowCost(Config):
-    """Which measured networks make up a row's GFLOPs."""
+    """Measured networks of a row's GFLOPs."""
 
     models: tuple[str, ...] = Field(min_length=1, description="names in the file of costs; added")
     views: int = Field(ge=1, description="temporal clips x crops that the figure counts")
@@ -123,7 +123,7 @@ FigureName = Literal["arms", "training", "classes", "diagnostics", "search", "co
 
 @dataclass(frozen=True)
 class TableSpec:
-    """How a table comes about.
+    """Definition of a table.
 
     Attributes:
         name: of the files; the paper's number where it has one.

@@ -93,7 +93,7 @@ class PredictionsReader:
         found = parse_predictions(text, run_id)
         if '"' not in text and len(lines) == 1 + len(found.clips):
             test = _Test.of(found, lines)
-            if all(test.beginnings != one.beginnings for one in self._known):
+            if all(test.beginnings != known.beginnings for known in self._known):
                 self._known.append(test)
         return found
 

@@ -178,7 +178,9 @@ def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command:
         return
     if made.effects:
         best = max(made.effects, key=lambda effect: effect.mean)
-        sd, df = spreads_of({one.name: one for one in made.effects}, made.test_clips)[best.name]
+        sd, df = spreads_of({effect.name: effect for effect in made.effects}, made.test_clips)[
+            best.name
+        ]
         more = range(made.replicates + 1, MOST_REPLICATES + 1)
         enough = next((n for n in more if is_guarded(best.mean, n, n, sd, df)), None)
         remedy = f"run: {command} {enough}" if enough else "take a setting with a larger effect"
@@ -351,10 +353,10 @@ def _differences(
         elif now[family] is None and baseline.teachers[family] is not None:
             yield f"teacher of the {family} family: missing, its run is not in the store"
     known = {frozenset(pair) for pair in baseline.identical}
-    for one, other in identical_arms(evidence):
-        if frozenset((one, other)) not in known:
+    for arm, other in identical_arms(evidence):
+        if frozenset((arm, other)) not in known:
             yield (
-                f"arms {one} and {other}: dead toggle, their settings differ and their predictions "
+                f"arms {arm} and {other}: dead toggle, their settings differ and their predictions "
                 "do not, in any clip of any shared trial"
             )
 

@@ -127,7 +127,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def folds_text(table: Table) -> str:
-    """Which folds the trials cover, and plainly so when they are not all."""
+    """Folds of the trials, with a note if some are missing."""
     folds, count = table.evidence.folds, table.evidence.fold_count
     listed = ", ".join(map(str, folds))
     if count is None:
@@ -138,14 +138,14 @@ def folds_text(table: Table) -> str:
 
 
 def interval_text(table: Table) -> str:
-    """How the 95 % intervals were formed."""
+    """Method of the 95 % intervals."""
     units = len(set(table.test.units.tolist()))
     clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
     return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 
 def seeds_text(table: Table) -> str | None:
-    """That fewer seeds were run than the sweep asks for; None where it got them all."""
+    """Note on missing seeds of the sweep; None if complete."""
     run, wanted = len(table.evidence.seeds), table.sweep.spec.seeds
     if run >= wanted:
         return None
@@ -162,7 +162,7 @@ def seeds_caption(table: Table) -> str:
 
 def unmeasured_text(table: Table) -> str | None:
     """Columns of the paper with a measure that our trials do not log."""
-    others = [one for one in table.published.columns if one not in table.published.top1]
+    others = [column for column in table.published.columns if column not in table.published.top1]
     return f"Top-5 accuracy ({', '.join(others)}): not measured here." if others else None
 
 

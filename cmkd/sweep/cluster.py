@@ -273,7 +273,7 @@ def _versions() -> Callable[[], dict[str, str]]:
         found = {"Python": platform.python_version()}
         for name in ("ray", "torch"):
             try:
-                # What follows a + names the build, for CPU or CUDA.
+                # A suffix after + names the build, CPU or CUDA.
                 found[name] = metadata.version(name).partition("+")[0]
             except metadata.PackageNotFoundError:
                 found[name] = "missing"

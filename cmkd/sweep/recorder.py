@@ -193,7 +193,7 @@ class Recorder:
                     if entry[0] not in self._busy:
                         del self._queue[place]
                         self._busy.add(entry[0])
-                        # What is on its way takes no more epochs.
+                        # A request on its way takes no more epochs.
                         self._waiting.pop(entry[0], None)
                         return entry
                 if not self._queue and self._drain_began is not None:

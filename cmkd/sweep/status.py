@@ -220,8 +220,8 @@ def saved_statuses(cache: Path) -> list[SweepStatus]:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("schema") == SCHEMA:
-                arms = tuple(ArmStatus(**one) for one in stored.pop("arms"))
-                training = tuple(RunningTrial(**one) for one in stored.pop("training"))
+                arms = tuple(ArmStatus(**arm) for arm in stored.pop("arms"))
+                training = tuple(RunningTrial(**trial) for trial in stored.pop("training"))
                 failures = tuple(stored.pop("failures"))
                 found.append(SweepStatus(**stored, arms=arms, training=training, failures=failures))
     return sorted(found, key=lambda one: (one.state == "running", one.updated), reverse=True)

@@ -202,7 +202,7 @@ class MlflowRuns:
         return {str(entry.name): str(entry.experiment_id) for entry in pages}
 
     def _find(self, tags: Mapping[str, str], experiments: Iterable[str]) -> list[RunRecord]:
-        # What MLflow's filter language cannot quote safely is compared here alone.
+        # MLflow's filter language cannot quote all values safely.
         plain = {k: v for k, v in tags.items() if re.fullmatch(r"[\w.:/@ +-]+", v)}
         condition = " and ".join(f"tags.`{k}` = '{v}'" for k, v in plain.items())
         records = (record_of(run) for run in self._search(condition, experiments))

@@ -342,7 +342,7 @@ class MlflowStore(MlflowRuns, RunStore):
         written = self._steps_written(run_id) if metrics else set()
         metrics = [metric for metric in metrics if (metric.key, metric.step) not in written]
         if metrics:
-            # What a failed call has written is not known; the next one asks the store.
+            # A failed call may have written some; the next one asks the store.
             del self._written[run_id]
         self._call(
             self._client.log_batch,

@@ -18,7 +18,7 @@ History = Mapping[int, float]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Metrics of one epoch. The time is kept with them, so writing them twice changes nothing."""
+    """Metrics of one epoch with their time, so that writes are idempotent."""
 
     step: int
     timestamp_ms: int
@@ -30,7 +30,7 @@ class RunIdentity:
     """Identity of a run: trial id, experiment, tags and parameters.
 
     Attributes:
-        about: what the experiment is of, for who looks at it.
+        about: description of the experiment.
     """
 
     trial_id: str
@@ -59,9 +59,9 @@ class RunEnding:
     """Final records of a run.
 
     Attributes:
-        history: all epochs of the run; those that the store lacks are written.
+        history: all epochs of the run; missing ones are written.
         summary: final metrics, kept at step 0.
-        timestamp_ms: time of the summary, so that ending twice changes nothing; now when None.
+        timestamp_ms: time of the summary, so that ending is idempotent; None: now.
         files: artifacts.
     """
 
@@ -80,10 +80,10 @@ class RunReader(Protocol):
         """All runs whose tags include `tags`, oldest first."""
 
     def read_text(self, run_id: str, name: str) -> str:
-        """The text of one artifact; InfrastructureError where it was lost."""
+        """Text of an artifact; InfrastructureError if it is lost."""
 
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
-        """All logged values of the metric `name`, by run; runs that have none are left out."""
+        """Logged values of the metric `name` by run; runs without any are left out."""
 
     def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Parameters by run."""
@@ -109,10 +109,10 @@ class RunReader(Protocol):
 
 
 class RunStore(RunReader, Protocol):
-    """Store of runs, one per trial id; everything that a sweep calls.
+    """Store of runs, one per trial id.
 
-    Writes are idempotent. They raise InfrastructureError when the store does not answer, so that
-    the caller tries again, and InputError for what trying again does not mend.
+    Writes are idempotent. They raise InfrastructureError if the store does not answer and the
+    caller may retry, InputError if a retry cannot help.
     """
 
     @property
@@ -120,22 +120,22 @@ class RunStore(RunReader, Protocol):
         """Threads that may write at once."""
 
     def require_writable(self, experiment: str) -> None:
-        """Raise InputError where files of the runs of an experiment cannot be written."""
+        """Raise InputError if artifacts of an experiment cannot be written."""
 
     def close_orphans(self) -> int:
         """Mark RUNNING runs of dead processes as KILLED; returns how many."""
 
     def open(self, identity: RunIdentity, artifacts: Mapping[str, str]) -> str:
-        """Create the trial's run or reopen it, never a second one; returns its run id.
+        """Create or reopen the trial's only run; returns its run id.
 
         `artifacts` maps names to texts. A FINISHED run is left as it is.
         """
 
     def log(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
-        """Write metrics; a (step, name) that is already there is left as it is."""
+        """Write metrics; stored (step, name) pairs are kept."""
 
     def close(self, run_id: str, ending: RunEnding) -> None:
-        """End the run; the status is written last, so that a FINISHED run is complete."""
+        """End the run; the status is written last."""
 
     def discard(self, run_id: str) -> None:
-        """Remove an unfinished run, whose records nothing goes on from."""
+        """Remove an unfinished run."""

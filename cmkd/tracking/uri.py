@@ -86,7 +86,7 @@ def checked_uri(uri: str) -> str:
             "an MLflow server"
         )
     if path is None:
-        # Which driver a bare one means depends on the version of SQLAlchemy.
+        # The default driver depends on the version of SQLAlchemy.
         return re.sub("^postgresql://", "postgresql+psycopg://", uri)
     if not path.parent.is_dir():
         raise InputError(

@@ -30,7 +30,7 @@ from cmkd.report.searches import METRICS, SYMBOLS, Curve, Search, Searches
 from cmkd.report.tables import Table
 
 DECADE = 1.0
-"""How far left of the least positive weight the weight 0 is put, in decades."""
+"""Distance of the weight 0 from the least positive one on the log axis, in decades."""
 _ACROSS = 5
 """Arms side by side, at most."""
 MOST_LINES = 20

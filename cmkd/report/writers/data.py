@@ -11,7 +11,7 @@ from typing import Any
 from cmkd.report.page import Cell, Grid, Page
 
 SCHEMA = 1
-"""Of the JSON; raised when a key changes its meaning or goes."""
+"""Version of the JSON; raised when a key changes its meaning or goes."""
 
 COLUMNS = (
     "table",
@@ -52,7 +52,7 @@ def render_csv(page: Page) -> str:
                 values = (cell.value, cell.sd, cell.low, cell.high, cell.n)
                 shown = (*place, column, cell.text, cell.source, *values)
                 end = (int(cell.best), " ".join(cell.trials))
-                writer.writerow([_harmless(one) for one in (*shown, *end)])
+                writer.writerow([_harmless(value) for value in (*shown, *end)])
     return buffer.getvalue()
 
 

@@ -17,7 +17,9 @@ def escape(text: str) -> str:
     """Text that shows as itself on one line of Markdown, inside a table cell as well."""
     one_line = " ".join(text.split())
     if not one_line.isprintable():
-        replaced = (one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in one_line)
+        replaced = (
+            char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in one_line
+        )
         one_line = "".join(replaced)
     return one_line.translate(_SHOWN)
 
@@ -48,7 +50,7 @@ def _figure(file: str, picture: Picture) -> list[str]:
 
 
 def render_notice(page: Page) -> str:
-    """What the numbers must not be taken for."""
+    """Headline and notice as a quotation."""
     return f"> **{escape(page.headline)}** {escape(page.notice)}"
 
 
