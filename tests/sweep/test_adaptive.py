@@ -55,7 +55,12 @@ def test_each_arm_is_compared_with_what_it_departs_from() -> None:
         }
         for half in ("tsm", "tdn")
     ]
-    assert names(load_sweep("ablation")) == halves[0] | halves[1]
+    further = {
+        ("tsm_logits", "tsm_control"),
+        ("tdn_logits", "tdn_control"),
+        ("tsm_printed", "tsm_both"),
+    }
+    assert names(load_sweep("ablation")) == halves[0] | halves[1] | further
     assert names(load_sweep("comparison")) == {
         ("tsm_ours", "tsm_baseline"),
         ("tdn_ours", "tdn_baseline"),
@@ -67,7 +72,7 @@ def test_each_arm_is_compared_with_what_it_departs_from() -> None:
 
 def test_variants_of_a_component_are_compared_with_the_standard() -> None:
     found = names(load_sweep("components"))
-    standard = "gate[gate=softmax]"
+    standard = "gate[gate=off]"
     assert {other for _, other in found} == {standard, "decoder_without_kd"}
     assert ("motion[motion=per_frame]", standard) in found
     assert (standard, "decoder_without_kd") in found

@@ -139,7 +139,10 @@ def test_workers_open_the_data_by_name_or_by_a_whole_path(smoke: Dataset) -> Non
     assert address(smoke.root.name, smoke.root.parents[1]) == smoke.root.name
 
 
-def adaptive(seeds: int, cap: int, *, only: tuple[str, ...] = ("tsm_*",)) -> SweepRequest:
+FIVE = ("tsm_baseline", "tsm_control", "tsm_spatial", "tsm_temporal", "tsm_both")
+
+
+def adaptive(seeds: int, cap: int, *, only: tuple[str, ...] = FIVE) -> SweepRequest:
     return replace(request_for("ablation", seeds=seeds, only=only), until_decided=cap)
 
 

@@ -35,7 +35,7 @@ def inside_of(config: TrialConfig, cache: Path) -> dict[str, Any]:
 def test_a_distilled_trial_shows_gate_and_both_graphs(
     own_cache: Path, make_trial: MakeTrial
 ) -> None:
-    config = make_trial(epochs=1)
+    config = make_trial(epochs=1, gate="softmax")
     ensure_teacher(config, own_cache, device="cpu")
     stored = inside_of(config, own_cache)
     dataset = open_dataset(config.data, own_cache)
