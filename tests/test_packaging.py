@@ -76,8 +76,9 @@ def test_the_shipped_spec_works_in_an_empty_folder(installed: Path, tmp_path: Pa
     origin, spec, *arms = load_ablation(installed, tmp_path)
     assert Path(origin).is_relative_to(installed)
     assert Path(spec) == installed / "cmkd" / "_files" / "sweeps" / "ablation.yaml"
-    kinds = ("baseline", "control", "spatial", "temporal", "both")
-    assert arms == [f"{half}_{kind}" for half in ("tsm", "tdn") for kind in kinds]
+    kinds = ["baseline", "control", "spatial", "temporal", "both", "logits"]
+    own = {"tsm": [*kinds, "untrained", "printed"], "tdn": kinds}
+    assert arms == [f"{family}_{kind}" for family, names in own.items() for kind in names]
 
 
 def test_a_spec_of_the_working_directory_wins(installed: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
                 "arm": "both",
                 "other": "control",
                 "mean": 1.5,
-                "half": 2.0,
+                "half_width": 2.0,
                 "seeds": 5,
                 "decided": False,
             }
