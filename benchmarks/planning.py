@@ -42,7 +42,7 @@ def measure_planning() -> PlanningFigures:
     return PlanningFigures(**median)
 
 
-def plan_once() -> dict[str, Any]:
+def plan_once(seeds: int = SEEDS) -> dict[str, Any]:
     """Figures of this process, which should do nothing else."""
     from cmkd.config.sweep import load_sweep
     from cmkd.sweep.plan import expand, make_plan
@@ -54,9 +54,9 @@ def plan_once() -> dict[str, Any]:
         path.write_text(json.dumps(spec), encoding="utf-8")
         started, cpu = time.perf_counter(), time.process_time()
         sweep = load_sweep(str(path))
-        trials = expand(sweep, data="synthetic", data_id="0" * 12, folds=1, seeds=SEEDS)
+        trials = expand(sweep, data="synthetic", data_id="0" * 12, folds=1, seeds=seeds)
         plan = make_plan(trials, ())
-        assert len(plan.to_run) == len(sweep.arms) * SEEDS
+        assert len(plan.to_run) == len(sweep.arms) * seeds
         plan.lines()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
