@@ -132,11 +132,13 @@ class TrialConfig(Config):
     def by_seed(self, seeds: Iterable[int]) -> Iterator[tuple[str, TrialConfig]]:
         """(id, trial) for each of `seeds`, otherwise the same trial."""
         ids = ContentIds("trial", PROTOCOL, self.setting, self.data_id, self.fold)
+        recipe = self.setting.teacher
         teacher = self.teacher_id
-        follows = self.setting.teacher.is_drawn and self.setting.teacher.seed is None
+        draws = _teacher_ids(recipe, self.setting.inputs, self.data_id, self.fold)
+        follows = recipe.is_drawn and recipe.seed is None
         for seed in seeds:
             replicate = self.model_copy(update={"seed": seed})
-            yield ids(replicate.teacher_id if follows else teacher, seed), replicate
+            yield ids(draws(seed) if follows else teacher, seed), replicate
 
 
 # The trials of a sweep, of which there may be 100,000, share a few recipes.
