@@ -104,4 +104,6 @@ class ContentIds:
 def _canonical(part: Part) -> str:
     if type(part) is int:  # Fast path: the seeds of many trials.
         return str(part)
+    if type(part) is str and part.isascii() and part.isalnum():  # Likewise: their teachers' ids.
+        return f'"{part}"'
     return json.dumps(_plain(part), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

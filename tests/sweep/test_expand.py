@@ -69,7 +69,6 @@ def test_the_cost_of_a_plan_grows_no_faster_than_its_trials():
     small, large = plan_once(seeds=100), plan_once()
     assert (small["trials"], large["trials"]) == (10_000, 100_000)
     assert large["cpu_seconds"] < 20 * small["cpu_seconds"]
-    assert large["cpu_seconds"] < 5.0
 
 
 def test_the_reference_on_motion_vectors_needs_no_teacher(tmp_path):
