@@ -89,7 +89,8 @@ def difference_text(
 ) -> str:
     """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
 
-    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three.
+    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three, and
+    where a control has another interpretation.
     """
     if difference is None:
         return DASH
@@ -104,6 +105,7 @@ def difference_text(
         text += f" to {difference.reference}"
     if difference.pairs != usual or difference.pairs < FEW_SEEDS:
         text += f" ({plural(difference.pairs, 'pair')})"
+    text += f" {DEPARTS_MARK}" if difference.gap else ""
     return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
 
 
@@ -295,7 +297,7 @@ def kd_text(row: Row) -> str:
 
 
 def marked_text(table: Table) -> Iterable[str]:
-    """Rows of the paper filled by an arm that departs in training or networks."""
+    """Rows of the paper filled by an arm that departs, and controls of another interpretation."""
     known = marked_departures(table.sweep)
     for row in table.rows:
         if row.printed is not None and isinstance(row.measured, Measured):
@@ -303,6 +305,13 @@ def marked_text(table: Table) -> Iterable[str]:
             if found:
                 values = ", ".join(f"{key} {value}" for key, value in found.items())
                 yield f"{DEPARTS_MARK} {row.measured.arm.name} departs in {values}."
+    for measured in table.measured:
+        control = measured.differences["selected"].get("control")
+        if control is not None and control.gap:
+            yield (
+                f"{DEPARTS_MARK} {measured.arm.name} has no control of its own interpretation: "
+                f"{control.reference} differs in {', '.join(control.gap)} as well."
+            )
 
 
 def how_to_read(table: Table) -> tuple[str, ...]:
