@@ -22,7 +22,7 @@ from cmkd.data.color import planes_to_rgb
 from cmkd.data.motion import MOTION_CELL as MOTION_CELL
 from cmkd.data.motion import RESIDUAL_CELL as RESIDUAL_CELL
 from cmkd.data.motion import MotionTrace, pool_motion, pool_residual, residual, step
-from cmkd.data.mpeg4 import Frame, Mpeg4Reader, Planes, open_mpeg4
+from cmkd.data.mpeg4 import Mpeg4Reader, Planes, open_mpeg4
 from cmkd.data.sampling import clip_windows, gop_windows, sample_clip
 from cmkd.data.video import REENCODE
 from cmkd.errors import FileError

@@ -146,13 +146,16 @@ def read_folder(root: Path) -> Dataset:
         labels = {name: index for index, name in enumerate(info.classes)}
         with path.open(encoding="utf-8", newline="") as stream:
             clips = tuple(
-                ClipEntry(**row | {"label": labels[row["label"]]}) for row in csv.DictReader(stream)
+                ClipEntry(
+                    row["path"], labels[row["label"]], row["group"], row["split"], row["sha256"]
+                )
+                for row in csv.DictReader(stream)
             )
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from None
     except ValidationError as error:
         raise DataError(f"{path}: {explain(error, DatasetInfo)[1]}", _AGAIN) from None
-    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: invalid ({error})", _AGAIN) from None
     if digest(clips, info.classes) != info.digest:
         raise DataError(

@@ -250,7 +250,7 @@ def _build(
         on_progress=on_progress,
     )
     for number, result in results:
-        if isinstance(result, DataError):
+        if isinstance(result, FileError):
             raise result
         digests[todo[number]] = np.frombuffer(result, np.uint8).reshape(len(_MAPPED), -1)
     digests.flush()

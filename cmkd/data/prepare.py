@@ -247,7 +247,6 @@ def _encode_all(
         if isinstance(result, Encoded):
             encoded[number] = result
         else:
-            assert isinstance(result, FileError), result
             failed.append(FileError(paths[number], result.reason, result.remedy))
     return encoded, failed
 
