@@ -11,8 +11,7 @@ from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import collect
 from cmkd.report.page import Page, Picture
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 from cmkd.report.text import missing_text, signed, uneven_text
 from cmkd.report.writers.markdown import escape, render_grid, render_notice, render_page
 

@@ -22,9 +22,8 @@ from cmkd.report.figures.pictures import _all, draw_pictures
 from cmkd.report.figures.students import draw_confusions
 from cmkd.report.figures.style import plain
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
 from cmkd.report.searches import searches, training_curves
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 
 def build(store: MemoryStore, name: str = "4") -> Table:
     table = build_table(TABLES[name], collect(store, store.sweep, "made-up"))
-    run_ids = [run.run_id for run in store.runs]
-    return replace(table, read_history=lambda metric: store.histories(run_ids, metric))
+    return replace(table, store=store)
 
 
 def classified(
