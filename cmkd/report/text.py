@@ -86,8 +86,8 @@ def difference_text(
 ) -> str:
     """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
 
-    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three, and
-    where a control has another interpretation.
+    ``(3 pairs)`` is added where they are not as many as the `usual` seeds. Marks: below three, and
+    a control of another interpretation.
     """
     if difference is None:
         return DASH
@@ -228,10 +228,8 @@ def notice_text(table: Table) -> tuple[str, str]:
     evidence = table.evidence
     headline = headline_text(evidence)
     if not evidence.trials:
-        return (
-            headline,
-            "The accuracies are those that the paper prints, of its own and of other work.",
-        )
+        limits = "The accuracies are those that the paper prints, of its own and of other work."
+        return headline, limits
     official = evidence.official
     if official is not None:
         data = f"{evidence.data} is {official.words}, every clip re-encoded."
@@ -310,10 +308,8 @@ def marked_text(table: Table) -> Iterable[str]:
     for measured in table.measured:
         control = measured.differences["selected"].get("control")
         if control is not None and control.gap:
-            yield (
-                f"{DEPARTS_MARK} {measured.arm.name} has no control of its own interpretation: "
-                f"{control.reference} differs in {', '.join(control.gap)} as well."
-            )
+            where = f"{control.reference} differs in {', '.join(control.gap)} as well"
+            yield f"{DEPARTS_MARK} {measured.arm.name}: no control of its interpretation; {where}."
 
 
 def how_to_read(table: Table) -> tuple[str, ...]:
@@ -358,10 +354,8 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             command = f"{table.command}{_only(table, family)}"
             yield f"{family} family: no finished trial yet; run: {command}."
         if table.sweep.waiting:
-            names = ", ".join(
-                sorted({name for many in table.sweep.waiting.values() for name in many})
-            )
-            yield f"Rows that wait for the selection of {names}: run: {table.command}."
+            waits = sorted({name for many in table.sweep.waiting.values() for name in many})
+            yield f"Rows that wait for the selection of {', '.join(waits)}: run: {table.command}."
         if seeds := seeds_text(table):
             yield f"Seeds: {seeds}."
         if uneven := uneven_text(table):
