@@ -13,7 +13,7 @@ from cmkd.report.page import Page, Picture
 from cmkd.report.paper import TABLES
 from cmkd.report.tables import Table, build_table
 from cmkd.report.text import missing_text, signed, uneven_text
-from cmkd.report.writers.markdown import escape, render_grid, render_notice, render_page
+from cmkd.report.writers import escape, render_grid, render_markdown, render_notice
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -31,7 +31,7 @@ def composed(store: MemoryStore, data: str = "made-up") -> Page:
 
 
 def page(store: MemoryStore, data: str = "made-up") -> str:
-    return render_page(composed(store, data), {"x.svg": PICTURE})
+    return render_markdown(composed(store, data), {"x.svg": PICTURE})
 
 
 def row(store: MemoryStore, arm: str) -> list[str]:
