@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.report import latex
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.latex import escape
 from cmkd.report.page import Cell, Grid, Line, Page, Picture
 from cmkd.report.paper import TABLES
+from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
 from cmkd.report.writers import COLUMNS, render_csv, render_html, render_json
 

@@ -66,7 +66,7 @@ def test_confusions_and_gains_by_hand(store: MemoryStore) -> None:
     # Seed 2 has no partner.
     assert spatial.per_seed.tolist() == [[25.0, 50.0], [50.0, 50.0]]
     gain = spatial.gains[0]
-    assert (gain.mean, gain.pairs) == (37.5, 2)
+    assert (gain.mean, len(gain.seeds)) == (37.5, 2)
     assert gain.interval is None, "two seeds"
 
 
