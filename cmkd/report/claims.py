@@ -16,10 +16,11 @@ from cmkd.config.spec import NAME
 from cmkd.config.yaml_loader import explain, read_yaml, suggest
 from cmkd.errors import ConfigError
 from cmkd.report.arms import ArmQuery, Family
-from cmkd.report.comparisons import Compared, PairedDifference
+from cmkd.report.comparisons import Compared
 from cmkd.report.costs import CostCell, ModelCost, row_cost
 from cmkd.report.evidence import Evidence
 from cmkd.report.paper import PublishedRow, RowCost
+from cmkd.report.tables import Difference
 from cmkd.report.text import signed
 from cmkd.stats import LEAST_REPLICATES, MARGIN, MOST_REPLICATES, POWER, Estimate, decide
 
@@ -150,7 +151,7 @@ class ClaimResult:
     name: str
     family: Family
     claim: AccuracyClaim
-    pairs: tuple[PairedDifference, ...] = ()
+    pairs: tuple[Difference, ...] = ()
     gap: str = ""
     command: str = ""
     verdict: Verdict = "no runs"
@@ -163,7 +164,7 @@ class ClaimResult:
     @property
     def replicates(self) -> int:
         """Replicates of the pair that has the fewest."""
-        return min((pair.replicates for pair in self.pairs), default=0)
+        return min((len(pair.seeds) for pair in self.pairs), default=0)
 
 
 def decide_claims(results: Sequence[ClaimResult], claims: Claims) -> tuple[ClaimResult, ...]:

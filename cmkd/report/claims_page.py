@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, find_arm
-from cmkd.report.cells import ArmPredictions, TestSet, shared_test_set
 from cmkd.report.claims import (
     TEACHER,
     VERDICTS,
@@ -28,17 +27,15 @@ from cmkd.report.claims import (
 from cmkd.report.comparisons import (
     MINUS,
     Compared,
-    PairedDifference,
     against_control,
     factorial,
     identical_arms,
-    outcomes_of,
-    paired,
 )
 from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gather import Gatherer
 from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.tables import ArmResult, Difference, arm_result
 from cmkd.report.text import DASH, FEW_MARK, headline_text, plural, signed
 
 
@@ -65,7 +62,6 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
     _refuse_mixtures(tuple(evidence.values()))
     readers = {name: _ClaimReader(claims, gatherer, name, found[name]) for name in found}
     results = [readers[claim.sweep].read(name, claim, at) for name, claim, at in claims.accuracy]
-    sources = [(gathered, shared_test_set(gathered)) for gathered in evidence.values()]
     return Judgement(
         claims=claims,
         evidence=tuple(evidence.values()),
@@ -75,8 +71,8 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
             for name, claim in claims.claims.items()
             if isinstance(claim, CostClaim)
         ),
-        factorial=tuple(row for source in sources for row in factorial(*source)),
-        control=against_control(sources),
+        factorial=tuple(row for gathered in evidence.values() for row in factorial(gathered)),
+        control=against_control(list(evidence.values())),
     )
 
 
@@ -106,40 +102,36 @@ class _ClaimReader:
         blank = ClaimResult(name, family, claim, command=self._command)
         if self._evidence is None:
             return replace(blank, gap=f"run: {self._command}")
-        test = shared_test_set(self._evidence)
-        found = [self._pair(pair, family, self._evidence, test) for pair in claim.pairs]
+        found = [self._pair(pair, family, self._evidence) for pair in claim.pairs]
         gaps = dict.fromkeys(part for part in found if isinstance(part, _Gap))
         gap = "; ".join(part.text for part in gaps)
         gap += f"; run: {self._command}" if any(part.needs_runs for part in gaps) else ""
         return replace(
             blank,
-            pairs=tuple(pair for pair in found if isinstance(pair, PairedDifference)),
+            pairs=tuple(pair for pair in found if isinstance(pair, Difference)),
             gap=gap,
         )
 
-    def _pair(
-        self, names: Sequence[str], family: Family, evidence: Evidence, test: TestSet
-    ) -> PairedDifference | _Gap:
-        found: list[tuple[str, ArmPredictions]] = []
+    def _pair(self, names: Sequence[str], family: Family, evidence: Evidence) -> Difference | _Gap:
+        found: list[tuple[str, ArmResult]] = []
         for name in names:
             arm = self._arm(name, family, evidence) if name != TEACHER else None
             if arm is not None:
-                found.append((arm.name, outcomes_of(evidence, arm)))
+                found.append((arm.name, arm_result(evidence, arm)))
             elif name != TEACHER:
                 return self._lack(name, family, evidence)
-            elif teacher := self._gatherer.teacher(evidence, family, found[0][1], test):
+            elif teacher := self._gatherer.teacher(evidence, family, found[0][1]):
                 found.append((TEACHER, teacher))
         weights = (1.0, -1.0, -1.0, 1.0)[: len(names)]
         shown = f" {MINUS} ".join(name for name, _ in found[:2])
         if len(names) == 4:
             shown = f"({shown}) {MINUS} ({f' {MINUS} '.join(name for name, _ in found[2:])})"
-        parts = [(weight, one) for weight, (_, one) in zip(weights, found, strict=False)]
+        parts = tuple((weight, own) for weight, (_, own) in zip(weights, found, strict=False))
         arms = {name for name, _ in found}
         same = any({one, other} <= arms for one, other in self._identical)
-        if len(found) == len(names):
-            difference = paired(parts, test, shown, identical=same)
-            if difference is not None:
-                return difference
+        difference = Difference(shown, parts, identical=same)
+        if len(found) == len(names) and difference.seeds:
+            return difference
         return _Gap(f"{' and '.join(names)} have no replicate in common")
 
     def _arm(self, name: str, family: Family, evidence: Evidence) -> Arm | None:
@@ -243,7 +235,11 @@ def _pair_grid(judgement: Judgement) -> Grid:
 def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]) -> Grid:
     lines = tuple(
         Line(
-            (Cell(row.name), Cell(row.family), *_difference_cells(row.difference, row.p_holm)),
+            (
+                Cell(row.difference.name),
+                Cell(row.family),
+                *_difference_cells(row.difference, row.p_holm),
+            ),
             row.family,
         )
         for row in rows
@@ -254,17 +250,15 @@ def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]
 _HEADS = ("Mean [95 %]", "SD", "df", "n", "p")
 
 
-def _difference_cells(
-    difference: PairedDifference | None, *adjusted: float | None
-) -> Iterator[Cell]:
-    if difference is None:
+def _difference_cells(difference: Difference, *adjusted: float | None) -> Iterator[Cell]:
+    one = difference.estimate
+    if one is None:
         yield from (Cell(DASH) for _ in (*_HEADS, *adjusted))
         return
-    one = difference.estimate
     interval, text = one.interval(), signed(one.mean)
     text += f" [{signed(interval.low)}, {signed(interval.high)}]" if interval else f" {FEW_MARK}"
     low, high = (interval.low, interval.high) if interval else (None, None)
-    count, trials = difference.replicates, difference.trials
+    count, trials = len(difference.seeds), difference.trials
     yield Cell(text, "measured", one.mean, one.sd, low, high, count, trials)
     yield Cell(f"{one.sd:.1f}" if one.sd is not None else DASH)
     yield Cell(f"{one.df:.0f}" if one.df is not None else DASH)
@@ -350,8 +344,10 @@ def _claim_json(result: ClaimResult, claims: Claims) -> dict[str, Any]:
     }
 
 
-def _difference_json(difference: PairedDifference) -> dict[str, Any]:
+def _difference_json(difference: Difference) -> dict[str, Any]:
     one = difference.estimate
+    if one is None:
+        return {}
     interval = one.interval()
     return {
         "difference": one.mean,
@@ -360,16 +356,20 @@ def _difference_json(difference: PairedDifference) -> dict[str, Any]:
         "df": one.df,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "n": difference.replicates,
-        "per_replicate": difference.values.mean(axis=1).tolist(),
+        "n": len(difference.seeds),
+        "per_replicate": list(difference.per_seed),
         "p": one.p,
         "trials": list(difference.trials),
     }
 
 
 def _compared_json(compared: Compared) -> dict[str, Any]:
-    measured = _difference_json(compared.difference) if compared.difference is not None else {}
-    return {"name": compared.name, "family": compared.family, **measured, "p_holm": compared.p_holm}
+    return {
+        "name": compared.difference.name,
+        "family": compared.family,
+        **_difference_json(compared.difference),
+        "p_holm": compared.p_holm,
+    }
 
 
 def _cost_json(result: CostResult) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from cmkd.report.arms import (
     NOT_OURS,
     departures,
@@ -13,13 +15,12 @@ from cmkd.report.arms import (
     marked_departures,
     standard_reference,
 )
-from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import distinct_teachers, trials_of
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.paper import cited
 from cmkd.report.provenance import run_url, teachers_name
-from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.tables import ArmResult, Difference, Epoch, Row, Score, Table
 from cmkd.report.text import (
     COST_SCOPE,
     DASH,
@@ -65,7 +66,7 @@ def main_grid(table: Table) -> Grid:
 
 def _group(row: Row, table: Table) -> str:
     """Group of a row: its family, or its block in a table outside the paper."""
-    if table.spec.published is None and isinstance(row.measured, Measured):
+    if table.spec.published is None and row.measured is not None:
         return row.measured.arm.block
     return row.family or ""
 
@@ -87,7 +88,7 @@ def _main_cells(
     published = table.published
     outside = row.printed is None and published.columns
     marks = [OUTSIDE_MARK] if outside else []
-    if row.printed is not None and isinstance(row.measured, Measured):
+    if row.printed is not None and row.measured is not None:
         marks += [DEPARTS_MARK] if departing[row.measured.arm.name] else []
     yield Cell(" ".join((row.method, *marks)))
     yield from (Cell(label) for label in row.labels)
@@ -97,29 +98,35 @@ def _main_cells(
         yield Cell(f"{value:.1f}" if value is not None else absent, "published", value)
     if published.has_gflops:
         yield from _cost_cells(row)
-    measured = row.measured
-    if measured is None:
-        text = DASH if row.family is None else f"{DASH} (not measured)"
-        yield from (Cell(DASH), Cell(text), Cell(text), *_blank(table))
-    elif isinstance(measured, TeacherScore):
-        yield Cell(DASH if table.spec.is_own else f"teacher {measured.backbone}")
-        for score in (measured.selected, measured.last):
-            where = teachers_name(measured.family) if score.mean is not None else ""
-            shown = teacher_text(score)
-            count = len(score.per_seed) or None
-            yield Cell(
-                shown, "measured", score.mean, score.sd, n=count, trials=measured.ids, arm=where
-            )
-        yield from _blank(table)
-    else:
+    if row.measured is not None:
+        measured = row.measured
         yield _count_cell(measured, table) if table.spec.is_own else Cell(measured.arm.name)
         yield score_cell(measured, "selected", table)
         yield score_cell(measured, "last", table)
         yield from difference_cells(measured, "selected", table)
+    else:
+        yield from _teacher_cells(row, table)
+        yield from [Cell(DASH)] * len(table.spec.references)
 
 
-def _blank(table: Table) -> list[Cell]:
-    return [Cell(DASH)] * len(table.spec.references)
+def _teacher_cells(row: Row, table: Table) -> Iterator[Cell]:
+    """Network and accuracies of a teacher, or what is there without any of ours."""
+    teacher = row.teacher
+    if teacher is None:
+        text = DASH if row.family is None else f"{DASH} (not measured)"
+        yield from (Cell(DASH), Cell(text), Cell(text))
+        return
+    yield Cell(DASH if table.spec.is_own else f"teacher {teacher.backbone}")
+    for score in (teacher.selected, teacher.last):
+        yield Cell(
+            teacher_text(score),
+            "measured",
+            score.mean,
+            score.sd,
+            n=len(score.per_seed) or None,
+            trials=teacher.ids,
+            arm=teachers_name(teacher.family) if score.mean is not None else "",
+        )
 
 
 def _cost_cells(row: Row) -> Iterator[Cell]:
@@ -132,19 +139,19 @@ def _cost_cells(row: Row) -> Iterator[Cell]:
     yield Cell(signed(delta), "measured", delta) if delta is not None else Cell(DASH)
 
 
-def _count_cell(measured: Measured, table: Table) -> Cell:
+def _count_cell(measured: ArmResult, table: Table) -> Cell:
     """Numbers of complete and incomplete seeds of an arm."""
-    done, partial = len(measured.outcomes.seeds), len(measured.outcomes.partial)
+    done, partial = len(measured.seeds), len(measured.partial)
     of = f" of {len(table.evidence.folds)} folds"
     text = f"{done} + {partial} without all{of}" if partial else str(done)
     return Cell(text, value=done)
 
 
-def score_cell(measured: Measured, epoch: Epoch, table: Table) -> Cell:
+def score_cell(measured: ArmResult, epoch: Epoch, table: Table) -> Cell:
     """The accuracy of an arm at `epoch`."""
     score: Score = measured.selected if epoch == "selected" else measured.last
     text = score_text(score, usual_seeds(table))
-    if score.mean is None and measured.outcomes.partial:
+    if score.mean is None and measured.partial:
         text = partial_text(table, measured.arm, epoch)
     return Cell(
         text,
@@ -154,8 +161,8 @@ def score_cell(measured: Measured, epoch: Epoch, table: Table) -> Cell:
         score.interval.low if score.interval else None,
         score.interval.high if score.interval else None,
         len(score.per_seed),
-        measured.outcomes.trials,
-        epoch in measured.level,
+        measured.trials,
+        epoch in measured.best,
         measured.arm.name,
     )
 
@@ -165,7 +172,7 @@ def difference_heads(table: Table) -> list[str]:
     return [f"Δ to {role} [95 % CI]" for role in table.spec.references]
 
 
-def difference_cells(measured: Measured, epoch: Epoch, table: Table) -> Iterator[Cell]:
+def difference_cells(measured: ArmResult, epoch: Epoch, table: Table) -> Iterator[Cell]:
     """The differences of an arm at `epoch` to the references of `table`."""
     for role, difference in measured.differences[epoch].items():
         standard = standard_reference(table.sweep, role, family_of_arm(measured.arm.setting))
@@ -184,7 +191,7 @@ def _difference_cell(text: str, difference: Difference | None, arm: str) -> Cell
         difference.mean,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
-        n=difference.pairs,
+        n=len(difference.seeds),
         trials=difference.trials,
         arm=arm,
     )
@@ -246,13 +253,16 @@ def last_grid(table: Table) -> Grid:
 def group_grid(table: Table) -> Grid:
     """Accuracy of every arm on each group of clips."""
     lines = []
-    for group in table.test.group_names:
-        count = table.test.groups.count(group)
+    groups = np.array(table.evidence.test.groups)
+    for group in table.evidence.test.group_names:
+        clips = groups == group
+        count = int(clips.sum())
         cells = [Cell(group), Cell(str(count), value=count)]
         for measured in table.measured:
-            value = measured.by_group[group]
+            right = measured.right["selected"]
+            value = 100 * float(right[:, clips].mean()) if measured.seeds else None
             shown = f"{value:.1f}" if value is not None else DASH
-            cells.append(Cell(shown, "measured", value, trials=measured.outcomes.trials))
+            cells.append(Cell(shown, "measured", value, trials=measured.trials))
         lines.append(Line(tuple(cells)))
     columns = ("Group", "Clips", *(measured.arm.name for measured in table.measured))
     caption = (
@@ -336,7 +346,7 @@ def build_page(table: Table, *, version: str) -> Page:
     if table.evidence.trials:
         if table.spec.references:
             grids.append(last_grid(table))
-        if table.test.grouped:
+        if table.evidence.test.sessions is not None:
             grids.append(group_grid(table))
         grids += [arm_grid(table), run_grid(table)]
     notes = table.published.notes

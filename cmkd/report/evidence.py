@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import compress
 
+import numpy as np
 from pydantic import ValidationError
 
 from cmkd.config.data import OfficialPart
@@ -45,10 +48,47 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class TestSet:
+    """Test clips of all folds, concatenated."""
+
+    clips: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Int "N": index of the group of a clip; a clip without one has its own."""
+        keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @cached_property
+    def sessions(self) -> np.ndarray | None:
+        """`units` if clips share groups; None if all clips are independent."""
+        return self.units if len(set(self.units.tolist())) < len(self.groups) else None
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Sorted names of the groups."""
+        return tuple(sorted(set(self.groups) - {""}))
+
+    def only(self, clips: np.ndarray) -> TestSet:
+        """The clips where `clips`, Bool "N", is true."""
+        return TestSet(
+            tuple(compress(self.clips, clips)),
+            tuple(compress(self.groups, clips)),
+            tuple(compress(self.labels, clips)),
+            tuple(compress(self.folds, clips)),
+        )
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All finished trials of a sweep's arms on one data set, checked for consistency.
 
     Attributes:
+        test: clips of all `folds`.
         folds: with any finished trial.
         fold_count: folds of the data set; None if the runs do not record it.
         seeds: of all runs of these arms.
@@ -71,6 +111,7 @@ class Evidence:
     commits: tuple[str, ...]
     sweep: Sweep
     choices: tuple[Choice, ...]
+    test: TestSet = TestSet()
     official: OfficialPart | None = None
 
 
@@ -164,7 +205,19 @@ def collect(
         commits=tuple(sorted({run.tags.get("git_commit", "unknown") for run in finished})),
         sweep=sweep,
         choices=choices,
+        test=_test_set(trials),
         official=_official(finished[0]),
+    )
+
+
+def _test_set(trials: Sequence[Trial]) -> TestSet:
+    first = {trial.fold: trial.predictions for trial in reversed(trials)}
+    parts = [(fold, first[fold]) for fold in sorted(first)]
+    return TestSet(
+        tuple(clip for _, part in parts for clip in part.clips),
+        tuple(group for _, part in parts for group in part.groups),
+        tuple(label for _, part in parts for label in part.labels),
+        tuple(fold for fold, part in parts for _ in part.clips),
     )
 
 

@@ -5,29 +5,20 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from cmkd.config.sweep import Sweep, find_spec, load_sweep
-from cmkd.errors import ConfigError, InfrastructureError, InputError
+from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.cells import ArmPredictions, TestSet
 from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, NothingMeasured, TrialCache, collect, no_evidence
 from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
-from cmkd.report.predictions import FILE as DIAGNOSTICS_FILE
-from cmkd.report.predictions import (
-    ClipDiagnostics,
-    Predictions,
-    parse_diagnostics,
-    parse_predictions,
-)
-from cmkd.report.rows import build_table
+from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.runs import stored_sweep
-from cmkd.report.tables import Measured, Table
+from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord
 from cmkd.tracking.uri import default_uri, redact, store_exists
@@ -128,7 +119,7 @@ class Gatherer:
 
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
         self._request = request
-        self._store = store
+        self.store = store
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._known = TrialCache()
@@ -187,32 +178,7 @@ class Gatherer:
             raise found
         return found
 
-    def history(self, evidence: Evidence, name: str) -> Mapping[str, History]:
-        """Values per epoch of the metric `name`, by run id."""
-        run_ids = [trial.run_id for trial in evidence.trials]
-        return self._store.histories(run_ids, name) if self._store is not None else {}
-
-    def diagnostics(self, evidence: Evidence, run_id: str) -> tuple[ClipDiagnostics, ...]:
-        """Gate and graphs of a run of `evidence`; () without any.
-
-        Raises:
-            InputError: damaged diagnostics.
-            InfrastructureError: the store does not answer.
-        """
-        if self._store is None:
-            return ()
-        try:
-            text = self._store.read_text(run_id, DIAGNOSTICS_FILE)
-        except InfrastructureError:
-            # Students without a decoder have no file. Raises if the store is down.
-            trial = next(trial for trial in evidence.trials if trial.run_id == run_id)
-            self._store.find({"trial_id": trial.trial_id})
-            return ()
-        return parse_diagnostics(text, f"run {run_id}")
-
-    def teacher(
-        self, evidence: Evidence, family: Family, students: ArmPredictions, test: TestSet
-    ) -> ArmPredictions | None:
+    def teacher(self, evidence: Evidence, family: Family, students: ArmResult) -> ArmResult | None:
         """Predictions of the RGB teachers of `students`, one row per seed.
 
         None if the run of a teacher is not in the store.
@@ -229,15 +195,15 @@ class Gatherer:
             right: list[np.ndarray] = []
             for fold in evidence.folds:
                 run_id = by_fold[fold].run_id if fold in by_fold else None
-                if run_id is None or self._store is None:
+                if run_id is None or self.store is None:
                     return None
                 if run_id not in self._teachers:
-                    text = self._store.read_text(run_id, "predictions.csv")
+                    text = self.store.read_text(run_id, "predictions.csv")
                     self._teachers[run_id] = parse_predictions(text, run_id)
                 clips += self._teachers[run_id].clips
                 right.append(self._teachers[run_id].selected)
                 trials.append(by_fold[fold].teacher_id)
-            if tuple(clips) != test.clips:
+            if tuple(clips) != evidence.test.clips:
                 raise InputError(
                     f"the RGB teacher of the {family} family was tested on other clips than its "
                     "students; delete the runs that are wrong and sweep again"
@@ -246,20 +212,20 @@ class Gatherer:
         if not rows:
             return None
         matrix = np.stack(rows)
-        return replace(students, selected=matrix, last=matrix, trials=tuple(trials))
+        return replace(students, right={"selected": matrix}, trials=tuple(trials))
 
     def _open(self, command: str) -> RunReader:
         uri = self._request.tracking_uri
-        if self._store is None and not store_exists(uri):
+        if self.store is None and not store_exists(uri):
             raise NothingMeasured(
                 f"{redact(uri or default_uri())}: no tracking store is there yet; run: {command}"
             )
         return self._reader()
 
     def _reader(self) -> RunReader:
-        if self._store is None:
-            self._store = _Snapshot(open_reader(self._request.tracking_uri))
-        return self._store
+        if self.store is None:
+            self.store = _Snapshot(open_reader(self._request.tracking_uri))
+        return self.store
 
 
 def _has_spec(name: str) -> bool:
@@ -341,15 +307,10 @@ def _fill(
             f"the store has trials of the arms that its rows are compared with, and no other; "
             f"run: {gatherer.command(spec.sweep)}"
         )
-    return replace(
-        table,
-        read_history=partial(gatherer.history, evidence),
-        read_diagnostics=partial(gatherer.diagnostics, evidence),
-        server=gatherer.server,
-    )
+    return replace(table, store=gatherer.store, server=gatherer.server)
 
 
-def _departs(measured: Measured) -> bool:
+def _departs(measured: ArmResult) -> bool:
     """True if an arm has runs and is no reference of others."""
     references = {found.reference for found in measured.differences["selected"].values() if found}
-    return bool(measured.outcomes.trials) and measured.arm.name not in references
+    return bool(measured.trials) and measured.arm.name not in references

@@ -11,7 +11,7 @@ from cmkd.config.trial import Setting
 from cmkd.errors import InputError
 from cmkd.report.evidence import Trial, trials_of
 from cmkd.report.runs import Teacher
-from cmkd.report.tables import Measured, Table
+from cmkd.report.tables import ArmResult, Table
 from cmkd.report.text import DASH, difference_text, heading, score_text, usual_seeds
 
 
@@ -19,7 +19,7 @@ from cmkd.report.text import DASH, difference_text, heading, score_text, usual_s
 class Trace:
     """Arm of a table, its finished trials, and the keys of its setting not at their defaults."""
 
-    measured: Measured
+    measured: ArmResult
     trials: tuple[Trial, ...]
     departures: Mapping[str, Any]
 
@@ -124,8 +124,8 @@ def _arm(table: Table, trace: Trace) -> dict[str, Any]:
         "setting_id": arm.setting.id,
         "config": arm.setting.as_json(),
         "cells": {
-            "selected": {"value": measured.selected.mean, "trials": list(measured.outcomes.trials)},
-            "last": {"value": measured.last.mean, "trials": list(measured.outcomes.trials)},
+            "selected": {"value": measured.selected.mean, "trials": list(measured.trials)},
+            "last": {"value": measured.last.mean, "trials": list(measured.trials)},
             **{
                 f"difference to {role}": {
                     "value": delta.mean,

@@ -30,11 +30,9 @@ from pydantic import Field, ValidationError
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
-from cmkd.report.arms import interpretation_gap
-from cmkd.report.cells import TestSet, shared_test_set
-from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
+from cmkd.report.comparisons import MINUS, control_differences, identical_arms
 from cmkd.report.evidence import Evidence
-from cmkd.report.rows import score_of_teachers
+from cmkd.report.tables import arm_result, score_of_teachers
 from cmkd.stats import (
     LEAST_REPLICATES,
     MOST_REPLICATES,
@@ -116,7 +114,6 @@ def make_baseline(
         InputError: too few replicates, or a gate that could never fail: no effect is guarded, or,
             in a sweep without a control, chance is within the tolerance of every arm.
     """
-    test = shared_test_set(evidence)
     command = f"cmkd sweep {sweep} --data {evidence.data} --seeds"
     arms = {}
     for name, (setting_id, values) in measured(evidence).items():
@@ -138,11 +135,11 @@ def make_baseline(
         data_id=evidence.data_id,
         selection=evidence.selection,
         folds=evidence.folds,
-        test_clips=len(test.clips),
+        test_clips=len(evidence.test.clips),
         replicates=replicates,
         arms=arms,
-        effects=_effects(evidence, test, replicates),
-        teachers=teacher_accuracies(evidence, test),
+        effects=_effects(evidence, replicates),
+        teachers=teacher_accuracies(evidence),
         identical=identical_arms(evidence),
         drift=drift,
         commits=evidence.commits,
@@ -153,15 +150,17 @@ def make_baseline(
     return made
 
 
-def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord, ...]:
+def _effects(evidence: Evidence, now: int) -> tuple[EffectRecord, ...]:
     found = {
-        difference.name: (arm.name, control.name, difference.estimate)
-        for arm, control, difference in control_differences(evidence, test)
-        if difference is not None
-        and difference.replicates >= LEAST_REPLICATES
-        and not interpretation_gap(arm.setting, control.setting)
+        difference.name: (difference.parts[0][1].arm.name, difference.reference, one)
+        for difference in control_differences(evidence)
+        if (one := difference.estimate) is not None
+        and one.replicates >= LEAST_REPLICATES
+        and not difference.gap
     }
-    spreads = spreads_of({name: one for name, (_, _, one) in found.items()}, len(test.clips))
+    spreads = spreads_of(
+        {name: one for name, (_, _, one) in found.items()}, len(evidence.test.clips)
+    )
     return tuple(
         EffectRecord(
             arm=arm,
@@ -207,10 +206,7 @@ def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command:
 
 def _chance(evidence: Evidence) -> float:
     """Accuracy of always saying the most frequent class, in percent."""
-    labels: Counter[str] = Counter()
-    for fold in evidence.folds:
-        first = next(trial for trial in evidence.trials if trial.fold == fold)
-        labels.update(first.predictions.labels)
+    labels = Counter(evidence.test.labels)
     return 100 * max(labels.values()) / labels.total()
 
 
@@ -240,16 +236,16 @@ def measured(evidence: Evidence) -> Measurements:
     """Accuracies of every arm at the selected epoch, in percent."""
     found = {}
     for arm in evidence.sweep.arms:
-        right = outcomes_of(evidence, arm).selected
+        right = arm_result(evidence, arm).right["selected"]
         values = (100 * right.mean(axis=1)).tolist() if len(right) else []
         found[arm.name] = (arm.setting.id, values)
     return found
 
 
-def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | None]:
+def teacher_accuracies(evidence: Evidence) -> dict[str, float | None]:
     """Accuracy of the RGB teacher of each family, in percent; None where its run is not stored."""
     return {
-        family: score_of_teachers(evidence, family, test, "selected").mean
+        family: score_of_teachers(evidence, family, "selected").mean
         for family in sorted(evidence.teachers)
     }
 
@@ -295,7 +291,7 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
     Raises:
         InputError: no guarded effect has the replicates that it needs now, or no arm has any.
     """
-    test, fresh = shared_test_set(evidence), measured(evidence)
+    fresh = measured(evidence)
     command = f"cmkd sweep {baseline.sweep} --data {baseline.data} --seeds {baseline.replicates}"
     if not any(name in fresh and fresh[name][1] for name in baseline.arms):
         raise InputError(
@@ -304,12 +300,13 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
         )
     guarded = [effect for effect in baseline.effects if effect.guarded]
     effects, lacking = [], []
-    now = {(a.name, c.name): difference for a, c, difference in control_differences(evidence, test)}
+    now = {difference.name: difference for difference in control_differences(evidence)}
     for effect in guarded:
-        one = now.get((effect.arm, effect.control))
+        difference = now.get(f"{effect.arm} {MINUS} {effect.control}")
+        one = difference.estimate if difference is not None else None
         count = one.replicates if one is not None else 0
         if one is not None and count >= baseline.replicates:
-            after, counts = one.estimate.mean, (effect.replicates, count)
+            after, counts = one.mean, (effect.replicates, count)
             half = effect.mean / 2
             effects.append(Moved(f"effect {effect.name}", effect.mean, after, half, counts, True))
         else:
@@ -317,18 +314,16 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
             lacking.append(f"{needs} that a check needs; run: {command}")
     if guarded and not effects:
         raise InputError(lacking[0])
-    structure = (*_differences(baseline, evidence, test, fresh), *lacking)
-    return Finding(structure, (*effects, *_arms(baseline, evidence, test, fresh)))
+    structure = (*_differences(baseline, evidence, fresh), *lacking)
+    return Finding(structure, (*effects, *_arms(baseline, evidence, fresh)))
 
 
-def _differences(
-    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
-) -> Iterator[str]:
+def _differences(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Iterator[str]:
     for what, before, after in (
         ("data_id", baseline.data_id, evidence.data_id),
         ("selection", baseline.selection, evidence.selection),
         ("folds", list(baseline.folds), list(evidence.folds)),
-        ("test clips", baseline.test_clips, len(test.clips)),
+        ("test clips", baseline.test_clips, len(evidence.test.clips)),
     ):
         if before != after:
             yield f"{what}: {before} before, {after} now"
@@ -348,7 +343,7 @@ def _differences(
     for name, (_, values) in fresh.items():
         if name not in baseline.arms and values:
             yield f"arm {name}: new, not in the baseline"
-    now = teacher_accuracies(evidence, test)
+    now = teacher_accuracies(evidence)
     for family in sorted(baseline.teachers.keys() | now.keys()):
         if family not in baseline.teachers:
             yield f"teacher of the {family} family: new"
@@ -365,11 +360,9 @@ def _differences(
             )
 
 
-def _arms(
-    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
-) -> Iterator[Moved]:
+def _arms(baseline: Baseline, evidence: Evidence, fresh: Measurements) -> Iterator[Moved]:
     shared = {name: fresh[name][1] for name in baseline.arms if name in fresh and fresh[name][1]}
-    now = teacher_accuracies(evidence, test)
+    now = teacher_accuracies(evidence)
     teachers = {
         family: (before, after)
         for family, before in baseline.teachers.items()

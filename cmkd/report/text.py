@@ -10,10 +10,9 @@ import numpy as np
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Arm
 from cmkd.report.arms import families_of, family_of_arm, marked_departures
-from cmkd.report.cells import Difference, Epoch, Score
 from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
-from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
+from cmkd.report.tables import FEW_SEEDS, Difference, Epoch, Row, Score, Table
 from cmkd.stats import MARGIN
 
 FEW_MARK = "\N{WARNING SIGN}"
@@ -41,9 +40,7 @@ def heading(table: Table) -> str:
 
 def usual_seeds(table: Table) -> int:
     """Most frequent number of complete seeds per arm; the largest one if tied."""
-    counts = Counter(
-        len(measured.outcomes.seeds) for measured in table.measured if measured.outcomes.seeds
-    )
+    counts = Counter(len(measured.seeds) for measured in table.measured if measured.seeds)
     return max(counts, key=lambda count: (counts[count], count), default=0)
 
 
@@ -103,10 +100,10 @@ def difference_text(
         text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
     if difference.reference != standard:
         text += f" to {difference.reference}"
-    if difference.pairs != usual or difference.pairs < FEW_SEEDS:
-        text += f" ({plural(difference.pairs, 'pair')})"
+    if len(difference.seeds) != usual or len(difference.seeds) < FEW_SEEDS:
+        text += f" ({plural(len(difference.seeds), 'pair')})"
     text += f" {DEPARTS_MARK}" if difference.gap else ""
-    return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
+    return f"{text} {FEW_MARK}" if len(difference.seeds) < FEW_SEEDS else text
 
 
 def cost_text(cost: CostCell) -> str:
@@ -141,8 +138,12 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """Method of the 95 % intervals."""
-    units = len(set(table.test.units.tolist()))
-    clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
+    units = len(set(table.evidence.test.units.tolist()))
+    clips = (
+        f"{plural(units, 'group')} of clips"
+        if table.evidence.test.sessions is not None
+        else "clips"
+    )
     return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 
@@ -158,7 +159,7 @@ def seeds_caption(table: Table) -> str:
     """``5 seeds``, or ``2 seeds x 4 folds``, and that some cells may name others."""
     usual, folds = usual_seeds(table), len(table.evidence.folds)
     times = f" {_TIMES} {folds} folds" if folds > 1 else ""
-    uneven = any(len(measured.outcomes.seeds) not in (0, usual) for measured in table.measured)
+    uneven = any(len(measured.seeds) not in (0, usual) for measured in table.measured)
     return f"{plural(usual, 'seed')}{times}{' but where a cell says otherwise' if uneven else ''}"
 
 
@@ -170,7 +171,7 @@ def unmeasured_text(table: Table) -> str | None:
 
 def uneven_text(table: Table) -> str | None:
     """Note that differences use shared seeds alone; None if all arms have as many seeds."""
-    counts = {len(measured.outcomes.seeds) for measured in table.measured} - {0}
+    counts = {len(measured.seeds) for measured in table.measured} - {0}
     if len(counts) < 2:
         return None
     return (
@@ -263,7 +264,7 @@ def absent_families(table: Table) -> list[str]:
     run = {
         family_of_arm(measured.arm.setting)
         for measured in table.measured
-        if measured.outcomes.seeds or measured.outcomes.partial
+        if measured.seeds or measured.partial
     }
     return [family for family in families_of(table.sweep) if family in has_arms - run]
 
@@ -275,12 +276,13 @@ def missing_text(table: Table) -> Iterable[str]:
     for measured in table.measured:
         if family_of_arm(measured.arm.setting) in absent:
             continue
-        have = measured.outcomes
-        gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
+        have = {*measured.seeds, *measured.partial}
+        gone = [seed for seed in asked if seed not in have]
         listed = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
         parts = ["all seeds" if gone == asked else listed] if gone else []
         parts += [
-            f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
+            f"seed {seed} fold {', '.join(map(str, folds))}"
+            for seed, folds in measured.partial.items()
         ]
         if parts:
             yield f"{measured.arm.name}: {'; '.join(parts)}"
@@ -288,7 +290,7 @@ def missing_text(table: Table) -> Iterable[str]:
 
 def kd_text(row: Row) -> str:
     """Kinds of KD of the student of a row."""
-    if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
+    if row.measured is None or row.measured.arm.setting.model != "student":
         return ""
     kinds = list(row.measured.arm.setting.method.weights)
     return " + ".join(kinds) + " KD" if kinds else "no KD"
@@ -298,7 +300,7 @@ def marked_text(table: Table) -> Iterable[str]:
     """Rows of the paper filled by an arm that departs, and controls of another interpretation."""
     known = marked_departures(table.sweep)
     for row in table.rows:
-        if row.printed is not None and isinstance(row.measured, Measured):
+        if row.printed is not None and row.measured is not None:
             found = known[row.measured.arm.name]
             if found:
                 values = ", ".join(f"{key} {value}" for key, value in found.items())
@@ -341,7 +343,7 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
     else:
         yield (
             f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
-            f"{len(table.test.clips)} test clips, {folds_text(table)}."
+            f"{len(table.evidence.test.clips)} test clips, {folds_text(table)}."
         )
         yield from marked_text(table)
         if unmeasured := unmeasured_text(table):
