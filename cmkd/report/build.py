@@ -19,12 +19,11 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.compose import build_page
-from cmkd.report.costs import read_costs
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
 from cmkd.report.page import Page, Picture
-from cmkd.report.paper import TABLES
+from cmkd.report.paper import TABLES, read_costs
 from cmkd.report.tables import Table
 from cmkd.report.writers.data import render_csv, render_json
 from cmkd.report.writers.html import render_html

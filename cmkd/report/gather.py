@@ -13,9 +13,16 @@ import numpy as np
 from cmkd.config.sweep import Sweep, find_spec, load_sweep
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.costs import ModelCost, any_cost, read_costs
 from cmkd.report.evidence import Evidence, NothingMeasured, TrialCache, collect, no_evidence
-from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
+from cmkd.report.paper import (
+    TABLES,
+    ModelCost,
+    TableSpec,
+    any_cost,
+    find_table,
+    own_table,
+    read_costs,
+)
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.runs import stored_sweep
 from cmkd.report.tables import ArmResult, Table, build_table
