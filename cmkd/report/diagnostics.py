@@ -11,7 +11,7 @@ from cmkd.errors import InfrastructureError
 from cmkd.report.arms import FAMILIES, Family
 from cmkd.report.comparisons import factorial_arms
 from cmkd.report.evidence import Trial, trials_of
-from cmkd.report.predictions import FILE, ClipDiagnostics, Graphs, parse_diagnostics
+from cmkd.report.predictions import FILE, ClipDiagnostics, Graphs, as_graphs, parse_diagnostics
 from cmkd.report.tables import Table
 from cmkd.tracking.reader import RunReader
 
@@ -105,9 +105,9 @@ def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> Graph
         return None
     first = next(iter(found.values()))[0][0]
     taught = [clips for seeds in found.values() for clips in seeds if clips[0].teacher is not None]
-    teacher = [clip.teacher or {} for clip in taught[0]] if taught else []
+    teacher = [as_graphs(clip.teacher or {}) for clip in taught[0]] if taught else []
     likeness = {arm: _likeness(seeds, teacher) for arm, seeds in found.items()}
-    students = {arm: seeds[0][0].student for arm, seeds in found.items()}
+    students = {arm: as_graphs(seeds[0][0].student) for arm, seeds in found.items()}
     columns = {TEACHER: teacher[0], **students} if teacher else students
     return GraphView(name, first.clip, first.label, columns, likeness)
 
@@ -115,7 +115,7 @@ def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> Graph
 def _likeness(seeds: Sequence[RunDiagnostics], teacher: Sequence[Graphs]) -> dict[int, float]:
     found = {
         number: _mean(
-            _correlation(_pairs(clip.student[number]), _pairs(theirs[number]))
+            _correlation(_pairs(np.array(clip.student[number])), _pairs(theirs[number]))
             for clips in seeds
             for clip, theirs in zip(clips, teacher, strict=True)
         )

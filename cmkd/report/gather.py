@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
+from pydantic import ValidationError
 
-from cmkd.config.sweep import Sweep, find_spec, load_sweep
+from cmkd.config.spec import SweepSpec
+from cmkd.config.sweep import Arm, Sweep, find_spec, load_sweep
+from cmkd.config.trial import Setting
+from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.evidence import Evidence, NothingMeasured, TrialCache, collect, no_evidence
+from cmkd.report.evidence import (
+    Evidence,
+    NothingMeasured,
+    Trial,
+    collect,
+    no_evidence,
+    number,
+    tag,
+)
 from cmkd.report.paper import (
     TABLES,
     ModelCost,
@@ -24,7 +38,6 @@ from cmkd.report.paper import (
     read_costs,
 )
 from cmkd.report.predictions import Predictions, parse_predictions
-from cmkd.report.runs import stored_sweep
 from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord
@@ -129,7 +142,7 @@ class Gatherer:
         self.store = store
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
-        self._known = TrialCache()
+        self._known: dict[str, Trial] = {}
         self._teachers: dict[str, Predictions] = {}
 
     @property
@@ -233,6 +246,56 @@ class Gatherer:
         if self.store is None:
             self.store = _Snapshot(open_reader(self._request.tracking_uri))
         return self.store
+
+
+def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
+    """Sweep `name` rebuilt from its finished trials on `data`; None without any.
+
+    Trials of an earlier protocol have other setting ids and are left out.
+    """
+    runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
+    if data:
+        runs = [run for run in runs if data in (run.tags.get("data"), run.tags.get("data_id"))]
+    lacking = [run.run_id for run in runs if not run.params]
+    params = {run.run_id: run.params for run in runs} | dict(store.params(lacking))
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        setting_id = tag(run, "setting_id")
+        if setting_id in arms:
+            continue
+        setting = _setting(params[run.run_id])
+        if setting is not None and setting.id == setting_id:
+            own = tag(run, "arm")
+            names = {arm.name for arm in arms.values()}
+            arms[setting_id] = Arm(own if own not in names else f"{own} {setting_id}", setting)
+    if not arms:
+        return None
+    spec = SweepSpec(
+        name=name,
+        description="",
+        data=tag(runs[-1], "data"),
+        seeds=1 + max(number(run, "seed") for run in runs),
+        blocks={"stored": {}},
+    )
+    return Sweep(spec, Document(Path(name), {}, {}), tuple(arms.values()), {}, {})
+
+
+def _setting(params: Mapping[str, str]) -> Setting | None:
+    """Setting of logged parameters; None if it is invalid now."""
+    nested: dict[str, Any] = {}
+    for key, text in params.items():
+        *parents, leaf = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        try:
+            level[leaf] = json.loads(text)
+        except ValueError:
+            level[leaf] = text
+    try:
+        return Setting.model_validate_json(json.dumps(nested))
+    except ValidationError:
+        return None
 
 
 def _has_spec(name: str) -> bool:

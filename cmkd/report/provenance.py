@@ -9,8 +9,7 @@ from typing import Any
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
 from cmkd.report.arms import flat
-from cmkd.report.evidence import Trial, trials_of
-from cmkd.report.runs import Teacher
+from cmkd.report.evidence import Teacher, Trial, trials_of
 from cmkd.report.tables import ArmResult, Table
 from cmkd.report.text import DASH, difference_text, heading, score_text, usual_seeds
 

@@ -23,13 +23,11 @@ from cmkd.report.arms import (
     interpretation_gap,
     label_of,
 )
-from cmkd.report.evidence import Evidence, TestSet, distinct_teachers, trials_of
+from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.paper import CostCell, ModelCost, PublishedRow, PublishedTable, TableSpec, row_cost
+from cmkd.report.predictions import EvaluatedClips
 from cmkd.stats import LEAST_REPLICATES, Estimate, Interval, estimate, tied_with_best
 from cmkd.tracking.reader import RunReader
-
-FEW_SEEDS = LEAST_REPLICATES
-"""Cells with fewer seeds are marked."""
 
 Epoch = Literal["selected", "last"]
 EPOCHS: tuple[Epoch, ...] = ("selected", "last")
@@ -63,7 +61,7 @@ class ArmResult:
     """
 
     arm: Arm
-    test: TestSet
+    test: EvaluatedClips
     seeds: tuple[int, ...]
     right: Mapping[Epoch, np.ndarray]
     partial: Mapping[int, tuple[int, ...]]
@@ -106,7 +104,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """Weighted sum of the accuracies of arms in points, over the seeds that all of them have.
+    """Weighted sum of the accuracies of arms in points, over their shared seeds.
 
     Attributes:
         parts: weight and arm; (1, arm), (-1, reference) for a plain difference.
@@ -227,7 +225,7 @@ class Table:
 
     @property
     def measured(self) -> tuple[ArmResult, ...]:
-        """The arms that are rows, in the order of the rows."""
+        """The arms that are rows, in their order."""
         return tuple(row.measured for row in self.rows if row.measured is not None)
 
 
@@ -268,8 +266,7 @@ def arm_results(evidence: Evidence, roles: Sequence[str] = ()) -> dict[str, ArmR
         if reference is None:
             return None
         # Arms that spell one setting differently are one arm.
-        is_own = reference.setting == own.arm.setting
-        other = own if is_own else pooled[reference.name]
+        other = own if reference.setting == own.arm.setting else pooled[reference.name]
         is_control = role == "control"
         gap = interpretation_gap(own.arm.setting, reference.setting) if is_control else ()
         return Difference(role, ((1.0, own), (-1.0, other)), epoch, gap=gap)
@@ -325,8 +322,7 @@ def build_table(
     results = arm_results(evidence, spec.references)
 
     def found(row: PublishedRow) -> ArmResult | None:
-        wanted = row.ours if row.ours is not None and row.ours.family is not None else None
-        arm = find_arm(sweep, wanted) if wanted is not None else None
+        arm = find_arm(sweep, row.ours) if row.ours is not None and row.ours.family else None
         return results[arm.name] if arm is not None else None
 
     def outside(method: str, own: ArmResult) -> Row:

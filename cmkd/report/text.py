@@ -12,8 +12,8 @@ from cmkd.config.sweep import Arm
 from cmkd.report.arms import families_of, family_of_arm, marked_departures
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.paper import CostCell
-from cmkd.report.tables import FEW_SEEDS, Difference, Epoch, Row, Score, Table
-from cmkd.stats import MARGIN
+from cmkd.report.tables import Difference, Epoch, Row, Score, Table
+from cmkd.stats import LEAST_REPLICATES, MARGIN
 
 FEW_MARK = "\N{WARNING SIGN}"
 OPEN_MARK = "\N{DOUBLE DAGGER}"
@@ -60,7 +60,7 @@ def score_text(score: Score, usual: int | None = None) -> str:
     notes = ["deterministic"] if score.deterministic else []
     notes += [plural(done, "seed")] if done != usual else []
     text += f" ({', '.join(notes)})" if notes else ""
-    return f"{text} {FEW_MARK}" if done < FEW_SEEDS and not score.deterministic else text
+    return f"{text} {FEW_MARK}" if done < LEAST_REPLICATES and not score.deterministic else text
 
 
 def partial_text(table: Table, arm: Arm, epoch: Epoch) -> str:
@@ -100,10 +100,10 @@ def difference_text(
         text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
     if difference.reference != standard:
         text += f" to {difference.reference}"
-    if len(difference.seeds) != usual or len(difference.seeds) < FEW_SEEDS:
+    if len(difference.seeds) != usual or len(difference.seeds) < LEAST_REPLICATES:
         text += f" ({plural(len(difference.seeds), 'pair')})"
     text += f" {DEPARTS_MARK}" if difference.gap else ""
-    return f"{text} {FEW_MARK}" if len(difference.seeds) < FEW_SEEDS else text
+    return f"{text} {FEW_MARK}" if len(difference.seeds) < LEAST_REPLICATES else text
 
 
 def cost_text(cost: CostCell) -> str:

@@ -231,12 +231,14 @@ def test_what_two_sweeps_compare_with_the_control_is_one_family(
     two = CLAIMS.replace("sweep: ablation", f"sweep: {here}")
     path.write_text(two.replace(f"sweep: {here}", f"sweep: {other}", 1))
     control_rows = judge(read_claims(path), Gatherer(Request(), planted), {}).control
-    measured = {one.name: one for one in control_rows if one.difference is not None}
-    assert [one.name for one in control_rows].count("both − control") == 1
+    measured = {one.difference.name: one for one in control_rows if one.difference.seeds}
+    assert [one.difference.name for one in control_rows].count("both − control") == 1
     names = ("both", "strong", "spatial", "temporal")
     assert set(measured) == {f"{name} − control" for name in names}
     p_values = [
-        one.difference.estimate.p for one in measured.values() if one.difference is not None
+        one.difference.estimate.p
+        for one in measured.values()
+        if one.difference.estimate is not None
     ]
     assert [one.p_holm for one in measured.values()] == pytest.approx(holm(p_values))
 

@@ -19,7 +19,7 @@ from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.page import Cell, Grid, Line, Page, Picture
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
+from cmkd.report.tables import build_table
 from cmkd.report.writers import latex
 from cmkd.report.writers.data import COLUMNS, render_csv, render_json
 from cmkd.report.writers.html import render_html

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from cmkd.report.rows import build_table
 
 from cmkd.config.sweep import Sweep
 from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.page import Page, Picture
 from cmkd.report.paper import TABLES, ModelCost
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 from cmkd.report.text import missing_text, signed, uneven_text
 from cmkd.report.writers.markdown import escape, render_grid, render_notice, render_page
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from cmkd.config.sweep import Sweep
 from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
+from cmkd.report.gather import stored_sweep
 from cmkd.report.page import Page
 from cmkd.report.paper import TABLES, own_table
-from cmkd.report.rows import build_table
-from cmkd.report.runs import stored_sweep
+from cmkd.report.tables import build_table
 from cmkd.report.writers.latex import escape
 from cmkd.report.writers.markdown import render_page
 from cmkd.sweep.plan import flat

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from cmkd.report.rows import build_table
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -23,7 +22,7 @@ from cmkd.report.figures.students import draw_confusions
 from cmkd.report.figures.style import plain
 from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.searches import searches, training_curves
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 
 def build(store: MemoryStore, name: str = "4") -> Table:
     table = build_table(TABLES[name], collect(store, store.sweep, "made-up"))
-    run_ids = [run.run_id for run in store.runs]
-    return replace(table, read_history=lambda metric: store.histories(run_ids, metric))
+    return replace(table, store=store)
 
 
 def classified(

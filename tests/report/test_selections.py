@@ -13,7 +13,7 @@ from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Gatherer, Request
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
+from cmkd.report.tables import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
