@@ -19,9 +19,24 @@ from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.costs import ModelCost, any_cost, read_costs
-from cmkd.report.evidence import Evidence, NothingMeasured, Trial, collect, no_evidence, number, tag
-from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
+from cmkd.report.evidence import (
+    Evidence,
+    NothingMeasured,
+    Trial,
+    collect,
+    no_evidence,
+    number,
+    tag,
+)
+from cmkd.report.paper import (
+    TABLES,
+    ModelCost,
+    TableSpec,
+    any_cost,
+    find_table,
+    own_table,
+    read_costs,
+)
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.tracking.reader import RunReader, open_reader

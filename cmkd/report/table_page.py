@@ -15,10 +15,9 @@ from cmkd.report.arms import (
     marked_departures,
     standard_reference,
 )
-from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Teacher, Trial, distinct_teachers, trials_of
 from cmkd.report.page import Cell, Grid, Line, Page
-from cmkd.report.paper import cited
+from cmkd.report.paper import CostCell, cited
 from cmkd.report.provenance import run_url, teachers_name
 from cmkd.report.tables import ArmResult, Epoch, Row, Table
 from cmkd.report.text import (

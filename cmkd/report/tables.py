@@ -23,9 +23,8 @@ from cmkd.report.arms import (
     interpretation_gap,
     label_of,
 )
-from cmkd.report.costs import CostCell, ModelCost, row_cost
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
-from cmkd.report.paper import PublishedRow, PublishedTable, TableSpec
+from cmkd.report.paper import CostCell, ModelCost, PublishedRow, PublishedTable, TableSpec, row_cost
 from cmkd.report.predictions import EvaluatedClips
 from cmkd.stats import LEAST_REPLICATES, Estimate, Interval, estimate, tied_with_best
 from cmkd.tracking.reader import RunReader

@@ -10,8 +10,8 @@ import numpy as np
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Arm
 from cmkd.report.arms import families_of, family_of_arm, marked_departures
-from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
+from cmkd.report.paper import CostCell
 from cmkd.report.tables import Difference, Epoch, Row, Score, Table
 from cmkd.stats import LEAST_REPLICATES, MARGIN
 

@@ -23,10 +23,9 @@ from cmkd.report.claims import (
     read_claims,
 )
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
-from cmkd.report.paper import load_published
+from cmkd.report.paper import ModelCost, load_published
 from cmkd.report.writers import render_markdown
 from cmkd.stats import holm
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import collect
 from cmkd.report.page import Page, Picture
-from cmkd.report.paper import TABLES
+from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table, build_table
 from cmkd.report.text import missing_text, signed, uneven_text

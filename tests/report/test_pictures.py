@@ -15,13 +15,12 @@ from matplotlib.text import Text
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.report.confusions import LEGIBLE, class_views
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import collect, no_evidence
 from cmkd.report.figures.arms import differences, draw_cost
 from cmkd.report.figures.pictures import _all, draw_pictures
 from cmkd.report.figures.students import draw_confusions
 from cmkd.report.figures.style import plain
-from cmkd.report.paper import TABLES
+from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.searches import searches, training_curves
 from cmkd.report.tables import Table, build_table
 
