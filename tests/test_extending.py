@@ -28,7 +28,7 @@ from cmkd.report.paper import find_table, own_table
 from cmkd.report.rows import build_table
 from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 

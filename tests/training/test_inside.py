@@ -17,6 +17,7 @@ from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.method.temporal_graph import mean_square_edges
 from cmkd.training.diagnostics import MOST_CLIPS, choose_clips, graphs_of, motion_lengths
+from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
@@ -79,9 +80,10 @@ def test_looking_changes_neither_the_selected_nor_the_last_weights(
     trial.train_epoch()
     trial.train_epoch()
     learner = trial.learner
-    before = {name: value.clone() for name, value in learner.student.state_dict().items()}  # type: ignore[attr-defined]
+    assert isinstance(learner, StudentLearner)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
     learner.diagnose(trial.reader.arrays.test_index[list(trial.split.test), 0][:3])
-    for name, value in learner.student.state_dict().items():  # type: ignore[attr-defined]
+    for name, value in learner.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
