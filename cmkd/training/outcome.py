@@ -19,6 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cmkd.config.base import Config
+from cmkd.config.data import EncodingConfig, ViewsConfig
+from cmkd.config.trial import Setting
 from cmkd.data.dataset import Dataset
 from cmkd.errors import InfrastructureError
 from cmkd.io import file_sha256, write_atomic, write_text
@@ -27,7 +30,11 @@ from cmkd.tracking.store import EpochRecord
 
 CONFIG_FILE, PREDICTIONS_FILE = "config.json", "predictions.csv"
 DIAGNOSTICS_FILE = "inside.json"
-KEPT_WITH_RUN = (CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE)
+STUDENT_FILE, STUDENT_CONFIG_FILE = "student.safetensors", "student.json"
+KEPT_WITH_RUN = (
+    *(CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE),
+    *(STUDENT_FILE, STUDENT_CONFIG_FILE),
+)
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
 
 Rows = NDArray[np.int64]
@@ -123,6 +130,25 @@ class Validation:
 
     accuracy: float
     negative_loss: float
+
+
+class StudentDescription(Config):
+    """Contents of ``student.json``: everything but the weights that a prediction needs.
+
+    Attributes:
+        views: of the data set, which decide those at test.
+        motion_scale, residual_scale: see `cmkd.training.batches.InputScales`.
+        weights_sha256: of ``student.safetensors`` beside it.
+    """
+
+    trial_id: str
+    setting: Setting
+    classes: tuple[str, ...]
+    encoding: EncodingConfig
+    views: ViewsConfig
+    motion_scale: float
+    residual_scale: float
+    weights_sha256: str
 
 
 class Trained(Protocol):

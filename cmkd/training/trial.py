@@ -12,20 +12,30 @@ from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.decoded_cache import open_arrays
+from cmkd.io import file_sha256
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, ensure_scales, first_rows
 from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.diagnostics import choose_clips, graphs_of, motion_lengths, write_diagnostics
 from cmkd.training.features import ensure_features, ensure_mean_edges, online_features
-from cmkd.training.outcome import DIAGNOSTICS_FILE, TrainingResult, read_result, write_result
+from cmkd.training.outcome import (
+    DIAGNOSTICS_FILE,
+    STUDENT_CONFIG_FILE,
+    STUDENT_FILE,
+    StudentDescription,
+    TrainingResult,
+    read_result,
+    write_json,
+    write_result,
+)
 from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device
 from cmkd.training.student import StudentLearner
 
 if TYPE_CHECKING:
     from cmkd.training.motion_svm import MotionSvm
 
-OUTCOME_FILE, STUDENT_FILE = "outcome.json", "student.safetensors"
+OUTCOME_FILE = "outcome.json"
 
 
 class TrialRun:
@@ -160,23 +170,34 @@ class TrialRun:
         drop_checkpoints(self.folder)
 
     def _save(self, learner: StudentLearner) -> tuple[str, ...]:
-        """Write the selected weights, and gate and graphs on a few test clips; names the files."""
-        scales = self.reader.scales
-        notes = {
-            "id": self.config.id,
-            "motion_scale": repr(scales.motion),
-            "residual_scale": repr(scales.residual),
-        }
-        write_tensors(self.folder / STUDENT_FILE, learner.best_weights, notes)
+        """Write the student, and gate and graphs on a few test clips; names the files."""
+        self._save_student(learner)
+        files = (STUDENT_FILE, STUDENT_CONFIG_FILE)
         clips = choose_clips(self.dataset, self.split.test)
         rows = self.reader.arrays.test_index[clips, 0]
         found = learner.diagnose(rows)
         if found is None:
-            return (STUDENT_FILE,)
+            return files
         method = self.config.setting.method
         if method.needs_teacher:
             teacher = online_features(self.config, self.cache, self.dataset, self.reader)
             found = replace(found, teacher=graphs_of(teacher.targets(rows, {}).h, method))
         motion = motion_lengths(self.reader.arrays.motion[rows])
         write_diagnostics(self.folder / DIAGNOSTICS_FILE, self.dataset, clips, motion, found)
-        return (STUDENT_FILE, DIAGNOSTICS_FILE)
+        return (*files, DIAGNOSTICS_FILE)
+
+    def _save_student(self, learner: StudentLearner) -> None:
+        """Write the selected weights, and what `cmkd.load_student` needs beside them."""
+        weights, info = self.folder / STUDENT_FILE, self.dataset.info
+        write_tensors(weights, learner.best_weights, {"id": self.config.id})
+        description = StudentDescription(
+            trial_id=self.config.id,
+            setting=self.config.setting,
+            classes=info.classes,
+            encoding=info.encoding,
+            views=info.views,
+            motion_scale=self.reader.scales.motion,
+            residual_scale=self.reader.scales.residual,
+            weights_sha256=file_sha256(weights),
+        )
+        write_json(self.folder / STUDENT_CONFIG_FILE, description.as_json())
