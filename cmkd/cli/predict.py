@@ -16,7 +16,7 @@ def predict(
             help="Id of a finished run or trial, or folder of its student.json.",
         ),
     ],
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Files of any format.")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Files of any format.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 3,
     tracking_uri: Annotated[str | None, typer.Option(help="Store that knows the run.")] = None,
     device: Annotated[
