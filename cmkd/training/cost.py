@@ -85,7 +85,7 @@ class Speed:
 
 
 def subjects() -> Mapping[str, Subject]:
-    """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.costs`."""
+    """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.paper`."""
     tsm, tdn = preset("tsm-ssv2"), preset("tdn-ssv2")
     tdn_8 = _with_frames(tdn, 8, num_gops=2)
     return {
