@@ -29,7 +29,7 @@ from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
 from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 
