@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import Evidence, collect
 from cmkd.report.paper import TABLES
+from cmkd.report.table_page import build_page
 from cmkd.report.tables import (
     ArmResult,
     Difference,

@@ -8,9 +8,9 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.paper import TABLES
+from cmkd.report.table_page import build_page
 from cmkd.report.tables import ArmResult, Row, Table, build_table
 
 if TYPE_CHECKING:
