@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,7 @@ from cmkd.data.reencode import MIN_FRAMES, Encoded, reencode
 from cmkd.data.sources import (
     AnnotationProblems,
     OfficialRequest,
+    Source,
     SourceList,
     find_official,
     find_sources,
@@ -127,15 +129,7 @@ def plan_clips(request: PrepareRequest) -> SourceList:
     """
     _check_request(request)
     listing = _listing(request)
-    by_output: defaultdict[PurePosixPath, list[str]] = defaultdict(list)
-    for source in listing.sources:
-        by_output[PurePosixPath(output_path(source.path))].append(source.path)
-    clashes = [" and ".join(paths) for paths in by_output.values() if len(paths) > 1]
-    if clashes:
-        raise DataError(
-            f"{request.root}: have the same name in the data set: {', '.join(clashes)}",
-            "rename one of each",
-        )
+    _check_names(request.root, listing.sources)
     absent = sorted(set(listing.mirrored.values()) - set(listing.classes))
     if absent and request.views.flip != "none":
         raise DataError(
@@ -180,6 +174,17 @@ def _listing(request: PrepareRequest) -> SourceList:
         make_folder(request.output)
         _write_list(listed, error.problems)
         raise DataError(f"{error}; {listed} lists all of them with remedies") from None
+
+
+def _check_names(root: Path, sources: Sequence[Source]) -> None:
+    names = [posixpath.normpath(output_path(source.path)) for source in sources]
+    counts = Counter(names)
+    clashes = [source.path for source, name in zip(sources, names, strict=True) if counts[name] > 1]
+    if clashes:
+        raise DataError(
+            f"{root}: have the same name in the data set: {', '.join(clashes)}",
+            "rename all but one of each",
+        )
 
 
 def _entries(listing: SourceList) -> list[ClipEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ def _in_class_folders(root: Path, files: Sequence[str]) -> tuple[list[Source], l
             continue
         empty.discard(label)
         if _is_utf8(path):
-            sources.append(Source(path, label, ""))
+            sources.append(Source(path, sys.intern(label), ""))
         else:
             left_out.append(_not_utf8(path))
     if empty:
