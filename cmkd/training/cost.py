@@ -1,4 +1,4 @@
-"""Cost of networks: GMACs, parameters, speed of inference; a training step's time and memory.
+"""Cost of networks: GMACs and parameters; time and memory of a training step.
 
 The literature's "GFLOPs" are multiply-accumulates of convolutions and matrix products at 224 x 224,
 and so are the GMACs here, by torch's own counter. Normalisation, activations and the shift are not
@@ -7,8 +7,6 @@ counted, as in that literature.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,22 +66,6 @@ class Cost:
     parts: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Speed of inference.
-
-    Attributes:
-        clips_per_second: views of one clip each.
-        peak_mib: peak memory of the device, or of the whole process on a CPU.
-    """
-
-    device: str
-    precision: str
-    batch: int
-    clips_per_second: float
-    peak_mib: float
-
-
 def subjects() -> Mapping[str, Subject]:
     """The networks with a cost in Tables 2 and 3, by the names of `cmkd.report.paper`."""
     tsm, tdn = preset("tsm-ssv2"), preset("tdn-ssv2")
@@ -135,43 +117,6 @@ def count(subject: Subject) -> Cost:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         parts={key: value for key, value in parts.items() if value > 1e-6},
     )
-
-
-def measure(name: str, *, device: str = "auto", batch: int = 1, seconds: float = 5.0) -> Speed:
-    """Time a network of `subjects` with random weights; bf16 on CUDA, fp32 on a CPU.
-
-    The memory is the peak of this process, so measure one network per process on a CPU.
-
-    Args:
-        batch: views computed together.
-        seconds: to repeat the forward pass for, after one to warm up.
-    """
-    where, subject = pick_device(device), subjects()[name]
-    cuda = where.type == "cuda"
-    network = build(subject.setting, subject.role, (SIDE, SIDE), NUM_CLASSES).eval()
-    network = to_device(network, where)
-    inputs = random_inputs(subject.setting, subject.role, (SIDE, SIDE), batch, where)
-
-    def forward() -> None:
-        network(*inputs)
-        if cuda:
-            torch.cuda.synchronize(where)
-
-    with torch.inference_mode(), autocast("bf16" if cuda else "fp32", where):
-        forward()
-        started, rounds = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            forward()
-            rounds += 1
-        spent = time.perf_counter() - started
-    if cuda:
-        peak = torch.cuda.max_memory_allocated(where)
-    else:
-        # Linux counts KiB, macOS bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    speed = batch * rounds / spent
-    return Speed(where.type, "bf16" if cuda else "fp32", batch, speed, peak / 2**20)
 
 
 @dataclass(frozen=True)
