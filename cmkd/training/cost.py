@@ -24,6 +24,7 @@ from cmkd.config.spec import preset
 from cmkd.config.training import TrainingConfig
 from cmkd.config.trial import Setting
 from cmkd.method.losses import TeacherTargets, total_loss
+from cmkd.method.networks import Side
 from cmkd.training.build import Role, build, grid_of, noise, random_inputs
 from cmkd.training.optim import make_optimizer, prepare
 from cmkd.training.runtime import autocast, configure, pick_device, to_device
@@ -154,22 +155,6 @@ def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple
 
 
 @dataclass(frozen=True)
-class ProbeTask:
-    """Networks to try.
-
-    Attributes:
-        students: settings whose student takes a step.
-        teachers: settings whose teacher takes one.
-        picture: (height, width) of the frames.
-    """
-
-    students: tuple[Setting, ...]
-    teachers: tuple[Setting, ...]
-    picture: tuple[int, int]
-    num_classes: int
-
-
-@dataclass(frozen=True)
 class Probe:
     """Result of a training step on random tensors.
 
@@ -186,38 +171,35 @@ class Probe:
     failure: str = ""
 
 
-def probe(task: ProbeTask) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
-    """Take the steps of a task in this process; returns those of students and of teachers."""
+def probe(subject: Subject, picture: Side, num_classes: int) -> Probe:
+    """Take training steps of a network in this process, whose torch is configured for it.
+
+    Args:
+        picture: (height, width) of the frames.
+    """
     configure(threads=1)
-    return (
-        tuple(_try_step(Subject(setting, "student"), task) for setting in task.students),
-        tuple(_try_step(Subject(setting, "teacher"), task) for setting in task.teachers),
-    )
-
-
-def _try_step(subject: Subject, task: ProbeTask) -> Probe:
     try:
-        return _step(subject, task)
+        return _step(subject, picture, num_classes)
     except Exception as error:
         return Probe(failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _step(subject: Subject, task: ProbeTask) -> Probe:
+def _step(subject: Subject, picture: Side, num_classes: int) -> Probe:
     """A step for its fingerprint, and one for its time."""
     setting, device, teaches = subject.setting, pick_device("auto"), subject.role == "teacher"
     backbone = setting.teacher.backbone if teaches else setting.student.backbone
     config: TrainingConfig = setting.teacher.training if teaches else setting.training
     torch.manual_seed(0)
-    model = build(setting, subject.role, task.picture, task.num_classes)
+    model = build(setting, subject.role, picture, num_classes)
     model = to_device(model, device)
     clips = min(find_backbone(backbone).probe_batch, config.batch_size)
-    inputs = random_inputs(setting, subject.role, task.picture, clips, device)
-    labels = torch.arange(clips, device=device) % task.num_classes
+    inputs = random_inputs(setting, subject.role, picture, clips, device)
+    labels = torch.arange(clips, device=device) % num_classes
     targets = None
     if setting.method.needs_teacher and not teaches:
-        grid = grid_of(setting.teacher.backbone, task.picture)
+        grid = grid_of(setting.teacher.backbone, picture)
         shape = (clips, setting.inputs.num_frames, setting.teacher.channels, *grid)
-        logits = noise((clips, task.num_classes), device)
+        logits = noise((clips, num_classes), device)
         targets = TeacherTargets(
             noise(shape, device), logits, dict.fromkeys(setting.method.tg, 1.0)
         )
