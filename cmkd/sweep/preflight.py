@@ -254,7 +254,12 @@ def _probe(
 def _take_steps(
     task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
 ) -> tuple[tuple[Probe, ...], tuple[Probe, ...], tuple[int, ...]]:
-    from cmkd.training.cost import ProbeTask, probe
+    from cmkd.training.cost import Subject, probe
     from cmkd.training.runtime import free_gpu_memory
 
-    return *probe(ProbeTask(*task)), free_gpu_memory()
+    students, teachers, picture, num_classes = task
+    return (
+        tuple(probe(Subject(setting, "student"), picture, num_classes) for setting in students),
+        tuple(probe(Subject(setting, "teacher"), picture, num_classes) for setting in teachers),
+        free_gpu_memory(),
+    )
