@@ -12,8 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cmkd.sweep.forecast import duration
-from cmkd.sweep.progress import Progress, Status, SweepView, TrialProgress
+from cmkd.sweep.progress import Progress, Status, SweepView, TrialProgress, duration
 
 REFRESH_SECONDS = 0.25
 SHOWN_RUNNING = 8

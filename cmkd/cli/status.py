@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cmkd.sweep.status import SweepStatus
+    from cmkd.sweep.progress import SweepStatus
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
@@ -51,7 +51,7 @@ def status(
 
 
 def _statuses(tracking_uri: str | None) -> list[SweepStatus]:
-    from cmkd.sweep.status import named_store, saved_statuses
+    from cmkd.sweep.progress import named_store, saved_statuses
 
     found = saved_statuses(cache_root())
     if tracking_uri is None:
@@ -74,7 +74,7 @@ def _print(console: Console, sweep: SweepStatus) -> None:
 
 
 def _state(sweep: SweepStatus) -> str:
-    from cmkd.sweep.forecast import duration
+    from cmkd.sweep.progress import duration
 
     now = time.time()
     if sweep.state == "running":

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmkd.errors import InputError
-from cmkd.sweep.plan import Plan, TrialState, axes_of
-from cmkd.sweep.preflight import Preflight
-from cmkd.sweep.survey import SweepRequest
-from cmkd.tracking.uri import redact
+from cmkd.sweep.plan import Plan, SweepRequest
+from cmkd.sweep.preflight import Preflight, Range
+from cmkd.sweep.trials import TrialState, axes_of
+from cmkd.tracking.store import redact
 
 if TYPE_CHECKING:
     from cmkd.sweep.run import SweepResult
@@ -117,11 +117,15 @@ def plan_json(request: SweepRequest, plan: Plan, expected: Preflight) -> dict[st
         "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
         "forecast": {
-            "wall_seconds": expected.forecast.wall._asdict(),
-            "device_seconds": expected.forecast.device._asdict(),
+            "wall_seconds": _range(expected.forecast.wall),
+            "device_seconds": _range(expected.forecast.device),
             "trials_by_source": dict(expected.forecast.sources),
         },
     }
+
+
+def _range(seconds: Range) -> dict[str, float]:
+    return dict(zip(("low", "likely", "high"), seconds.tolist(), strict=True))
 
 
 def _candidates(means: Any) -> list[dict[str, float]]:
@@ -197,9 +201,8 @@ def sweep(
     from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep, spec_of_table
     from cmkd.errors import InfrastructureError
+    from cmkd.sweep.failures import Interrupted
     from cmkd.sweep.run import preview, run_sweep
-    from cmkd.sweep.signals import Interrupted
-    from cmkd.sweep.survey import SweepRequest
 
     if (name is None) == (table is None):
         raise InputError("give a spec or --table NUMBER, and not both: cmkd sweep ablation")
@@ -300,7 +303,7 @@ def _outcome_json(outcome: SweepResult) -> dict[str, object]:
 
 def _summary(outcome: SweepResult, command: str) -> str:
     from cmkd.sweep.failures import digest
-    from cmkd.sweep.forecast import duration
+    from cmkd.sweep.progress import duration
 
     plan = outcome.plan
     done = f"{plan.count('done')} of {len(plan.trials)} done"

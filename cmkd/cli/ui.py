@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.tracking.uri import checked_uri, default_uri, redact, store_exists
+from cmkd.tracking.store import checked_uri, default_uri, redact, store_exists
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0

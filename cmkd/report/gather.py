@@ -29,8 +29,7 @@ from cmkd.report.rows import build_table
 from cmkd.report.runs import stored_sweep
 from cmkd.report.tables import Measured, Table
 from cmkd.tracking.reader import RunReader, open_reader
-from cmkd.tracking.store import History, RunRecord
-from cmkd.tracking.uri import default_uri, redact, store_exists
+from cmkd.tracking.store import History, RunRecord, default_uri, redact, store_exists
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,18 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, nodes, require_alike, servers
-from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_alike, servers
+from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.tune_adapter import (
     RETRIES,
-    Events,
     first_line,
     keep_secrets,
-    kept,
     queue_searcher,
     reporter,
     resources,
@@ -60,56 +57,43 @@ class Engine:
     """A running Ray, on this machine alone or a cluster.
 
     Attributes:
-        workers: processes that train at once, one CPU each.
-        gpu_share: part of a GPU that each may use; 0 without GPUs.
+        gpu_share: part of a GPU that each worker may use; 0 without GPUs.
         processes: that train one trial together; teachers are trained by one each.
-        joined: whether it is a cluster that others started.
+        address: of a cluster that others started; None: Ray on this machine.
     """
 
-    workers: int
     gpu_share: float
     cache: Path
     processes: int
     health: HealthCheck
-    joined: bool = False
+    address: str | None = None
 
-    def make_ready(self, configs: Sequence[TrialConfig], tick: Callable[[], None]) -> None:
-        """Compare the nodes of a cluster with this machine.
-
-        Raises:
-            InputError: a node does not fit; see `require_alike`.
-            InfrastructureError: the cluster does not answer.
-        """
-        if self.joined:
-            require_alike(self.cache, configs[0], self.health, tick)
-
-    def train(
-        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Events, name: str
-    ) -> None:
-        """Train every trial and teacher of `queue` once; returns when all have ended.
+    def train(self, events: TrialEvents, tick: Callable[[], None]) -> None:
+        """Train every trial and teacher of the queue of `events` once, until all have ended.
 
         Args:
-            configs: by the id of a trial, or of the teacher that is to be trained for it.
-            name: of a folder for Ray, which no other running sweep uses.
+            tick: called many times a second; may raise to stop the sweep.
 
         Raises:
+            InputError: a node of the cluster does not fit; see `require_alike`.
             InfrastructureError: Ray Tune stopped, or a server of Ray has died. What `events`
-                raise passes as it is.
+                and `tick` raise passes as it is.
         """
         import ray
         from ray import tune
 
-        keep_secrets()
-        storage = self.cache / "ray"
-        shutil.rmtree(storage / name, ignore_errors=True)
-        raised: list[Exception] = []
-
-        def tick() -> None:
-            events.tick()
+        def watch() -> None:
+            tick()
             self.health.check()
 
+        if self.address is not None:
+            require_alike(self.cache, next(iter(events.configs.values())), watch)
+        keep_secrets()
+        storage = self.cache / "ray"
+        shutil.rmtree(storage / events.name, ignore_errors=True)
+        raised: list[Exception] = []
         parameters = {
-            "configs": dict(configs),
+            "configs": dict(events.configs),
             "cache": self.cache,
             "processes": self.processes,
             "gpus": self.gpu_share > 0,
@@ -119,14 +103,14 @@ class Engine:
                 tune.with_parameters(trainable(), **parameters), resources(self.gpu_share)
             ),
             tune_config=tune.TuneConfig(
-                search_alg=queue_searcher(queue), num_samples=-1, reuse_actors=True
+                search_alg=queue_searcher(events.queue), num_samples=-1, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                name=name,
+                name=events.name,
                 storage_path=str(storage),
                 verbose=0,
                 stop=stopper(events),
-                callbacks=[reporter(kept(replace(events, tick=tick), raised))],
+                callbacks=[reporter(events, watch, raised)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -139,7 +123,7 @@ class Engine:
             if not raised:
                 raise InfrastructureError(f"Ray Tune stopped: {first_line(error)}") from error
         finally:
-            shutil.rmtree(storage / name, ignore_errors=True)
+            shutil.rmtree(storage / events.name, ignore_errors=True)
         if raised:
             raise raised[0]
 
@@ -177,7 +161,7 @@ def start_engine(
                 )
             patience = UNHEARD_SECONDS if address else math.inf
             health = HealthCheck(servers(), patience=patience)
-            yield Engine(workers, share, cache, processes, health, joined=address is not None)
+            yield Engine(share, cache, processes, health, address)
     except ray.exceptions.RayError as error:
         raise InfrastructureError(f"Ray stopped: {error}") from error
 
@@ -191,10 +175,13 @@ def default_workers(address: str) -> int:
     """
     os.environ.update(ENVIRONMENT)
     with joined(address):
-        found = nodes()
-    if not found:
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = int(resources.get("GPU") or resources.get("CPU", 0))
+    if not workers:
         raise InputError(f"--address {address}: no node of the cluster has CPUs; start one")
-    return int(sum(node.gpus for node in found) or sum(node.cpus for node in found))
+    return workers
 
 
 @contextmanager

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from cmkd.config.trial import TrialConfig
+from cmkd.sweep.events import TrialEvents, TrialQueue
 from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.queue import TrialQueue
 from cmkd.sweep.worker import DistributedTrialWorker, TrialWorker, Update
 
 if TYPE_CHECKING:
     from ray.tune import Callback, PlacementGroupFactory, Stopper
     from ray.tune.experiment import Trial
     from ray.tune.search import Searcher
-
-P = ParamSpec("P")
 
 RETRIES = 2
 """Restarts of a trial or teacher whose process died."""
@@ -42,23 +41,6 @@ OUT_OF_MEMORY = Failure(
 )
 _LOW = re.compile(r"running low on memory\. .*?was (\S+ used / \S+) limit")
 _HELD = re.compile(r"actual memory used=(\S+B)")
-
-
-@dataclass(frozen=True)
-class Events:
-    """Callbacks of the driver.
-
-    Attributes:
-        started: a worker takes or retakes this trial.
-        updated: update of a trial.
-        tick: called many times a second; may raise to stop the sweep.
-        gives_up: called before `updated`; True ends the trial.
-    """
-
-    started: Callable[[str], None]
-    updated: Callable[[Update], None]
-    tick: Callable[[], None]
-    gives_up: Callable[[Update], bool] = lambda _: False
 
 
 def keep_secrets() -> None:
@@ -124,22 +106,16 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
     class QueueSearcher(Searcher):
         """Searcher that takes trials from the queue."""
 
-        def __init__(self, queue: TrialQueue) -> None:
-            super().__init__()
-            self.queue = queue
-
         def __getstate__(self) -> dict[str, Any]:
             # As in `Reporter`.
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            if self.queue.exhausted:
+            if queue.exhausted:
                 # Documented by Tune, but missing in its annotation.
                 return Searcher.FINISHED  # type: ignore[return-value]
-            key = self.queue.pop()
-            return (
-                None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
-            )
+            key = queue.pop()
+            return None if key is None else {KEY: key, DISTRIBUTED: queue.processes_of(key) > 1}
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -149,7 +125,7 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
         def save(self, checkpoint_path: str) -> None:
             """Unused; this driver restores no searcher."""
 
-    return QueueSearcher(queue)
+    return QueueSearcher()
 
 
 def error_of(trial: Trial) -> Exception | None:
@@ -205,71 +181,59 @@ def first_line(error: Exception | None) -> str:
     return next(iter(str(error or "").strip().splitlines()), "no cause given")
 
 
-def kept(events: Events, raised: list[Exception]) -> Events:
-    """`events` that append their exceptions to `raised`; Tune replaces them by its own."""
-
-    def keep(action: Callable[P, None]) -> Callable[P, None]:
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                action(*args, **kwargs)
-            except Exception as error:
-                raised.append(error)
-                raise
-
-        return call
-
-    return replace(
-        events,
-        started=keep(events.started),
-        updated=keep(events.updated),
-        tick=keep(events.tick),
-    )
-
-
-def stopper(events: Events) -> Stopper:
+def stopper(events: TrialEvents) -> Stopper:
     """Stopper that asks the driver whether a trial ends early."""
     from ray import tune
 
     class GivesUp(tune.Stopper):
         """Stopper that asks the driver."""
 
-        def __init__(self, events: Events) -> None:
-            self.events = events
-
         def __getstate__(self) -> dict[str, Any]:
             # As in `Reporter`.
             return {}
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return self.events.gives_up(result["update"])
+            return events.gives_up(result["update"])
 
         def stop_all(self) -> bool:
             return False
 
-    return GivesUp(events)
+    return GivesUp()
 
 
-def reporter(events: Events) -> Callback:
-    """Callback of Tune that calls `events`."""
+def reporter(events: TrialEvents, tick: Callable[[], None], raised: list[Exception]) -> Callback:
+    """Callback of Tune that tells the driver.
+
+    Args:
+        tick: called many times a second; may raise to stop the sweep.
+        raised: gets what `events` and `tick` raise; Tune replaces it by an error of its own.
+    """
     from ray import tune
+
+    @contextmanager
+    def kept() -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raised.append(error)
+            raise
 
     class Reporter(tune.Callback):
         """Callback that tells the driver."""
-
-        def __init__(self, events: Events) -> None:
-            self.events = events
 
         def __getstate__(self) -> dict[str, Any]:
             # Tune pickles its callbacks; this driver never restores them.
             return {}
 
         def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-            self.events.tick()
+            with kept():
+                tick()
 
         def on_trial_start(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
-            self.events.started(trial.config[KEY])
+            with kept():
+                events.started(trial.config[KEY])
 
         def on_trial_result(
             self,
@@ -279,15 +243,16 @@ def reporter(events: Events) -> Callback:
             result: dict[str, Any],
             **info: Any,
         ) -> None:
-            self.events.updated(result["update"])
+            with kept():
+                events.updated(result["update"])
 
         def on_trial_error(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
             trial_id = trial.config[KEY]
-            # A worker that failed to start has not started its trial.
-            self.events.started(trial_id)
-            failure = engine_failure(error_of(trial))
-            self.events.updated(Update(trial_id, failure=failure))
+            with kept():
+                # A worker that failed to start has not started its trial.
+                events.started(trial_id)
+                events.updated(Update(trial_id, failure=engine_failure(error_of(trial))))
 
-    return Reporter(events)
+    return Reporter()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cmkd.cli.main import app
 from cmkd.machine import owner
-from cmkd.sweep.status import ArmStatus, RunningTrial, StatusWriter, SweepStatus
+from cmkd.sweep.progress import ArmStatus, RunningTrial, StatusWriter, SweepStatus
 
 ARMS = (ArmStatus("control", 3, 1, 0, 1, 61.25), ArmStatus("both", 2, 0, 1, 2, None))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,12 +18,11 @@ from cmkd.config.sweep import Choice, load_sweep
 from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure
-from cmkd.sweep.forecast import Range, class_of, forecast
 from cmkd.sweep.interim_looks import Comparison
-from cmkd.sweep.plan import expand, make_plan
-from cmkd.sweep.preflight import Preflight, Room
+from cmkd.sweep.plan import SweepRequest, make_plan
+from cmkd.sweep.preflight import Preflight, Room, class_of, forecast
 from cmkd.sweep.run import SweepResult
-from cmkd.sweep.survey import SweepRequest
+from cmkd.sweep.trials import expand
 from cmkd.tracking.store import RunRecord, RunStatus
 
 
@@ -76,8 +76,8 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         unlisted=2,
         comparisons=(Comparison("both", "control", 1.5, 2.0, 5, decided=False),),
     )
-    cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
-    times = forecast(plan, {}, cost, {}, workers=1)
+    cost = {class_of(trials[1].config.setting): np.array([4.0, 5.0, 7.0])}
+    times = forecast(plan, {}, cost, workers=1)
     expected = Preflight(times, Room(7, (9, 5)), wanted=2)
     request = SweepRequest(sweep, "d", 1, 2, tmp_path)
     assert json.loads(json.dumps(plan_json(request, plan, expected))) == {
@@ -144,7 +144,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
         ],
         "waiting": {"late": ["other"]},
         "forecast": {
-            "wall_seconds": times.wall._asdict(),
+            "wall_seconds": dict(zip(("low", "likely", "high"), times.wall.tolist(), strict=True)),
             "device_seconds": {"low": 8.5, "likely": 11.5, "high": 18.0},
             "trials_by_source": {"a measured step": 1},
         },
@@ -160,7 +160,7 @@ def test_axes_of_one_name_are_told_apart(tmp_path):
     )
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = make_plan(trials, ())
-    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, workers=1), Room(), wanted=1)
     _, first, *_ = plan_text(plan, expected).splitlines()
     axes = set(first.split()[5:])
     assert {"student.backbone=tiny_tsm", "teacher.backbone=tiny_tsm"} <= axes
@@ -172,7 +172,7 @@ def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
     path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = replace(make_plan(trials, ()), waiting={"late": ("best",)}, replicates=3)
-    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, workers=1), Room(), wanted=1)
     lines = plan_text(plan, expected).splitlines()
     assert lines[1].split()[2:] == ["0", "0", "a", "=", "b"]
     assert lines[2:-1] == [

@@ -15,7 +15,7 @@ from cmkd.report.rows import build_table
 from cmkd.report.runs import stored_sweep
 from cmkd.report.writers.latex import escape
 from cmkd.report.writers.markdown import render_page
-from cmkd.sweep.plan import flat
+from cmkd.sweep.trials import flat
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

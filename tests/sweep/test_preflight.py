@@ -12,11 +12,10 @@ from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.errors import ConfigError, TrialFailed
-from cmkd.sweep.forecast import BESIDES
-from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
-from cmkd.sweep.preflight import preflight
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.preflight import BESIDES, Step, preflight
+from cmkd.sweep.trials import expand, flat, teachers_of
 from cmkd.tracking.store import RunRecord
-from cmkd.training.preflight import Probe
 
 SPEC = """
 name: s
@@ -65,7 +64,7 @@ def test_what_has_finished_before_needs_no_trial_step(
     plan = plan_of(tmp_path, smoke, runs)
     expected = preflight(plan, smoke, runs, workers=1).forecast
     assert expected.sources == {"finished trials": 2}
-    assert expected.device.likely == pytest.approx(2 * (8.0 + BESIDES.likely))
+    assert expected.device[1] == pytest.approx(2 * (8.0 + BESIDES[1]))
 
 
 def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_left(
@@ -73,15 +72,15 @@ def test_an_axis_that_acts_in_arms_that_are_done_is_not_dead_in_those_that_are_l
 ) -> None:
     def steps(
         _: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
-    ) -> tuple[Any, Any, Any]:
-        found = {}
+    ) -> tuple[Any, Any]:
+        found = {key: Step(seconds=1.0) for key in teachers}
         for key, one in students.items():
             of = one.method
             acting = (of.lambda_1, of.lambda_2, of.tg_edge if of.lambda_2 else "")
-            found[key] = Probe(fingerprint=str(acting), seconds=1.0, memory=1)
-        return found, {key: Probe(seconds=1.0) for key in teachers}, ()
+            found[key] = Step(fingerprint=str(acting), seconds=1.0, memory=1)
+        return found, ()
 
-    monkeypatch.setattr("cmkd.sweep.preflight._probe", steps)
+    monkeypatch.setattr("cmkd.sweep.preflight._take_steps", steps)
     extra = "method.lambda_2: [1.0, 0.0], method.tg_edge: [sqrt, raw]"
     whole = plan_of(tmp_path, smoke, [], extra)
     assert preflight(whole, smoke, [], workers=1).forecast

@@ -11,9 +11,10 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.provenance import FILE, Provenance, this_code
-from cmkd.sweep.identity import provenance_tags
-from cmkd.sweep.plan import Plan, expand, make_plan
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.recorder import provenance_tags
 from cmkd.sweep.run import CacheReview
+from cmkd.sweep.trials import expand
 from cmkd.sweep.worker import trial_lock
 from cmkd.tracking.store import RunRecord, RunStatus
 

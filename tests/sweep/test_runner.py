@@ -86,8 +86,9 @@ print("RAY_CHDIR_TO_TRIAL_DIR" in told, "canary" in str(told))
 ERRORS = """
 import os, sys
 from pathlib import Path
-from cmkd.sweep import runner, tuning
-from cmkd.sweep.queue import TrialQueue
+from types import SimpleNamespace
+from cmkd.sweep import ray_engine, tune_adapter
+from cmkd.sweep.events import TrialQueue
 
 class Fails:
     def __init__(self, configs, cache):
@@ -110,15 +111,21 @@ def tell(update):
 def nothing(*_):
     pass
 
-tuning.TrialWorker = Fails
-runner.RETRIES = 0
-with runner.start_engine(1, Path(sys.argv[1])) as engine:
+def events(key, started, updated):
+    return SimpleNamespace(
+        name="name", configs={key: None}, queue=queue, started=started, updated=updated,
+        gives_up=nothing,
+    )
+
+tune_adapter.TrialWorker = Fails
+ray_engine.RETRIES = 0
+with ray_engine.start_engine(1, Path(sys.argv[1])) as engine:
     for key in ("raises", "dies"):
         queue = TrialQueue([], {key: None}, workers=1)
-        engine.train({key: None}, queue, runner.Events(nothing, tell, nothing), "name")
+        engine.train(events(key, nothing, tell), nothing)
     try:
         queue = TrialQueue([], {"raises": None}, workers=1)
-        engine.train({"raises": None}, queue, runner.Events(refuse, nothing, nothing), "name")
+        engine.train(events("raises", refuse, nothing), nothing)
     except ZeroDivisionError as error:
         print(repr(error))
 """
@@ -127,8 +134,9 @@ with runner.start_engine(1, Path(sys.argv[1])) as engine:
 GIVEN_UP = """
 import sys, time
 from pathlib import Path
-from cmkd.sweep import runner, tuning
-from cmkd.sweep.queue import TrialQueue
+from types import SimpleNamespace
+from cmkd.sweep import ray_engine, tune_adapter
+from cmkd.sweep.events import TrialQueue
 from cmkd.sweep.worker import TrainingResult, Update
 
 class Counts:
@@ -149,13 +157,14 @@ def tell(update):
     if update.done or gives_up(update):
         queue.ended(update.trial_id)
 
-tuning.TrialWorker = Counts
+tune_adapter.TrialWorker = Counts
 queue = TrialQueue([], {"slow": None, "next": None}, workers=1)
-events = runner.Events(
-    lambda trial_id: print("started", trial_id), tell, lambda: None, gives_up
+events = SimpleNamespace(
+    name="name", configs={"slow": 9, "next": 1}, queue=queue, updated=tell, gives_up=gives_up,
+    started=lambda trial_id: print("started", trial_id),
 )
-with runner.start_engine(1, Path(sys.argv[1])) as engine:
-    engine.train({"slow": 9, "next": 1}, queue, events, "name")
+with ray_engine.start_engine(1, Path(sys.argv[1])) as engine:
+    engine.train(events, lambda: None)
 """
 
 

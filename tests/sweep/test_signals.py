@@ -13,7 +13,7 @@ from cmkd.sweep import signals
 
 CLEAN_UP = """
 import sys, time
-from cmkd.sweep.signals import Interrupted, guarded_signals
+from cmkd.sweep.failures import Interrupted, guarded_signals
 with guarded_signals() as guard:
     try:
         print("ready", flush=True)
