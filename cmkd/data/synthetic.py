@@ -233,6 +233,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         SyntheticRecipe(name="synthetic", train=600, val=400, test=1000),
+        SyntheticRecipe(name="synthetic-second", train=600, val=400, test=1000, seed=20241),
         SyntheticRecipe(name="synthetic-smoke", train=96, val=48, test=48),
     )
 }
