@@ -145,9 +145,12 @@ class Plan:
         parts = [f"{self.count('done')} of {len(self.trials)} done"]
         if self.other_code:
             parts.append(f"{len(self.other_code)} of them by {_other_code(self.other_code)}")
-        words = {"pruned": "pruned", "failed": "failed before", "interrupted": "interrupted"}
-        counts: list[tuple[TrialState, str]] = [(state, words[state]) for state in words]
-        parts += [f"{self.count(state)} {word}" for state, word in counts if self.count(state)]
+        words: dict[TrialState, str] = {
+            "pruned": "pruned",
+            "failed": "failed before",
+            "interrupted": "interrupted",
+        }
+        parts += [f"{self.count(key)} {word}" for key, word in words.items() if self.count(key)]
         return f"{', '.join(parts)}; {len(self.to_run)} to run"
 
     def lines(self) -> list[str]:

@@ -343,11 +343,11 @@ def _cost(
 
 
 def _total(parts: Sequence[Range]) -> Range:
-    return np.sum([np.zeros(3), *parts], axis=0)
+    return np.array([np.zeros(3), *parts]).sum(axis=0)
 
 
 def _shared(parts: Sequence[Range], workers: int) -> Range:
     """Wall time on `workers`: at least the longest part, at most the sum; some idle at the end."""
-    longest = np.max([np.zeros(3), *parts], axis=0)
+    total, longest = _total(parts), np.array([np.zeros(3), *parts]).max(axis=0)
     idle = longest * 0.5 * (workers - 1) / workers
-    return np.clip(_total(parts) / workers + idle, longest, _total(parts))
+    return np.minimum(total, np.maximum(longest, total / workers + idle))
