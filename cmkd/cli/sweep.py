@@ -290,6 +290,7 @@ def _outcome_json(outcome: SweepResult) -> dict[str, object]:
         "trials": len(plan.trials),
         "done": plan.count("done"),
         "finished": outcome.finished,
+        "taken_from_cache": dict(outcome.taken),
         "failures": [
             {"name": name, "cause": failure.cause, "epoch": failure.epoch}
             for name, failure in outcome.failures
@@ -311,6 +312,7 @@ def _summary(outcome: SweepResult, command: str) -> str:
         lines = [f"nothing to train: {done}"]
     else:
         lines = [f"{done}, {outcome.finished} of them now, in {duration(outcome.seconds)}"]
+    lines += [f"{n} taken from the cache, made by {by}" for by, n in outcome.taken.items()]
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} failed:")
         causes = [(name, failure.cause) for name, failure in outcome.failures]

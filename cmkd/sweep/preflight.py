@@ -5,9 +5,12 @@ The cost of an epoch comes from finished trials of equal cost, else from a measu
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,7 +20,9 @@ from cmkd.config.base import content_id
 from cmkd.config.method import LOSSES
 from cmkd.config.trial import Setting
 from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
+from cmkd.io import write_text
 from cmkd.machine import free_memory
+from cmkd.provenance import this_code
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import duration
 from cmkd.sweep.trials import epochs_of, flat, noop_axes, pairs_to_try, teachers_of
@@ -146,6 +151,7 @@ def preflight(
     plan: Plan,
     dataset: Dataset,
     runs: Sequence[RunRecord],
+    cache: Path,
     *,
     workers: int,
     is_shared: bool = True,
@@ -191,7 +197,7 @@ def preflight(
     teachers = {teacher_class(setting): setting for setting in lessons}
     teachers = {name: setting for name, setting in teachers.items() if name not in known}
 
-    steps, gpus = _take_steps(dataset, students, teachers)
+    steps, gpus = _take_steps(dataset, students, teachers, cache)
     arms = {setting.id: arm for arm, setting in plan.settings.items()}
     for key, step in steps.items():
         if step.failure:
@@ -224,26 +230,49 @@ def _room(memory: int, gpus: Sequence[int]) -> Room:
 
 
 def _take_steps(
-    dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting]
+    dataset: Dataset, students: Mapping[str, Setting], teachers: Mapping[str, Setting], cache: Path
 ) -> tuple[dict[str, Step], tuple[int, ...]]:
-    """Measured steps of students and teachers by key; free bytes of each GPU.
+    """Steps of students and teachers by key, and free bytes of each GPU.
 
-    They run in another process; torch in the driver would hold memory and a GPU.
+    ``<cache>/preflight`` keeps them; a known network is not tried again. The others are tried in
+    another process; torch in the driver would hold memory and a GPU.
     """
-    from cmkd.data.workers import run_tasks
-
-    if not students and not teachers:
-        return {}, ()
     info = dataset.info
     crop = info.views.crop
     picture = (crop, crop) if crop else (info.encoding.height, info.encoding.width)
-    task = (tuple(students.values()), tuple(teachers.values()), picture, len(info.classes))
+    classes = len(info.classes)
+
+    def path_of(kind: str, setting: Setting) -> Path:
+        name = content_id(this_code().code, kind, setting.as_json(), *picture, classes)
+        return cache / "preflight" / f"{name}.json"
+
+    paths = {key: path_of("student", setting) for key, setting in students.items()}
+    paths |= {key: path_of("teacher", setting) for key, setting in teachers.items()}
+    steps: dict[str, Step] = {}
+    gpus: tuple[int, ...] = ()
+    for key, path in paths.items():
+        # A damaged record is made again.
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            steps[key], gpus = Step(**record["step"]), tuple(record["gpus"])
+    new_students = {key: setting for key, setting in students.items() if key not in steps}
+    new_teachers = {key: setting for key, setting in teachers.items() if key not in steps}
+    if not new_students and not new_teachers:
+        return steps, gpus
+    from cmkd.data.workers import run_tasks
+
+    task = (tuple(new_students.values()), tuple(new_teachers.values()), picture, classes)
     # Two workers for one task: with one it would run in this process.
     ((_, result),) = run_tasks(_probe, [task], workers=2, name=lambda _: "a step of each network")
     if isinstance(result, CmkdError):
         raise InfrastructureError(f"the process that tries a step of each network: {result}")
-    steps, gpus = result
-    return dict(zip([*students, *teachers], steps, strict=True)), gpus
+    taken, gpus = result
+    for key, step in zip([*new_students, *new_teachers], taken, strict=True):
+        steps[key] = step
+        if not step.failure:
+            text = json.dumps({"step": asdict(step), "gpus": gpus})
+            write_text(paths[key], text, durable=False)
+    return steps, gpus
 
 
 def _probe(
@@ -343,11 +372,13 @@ def _cost(
 
 
 def _total(parts: Sequence[Range]) -> Range:
-    return np.array([np.zeros(3), *parts]).sum(axis=0)
+    total: Range = np.array([np.zeros(3), *parts]).sum(axis=0)
+    return total
 
 
 def _shared(parts: Sequence[Range], workers: int) -> Range:
     """Wall time on `workers`: at least the longest part, at most the sum; some idle at the end."""
     total, longest = _total(parts), np.array([np.zeros(3), *parts]).max(axis=0)
     idle = longest * 0.5 * (workers - 1) / workers
-    return np.minimum(total, np.maximum(longest, total / workers + idle))
+    wall: Range = np.minimum(total, np.maximum(longest, total / workers + idle))
+    return wall

@@ -142,6 +142,9 @@ def start_engine(
         InfrastructureError: Ray does not start, or stops inside the block.
     """
     os.environ.update(ENVIRONMENT if address else ENVIRONMENT | LOOPBACK)
+    # A driver whose parent is process 1 would be ended by Ray without a word when its raylet dies;
+    # with a process named that lives as long as itself, it gets an error instead.
+    os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)

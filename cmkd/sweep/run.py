@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,12 +53,14 @@ class SweepResult:
         finished: trials finished in this call.
         failures: (name, cause) of trials and teachers that failed in this call.
         seconds: from the start of the engine to the last record.
+        taken: finished trials and teachers taken from the cache, by the commit that made them.
     """
 
     plan: Plan
     finished: int = 0
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict)
 
 
 def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:
@@ -126,6 +128,7 @@ class _Stages:
                 result.finished + stage.finished,
                 (*result.failures, *stage.failures),
                 result.seconds + stage.seconds,
+                Counter(result.taken) + Counter(stage.taken),
             )
             before = plan.choices, plan.comparisons, plan.searched
             if before == (after.choices, after.comparisons, after.searched):
@@ -202,7 +205,7 @@ class _Stages:
         if cause := beyond_the_trials(failure for _, failure in events.failures):
             raise cause
         seconds = time.monotonic() - started
-        return SweepResult(plan, events.finished, tuple(events.failures), seconds)
+        return SweepResult(plan, events.finished, tuple(events.failures), seconds, cached.taken)
 
     def _decode(self, plan: Plan) -> None:
         """Decode what the trials read, unless it lies in the cache."""
@@ -240,7 +243,9 @@ def _preflight(
 ) -> Preflight:
     # Memory of cluster nodes and of the processes of one trial is unknown.
     is_shared = request.address is None and request.processes == 1
-    return preflight(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
+    return preflight(
+        plan, dataset, runs, request.cache, workers=request.workers, is_shared=is_shared
+    )
 
 
 def too_large(plan: Plan, expected: Preflight) -> str:

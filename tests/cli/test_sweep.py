@@ -272,5 +272,9 @@ def test_the_summary_groups_failures():
         "  2 x E: why [baseline seed 0 fold 0, control seed 0 fold 0]",
         "to try what failed again: cmkd sweep smoke --retry-failed",
     ]
+    taken = replace(outcome, failures=(), taken={"git commit 0123456": 1})
+    assert _summary(taken, "cmkd sweep smoke").splitlines()[1] == (
+        "1 taken from the cache, made by git commit 0123456"
+    )
     later = replace(outcome, finished=0, failures=())
     assert _summary(later, "cmkd sweep smoke").splitlines()[0] == "nothing to train: 1 of 3 done"

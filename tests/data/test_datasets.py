@@ -46,7 +46,9 @@ def test_a_folder_is_opened_by_name_and_by_path(cache: Path) -> None:
 def test_an_unknown_name_is_answered_with_a_near_one(cache: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'synthetic'"):
         open_dataset("syntetic", cache)
-    with pytest.raises(DataError, match="known: mini, synthetic, synthetic-second, synthetic-smoke"):
+    with pytest.raises(
+        DataError, match="known: mini, synthetic, synthetic-second, synthetic-smoke"
+    ):
         open_dataset("zzz", cache)
 
 

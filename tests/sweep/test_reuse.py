@@ -62,6 +62,7 @@ def test_a_result_of_this_code_is_taken_and_told(tmp_path: Path, plan: Plan) -> 
     assert (folder / "outcome.json").exists()
     assert found.made_by == {plan.trials[0].id: (this_code(),)}
     assert len(lines) == 1 and lines[0].startswith("1 taken from the cache, made by ")
+    assert sum(found.taken.values()) == 1
 
 
 @pytest.mark.parametrize("done", [True, False])
