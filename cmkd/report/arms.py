@@ -190,8 +190,31 @@ def standard_reference(sweep: Sweep, role: str, family: Family) -> Arm | None:
     return find_arm(sweep, REFERENCES[role].of(family))
 
 
+LOSS_KEYS = (*NO_KD, "tg", "tg_features", "tg_kernel", "tg_edge", "reduction")
+"""Keys of `MethodConfig` that act through the losses of distillation alone."""
+
+
+def _undistilled(setting: Setting, control: Setting) -> Setting:
+    """`setting` in its own interpretation, with the decoder and without the KD of `control`."""
+    method = {key: getattr(control.method, key) for key in ("decoder", *LOSS_KEYS)}
+    return setting.model_copy(
+        update={"method": setting.method.model_copy(update=method), "teacher": control.teacher}
+    )
+
+
+def interpretation_gap(setting: Setting, control: Setting) -> tuple[str, ...]:
+    """Keys in which a student departs from `control`, beside decoder and distillation."""
+    if setting.model != "student":
+        return ()
+    own, other = flat(_undistilled(setting, control)), flat(control)
+    return tuple(key for key, value in own.items() if value != other[key])
+
+
 def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
-    """By arm, its reference in the column `role`: of the same family, trained equally long."""
+    """By arm, its reference in the column `role`: of the same family, trained equally long.
+
+    A control shares the interpretation of the arm where the sweep has one that does.
+    """
     standards = {family: standard_reference(sweep, role, family) for family in families_of(sweep)}
     by_setting: dict[Setting, Arm] = {}
     for arm in sweep.arms:
@@ -205,7 +228,10 @@ def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
         standard = standards[family_of_arm(arm.setting)]
         if standard is not None:
             update = {"training": arm.setting.training}
-            reference = by_setting.get(standard.setting.model_copy(update=update))
+            wanted = [standard.setting.model_copy(update=update)]
+            if role == "control":
+                wanted.insert(0, _undistilled(arm.setting, standard.setting))
+            reference = next((by_setting[key] for key in wanted if key in by_setting), None)
             if reference is not None:
                 found[arm.name] = reference
     return found

@@ -79,13 +79,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of an arm minus that of the arm `reference`, in points, over shared seeds."""
+    """Accuracy of an arm minus that of the arm `reference`, in points, over shared seeds.
+
+    `gap` names the keys of another interpretation that a control has.
+    """
 
     reference: str
     mean: float | None
     interval: Interval | None
     pairs: int
     trials: tuple[str, ...] = ()
+    gap: tuple[str, ...] = ()
 
 
 def shared_test_set(evidence: Evidence) -> TestSet:

@@ -17,6 +17,7 @@ from cmkd.report.arms import (
     family_of_arm,
     find_arm,
     find_references,
+    interpretation_gap,
 )
 from cmkd.report.cells import ArmPredictions, TestSet, outcomes
 from cmkd.report.evidence import Evidence
@@ -93,7 +94,7 @@ class Compared:
 def control_differences(
     evidence: Evidence, test: TestSet
 ) -> Iterator[tuple[Arm, Arm, PairedDifference | None]]:
-    """Every student arm minus the equally long trained control of its family."""
+    """Every student arm minus its control; see `arms.find_references`."""
     references = find_references(evidence.sweep, "control")
     for arm in evidence.sweep.arms:
         control = references.get(arm.name)
@@ -118,6 +119,8 @@ def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compar
                 seen.add(pair)
                 rows = found.setdefault(family_of_arm(arm.setting), {})
                 name = f"{arm.name} {MINUS} {control.name}"
+                gap = interpretation_gap(arm.setting, control.setting)
+                name += f" (other {', '.join(gap)})" if gap else ""
                 # Sweeps may share names of different settings.
                 name += f" ({evidence.sweep.spec.name})" if name in rows else ""
                 rows[name] = difference

@@ -1,7 +1,8 @@
 """The regression gate: fresh results against a committed baseline (docs/regression-gate.md).
 
-An effect is an arm minus its control; it is lost where less than half of it is left. It is guarded
-where its size lets that rule be wrong in at most `EFFECT_LEVEL` of cases, both ways:
+An effect is an arm minus the control of its interpretation; it is lost where less than half of it
+is left. It is guarded where its size lets that rule be wrong in at most `EFFECT_LEVEL` of cases,
+both ways:
 
     t(1 - EFFECT_LEVEL; nu) * s * sqrt(1 / n_now + 1 / (4 n_then)) <= effect / 2
 
@@ -29,6 +30,7 @@ from pydantic import Field, ValidationError
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
+from cmkd.report.arms import interpretation_gap
 from cmkd.report.cells import TestSet, shared_test_set
 from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
 from cmkd.report.evidence import Evidence
@@ -155,7 +157,9 @@ def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord,
     found = {
         difference.name: (arm.name, control.name, difference.estimate)
         for arm, control, difference in control_differences(evidence, test)
-        if difference is not None and difference.replicates >= LEAST_REPLICATES
+        if difference is not None
+        and difference.replicates >= LEAST_REPLICATES
+        and not interpretation_gap(arm.setting, control.setting)
     }
     spreads = spreads_of({name: one for name, (_, _, one) in found.items()}, len(test.clips))
     return tuple(

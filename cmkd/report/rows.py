@@ -18,6 +18,7 @@ from cmkd.report.arms import (
     family_of_arm,
     find_arm,
     find_references,
+    interpretation_gap,
     label_of,
 )
 from cmkd.report.cells import (
@@ -134,7 +135,10 @@ def _measure(
             return None
         # Arms that spell one setting differently are one arm.
         name = arm.name if other.setting == arm.setting else other.name
-        return difference(own, pooled[other.name], name, test, epoch)
+        found = difference(own, pooled[other.name], name, test, epoch)
+        is_control = role == "control"
+        gap = interpretation_gap(arm.setting, other.setting) if is_control else ()
+        return replace(found, gap=gap)
 
     own, seedless = pooled[arm.name], arm.setting.model == "motion_svm"
     return Measured(

@@ -89,7 +89,8 @@ def difference_text(
 ) -> str:
     """``+4.2 [+2.3, +6.1]``; names the reference where it is not `standard`.
 
-    ``(3 pairs)`` is added where they are not as many as the `usual` seeds; a mark below three.
+    ``(3 pairs)`` is added where they are not as many as the `usual` seeds. Marks: below three, and
+    a control of another interpretation.
     """
     if difference is None:
         return DASH
@@ -104,6 +105,7 @@ def difference_text(
         text += f" to {difference.reference}"
     if difference.pairs != usual or difference.pairs < FEW_SEEDS:
         text += f" ({plural(difference.pairs, 'pair')})"
+    text += f" {DEPARTS_MARK}" if difference.gap else ""
     return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
 
 
@@ -225,10 +227,8 @@ def notice_text(table: Table) -> tuple[str, str]:
     evidence = table.evidence
     headline = headline_text(evidence)
     if not evidence.trials:
-        return (
-            headline,
-            "The accuracies are those that the paper prints, of its own and of other work.",
-        )
+        limits = "The accuracies are those that the paper prints, of its own and of other work."
+        return headline, limits
     official = evidence.official
     if official is not None:
         data = f"{evidence.data} is {official.words}, every clip re-encoded."
@@ -295,7 +295,7 @@ def kd_text(row: Row) -> str:
 
 
 def marked_text(table: Table) -> Iterable[str]:
-    """Rows of the paper filled by an arm that departs in training or networks."""
+    """Rows of the paper filled by an arm that departs, and controls of another interpretation."""
     known = marked_departures(table.sweep)
     for row in table.rows:
         if row.printed is not None and isinstance(row.measured, Measured):
@@ -303,6 +303,11 @@ def marked_text(table: Table) -> Iterable[str]:
             if found:
                 values = ", ".join(f"{key} {value}" for key, value in found.items())
                 yield f"{DEPARTS_MARK} {row.measured.arm.name} departs in {values}."
+    for measured in table.measured:
+        control = measured.differences["selected"].get("control")
+        if control is not None and control.gap:
+            where = f"{control.reference} differs in {', '.join(control.gap)} as well"
+            yield f"{DEPARTS_MARK} {measured.arm.name}: no control of its interpretation; {where}."
 
 
 def how_to_read(table: Table) -> tuple[str, ...]:
@@ -347,10 +352,8 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             command = f"{table.command}{_only(table, family)}"
             yield f"{family} family: no finished trial yet; run: {command}."
         if table.sweep.waiting:
-            names = ", ".join(
-                sorted({name for many in table.sweep.waiting.values() for name in many})
-            )
-            yield f"Rows that wait for the selection of {names}: run: {table.command}."
+            waits = sorted({name for many in table.sweep.waiting.values() for name in many})
+            yield f"Rows that wait for the selection of {', '.join(waits)}: run: {table.command}."
         if seeds := seeds_text(table):
             yield f"Seeds: {seeds}."
         if uneven := uneven_text(table):

@@ -1,13 +1,9 @@
 """Further seeds for arms whose order is still open, with a correction for looking repeatedly.
 
-Two arms are compared by Student's paired t test over seeds. The numbers of seeds at which this is
-done are declared beforehand, by the first and the last of them. The level of the whole sweep is
-shared equally by these looks (alpha spending by Bonferroni), and at each of them by the comparisons
-that are open (step-down by Holm). A first false decision needs one of the k comparisons that are
-truly equal, while at most all others are decided: at each of the L looks its p is at most
-level / (L k). So the probability of any false decision, over all looks and comparisons, is at most
-`LEVEL`, whatever the dependence between them. Whether seeds were added plays no part in it, since
-everything is computed again from the results of seeds 0, 1, ... at each look.
+Two arms are compared by the paired t test of `cmkd.stats.estimate` over seeds, at numbers of seeds
+that are declared beforehand. `cmkd.stats.decide` shares the level by looks (Bonferroni) and by open
+comparisons (Holm), so that the probability of any false decision is at most `LEVEL`. Whether seeds
+were added plays no part: everything is computed again from seeds 0, 1, ... at each look.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ LEVEL = 0.05
 LEAST_SEEDS = 3
 """Fewest seeds of a look."""
 
-Pair = tuple[str, str]
 TestScores = Mapping[tuple[str, int, int], float]
 """(setting id, fold, seed) of a finished trial -> its test accuracy in percent."""
 
@@ -111,29 +106,32 @@ def comparisons(
         folds: splits 0 .. folds - 1, whose mean is the value of a seed.
         at: the declared `interim_looks`.
     """
-    settings = {arm.name: arm.setting.id for pair in pairs for arm in pair}
-    reached = {name: _by_seed(key, scores, folds) for name, key in settings.items()}
-    differences = {
-        (arm.name, other.name): [
-            ours - theirs
-            for ours, theirs in zip(reached[arm.name], reached[other.name], strict=False)
-        ]
-        for arm, other in pairs
-    }
-    undecided = set(differences)
-    found: dict[Pair, Comparison] = {}
-    for look in at:
-        ready = {
-            pair: values[:look]
-            for pair, values in differences.items()
-            if pair in undecided and len(values) >= look
-        }
-        for pair in sorted(ready, key=lambda pair: _t_and_error(ready[pair])[0], reverse=True):
-            level = LEVEL / (len(at) * len(undecided))
-            found[pair] = _comparison(pair, ready[pair], level)
-            if found[pair].decided:
-                undecided.remove(pair)
-    return tuple(found[pair] for pair in differences if pair in found)
+    # Lazy: help loads neither numpy nor scipy.
+    import numpy as np
+
+    from cmkd.stats import decide, estimate
+
+    values = [np.array(_differences(pair, scores, folds))[:, None] for pair in pairs]
+    tests = [[estimate(own[:look]) for look in at if look <= len(own)] for own in values]
+    p_values = [
+        [own[look].p if look < len(own) else 1.0 for own in tests] for look in range(len(at))
+    ]
+    decided = [look for _, look in decide(p_values, len(at), LEVEL)]
+    found = []
+    for pair, own, decision in zip(pairs, tests, decided, strict=True):
+        if own:
+            look = len(own) - 1 if decision is None else decision
+            test = own[look]
+            # Holm: all that are open at this look and at most as clear share its level.
+            open_then = sum(
+                other is None or other > look or (other == look and p >= test.p)
+                for other, p in zip(decided, p_values[look], strict=True)
+            )
+            interval = test.interval(LEVEL / (len(at) * open_then))
+            half_width = interval.high - test.mean if interval else 0.0
+            names = (pair[0].name, pair[1].name)
+            found.append(Comparison(*names, test.mean, half_width, at[look], decision is not None))
+    return tuple(found)
 
 
 def seeds_needed(found: Sequence[Comparison], at: Sequence[int]) -> dict[str, int]:
@@ -148,6 +146,12 @@ def seeds_needed(found: Sequence[Comparison], at: Sequence[int]) -> dict[str, in
     return wanted
 
 
+def _differences(pair: tuple[Arm, Arm], scores: TestScores, folds: int) -> list[float]:
+    """Differences of the complete seeds 0, 1, ... of both arms, means over folds."""
+    ours, theirs = (_by_seed(arm.setting.id, scores, folds) for arm in pair)
+    return [own - other for own, other in zip(ours, theirs, strict=False)]
+
+
 def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
     """Means over folds of the complete seeds 0, 1, ..."""
     values: list[float] = []
@@ -156,21 +160,3 @@ def _by_seed(setting_id: str, scores: TestScores, folds: int) -> list[float]:
         if any(key not in scores for key in keys):
             return values
         values.append(math.fsum(scores[key] for key in keys) / folds)
-
-
-def _t_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Absolute t and standard error of the mean; t = 0 without spread."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return (abs(mean) / error if error else 0.0), error
-
-
-def _comparison(pair: Pair, values: Sequence[float], level: float) -> Comparison:
-    # Lazy: help loads no scipy.
-    from cmkd.stats import t_quantile
-
-    n = len(values)
-    t, error = _t_and_error(values)
-    critical = t_quantile(1 - level / 2, n - 1)
-    return Comparison(*pair, math.fsum(values) / n, critical * error, n, decided=t > critical)

@@ -8,7 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.arms import ArmQuery, departures, find_arm, find_arms, find_references
+from cmkd.report.arms import (
+    ArmQuery,
+    departures,
+    find_arm,
+    find_arms,
+    find_references,
+    interpretation_gap,
+)
 
 BOTH = ArmQuery(family="TSM", method={"lambda_1": True, "lambda_2": True})
 VARIANTS = """
@@ -58,6 +65,32 @@ def test_references_are_trained_equally_long(make_sweep: Callable[[str], Sweep])
     found = find_references(make_sweep(more), "control")
     assert found["both"].name == "control"
     assert found["long"].name == "control_long"
+
+
+def test_a_control_shares_the_interpretation_of_its_arm(make_sweep: Callable[[str], Sweep]) -> None:
+    more = (
+        "  gated: {method.gate: [softmax, sigmoid]}\n"
+        "  graph: {method.tg: [[1]]}\n"
+        "  gated_control: {method.gate: [softmax], method.lambda_1: [0.0], "
+        "method.lambda_2: [0.0]}\n"
+    )
+    sweep = make_sweep(more)
+    found = find_references(sweep, "control")
+    names = {
+        "both": "control",
+        "baseline": "control",
+        "gated[gate=softmax]": "gated_control",
+        "gated[gate=sigmoid]": "control",
+        "gated_control": "gated_control",
+        "graph": "control",
+    }
+    assert {name: found[name].name for name in names} == names
+    gaps = {
+        arm.name: interpretation_gap(arm.setting, found[arm.name].setting) for arm in sweep.arms
+    }
+    assert {name: gap for name, gap in gaps.items() if gap} == {
+        "gated[gate=sigmoid]": ("method.gate",)
+    }
 
 
 def test_a_query_of_an_unknown_key_or_value_is_refused() -> None:

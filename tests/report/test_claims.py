@@ -165,6 +165,22 @@ def test_a_teacher_tested_on_other_clips_is_refused(claims: Claims, planted: Mem
         judged(claims, planted)
 
 
+def test_every_replicate_is_compared_with_its_own_teacher(
+    claims: Claims, store: MemoryStore
+) -> None:
+    """Student and teacher of a replicate are equally good, and those of two replicates are not."""
+    for seed in range(4):
+        right = [1] * (100 + 20 * seed) + [0] * (100 - 20 * seed)
+        store.trial("both", seed, right, tags={"teacher": f"teacher-{seed}"})
+        store.teacher(seed, 50.0 + 10.0 * seed)
+        rows = [f"f0/{i:04d},,1,{hit},{hit}" for i, hit in enumerate(right)]
+        store.texts[f"run-teacher-{seed}"] = "\n".join(["clip,group,label,selected,last", *rows])
+    whole = json.loads(render_claims_json(judged(claims, store)))
+    (pair,) = next(claim["pairs"] for claim in whole["claims"] if claim["claim"] == "near")
+    assert pair["per_replicate"] == [0.0] * 4
+    assert pair["trials"][4:] == [f"teacher-{seed}" for seed in range(4)]
+
+
 def test_sweeps_on_different_versions_of_the_data_are_refused(
     tmp_path: Path, planted: MemoryStore
 ) -> None:

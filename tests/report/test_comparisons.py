@@ -55,6 +55,19 @@ def test_differences_to_the_control(store: MemoryStore) -> None:
     assert [one.p_holm for one in rows] == pytest.approx(holm(p_values))
 
 
+def test_a_control_of_another_interpretation_is_named(
+    make_sweep: Callable[[str], Sweep], store: MemoryStore
+) -> None:
+    fill(store)
+    store.sweep = make_sweep("  gated: {method.gate: [softmax]}\n")
+    store.trial("gated", 0, [1] * 60 + [0] * 40)
+    evidence = collect(store, store.sweep, "made-up")
+    rows = against_control([(evidence, shared_test_set(evidence))])
+    assert [one.name for one in rows if "gate" in one.name] == [
+        "gated − control (other method.gate)"
+    ]
+
+
 def test_the_factorial_view(store: MemoryStore) -> None:
     evidence = fill(store)
     rows = {one.name: one.difference for one in factorial(evidence, shared_test_set(evidence))}

@@ -135,6 +135,15 @@ def test_seeds_that_became_erratic_widen_no_tolerance(
     assert failing(finding) == ["effect both - control", "arm both"]
 
 
+def test_an_arm_without_a_control_of_its_interpretation_has_no_effect(
+    store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    store.sweep = make_sweep("  gated: {method.gate: [softmax]}\n")
+    made = baseline_of(fill(store, {**COUNTS, "gated": (170, 175, 172)}))
+    assert "gated" in made.arms
+    assert "gated" not in {effect.arm for effect in made.effects}
+
+
 def test_drift_widens_every_tolerance(store: MemoryStore) -> None:
     evidence = fill(store)
     without, with_drift = (compare(baseline_of(evidence, d), evidence) for d in (0.0, 1.5))

@@ -8,6 +8,7 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
+from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.paper import TABLES
 from cmkd.report.rows import build_table
@@ -166,6 +167,26 @@ def test_differences_compare_equal_schedules(
     to_baseline = measured(table, "motion_svm").differences["selected"]["baseline"]
     assert to_baseline is not None
     assert (to_baseline.reference, to_baseline.mean) == ("baseline", 20)
+
+
+def test_a_control_of_another_interpretation_is_marked(
+    full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
+) -> None:
+    full_store.sweep = make_sweep("  gated: {method.gate: [softmax]}\n")
+    for seed in (0, 1, 2):
+        full_store.trial("gated", seed, [1] * 7 + [0] * 3)
+    table = build(full_store)
+    gaps = {}
+    for one in table.measured:
+        to_control = one.differences["selected"]["control"]
+        assert to_control is not None
+        gaps[one.arm.name] = to_control.gap
+    assert {name: gap for name, gap in gaps.items() if gap} == {"gated": ("method.gate",)}
+    page = build_page(table, version="cmkd test")
+    marked = [cell.arm for line in page.grids[0].lines for cell in line.cells if "§" in cell.text]
+    assert marked == ["gated"]
+    note = next(line for line in page.circumstances if line.startswith("§ gated"))
+    assert "control" in note and "method.gate" in note
 
 
 def test_differences_of_both_epochs(full_store: MemoryStore) -> None:
