@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Choice, Sweep, resolve
 from cmkd.config.trial import Setting
 from cmkd.errors import ConfigError, InputError
@@ -162,6 +163,8 @@ class Plan:
         if self.begun_by:
             code = _other_code(self.begun_by)
             lines.append(f"{len(self.begun_by)} interrupted ones go on from epochs of {code}")
+        if mixed := self._mixed_families():
+            lines.append(f"student and teacher are of different families in {', '.join(mixed)}")
         if self.merged:
             lines.append(f"{self.merged} more are equal to one of these, which stands for them")
         if self.waiting:
@@ -176,6 +179,16 @@ class Plan:
         if self.unlisted:
             lines.append(f"{self.unlisted} finished before are not in the spec any more")
         return lines
+
+    def _mixed_families(self) -> list[str]:
+        """``tsm_both (TSM student, TDN teacher)`` of arms that pair different families."""
+        found = []
+        for arm, setting in self.settings.items():
+            names = (setting.student.backbone, setting.teacher.backbone)
+            student, teacher = (find_backbone(name).family for name in names)
+            if student != teacher and setting.needs_teacher:
+                found.append(f"{arm} ({student} student, {teacher} teacher)")
+        return found
 
 
 def _other_code(commits: Mapping[str, str]) -> str:

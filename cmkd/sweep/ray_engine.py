@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_alike, servers
@@ -142,9 +143,6 @@ def start_engine(
         InfrastructureError: Ray does not start, or stops inside the block.
     """
     os.environ.update(ENVIRONMENT if address else ENVIRONMENT | LOOPBACK)
-    # A driver whose parent is process 1 would be ended by Ray without a word when its raylet dies;
-    # with a process named that lives as long as itself, it gets an error instead.
-    os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -188,20 +186,52 @@ def default_workers(address: str) -> int:
 
 
 @contextmanager
+def servers_alive_at_connection() -> Iterator[None]:
+    """Look at Ray's servers just before a driver that is started inside the block connects.
+
+    Ray ends a driver without a word, exit code 1, if its raylet is dead at that moment.
+
+    Raises:
+        InfrastructureError: one of them died while Ray started.
+    """
+    import ray
+    from ray._private import worker
+
+    connect = ray._raylet.CoreWorker
+
+    def checked(*arguments: Any, **options: Any) -> Any:
+        for name, _ in worker._global_node.dead_processes():
+            raise InfrastructureError(
+                f"Ray's {name} died while Ray started, killed perhaps for want of memory"
+            )
+        return connect(*arguments, **options)
+
+    ray._raylet.CoreWorker = checked
+    try:
+        yield
+    finally:
+        ray._raylet.CoreWorker = connect
+
+
+@contextmanager
 def _own_ray(workers: int) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        with servers_alive_at_connection():
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
         address = ray.get_runtime_context().gcs_address
         assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
+    except InfrastructureError:
+        ray.shutdown()
+        raise
     except Exception as error:
         # Of no kind of its own where its servers take too long to start.
         ray.shutdown()

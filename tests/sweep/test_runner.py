@@ -30,6 +30,26 @@ def too_slow(**_):
 ray.init = too_slow
 {TOO_LONG}
 """
+# The raylet dies after its node has started, before the driver connects.
+KILLED_AT_START = f"""
+from ray._private import worker
+connect = worker.connect
+def killed(*arguments, **options):
+    raylet = worker._global_node.all_processes["raylet"][0].process
+    raylet.kill()
+    raylet.wait()
+    return connect(*arguments, **options)
+worker.connect = killed
+{TOO_LONG}
+"""
+INTERNALS = """
+import inspect, ray
+from ray._private import node, worker
+assert "worker.core_worker = ray._raylet.CoreWorker(" in inspect.getsource(worker.connect)
+assert callable(ray._raylet.CoreWorker) and hasattr(node.Node, "dead_processes")
+assert "_global_node" in vars(worker)
+print("as ever")
+"""
 # As Ray 2.60 says it, in part.
 OUT_OF_MEMORY = """
 from ray.exceptions import OutOfMemoryError
@@ -196,6 +216,19 @@ def test_an_engine_that_does_not_start_names_a_remedy(tmp_path):
 def test_servers_that_take_too_long_are_no_bug(tmp_path):
     (line,) = output_of(TOO_SLOW, tmp_path)
     assert line.startswith("Ray does not start: The current node timed out during startup.; ")
+
+
+def test_ray_connects_a_driver_where_its_servers_are_looked_at(tmp_path):
+    assert output_of(INTERNALS, tmp_path) == ["as ever"], (
+        "this version of Ray connects its driver elsewhere than ray._raylet.CoreWorker in "
+        "ray._private.worker.connect; mend servers_alive_at_connection in ray_engine.py"
+    )
+
+
+@pytest.mark.slow  # a real Ray
+def test_a_raylet_that_dies_before_the_driver_connects_ends_it_with_a_line(tmp_path):
+    line = output_of(KILLED_AT_START, tmp_path)[-1]
+    assert line.startswith("Ray's raylet died while Ray started")
 
 
 def test_row_29_a_worker_that_memory_ran_out_for_tells_the_figures(tmp_path):
