@@ -106,16 +106,22 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
     class QueueSearcher(Searcher):
         """Searcher that takes trials from the queue."""
 
+        def __init__(self, queue: TrialQueue) -> None:
+            super().__init__()
+            self.queue = queue
+
         def __getstate__(self) -> dict[str, Any]:
             # As in `Reporter`.
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            if queue.exhausted:
+            if self.queue.exhausted:
                 # Documented by Tune, but missing in its annotation.
                 return Searcher.FINISHED  # type: ignore[return-value]
-            key = queue.pop()
-            return None if key is None else {KEY: key, DISTRIBUTED: queue.processes_of(key) > 1}
+            key = self.queue.pop()
+            return (
+                None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
+            )
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -125,7 +131,7 @@ def queue_searcher(queue: TrialQueue) -> Searcher:
         def save(self, checkpoint_path: str) -> None:
             """Unused; this driver restores no searcher."""
 
-    return QueueSearcher()
+    return QueueSearcher(queue)
 
 
 def error_of(trial: Trial) -> Exception | None:
@@ -188,17 +194,20 @@ def stopper(events: TrialEvents) -> Stopper:
     class GivesUp(tune.Stopper):
         """Stopper that asks the driver."""
 
+        def __init__(self, events: TrialEvents) -> None:
+            self.events = events
+
         def __getstate__(self) -> dict[str, Any]:
             # As in `Reporter`.
             return {}
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return events.gives_up(result["update"])
+            return self.events.gives_up(result["update"])
 
         def stop_all(self) -> bool:
             return False
 
-    return GivesUp()
+    return GivesUp(events)
 
 
 def reporter(events: TrialEvents, tick: Callable[[], None], raised: list[Exception]) -> Callback:
@@ -210,30 +219,38 @@ def reporter(events: TrialEvents, tick: Callable[[], None], raised: list[Excepti
     """
     from ray import tune
 
-    @contextmanager
-    def kept() -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raised.append(error)
-            raise
-
     class Reporter(tune.Callback):
         """Callback that tells the driver."""
+
+        def __init__(
+            self,
+            events: TrialEvents,
+            tick: Callable[[], None],
+            raised: list[Exception],
+        ) -> None:
+            self.events, self.tick, self.raised = events, tick, raised
 
         def __getstate__(self) -> dict[str, Any]:
             # Tune pickles its callbacks; this driver never restores them.
             return {}
 
+        @contextmanager
+        def kept(self) -> Iterator[None]:
+            try:
+                yield
+            except Exception as error:
+                self.raised.append(error)
+                raise
+
         def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-            with kept():
-                tick()
+            with self.kept():
+                self.tick()
 
         def on_trial_start(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
-            with kept():
-                events.started(trial.config[KEY])
+            with self.kept():
+                self.events.started(trial.config[KEY])
 
         def on_trial_result(
             self,
@@ -243,16 +260,16 @@ def reporter(events: TrialEvents, tick: Callable[[], None], raised: list[Excepti
             result: dict[str, Any],
             **info: Any,
         ) -> None:
-            with kept():
-                events.updated(result["update"])
+            with self.kept():
+                self.events.updated(result["update"])
 
         def on_trial_error(
             self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
         ) -> None:
             trial_id = trial.config[KEY]
-            with kept():
+            with self.kept():
                 # A worker that failed to start has not started its trial.
-                events.started(trial_id)
-                events.updated(Update(trial_id, failure=engine_failure(error_of(trial))))
+                self.events.started(trial_id)
+                self.events.updated(Update(trial_id, failure=engine_failure(error_of(trial))))
 
-    return Reporter()
+    return Reporter(events, tick, raised)
