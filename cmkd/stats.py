@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.special import nctdtr, nctdtrinc, stdtr, stdtrit
@@ -241,7 +241,7 @@ def is_guarded(mean: float, then: int, now: int, sd: float, df: float) -> bool:
     return mean > 0 and t_quantile(1 - EFFECT_LEVEL, df) * error <= mean / 2
 
 
-class _Spread(Protocol):
+class Spread(Protocol):
     """SD over so many replicates."""
 
     @property
@@ -250,12 +250,15 @@ class _Spread(Protocol):
     def replicates(self) -> int: ...
 
 
-def spreads_of(kept: Mapping[str, _Spread], clips: int) -> dict[str, tuple[float, float]]:
+Key = TypeVar("Key")
+
+
+def spreads_of(kept: Mapping[Key, Spread], clips: int) -> dict[Key, tuple[float, float]]:
     """SD and degrees of freedom of each: the own or the pooled one, at least one of `clips`."""
-    df = sum(one.replicates - 1 for one in kept.values())
-    sds = {name: max(one.sd or 0.0, 100 / clips) for name, one in kept.items()}
-    squares = sum((one.replicates - 1) * sds[name] ** 2 for name, one in kept.items())
-    return {name: (max(sd, math.sqrt(squares / df)), df) for name, sd in sds.items()}
+    df = sum(spread.replicates - 1 for spread in kept.values())
+    sds = {key: max(spread.sd or 0.0, 100 / clips) for key, spread in kept.items()}
+    squares = sum((spread.replicates - 1) * sds[key] ** 2 for key, spread in kept.items())
+    return {key: (max(sd, math.sqrt(squares / df)), df) for key, sd in sds.items()}
 
 
 def arm_tolerance(spread: tuple[float, float], then: int, now: int, cells: int) -> float:

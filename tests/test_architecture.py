@@ -38,13 +38,15 @@ LAYERS: dict[str, set[str]] = {
         *("errors", "io", "machine", "provenance", "config", "data"),
         *("backbones", "tracking.store", "method"),
     },
+    "predict": {"errors", "io", "config", "data", "tracking", "training"},
     "sweep": {
         *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
     "report": {"errors", "io", "stats", "config", "tracking", "results"},
     "cli": {
-        *("errors", "io", "machine", "config", "data", "tracking", "training", "sweep", "report"),
+        *("errors", "io", "machine", "config", "data", "tracking", "training", "predict"),
+        *("sweep", "report"),
     },
     "__main__": {"cli"},
 }
@@ -57,7 +59,7 @@ DOORS: dict[str, str] = {
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/stats\.py",
-    "torch": r"cmkd/(data|backbones|method|training|sweep)/(\w+/)?\w+\.py",
+    "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict)\.py",
 }
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
 

@@ -22,13 +22,13 @@ from cmkd.config.trial import Setting
 from cmkd.data.prepare import official
 from cmkd.errors import ConfigError, DataError
 from cmkd.report.arms import family_of_arm, find_arm
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import no_evidence
 from cmkd.report.paper import find_table, own_table
-from cmkd.report.rows import build_table
+from cmkd.report.table_page import build_page
+from cmkd.report.tables import build_table
 from cmkd.sweep.search import pruner_of
 from cmkd.sweep.trials import axes_of
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,19 +18,15 @@ from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
-from cmkd.report.compose import build_page
-from cmkd.report.costs import read_costs
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
+from cmkd.report.latex import render_latex
 from cmkd.report.page import Page, Picture
-from cmkd.report.paper import TABLES
+from cmkd.report.paper import TABLES, read_costs
+from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table
-from cmkd.report.writers.data import render_csv, render_json
-from cmkd.report.writers.html import render_html
-from cmkd.report.writers.latex import render_page as render_latex
-from cmkd.report.writers.markdown import render_page
-from cmkd.report.writers.markdown import render_page as render_markdown
+from cmkd.report.writers import render_csv, render_html, render_json, render_markdown
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -231,7 +227,7 @@ def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimRepo
     own = [slug(first.sweep.spec.name)] if request.sweep else []
     stem = "_".join(["claims", *own, slug(first.data)])
     texts = {
-        f"{stem}.md": render_page(page),
+        f"{stem}.md": render_markdown(page),
         f"{stem}.tex": render_latex(page),
         f"{stem}.csv": render_csv(page),
         f"{stem}.json": render_claims_json(judgement),

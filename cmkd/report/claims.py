@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from cmkd.config.base import Config
 from cmkd.config.paths import packaged
 from cmkd.config.spec import NAME
-from cmkd.config.yaml_loader import explain, read_yaml, suggest
+from cmkd.config.yaml_loader import suggest
 from cmkd.errors import ConfigError
 from cmkd.report.arms import ArmQuery, Family
-from cmkd.report.comparisons import Compared, PairedDifference
-from cmkd.report.costs import CostCell, ModelCost, row_cost
+from cmkd.report.comparisons import Compared
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import PublishedRow, RowCost
+from cmkd.report.paper import ModelCost, RowCost, network_cost, read_model
+from cmkd.report.tables import Difference
 from cmkd.report.text import signed
 from cmkd.stats import LEAST_REPLICATES, MARGIN, MOST_REPLICATES, POWER, Estimate, decide
 
@@ -29,14 +29,12 @@ TEACHER = "teacher"
 ClaimName = Annotated[str, Field(pattern=NAME)]
 
 
-class Statement(Config):
-    """Common fields of all claims."""
-
+class _Statement(Config):
     says: str = Field(min_length=1, description="the sentence, in our words")
     source: str = Field(min_length=1, description="where the paper says it")
 
 
-class AccuracyClaim(Statement):
+class AccuracyClaim(_Statement):
     """Holds where each of `pairs` does what `kind` says.
 
     A pair ``[a, b]`` is a - b in points; ``[a, b, c, d]`` is (a - b) - (c - d), such as two gains
@@ -50,7 +48,7 @@ class AccuracyClaim(Statement):
     pairs: tuple[tuple[str, ...], ...] = Field(min_length=1, description="names in `arms`")
 
 
-class CostClaim(Statement):
+class CostClaim(_Statement):
     """Holds where `ours` takes fewer multiply-accumulates than `than`."""
 
     kind: Literal["cheaper"]
@@ -105,12 +103,7 @@ def read_claims(path: Path) -> Claims:
         ConfigError: with file, line and key, when the file is not such a list, or a pair names an
             arm that is not there or compares an arm with itself.
     """
-    document = read_yaml(path)
-    try:
-        claims = Claims.model_validate_json(json.dumps(document.data, default=str))
-    except ValidationError as error:
-        keys, message = explain(error, Claims)
-        raise ConfigError(f"{document.where(*keys)}: {message}") from None
+    claims, document = read_model(path, Claims)
     known = [*claims.arms, TEACHER]
     if TEACHER in claims.arms:
         raise ConfigError(f"{document.where('arms', TEACHER)}: {TEACHER!r} is the RGB teacher")
@@ -135,7 +128,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim in one family of networks: its differences, and the verdict on them.
+    """A claim in one family of networks: its differences or costs, and the verdict on them.
 
     Attributes:
         pairs: those that were measured; `gap` says what the others lack.
@@ -145,12 +138,13 @@ class ClaimResult:
         look: number of replicates that decided.
         detectable: points beyond the bound that these replicates find with a power of 80 %.
         more: about how many more replicates would decide; None where that says nothing.
+        gmacs: of both sides of a `CostClaim`; None where nothing was counted.
     """
 
     name: str
     family: Family
-    claim: AccuracyClaim
-    pairs: tuple[PairedDifference, ...] = ()
+    claim: AccuracyClaim | CostClaim
+    pairs: tuple[Difference, ...] = ()
     gap: str = ""
     command: str = ""
     verdict: Verdict = "no runs"
@@ -159,11 +153,12 @@ class ClaimResult:
     look: int | None = None
     detectable: float | None = None
     more: int | None = None
+    gmacs: tuple[float | None, float | None] = (None, None)
 
     @property
     def replicates(self) -> int:
         """Replicates of the pair that has the fewest."""
-        return min((pair.replicates for pair in self.pairs), default=0)
+        return min((len(pair.seeds) for pair in self.pairs), default=0)
 
 
 def decide_claims(results: Sequence[ClaimResult], claims: Claims) -> tuple[ClaimResult, ...]:
@@ -195,7 +190,8 @@ def decide_claims(results: Sequence[ClaimResult], claims: Claims) -> tuple[Claim
 
 
 def _margin(result: ClaimResult, claims: Claims) -> float:
-    return result.claim.margin or claims.margin
+    claim = result.claim
+    return (claim.margin if isinstance(claim, AccuracyClaim) else None) or claims.margin
 
 
 def _sides_by_look(result: ClaimResult, claims: Claims) -> dict[int, dict[Verdict, float]]:
@@ -249,86 +245,70 @@ def _undecided(result: ClaimResult, claims: Claims, look: int, family: int) -> C
     one_sided = level / 2 if result.claim.kind == "better" else level
     known = [points for pair in pairs if (points := pair.detectable(one_sided)) is not None]
     needed = _needed(result.claim.kind, _margin(result, claims), pairs, level)
+    more = needed - look if needed is not None and needed > look else None
     coming = next((look for look in claims.looks if look > result.replicates), None)
-    reason = f"open at {look} replicates; "
     if coming is not None:
-        reason += f"next look at {coming}: {result.command} --seeds {coming}"
-    elif needed is not None and needed > look:
-        reason += (
-            f"about {needed - look} more would show the difference seen; declare the look in the "
+        remedy = f"next look at {coming}: {result.command} --seeds {coming}"
+    elif more is not None:
+        remedy = (
+            f"about {more} more would show the difference seen; declare the look in the "
             "file first, for every look costs its part of the level"
         )
     elif any(pair.of_clips > pair.of_replicates for pair in pairs):
-        reason += "more test clips would help, rather than more replicates"
+        remedy = "more test clips would help, rather than more replicates"
     else:
-        reason += f"{MOST_REPLICATES} replicates would not show the difference seen"
+        remedy = f"{MOST_REPLICATES} replicates would not show the difference seen"
     return replace(
         result,
         verdict="inconclusive",
-        reason=reason,
+        reason=f"open at {look} replicates; {remedy}",
         detectable=max(known, default=None),
-        more=needed - look if needed is not None and needed > look else None,
+        more=more,
     )
 
 
 def _needed(kind: str, margin: float, pairs: Sequence[Estimate], level: float) -> int | None:
     """Replicates that show the differences seen, if they are the true ones, by any verdict."""
 
-    def counts(distances: Sequence[float], at: float, power: float = POWER) -> list[int | None]:
-        return [
-            pair.replicates_for(distance, at, power) if distance > 0 else None
-            for pair, distance in zip(pairs, distances, strict=True)
+    def counts(distance: Callable[[float], float], at: float, power: float = POWER) -> list[float]:
+        """Replicates that each pair needs; infinite where its difference is on the other side."""
+        distances = [distance(pair.mean) for pair in pairs]
+        found = [
+            pair.replicates_for(points, at, power) if points > 0 else None
+            for pair, points in zip(pairs, distances, strict=True)
         ]
+        return [math.inf if count is None else count for count in found]
 
-    means = [pair.mean for pair in pairs]
     # Both one-sided tests of an equivalence have to succeed.
-    within = counts([margin - abs(mean) for mean in means], level, 1 - (1 - POWER) / 2)
+    within = max(counts(lambda mean: margin - abs(mean), level, 1 - (1 - POWER) / 2))
     shared = level / len(pairs)
     if kind == "better":
-        for_all = [counts(means, level / 2), within]
-        for_one = counts([-mean for mean in means], shared / 2)
+        above = max(counts(lambda mean: mean, level / 2))
+        fewest = min(within, above, *counts(lambda mean: -mean, shared / 2))
     elif kind == "near":
-        for_all = [counts([mean + margin for mean in means], level)]
-        for_one = counts([-mean - margin for mean in means], shared)
+        above = max(counts(lambda mean: mean + margin, level))
+        fewest = min(above, *counts(lambda mean: -mean - margin, shared))
     else:
-        for_all = [within]
-        for_one = counts([abs(mean) - margin for mean in means], shared)
-    options = [max(n for n in each if n) for each in for_all if None not in each]
-    return min([*options, *(n for n in for_one if n is not None)], default=None)
+        fewest = min(within, *counts(lambda mean: abs(mean) - margin, shared))
+    return int(fewest) if math.isfinite(fewest) else None
 
 
-@dataclass(frozen=True)
-class CostResult:
-    """The verdict on a claim about computation; the cells are None where nothing was counted."""
-
-    name: str
-    claim: CostClaim
-    verdict: Verdict
-    ours: CostCell | None
-    than: CostCell | None
-
-    @property
-    def reason(self) -> str:
-        """Grounds of the verdict, or the command that measures."""
-        if self.ours is None or self.than is None:
-            return "run: cmkd cost"
-        saved = 100 * (self.ours.total / self.than.total - 1)
-        reading = "; one reading of an open point of the paper" if self.ours.is_open else ""
-        totals = f"{self.ours.total:.1f} against {self.than.total:.1f} GMACs"
-        return f"{totals}: {signed(saved)} %{reading}"
-
-
-def judge_cost(name: str, claim: CostClaim, costs: Mapping[str, ModelCost]) -> CostResult:
+def judge_cost(name: str, claim: CostClaim, costs: Mapping[str, ModelCost]) -> ClaimResult:
     """Verdict on `claim` by the measured `costs`."""
-
-    def cell(part: RowCost) -> CostCell | None:
-        return row_cost(PublishedRow(method=name, cost=part), costs)
-
-    ours, than = cell(claim.ours), cell(claim.than)
+    ours, than = network_cost(claim.ours, costs), network_cost(claim.than, costs)
+    gmacs = (ours.total if ours else None, than.total if than else None)
     if ours is None or than is None:
-        return CostResult(name, claim, "no runs", ours, than)
-    verdict: Verdict = "supported" if ours.total < than.total else "contradicted"
-    return CostResult(name, claim, verdict, ours, than)
+        return ClaimResult(name, claim.family, claim, reason="run: cmkd cost", gmacs=gmacs)
+    saved = signed(100 * (ours.total / than.total - 1))
+    reading = "; one reading of an open point of the paper" if ours.is_open else ""
+    return ClaimResult(
+        name,
+        claim.family,
+        claim,
+        verdict="supported" if ours.total < than.total else "contradicted",
+        reason=f"{ours.total:.1f} against {than.total:.1f} GMACs: {saved} %{reading}",
+        gmacs=gmacs,
+    )
 
 
 @dataclass(frozen=True)
@@ -341,6 +321,6 @@ class Judgement:
     claims: Claims
     evidence: tuple[Evidence, ...]
     results: tuple[ClaimResult, ...]
-    costs: tuple[CostResult, ...]
+    costs: tuple[ClaimResult, ...]
     factorial: tuple[Compared, ...]
     control: tuple[Compared, ...]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from cmkd.config.sweep import Arm
 from cmkd.errors import InputError
 from cmkd.report.arms import Family, find_arm
-from cmkd.report.cells import ArmPredictions, TestSet, shared_test_set
 from cmkd.report.claims import (
     TEACHER,
     VERDICTS,
@@ -20,7 +18,6 @@ from cmkd.report.claims import (
     ClaimResult,
     Claims,
     CostClaim,
-    CostResult,
     Judgement,
     decide_claims,
     judge_cost,
@@ -28,18 +25,18 @@ from cmkd.report.claims import (
 from cmkd.report.comparisons import (
     MINUS,
     Compared,
-    PairedDifference,
     against_control,
     factorial,
     identical_arms,
-    outcomes_of,
-    paired,
 )
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import Evidence, NothingMeasured
 from cmkd.report.gather import Gatherer
 from cmkd.report.page import Cell, Grid, Line, Page
+from cmkd.report.paper import ModelCost
+from cmkd.report.tables import ArmResult, Difference, arm_result
 from cmkd.report.text import DASH, FEW_MARK, headline_text, plural, signed
+
+Pairs = Sequence[tuple[str, str]]
 
 
 def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) -> Judgement:
@@ -49,121 +46,109 @@ def judge(claims: Claims, gatherer: Gatherer, costs: Mapping[str, ModelCost]) ->
         NothingMeasured: the store has no finished run of any claim.
         InputError: an error of `collect`, or sweeps on different versions of the data.
     """
-    found: dict[str, Evidence | NothingMeasured] = {}
-    for name in dict.fromkeys(claim.sweep for _, claim, _ in claims.accuracy):
+    found: dict[str, Evidence] = {}
+    lacking: list[NothingMeasured] = []
+    for sweep in dict.fromkeys(claim.sweep for _, claim, _ in claims.accuracy):
         try:
-            found[name] = gatherer.evidence(name)
+            found[sweep] = gatherer.evidence(sweep)
         except NothingMeasured as error:
-            found[name] = error
-    evidence = {
-        gathered.sweep.spec.name: gathered
-        for gathered in found.values()
-        if isinstance(gathered, Evidence)
-    }
-    if not evidence:
-        raise next(error for error in found.values() if isinstance(error, NothingMeasured))
-    _refuse_mixtures(tuple(evidence.values()))
-    readers = {name: _ClaimReader(claims, gatherer, name, found[name]) for name in found}
-    results = [readers[claim.sweep].read(name, claim, at) for name, claim, at in claims.accuracy]
-    sources = [(gathered, shared_test_set(gathered)) for gathered in evidence.values()]
+            lacking.append(error)
+    if not found:
+        raise lacking[0]
+    # One sweep may stand for all of them.
+    evidence = tuple({own.sweep.spec.name: own for own in found.values()}.values())
+    _refuse_mixtures(evidence)
+    identical = {own.sweep.spec.name: identical_arms(own) for own in evidence}
+    results = []
+    for name, claim, family in claims.accuracy:
+        # The command names no store, as pages are read on other machines too.
+        _, sweep, data = gatherer.sweep(claim.sweep)
+        command = shlex.join(["cmkd", "sweep", sweep, "--data", data])
+        result = ClaimResult(name, family, claim, gap=f"run: {command}", command=command)
+        if claim.sweep in found:
+            own = found[claim.sweep]
+            result = _measure(result, claim, claims, gatherer, own, identical[own.sweep.spec.name])
+        results.append(result)
     return Judgement(
         claims=claims,
-        evidence=tuple(evidence.values()),
+        evidence=evidence,
         results=decide_claims(results, claims),
         costs=tuple(
             judge_cost(name, claim, costs)
             for name, claim in claims.claims.items()
             if isinstance(claim, CostClaim)
         ),
-        factorial=tuple(row for source in sources for row in factorial(*source)),
-        control=against_control(sources),
+        factorial=tuple(row for own in evidence for row in factorial(own)),
+        control=against_control(evidence),
     )
-
-
-class _Gap(NamedTuple):
-    """Missing part of a claim."""
-
-    text: str
-    needs_runs: bool = True
-
-
-class _ClaimReader:
-    """Differences of the claims about one sweep."""
-
-    def __init__(
-        self, claims: Claims, gatherer: Gatherer, sweep: str, found: Evidence | NothingMeasured
-    ) -> None:
-        self._claims = claims
-        self._gatherer = gatherer
-        # The command names no store, as pages are read on other machines too.
-        _, own, data = gatherer.sweep(sweep)
-        self._command = shlex.join(["cmkd", "sweep", own, "--data", data])
-        self._evidence = found if isinstance(found, Evidence) else None
-        self._identical = set(identical_arms(found)) if isinstance(found, Evidence) else set()
-
-    def read(self, name: str, claim: AccuracyClaim, family: Family) -> ClaimResult:
-        """`claim` in `family` with all its differences, or with what is lacking for them."""
-        blank = ClaimResult(name, family, claim, command=self._command)
-        if self._evidence is None:
-            return replace(blank, gap=f"run: {self._command}")
-        test = shared_test_set(self._evidence)
-        found = [self._pair(pair, family, self._evidence, test) for pair in claim.pairs]
-        gaps = dict.fromkeys(part for part in found if isinstance(part, _Gap))
-        gap = "; ".join(part.text for part in gaps)
-        gap += f"; run: {self._command}" if any(part.needs_runs for part in gaps) else ""
-        return replace(
-            blank,
-            pairs=tuple(pair for pair in found if isinstance(pair, PairedDifference)),
-            gap=gap,
-        )
-
-    def _pair(
-        self, names: Sequence[str], family: Family, evidence: Evidence, test: TestSet
-    ) -> PairedDifference | _Gap:
-        found: list[tuple[str, ArmPredictions]] = []
-        for name in names:
-            arm = self._arm(name, family, evidence) if name != TEACHER else None
-            if arm is not None:
-                found.append((arm.name, outcomes_of(evidence, arm)))
-            elif name != TEACHER:
-                return self._lack(name, family, evidence)
-            elif teacher := self._gatherer.teacher(evidence, family, found[0][1], test):
-                found.append((TEACHER, teacher))
-        weights = (1.0, -1.0, -1.0, 1.0)[: len(names)]
-        shown = f" {MINUS} ".join(name for name, _ in found[:2])
-        if len(names) == 4:
-            shown = f"({shown}) {MINUS} ({f' {MINUS} '.join(name for name, _ in found[2:])})"
-        parts = [(weight, one) for weight, (_, one) in zip(weights, found, strict=False)]
-        arms = {name for name, _ in found}
-        same = any({one, other} <= arms for one, other in self._identical)
-        if len(found) == len(names):
-            difference = paired(parts, test, shown, identical=same)
-            if difference is not None:
-                return difference
-        return _Gap(f"{' and '.join(names)} have no replicate in common")
-
-    def _arm(self, name: str, family: Family, evidence: Evidence) -> Arm | None:
-        return find_arm(evidence.sweep, self._claims.arms[name].of(family))
-
-    def _lack(self, name: str, family: Family, evidence: Evidence) -> _Gap:
-        if evidence.sweep.waiting:
-            return _Gap(f"{name} waits for a selection")
-        lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {family} family"
-        chosen = ", ".join(f"{choice.name} = {choice.value:g}" for choice in evidence.choices)
-        return _Gap(f"{lack}; its search selected {chosen}" if chosen else lack, needs_runs=False)
 
 
 def _refuse_mixtures(evidence: Sequence[Evidence]) -> None:
     first, *others = evidence
     for other in others:
         for what in ("data", "data_id", "selection"):
-            one, two = getattr(first, what), getattr(other, what)
-            if one != two:
+            here, there = getattr(first, what), getattr(other, what)
+            if here != there:
                 raise InputError(
                     f"sweeps {first.sweep.spec.name} and {other.sweep.spec.name} have runs of "
-                    f"different {what}: {one!r} and {two!r}; choose one data set with --data, or "
-                    "delete the runs that are wrong"
+                    f"different {what}: {here!r} and {there!r}; choose one data set with --data, "
+                    "or delete the runs that are wrong"
                 )
+
+
+def _measure(
+    result: ClaimResult,
+    claim: AccuracyClaim,
+    claims: Claims,
+    gatherer: Gatherer,
+    evidence: Evidence,
+    identical: Pairs,
+) -> ClaimResult:
+    """`result` with its differences, and with what is lacking for the others."""
+    results: dict[str, ArmResult] = {}
+    absent: dict[str, str] = {}
+    for name in {name for pair in claim.pairs for name in pair} - {TEACHER}:
+        arm = find_arm(evidence.sweep, claims.arms[name].of(result.family))
+        if arm is not None:
+            results[name] = arm_result(evidence, arm)
+        else:
+            absent[name] = _absent_text(name, result.family, evidence)
+    pairs: list[Difference] = []
+    gaps: dict[str, None] = {}
+    for names in claim.pairs:
+        lacking = [absent[name] for name in names if name in absent]
+        parts = {name: results[name] for name in names if name in results}
+        if TEACHER in names and not lacking:
+            teacher = gatherer.teacher(evidence, result.family, results[names[0]])
+            parts |= {TEACHER: teacher} if teacher is not None else {}
+        difference = _difference(parts, identical)
+        if not lacking and len(parts) == len(names) and difference.seeds:
+            pairs.append(difference)
+        else:
+            lacking = lacking or [f"{' and '.join(names)} have no replicate in common"]
+            gaps[lacking[0]] = None
+    gap = "; ".join(gaps)
+    if evidence.sweep.waiting or gaps.keys() - absent.values():
+        gap += f"; run: {result.command}" if gap else ""
+    return replace(result, pairs=tuple(pairs), gap=gap)
+
+
+def _difference(parts: Mapping[str, ArmResult], identical: Pairs) -> Difference:
+    """a - b, or (a - b) - (c - d), of the arms `parts` in this order."""
+    names = [TEACHER if name == TEACHER else own.arm.name for name, own in parts.items()]
+    shown = f" {MINUS} ".join(names[:2])
+    if len(names) == 4:
+        shown = f"({shown}) {MINUS} ({f' {MINUS} '.join(names[2:])})"
+    weighted = tuple(zip((1.0, -1.0, -1.0, 1.0), parts.values(), strict=False))
+    return Difference(shown, weighted, identical=any({*same} <= {*names} for same in identical))
+
+
+def _absent_text(name: str, family: Family, evidence: Evidence) -> str:
+    if evidence.sweep.waiting:
+        return f"{name} waits for a selection"
+    lack = f"the sweep {evidence.sweep.spec.name} has no arm {name!r} in the {family} family"
+    chosen = ", ".join(f"{choice.name} = {choice.value:g}" for choice in evidence.choices)
+    return f"{lack}; its search selected {chosen}" if chosen else lack
 
 
 def build_claims_page(judgement: Judgement, *, version: str) -> Page:
@@ -197,26 +182,21 @@ def build_claims_page(judgement: Judgement, *, version: str) -> Page:
 
 
 def _verdict_grid(judgement: Judgement) -> Grid:
-    lines = [
-        Line(
-            (
-                Cell(result.name),
-                Cell(result.family),
-                Cell(f"{result.claim.says} ({result.claim.source})"),
-                Cell(result.verdict),
-                Cell(_p_text(result.p), "measured", result.p, trials=_trials(result)),
-                Cell(str(result.replicates) if result.pairs else DASH),
-                Cell(f"{result.detectable:.1f}" if result.detectable is not None else DASH),
-                Cell(result.reason or DASH),
-            ),
-            result.family,
+    lines = []
+    for result in (*judgement.results, *judgement.costs):
+        trials = dict.fromkeys(trial for pair in result.pairs for trial in pair.trials)
+        p = Cell(DASH) if isinstance(result.claim, CostClaim) else _p_cell(result.p, trials)
+        cells = (
+            Cell(result.name),
+            Cell(result.family),
+            Cell(f"{result.claim.says} ({result.claim.source})"),
+            Cell(result.verdict),
+            p,
+            Cell(str(result.replicates) if result.pairs else DASH),
+            Cell(f"{result.detectable:.1f}" if result.detectable is not None else DASH),
+            Cell(result.reason or DASH),
         )
-        for result in judgement.results
-    ]
-    for cost in judgement.costs:
-        says, family = f"{cost.claim.says} ({cost.claim.source})", cost.claim.family
-        texts = (cost.name, family, says, cost.verdict, DASH, DASH, DASH, cost.reason)
-        lines.append(Line(tuple(map(Cell, texts)), family))
+        lines.append(Line(cells, result.family))
     first, counts = judgement.evidence[0], Counter(result.verdict for result in judgement.results)
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     caption = (
@@ -241,46 +221,36 @@ def _pair_grid(judgement: Judgement) -> Grid:
 
 
 def _compared_grid(name: str, title: str, caption: str, rows: Sequence[Compared]) -> Grid:
-    lines = tuple(
-        Line(
-            (Cell(row.name), Cell(row.family), *_difference_cells(row.difference, row.p_holm)),
-            row.family,
-        )
-        for row in rows
-    )
-    return Grid(name, title, caption, ("Difference", "Family", *_HEADS, "p (Holm)"), lines)
+    lines = []
+    for row in rows:
+        named = Cell(row.difference.name), Cell(row.family)
+        lines.append(Line((*named, *_difference_cells(row.difference, row.p_holm)), row.family))
+    return Grid(name, title, caption, ("Difference", "Family", *_HEADS, "p (Holm)"), tuple(lines))
 
 
 _HEADS = ("Mean [95 %]", "SD", "df", "n", "p")
 
 
-def _difference_cells(
-    difference: PairedDifference | None, *adjusted: float | None
-) -> Iterator[Cell]:
-    if difference is None:
+def _difference_cells(difference: Difference, *adjusted: float | None) -> Iterator[Cell]:
+    found = difference.estimate
+    if found is None:
         yield from (Cell(DASH) for _ in (*_HEADS, *adjusted))
         return
-    one = difference.estimate
-    interval, text = one.interval(), signed(one.mean)
+    interval, text = found.interval(), signed(found.mean)
     text += f" [{signed(interval.low)}, {signed(interval.high)}]" if interval else f" {FEW_MARK}"
     low, high = (interval.low, interval.high) if interval else (None, None)
-    count, trials = difference.replicates, difference.trials
-    yield Cell(text, "measured", one.mean, one.sd, low, high, count, trials)
-    yield Cell(f"{one.sd:.1f}" if one.sd is not None else DASH)
-    yield Cell(f"{one.df:.0f}" if one.df is not None else DASH)
+    count, trials = len(difference.seeds), difference.trials
+    yield Cell(text, "measured", found.mean, found.sd, low, high, count, trials)
+    yield Cell(f"{found.sd:.1f}" if found.sd is not None else DASH)
+    yield Cell(f"{found.df:.0f}" if found.df is not None else DASH)
     yield Cell(str(count))
-    for p in (one.p, *adjusted):
-        yield Cell(_p_text(p) if one.known else DASH, "measured", p)
+    for p in (found.p, *adjusted):
+        yield _p_cell(p) if found.known else Cell(DASH, "measured", p)
 
 
-def _p_text(p: float | None) -> str:
-    if p is None:
-        return DASH
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _trials(result: ClaimResult) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(trial for pair in result.pairs for trial in pair.trials))
+def _p_cell(p: float | None, trials: Iterable[str] = ()) -> Cell:
+    text = DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return Cell(text, "measured", p, trials=tuple(trials))
 
 
 def _circumstances(judgement: Judgement, version: str) -> Iterator[str]:
@@ -313,15 +283,11 @@ def render_claims_json(judgement: Judgement) -> str:
     first, claims = judgement.evidence[0], judgement.claims
     whole = {
         "schema": SCHEMA,
-        "data": first.data,
-        "data_id": first.data_id,
-        "data_kind": first.data_kind,
-        "selection": first.selection,
+        **{key: getattr(first, key) for key in ("data", "data_id", "data_kind", "selection")},
         "level": claims.level,
         "looks": list(claims.looks),
         "claims": [
-            *(_claim_json(result, claims) for result in judgement.results),
-            *(_cost_json(cost) for cost in judgement.costs),
+            _claim_json(result, claims) for result in (*judgement.results, *judgement.costs)
         ],
         "factorial": [_compared_json(row) for row in judgement.factorial],
         "control": [_compared_json(row) for row in judgement.control],
@@ -330,19 +296,19 @@ def render_claims_json(judgement: Judgement) -> str:
 
 
 def _claim_json(result: ClaimResult, claims: Claims) -> dict[str, Any]:
+    claim = result.claim
+    head = {"claim": result.name, "family": result.family, "kind": claim.kind}
+    sentence = {"says": claim.says, "source": claim.source}
+    verdict = {"verdict": result.verdict, "reason": result.reason}
+    if isinstance(claim, CostClaim):
+        ours, than = result.gmacs
+        return {**head, **sentence, **verdict, "gmacs": ours, "gmacs_than": than}
     return {
-        "claim": result.name,
-        "family": result.family,
-        "kind": result.claim.kind,
-        "margin": result.claim.margin or claims.margin,
-        "says": result.claim.says,
-        "source": result.claim.source,
-        "verdict": result.verdict,
-        "reason": result.reason,
-        "p": result.p,
-        "look": result.look,
-        "detectable": result.detectable,
-        "more": result.more,
+        **head,
+        "margin": claim.margin or claims.margin,
+        **sentence,
+        **verdict,
+        **{key: getattr(result, key) for key in ("p", "look", "detectable", "more")},
         "pairs": [
             {"name": pair.name, "identical": pair.identical, **_difference_json(pair)}
             for pair in result.pairs
@@ -350,37 +316,29 @@ def _claim_json(result: ClaimResult, claims: Claims) -> dict[str, Any]:
     }
 
 
-def _difference_json(difference: PairedDifference) -> dict[str, Any]:
-    one = difference.estimate
-    interval = one.interval()
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    found = difference.estimate
+    if found is None:
+        return {}
+    interval = found.interval()
     return {
-        "difference": one.mean,
-        "sd": one.sd,
-        "error": one.error,
-        "df": one.df,
+        "difference": found.mean,
+        "sd": found.sd,
+        "error": found.error,
+        "df": found.df,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "n": difference.replicates,
-        "per_replicate": difference.values.mean(axis=1).tolist(),
-        "p": one.p,
+        "n": len(difference.seeds),
+        "per_replicate": list(difference.per_seed),
+        "p": found.p,
         "trials": list(difference.trials),
     }
 
 
 def _compared_json(compared: Compared) -> dict[str, Any]:
-    measured = _difference_json(compared.difference) if compared.difference is not None else {}
-    return {"name": compared.name, "family": compared.family, **measured, "p_holm": compared.p_holm}
-
-
-def _cost_json(result: CostResult) -> dict[str, Any]:
     return {
-        "claim": result.name,
-        "family": result.claim.family,
-        "kind": result.claim.kind,
-        "says": result.claim.says,
-        "source": result.claim.source,
-        "verdict": result.verdict,
-        "reason": result.reason,
-        "gmacs": result.ours.total if result.ours else None,
-        "gmacs_than": result.than.total if result.than else None,
+        "name": compared.difference.name,
+        "family": compared.family,
+        **_difference_json(compared.difference),
+        "p_holm": compared.p_holm,
     }

@@ -1,11 +1,10 @@
-"""Paired differences of arms, and arms with identical predictions."""
+"""Comparisons of arms: gains over the control, the factorial view, identical arms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 
 import numpy as np
 
@@ -16,115 +15,51 @@ from cmkd.report.arms import (
     families_of,
     family_of_arm,
     find_arm,
-    find_references,
-    interpretation_gap,
 )
-from cmkd.report.cells import ArmPredictions, TestSet, outcomes
 from cmkd.report.evidence import Evidence
 from cmkd.report.predictions import Predictions
-from cmkd.stats import Estimate, estimate, holm
+from cmkd.report.tables import Difference, arm_result, arm_results
+from cmkd.stats import holm
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """A weighted sum of arms in points, by shared replicate and clip: Float "R N", R >= 1.
-
-    Attributes:
-        groups: "N", index of the group of a clip; None if all are independent.
-        trials: ids of its trials.
-        identical: the arms gave the same predictions, although their settings differ.
-    """
-
-    name: str
-    values: np.ndarray
-    groups: np.ndarray | None
-    trials: tuple[str, ...]
-    identical: bool = False
-
-    @property
-    def replicates(self) -> int:
-        """Number of replicates shared by all arms."""
-        return len(self.values)
-
-    @cached_property
-    def estimate(self) -> Estimate:
-        """Mean and uncertainty over all replicates."""
-        return estimate(self.values, self.groups)
-
-    def at(self, look: int) -> Estimate:
-        """The estimate from the first `look` replicates."""
-        return estimate(self.values[:look], self.groups)
-
-
-def paired(
-    parts: Sequence[tuple[float, ArmPredictions]],
-    test: TestSet,
-    name: str,
-    *,
-    identical: bool = False,
-) -> PairedDifference | None:
-    """Sum of weight x accuracy at the selected epoch; None without a shared replicate."""
-    shared = sorted(set.intersection(*(set(arm.seeds) for _, arm in parts)))
-    if not shared:
-        return None
-    values = np.zeros((len(shared), len(test.clips)))
-    trials: dict[str, None] = {}
-    for weight, arm in parts:
-        rows = [arm.seeds.index(seed) for seed in shared]
-        values += 100.0 * weight * arm.selected[rows]
-        folds = len(arm.trials) // len(arm.seeds)
-        for row in rows:
-            trials |= dict.fromkeys(arm.trials[row * folds : (row + 1) * folds])
-    groups = test.units if test.grouped else None
-    return PairedDifference(name, values, groups, tuple(trials), identical)
-
-
-@dataclass(frozen=True)
 class Compared:
-    """Difference in a family of tests; None without a shared replicate."""
+    """Difference in a family of tests; `p_holm` is None without a shared replicate."""
 
-    name: str
+    difference: Difference
     family: Family
-    difference: PairedDifference | None
     p_holm: float | None
 
 
-def control_differences(
-    evidence: Evidence, test: TestSet
-) -> Iterator[tuple[Arm, Arm, PairedDifference | None]]:
+def control_differences(evidence: Evidence) -> Iterator[Difference]:
     """Every student arm minus its control; see `arms.find_references`."""
-    references = find_references(evidence.sweep, "control")
-    for arm in evidence.sweep.arms:
-        control = references.get(arm.name)
-        if control is not None and control.setting != arm.setting:
-            name = f"{arm.name} {MINUS} {control.name}"
-            parts = [(1.0, arm), (-1.0, control)]
-            yield (
-                arm,
-                control,
-                paired([(w, outcomes_of(evidence, part)) for w, part in parts], test, name),
-            )
+    for own in arm_results(evidence, ["control"]).values():
+        difference = own.differences["selected"]["control"]
+        if difference is not None and difference.reference != own.arm.name:
+            yield replace(difference, name=f"{own.arm.name} {MINUS} {difference.reference}")
 
 
-def against_control(sources: Sequence[tuple[Evidence, TestSet]]) -> tuple[Compared, ...]:
+def against_control(sources: Sequence[Evidence]) -> tuple[Compared, ...]:
     """`control_differences` of all `sources`; Holm per family of networks, equal pairs once."""
-    found: dict[Family, dict[str, PairedDifference | None]] = {}
+    found: dict[Family, dict[str, Difference]] = {}
     seen: set[tuple[str, str]] = set()
-    for evidence, test in sources:
-        for arm, control, difference in control_differences(evidence, test):
+    for evidence in sources:
+        for difference in control_differences(evidence):
+            arm, control = (own.arm for _, own in difference.parts)
             pair = (arm.setting.id, control.setting.id)
             if pair not in seen:
                 seen.add(pair)
                 rows = found.setdefault(family_of_arm(arm.setting), {})
-                name = f"{arm.name} {MINUS} {control.name}"
-                gap = interpretation_gap(arm.setting, control.setting)
-                name += f" (other {', '.join(gap)})" if gap else ""
+                name = difference.name
+                name += f" (other {', '.join(difference.gap)})" if difference.gap else ""
                 # Sweeps may share names of different settings.
                 name += f" ({evidence.sweep.spec.name})" if name in rows else ""
-                rows[name] = difference
-    return tuple(row for family, rows in found.items() for row in _adjusted(rows, family))
+                rows[name] = replace(difference, name=name)
+    return tuple(
+        row for family, rows in found.items() for row in _adjusted([*rows.values()], family)
+    )
 
 
 Corner = tuple[bool, bool]
@@ -141,39 +76,37 @@ The interaction is the gain of one kind of KD by the presence of the other.
 """
 
 
-def factorial(evidence: Evidence, test: TestSet) -> tuple[Compared, ...]:
+def factorial_arms(evidence: Evidence, family: Family) -> dict[Corner, Arm]:
+    """Control, spatial, temporal and both, where the sweep has them in `family`."""
+    found = {}
+    for temporal, spatial in product((False, True), (False, True)):
+        weights = {"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
+        arm = find_arm(evidence.sweep, ArmQuery(family=family, method=weights))
+        if arm is not None:
+            found[spatial, temporal] = arm
+    return found
+
+
+def factorial(evidence: Evidence) -> tuple[Compared, ...]:
     """Main effects and interaction of both kinds of KD, by family that has all four arms."""
     rows: list[Compared] = []
     for family in families_of(evidence.sweep):
-        arms: dict[Corner, Arm | None] = {}
-        for spatial in (False, True):
-            for temporal in (False, True):
-                method = {"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
-                query = ArmQuery(family=family, method=method)
-                arms[spatial, temporal] = find_arm(evidence.sweep, query)
-        pooled = {at: outcomes_of(evidence, arm) for at, arm in arms.items() if arm is not None}
-        if len(pooled) == len(arms):
-            rows += _adjusted(
-                {
-                    name: paired([(weight(at), arm) for at, arm in pooled.items()], test, name)
-                    for name, weight in FACTORIAL.items()
-                },
-                family,
-            )
+        arms = factorial_arms(evidence, family)
+        if len(arms) == 4:
+            results = {corner: arm_result(evidence, arms[corner]) for corner in sorted(arms)}
+            effects = [
+                Difference(name, tuple((weight(at), own) for at, own in results.items()))
+                for name, weight in FACTORIAL.items()
+            ]
+            rows += _adjusted(effects, family)
     return tuple(rows)
 
 
-def _adjusted(found: Mapping[str, PairedDifference | None], family: Family) -> Iterator[Compared]:
-    measured = {name: pair for name, pair in found.items() if pair is not None}
-    p_values = holm([difference.estimate.p for difference in measured.values()])
-    adjusted = dict(zip(measured, p_values, strict=True))
-    for name, difference in found.items():
-        yield Compared(name, family, difference, adjusted.get(name))
-
-
-def outcomes_of(evidence: Evidence, arm: Arm) -> ArmPredictions:
-    """Test results of an arm."""
-    return outcomes(evidence, arm.setting.id)
+def _adjusted(differences: Sequence[Difference], family: Family) -> Iterator[Compared]:
+    known = [found.p for difference in differences if (found := difference.estimate) is not None]
+    p_values = iter(holm(known))
+    for difference in differences:
+        yield Compared(difference, family, next(p_values) if difference.seeds else None)
 
 
 def identical_arms(evidence: Evidence) -> tuple[tuple[str, str], ...]:

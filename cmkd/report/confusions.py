@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from cmkd.report.arms import find_reference
-from cmkd.report.cells import ArmPredictions, Difference, TestSet, difference
-from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.tables import Measured, Table
+from cmkd.report.evidence import trials_of
+from cmkd.report.tables import ArmResult, Difference, Table
 
 LEGIBLE = 12
 """Most classes of a figure."""
@@ -60,13 +59,11 @@ def class_views(table: Table, role: str) -> Iterator[ClassView]:
 
     A test set of a single class has none.
     """
-    labels = _labels(table.evidence)
+    labels = np.array(table.evidence.test.labels)
     if len(set(labels.tolist())) < 2:
         return
-    by_reference: dict[str, list[Measured]] = {}
-    known = {
-        measured.arm.setting.id: measured for measured in table.measured if measured.outcomes.seeds
-    }
+    by_reference: dict[str, list[ArmResult]] = {}
+    known = {measured.arm.setting.id: measured for measured in table.measured if measured.seeds}
     for one in known.values():
         found = find_reference(table.sweep, role, one.arm.setting)
         if found is not None and found.setting.id in known and found.setting != one.arm.setting:
@@ -76,7 +73,7 @@ def class_views(table: Table, role: str) -> Iterator[ClassView]:
 
 
 def _view(
-    table: Table, reference: Measured, arms: Sequence[Measured], labels: np.ndarray
+    table: Table, reference: ArmResult, arms: Sequence[ArmResult], labels: np.ndarray
 ) -> ClassView:
     classes = _shown(reference, arms, labels)
     named = {name for trial in table.evidence.trials for name in trial.predictions.classes}
@@ -88,21 +85,15 @@ def _view(
         said=said,
         clips=tuple(int((labels == name).sum()) for name in classes),
         left_out=len(set(labels.tolist())) - len(classes),
-        reference_seeds=len(reference.outcomes.seeds),
+        reference_seeds=len(reference.seeds),
         reference_shares=_shares(table, reference, classes, labels)[:, : len(said)],
         arms=tuple(_compare(table, arm, reference, classes, labels, len(said)) for arm in arms),
     )
 
 
-def _labels(evidence: Evidence) -> np.ndarray:
-    """Class of every test clip, "N"."""
-    first = {trial.fold: trial.predictions.labels for trial in evidence.trials}
-    return np.array([label for fold in evidence.folds for label in first[fold]])
-
-
-def _shown(reference: Measured, arms: Sequence[Measured], labels: np.ndarray) -> tuple[str, ...]:
+def _shown(reference: ArmResult, arms: Sequence[ArmResult], labels: np.ndarray) -> tuple[str, ...]:
     """Classes to show, by ascending recall of the reference."""
-    hits = {one.arm.name: one.outcomes.selected.mean(axis=0) for one in (reference, *arms)}
+    hits = {one.arm.name: one.right["selected"].mean(axis=0) for one in (reference, *arms)}
     own = hits.pop(reference.arm.name)
 
     def recall(name: str) -> float:
@@ -118,15 +109,15 @@ def _shown(reference: Measured, arms: Sequence[Measured], labels: np.ndarray) ->
 
 
 def _shares(
-    table: Table, measured: Measured, classes: Sequence[str], labels: np.ndarray
+    table: Table, measured: ArmResult, classes: Sequence[str], labels: np.ndarray
 ) -> np.ndarray:
     """Float "C C+1"; the last column holds all other classes."""
     others = len(classes)
     index = {name: number for number, name in enumerate(classes)}
     counts = np.zeros((others + 1) * (others + 1), int)
     rows = np.array([index.get(name, others) for name in labels.tolist()])
-    folds = np.array(table.test.folds)
-    seeds = frozenset(measured.outcomes.seeds)
+    folds = np.array(table.evidence.test.folds)
+    seeds = frozenset(measured.seeds)
     for trial in trials_of(table.evidence, measured.arm):
         if trial.seed in seeds:
             predictions = trial.predictions
@@ -140,39 +131,21 @@ def _shares(
 
 def _compare(
     table: Table,
-    measured: Measured,
-    reference: Measured,
+    measured: ArmResult,
+    reference: ArmResult,
     classes: Sequence[str],
     labels: np.ndarray,
     columns: int,
 ) -> Compared:
-    gains, per_seed = [], []
+    gains = []
     for name in classes:
         clips = labels == name
-        own, other = _only(measured.outcomes, clips), _only(reference.outcomes, clips)
-        gains.append(difference(own, other, reference.arm.name, _part(table.test, clips)))
-        theirs = dict(zip(other.seeds, other.selected.mean(axis=1), strict=True))
-        ours = dict(zip(own.seeds, own.selected.mean(axis=1), strict=True))
-        per_seed.append([100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs])
+        parts = ((1.0, measured.of_clips(clips)), (-1.0, reference.of_clips(clips)))
+        gains.append(Difference(name, parts))
     return Compared(
         arm=measured.arm.name,
-        seeds=len(measured.outcomes.seeds),
+        seeds=len(measured.seeds),
         shares=_shares(table, measured, classes, labels)[:, :columns],
         gains=tuple(gains),
-        per_seed=np.array(per_seed).T,
-    )
-
-
-def _only(predictions: ArmPredictions, clips: np.ndarray) -> ArmPredictions:
-    return replace(
-        predictions, selected=predictions.selected[:, clips], last=predictions.last[:, clips]
-    )
-
-
-def _part(test: TestSet, clips: np.ndarray) -> TestSet:
-    chosen = np.flatnonzero(clips).tolist()
-    return TestSet(
-        tuple(test.clips[i] for i in chosen),
-        tuple(test.groups[i] for i in chosen),
-        tuple(test.folds[i] for i in chosen),
+        per_seed=np.array([gain.per_seed for gain in gains]).T,
     )

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmkd.report.arms import FAMILIES, ArmQuery, Family, find_arm
-from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.predictions import ClipDiagnostics, Graphs
+from cmkd.errors import InfrastructureError
+from cmkd.report.arms import FAMILIES, Family
+from cmkd.report.comparisons import factorial_arms
+from cmkd.report.evidence import Trial, trials_of
+from cmkd.report.predictions import FILE, ClipDiagnostics, Graphs, as_graphs, parse_diagnostics
 from cmkd.report.tables import Table
+from cmkd.tracking.reader import RunReader
 
 GATE_CLIPS = 4
 """Clips side by side."""
@@ -102,9 +105,9 @@ def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> Graph
         return None
     first = next(iter(found.values()))[0][0]
     taught = [clips for seeds in found.values() for clips in seeds if clips[0].teacher is not None]
-    teacher = [clip.teacher or {} for clip in taught[0]] if taught else []
+    teacher = [as_graphs(clip.teacher or {}) for clip in taught[0]] if taught else []
     likeness = {arm: _likeness(seeds, teacher) for arm, seeds in found.items()}
-    students = {arm: seeds[0][0].student for arm, seeds in found.items()}
+    students = {arm: as_graphs(seeds[0][0].student) for arm, seeds in found.items()}
     columns = {TEACHER: teacher[0], **students} if teacher else students
     return GraphView(name, first.clip, first.label, columns, likeness)
 
@@ -112,7 +115,7 @@ def graph_view(name: str, arms: Mapping[str, Sequence[RunDiagnostics]]) -> Graph
 def _likeness(seeds: Sequence[RunDiagnostics], teacher: Sequence[Graphs]) -> dict[int, float]:
     found = {
         number: _mean(
-            _correlation(_pairs(clip.student[number]), _pairs(theirs[number]))
+            _correlation(_pairs(np.array(clip.student[number])), _pairs(theirs[number]))
             for clips in seeds
             for clip, theirs in zip(clips, teacher, strict=True)
         )
@@ -128,27 +131,32 @@ def diagnostics_of(table: Table) -> Iterator[tuple[Family, Mapping[str, Sequence
     """
     fold = table.evidence.folds[0] if table.evidence.folds else 0
     for family in FAMILIES:
-        found = {
-            arm: [one for run_id in run_ids if (one := table.read_diagnostics(run_id))]
-            for arm, run_ids in _runs(table.evidence, family, fold).items()
-        }
-        found = {arm: seeds for arm, seeds in found.items() if seeds}
+        found = {}
+        for arm in factorial_arms(table.evidence, family).values():
+            trials = [trial for trial in trials_of(table.evidence, arm) if trial.fold == fold]
+            seeds = [read for trial in trials[:MOST_SEEDS] if (read := _read(table.store, trial))]
+            if seeds:
+                found[arm.name] = seeds
         if found:
             yield family, found
 
 
-def _runs(evidence: Evidence, family: Family, fold: int) -> Mapping[str, list[str]]:
-    runs: dict[str, list[str]] = {}
-    for temporal in (False, True):
-        for spatial in (False, True):
-            wanted = ArmQuery(
-                family=family, method={"lambda_1": spatial or 0.0, "lambda_2": temporal or 0.0}
-            )
-            arm = find_arm(evidence.sweep, wanted)
-            if arm is not None:
-                own = [trial for trial in trials_of(evidence, arm) if trial.fold == fold]
-                runs[arm.name] = [trial.run_id for trial in own[:MOST_SEEDS]]
-    return runs
+def _read(store: RunReader | None, trial: Trial) -> RunDiagnostics:
+    """Diagnostics of a trial; none of students without a decoder.
+
+    Raises:
+        InputError: the file is damaged.
+        InfrastructureError: the store does not answer.
+    """
+    if store is None:
+        return ()
+    try:
+        text = store.read_text(trial.run_id, FILE)
+    except InfrastructureError:
+        # Raises if the store is down; otherwise there is no such file.
+        store.find({"trial_id": trial.trial_id})
+        return ()
+    return parse_diagnostics(text, f"run {trial.run_id}")
 
 
 def _alike(arms: Mapping[str, Sequence[RunDiagnostics]]) -> dict[str, list[RunDiagnostics]]:

@@ -1,28 +1,20 @@
-"""Trials of a sweep in the store, checked for consistency."""
+"""Evidence of a report: the trials of a sweep in the store, checked for consistency."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
+from math import isfinite, nan
 
 from pydantic import ValidationError
 
 from cmkd.config.data import OfficialPart
-from cmkd.config.sweep import Arm, Choice, Sweep
+from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.arms import Family
-from cmkd.report.predictions import Predictions, PredictionsReader
-from cmkd.report.runs import (
-    Teacher,
-    make_selections,
-    metric,
-    number,
-    one_value,
-    place,
-    tag,
-    teachers_of,
-)
+from cmkd.report.arms import Family, distils, family_of_arm
+from cmkd.report.predictions import EvaluatedClips, Predictions, parse_predictions
 from cmkd.tracking.reader import RunReader
 from cmkd.tracking.store import RunRecord
 
@@ -45,10 +37,24 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """RGB teacher of one fold; accuracies in [0, 100]. Fields of a missing run are None."""
+
+    teacher_id: str
+    backbone: str
+    run_id: str | None
+    experiment_id: str | None
+    commit: str | None
+    selected: float | None
+    last: float | None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All finished trials of a sweep's arms on one data set, checked for consistency.
 
     Attributes:
+        test: clips of all `folds`.
         folds: with any finished trial.
         fold_count: folds of the data set; None if the runs do not record it.
         seeds: of all runs of these arms.
@@ -71,15 +77,8 @@ class Evidence:
     commits: tuple[str, ...]
     sweep: Sweep
     choices: tuple[Choice, ...]
+    test: EvaluatedClips = EvaluatedClips()
     official: OfficialPart | None = None
-
-
-@dataclass(frozen=True)
-class TrialCache:
-    """Trials by run id, shared by sweeps of one report."""
-
-    trials: dict[str, Trial] = field(default_factory=dict)
-    reader: PredictionsReader = field(default_factory=PredictionsReader)
 
 
 def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
@@ -114,7 +113,7 @@ def collect(
     sweep: Sweep,
     data: str,
     command: str | None = None,
-    known: TrialCache | None = None,
+    known: dict[str, Trial] | None = None,
 ) -> Evidence:
     """Gather the runs of the arms of `sweep` on the data set whose name or id is `data`.
 
@@ -122,7 +121,7 @@ def collect(
 
     Args:
         command: remedy in messages; default: the sweep by its name.
-        known: cache shared with further sweeps.
+        known: trials by run id, read for other sweeps; those read now are added.
 
     Raises:
         NothingMeasured: no finished run.
@@ -131,9 +130,10 @@ def collect(
             predictions; missing predictions.
         InfrastructureError: the store does not answer.
     """
-    known = TrialCache() if known is None else known
     command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
-    runs = _trials_on(store, data)
+    runs = store.find({"kind": "trial", "data": data}) or store.find(
+        {"kind": "trial", "data_id": data}
+    )
     finished = [run for run in runs if run.status == "FINISHED"]
     sweep, choices = make_selections(sweep, finished)
     arms = {arm.setting.id: arm for arm in sweep.arms}
@@ -146,9 +146,8 @@ def collect(
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
-    _refuse_duplicates(finished)
     runs = [run for run in runs if run.tags.get("data_id") == data_id]
-    trials = _read_all(store, finished, command, known)
+    trials = _read_all(store, finished, command, {} if known is None else known)
     counts = {int(run.tags["folds"]) for run in finished if run.tags.get("folds", "").isdigit()}
     return Evidence(
         data=tag(finished[0], "data"),
@@ -164,6 +163,7 @@ def collect(
         commits=tuple(sorted({run.tags.get("git_commit", "unknown") for run in finished})),
         sweep=sweep,
         choices=choices,
+        test=EvaluatedClips.of({trial.fold: trial.predictions for trial in trials}),
         official=_official(finished[0]),
     )
 
@@ -180,12 +180,6 @@ def _official(run: RunRecord) -> OfficialPart | None:
         ) from None
 
 
-def _trials_on(store: RunReader, data: str) -> Sequence[RunRecord]:
-    return store.find({"kind": "trial", "data": data}) or store.find(
-        {"kind": "trial", "data_id": data}
-    )
-
-
 def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> NothingMeasured:
     trials = store.find({"kind": "trial"})
     known = sorted({run.tags.get("data", "") for run in trials if run.status == "FINISHED"})
@@ -196,48 +190,34 @@ def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> Nothing
     )
 
 
-def _refuse_duplicates(runs: Iterable[RunRecord]) -> None:
-    seen: dict[tuple[str, int, int], str] = {}
-    for run in runs:
-        key = (tag(run, "setting_id"), *place(run))
-        if key in seen:
-            raise InputError(
-                f"runs {seen[key]} and {run.run_id} are the same arm, seed {key[1]} and fold "
-                f"{key[2]}; delete the older one"
-            )
-        seen[key] = run.run_id
-
-
 def _read_all(
-    store: RunReader, runs: Sequence[RunRecord], command: str, known: TrialCache
+    store: RunReader, runs: Sequence[RunRecord], command: str, known: dict[str, Trial]
 ) -> tuple[Trial, ...]:
     first: dict[int, Trial] = {}
+    arms: dict[tuple[str, int, int], str] = {}
     for run in runs:
-        if run.run_id not in known.trials:
-            known.trials[run.run_id] = _read(store, run, command, known.reader)
-        trial = known.trials[run.run_id]
-        shared = first.setdefault(trial.fold, trial).predictions
-        own = trial.predictions
+        trial = known.get(run.run_id) or _read(store, run, command)
+        place = (trial.setting_id, trial.seed, trial.fold)
+        if place in arms:
+            raise InputError(
+                f"runs {arms[place]} and {run.run_id} are the same arm, seed {trial.seed} and fold "
+                f"{trial.fold}; delete the older one"
+            )
+        arms[place] = run.run_id
+        own, shared = trial.predictions, first.setdefault(trial.fold, trial).predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
             raise InputError(
                 f"runs {first[trial.fold].run_id} and {trial.run_id} were tested on different "
                 f"clips of fold {trial.fold}; delete the one that is wrong and sweep again"
             )
         # All trials of a fold share one list of clips in memory.
-        classes = shared.classes if shared.classes == own.classes else own.classes
-        thin = replace(
-            own,
-            clips=shared.clips,
-            groups=shared.groups,
-            labels=shared.labels,
-            classes=classes,
-        )
-        known.trials[run.run_id] = replace(trial, predictions=thin)
-    return tuple(known.trials[run.run_id] for run in runs)
+        thin = replace(own, clips=shared.clips, groups=shared.groups, labels=shared.labels)
+        known[run.run_id] = replace(trial, predictions=thin)
+    return tuple(known[run.run_id] for run in runs)
 
 
-def _read(store: RunReader, run: RunRecord, command: str, reader: PredictionsReader) -> Trial:
-    predictions = reader.parse(_artifact(store, run, command), run.run_id)
+def _read(store: RunReader, run: RunRecord, command: str) -> Trial:
+    predictions = parse_predictions(_artifact(store, run, command), run.run_id)
     for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
         logged, counted = metric(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:
@@ -268,3 +248,138 @@ def _artifact(store: RunReader, run: RunRecord, command: str) -> str:
             f"describe --run-id {run.run_id}), or delete that run and run the sweep again: "
             f"{command}"
         ) from error
+
+
+def make_selections(sweep: Sweep, runs: Sequence[RunRecord]) -> tuple[Sweep, tuple[Choice, ...]]:
+    """Sweep and choices after the selections that the finished `runs` allow.
+
+    The number of seeds is that finished by all candidates of the first selection.
+    """
+    if not sweep.spec.select:
+        return sweep, ()
+    scores = {
+        (tag(run, "setting_id"), fold, seed): accuracy
+        for run in runs
+        if isfinite(accuracy := run.metrics.get("best_val_acc", nan))
+        for seed, fold in [place(run)]
+    }
+    folds = max((number(run, "folds") for run in runs if "folds" in run.tags), default=1)
+    seeds = _complete_seeds(sweep, scores, folds)
+    return resolve(sweep, scores, folds=folds, seeds=seeds) if seeds else (sweep, ())
+
+
+def _complete_seeds(sweep: Sweep, scores: Scores, folds: int) -> int:
+    first = next(iter(sweep.spec.select.values()))
+    candidates = [arm.setting.id for arm in sweep.arms if arm.block in first.among]
+
+    def is_complete(seed: int) -> bool:
+        return all(
+            (setting_id, fold, seed) in scores for setting_id in candidates for fold in range(folds)
+        )
+
+    return sum(1 for _ in takewhile(is_complete, count()))
+
+
+def teachers_of(
+    store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
+) -> dict[Family, dict[int, dict[int, Teacher]]]:
+    """Teachers of the students among `runs`, by family, seed and fold.
+
+    Args:
+        arms: by setting id.
+
+    Raises:
+        InputError: students of one family, seed and fold had different teachers, or a teacher has
+            two runs; the message names them and the remedy.
+    """
+    groups: dict[tuple[Family, int, int], list[RunRecord]] = {}
+    for run in runs:
+        setting = arms[tag(run, "setting_id")].setting
+        if distils(setting):
+            groups.setdefault((family_of_arm(setting), *place(run)), []).append(run)
+    finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
+    known: dict[tuple[str, str], Teacher] = {}
+    teachers: dict[Family, dict[int, dict[int, Teacher]]] = {}
+    for (family, seed, fold), group in sorted(groups.items()):
+        remedy = (
+            f"arms of the {family} family are compared under one teacher for each seed and fold: "
+            "delete the older runs, or split the sweep"
+        )
+        teacher_id = one_value(group, "teacher", remedy)
+        backbone = arms[tag(group[0], "setting_id")].setting.teacher.backbone
+        if (teacher_id, backbone) not in known:
+            known[teacher_id, backbone] = _teacher(finished, teacher_id, backbone)
+        by_seed = teachers.setdefault(family, {}).setdefault(seed, {})
+        by_seed[fold] = known[teacher_id, backbone]
+    return teachers
+
+
+def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: str) -> Teacher:
+    found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
+    if not found:
+        return Teacher(teacher_id, backbone, None, None, None, None, None)
+    if len(found) > 1:
+        ids = ", ".join(sorted(run.run_id for run in found))
+        raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
+    run = found[0]
+    return Teacher(
+        teacher_id,
+        backbone,
+        run.run_id,
+        run.experiment_id,
+        run.tags.get("git_commit", "unknown"),
+        metric(run, "test_acc"),
+        metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,
+    )
+
+
+def tag(run: RunRecord, name: str) -> str:
+    """The tag `name` of `run`; InputError when it has none."""
+    value = run.tags.get(name)
+    if not value:
+        raise InputError(
+            f"run {run.run_id} has no tag {name!r}, so it was not written by cmkd sweep; delete it"
+        )
+    return value
+
+
+def number(run: RunRecord, name: str) -> int:
+    """The tag `name` of `run` as a whole number >= 0; InputError when it is none."""
+    value = tag(run, name)
+    if not value.isdecimal():
+        raise InputError(f"run {run.run_id}: tag {name!r} is {value!r}, not a number; delete it")
+    return int(value)
+
+
+def metric(run: RunRecord, name: str) -> float:
+    """The accuracy `name` of `run`; InputError when it is missing or outside [0, 100]."""
+    value = run.metrics.get(name)
+    if value is None or not isfinite(value) or not 0 <= value <= 100:
+        raise InputError(
+            f"run {run.run_id}: metric {name} is {value}, not an accuracy in [0, 100]; "
+            "delete that run and sweep again"
+        )
+    return value
+
+
+def place(run: RunRecord) -> tuple[int, int]:
+    """Seed and fold of a trial."""
+    return number(run, "seed"), number(run, "fold")
+
+
+def one_value(runs: Sequence[RunRecord], name: str, remedy: str) -> str:
+    """The value of tag `name` that all `runs` share; InputError naming the runs otherwise."""
+    holders: dict[str, list[str]] = {}
+    for run in runs:
+        holders.setdefault(tag(run, name), []).append(run.run_id)
+    if len(holders) > 1:
+        raise InputError(f"these runs mix values of {name}: {_listed(holders)}; {remedy}")
+    return next(iter(holders))
+
+
+def _listed(holders: Mapping[str, Sequence[str]]) -> str:
+    def some(run_ids: Sequence[str]) -> str:
+        more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+        return ", ".join(run_ids[:3]) + more
+
+    return "; ".join(f"{value!r} in {some(ids)}" for value, ids in sorted(holders.items()))

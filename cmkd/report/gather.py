@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
+from pydantic import ValidationError
 
-from cmkd.config.sweep import Sweep, find_spec, load_sweep
-from cmkd.errors import ConfigError, InfrastructureError, InputError
+from cmkd.config.spec import SweepSpec
+from cmkd.config.sweep import Arm, Sweep, find_spec, load_sweep
+from cmkd.config.trial import Setting
+from cmkd.config.yaml_loader import Document
+from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
-from cmkd.report.cells import ArmPredictions, TestSet
-from cmkd.report.costs import ModelCost, any_cost, read_costs
-from cmkd.report.evidence import Evidence, NothingMeasured, TrialCache, collect, no_evidence
-from cmkd.report.paper import TABLES, TableSpec, find_table, own_table
-from cmkd.report.predictions import FILE as DIAGNOSTICS_FILE
-from cmkd.report.predictions import (
-    ClipDiagnostics,
-    Predictions,
-    parse_diagnostics,
-    parse_predictions,
+from cmkd.report.evidence import (
+    Evidence,
+    NothingMeasured,
+    Trial,
+    collect,
+    no_evidence,
+    number,
+    tag,
 )
-from cmkd.report.rows import build_table
-from cmkd.report.runs import stored_sweep
-from cmkd.report.tables import Measured, Table
+from cmkd.report.paper import (
+    TABLES,
+    ModelCost,
+    TableSpec,
+    any_cost,
+    find_table,
+    own_table,
+    read_costs,
+)
+from cmkd.report.predictions import Predictions, parse_predictions
+from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord, default_uri, redact, store_exists
 
@@ -127,10 +138,10 @@ class Gatherer:
 
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
         self._request = request
-        self._store = store
+        self.store = store
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
-        self._known = TrialCache()
+        self._known: dict[str, Trial] = {}
         self._teachers: dict[str, Predictions] = {}
 
     @property
@@ -186,32 +197,7 @@ class Gatherer:
             raise found
         return found
 
-    def history(self, evidence: Evidence, name: str) -> Mapping[str, History]:
-        """Values per epoch of the metric `name`, by run id."""
-        run_ids = [trial.run_id for trial in evidence.trials]
-        return self._store.histories(run_ids, name) if self._store is not None else {}
-
-    def diagnostics(self, evidence: Evidence, run_id: str) -> tuple[ClipDiagnostics, ...]:
-        """Gate and graphs of a run of `evidence`; () without any.
-
-        Raises:
-            InputError: damaged diagnostics.
-            InfrastructureError: the store does not answer.
-        """
-        if self._store is None:
-            return ()
-        try:
-            text = self._store.read_text(run_id, DIAGNOSTICS_FILE)
-        except InfrastructureError:
-            # Students without a decoder have no file. Raises if the store is down.
-            trial = next(trial for trial in evidence.trials if trial.run_id == run_id)
-            self._store.find({"trial_id": trial.trial_id})
-            return ()
-        return parse_diagnostics(text, f"run {run_id}")
-
-    def teacher(
-        self, evidence: Evidence, family: Family, students: ArmPredictions, test: TestSet
-    ) -> ArmPredictions | None:
+    def teacher(self, evidence: Evidence, family: Family, students: ArmResult) -> ArmResult | None:
         """Predictions of the RGB teachers of `students`, one row per seed.
 
         None if the run of a teacher is not in the store.
@@ -228,15 +214,15 @@ class Gatherer:
             right: list[np.ndarray] = []
             for fold in evidence.folds:
                 run_id = by_fold[fold].run_id if fold in by_fold else None
-                if run_id is None or self._store is None:
+                if run_id is None or self.store is None:
                     return None
                 if run_id not in self._teachers:
-                    text = self._store.read_text(run_id, "predictions.csv")
+                    text = self.store.read_text(run_id, "predictions.csv")
                     self._teachers[run_id] = parse_predictions(text, run_id)
                 clips += self._teachers[run_id].clips
                 right.append(self._teachers[run_id].selected)
                 trials.append(by_fold[fold].teacher_id)
-            if tuple(clips) != test.clips:
+            if tuple(clips) != evidence.test.clips:
                 raise InputError(
                     f"the RGB teacher of the {family} family was tested on other clips than its "
                     "students; delete the runs that are wrong and sweep again"
@@ -245,20 +231,70 @@ class Gatherer:
         if not rows:
             return None
         matrix = np.stack(rows)
-        return replace(students, selected=matrix, last=matrix, trials=tuple(trials))
+        return replace(students, right={"selected": matrix}, trials=tuple(trials))
 
     def _open(self, command: str) -> RunReader:
         uri = self._request.tracking_uri
-        if self._store is None and not store_exists(uri):
+        if self.store is None and not store_exists(uri):
             raise NothingMeasured(
                 f"{redact(uri or default_uri())}: no tracking store is there yet; run: {command}"
             )
         return self._reader()
 
     def _reader(self) -> RunReader:
-        if self._store is None:
-            self._store = _Snapshot(open_reader(self._request.tracking_uri))
-        return self._store
+        if self.store is None:
+            self.store = _Snapshot(open_reader(self._request.tracking_uri))
+        return self.store
+
+
+def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
+    """Sweep `name` rebuilt from its finished trials on `data`; None without any.
+
+    Trials of an earlier protocol have other setting ids and are left out.
+    """
+    runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
+    if data:
+        runs = [run for run in runs if data in (run.tags.get("data"), run.tags.get("data_id"))]
+    lacking = [run.run_id for run in runs if not run.params]
+    params = {run.run_id: run.params for run in runs} | dict(store.params(lacking))
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        setting_id = tag(run, "setting_id")
+        if setting_id in arms:
+            continue
+        setting = _setting(params[run.run_id])
+        if setting is not None and setting.id == setting_id:
+            own = tag(run, "arm")
+            names = {arm.name for arm in arms.values()}
+            arms[setting_id] = Arm(own if own not in names else f"{own} {setting_id}", setting)
+    if not arms:
+        return None
+    spec = SweepSpec(
+        name=name,
+        description="",
+        data=tag(runs[-1], "data"),
+        seeds=1 + max(number(run, "seed") for run in runs),
+        blocks={"stored": {}},
+    )
+    return Sweep(spec, Document(Path(name), {}, {}), tuple(arms.values()), {}, {})
+
+
+def _setting(params: Mapping[str, str]) -> Setting | None:
+    """Setting of logged parameters; None if it is invalid now."""
+    nested: dict[str, Any] = {}
+    for key, text in params.items():
+        *parents, leaf = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        try:
+            level[leaf] = json.loads(text)
+        except ValueError:
+            level[leaf] = text
+    try:
+        return Setting.model_validate_json(json.dumps(nested))
+    except ValidationError:
+        return None
 
 
 def _has_spec(name: str) -> bool:
@@ -340,15 +376,10 @@ def _fill(
             f"the store has trials of the arms that its rows are compared with, and no other; "
             f"run: {gatherer.command(spec.sweep)}"
         )
-    return replace(
-        table,
-        read_history=partial(gatherer.history, evidence),
-        read_diagnostics=partial(gatherer.diagnostics, evidence),
-        server=gatherer.server,
-    )
+    return replace(table, store=gatherer.store, server=gatherer.server)
 
 
-def _departs(measured: Measured) -> bool:
+def _departs(measured: ArmResult) -> bool:
     """True if an arm has runs and is no reference of others."""
     references = {found.reference for found in measured.differences["selected"].values() if found}
-    return bool(measured.outcomes.trials) and measured.arm.name not in references
+    return bool(measured.trials) and measured.arm.name not in references

@@ -1,25 +1,25 @@
-"""Printed tables of the paper, and the tables of a report."""
+"""Printed tables of the paper, measured computation beside them, and the tables of a report."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from cmkd.config.base import Config
 from cmkd.config.paths import packaged, slug
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import Sweep
-from cmkd.config.yaml_loader import explain, read_yaml, suggest
+from cmkd.config.yaml_loader import Document, explain, read_yaml, suggest
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import (
     FAMILIES,
-    REFERENCES,
     ArmQuery,
     Family,
     families_of,
@@ -94,28 +94,133 @@ class PublishedTable(Config):
                 raise ValueError(f"row {row.method!r}: citations lacks {number!r}")
 
 
-def load_published(name: str) -> PublishedTable:
-    """The published table ``reports/published/<name>.yaml``.
+Model = TypeVar("Model", bound=Config)
+
+
+def read_model(path: Path, kind: type[Model]) -> tuple[Model, Document]:
+    """The YAML file `path` as a `kind`, and the document for the lines of further errors.
 
     Raises:
-        ConfigError: with file, line and key, when the file is not such a table.
+        ConfigError: with file, line and key, when the file is no such thing.
     """
+    document = read_yaml(path)
+    try:
+        return kind.model_validate_json(json.dumps(document.data, default=str)), document
+    except ValidationError as error:
+        keys, message = explain(error, kind)
+        raise ConfigError(f"{document.where(*keys)}: {message}") from None
+
+
+def load_published(name: str) -> PublishedTable:
+    """The published table ``reports/published/<name>.yaml``; errors as `read_model`."""
     return read_published(packaged("reports", "published", f"{name}.yaml"))
 
 
 def read_published(path: Path) -> PublishedTable:
-    """The published table in the file `path`; errors as `load_published`."""
-    document = read_yaml(path)
-    try:
-        return PublishedTable.model_validate_json(json.dumps(document.data, default=str))
-    except ValidationError as error:
-        keys, message = explain(error, PublishedTable)
-        raise ConfigError(f"{document.where(*keys)}: {message}") from None
+    """The published table in the file `path`; errors as `read_model`."""
+    return read_model(path, PublishedTable)[0]
 
 
 def cited(table: PublishedTable) -> Mapping[str, str]:
     """The works that rows of `table` cite, by number, in ascending order."""
-    return dict(sorted(table.citations.items(), key=lambda one: int(one[0])))
+    return dict(sorted(table.citations.items(), key=lambda work: int(work[0])))
+
+
+COST_TOLERANCE = 1e-3
+"""Relative tolerance between `gmacs` and its factors, and between equal models."""
+
+
+class ModelCost(BaseModel):
+    """Cost of a network at the paper's resolution, in the JSON list of a file of costs.
+
+    GFLOPs of the paper and of the literature it cites are multiply-accumulates, so ours are GMACs.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    model: str = Field(
+        min_length=1,
+        description="as in the rows of `reports/published`, tsm_r50_16f say; any other is no row",
+    )
+    gmacs_per_view: float = Field(gt=0, description="10^9 multiply-accumulates of one view")
+    views: int = Field(ge=1, description="temporal clips x crops of a test clip")
+    gmacs: float = Field(gt=0, description="of all views")
+    parameters: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _multiplies(self) -> Self:
+        product = self.gmacs_per_view * self.views
+        if not math.isclose(self.gmacs, product, rel_tol=COST_TOLERANCE):
+            raise ValueError(
+                f"gmacs {self.gmacs} of {self.model!r} is not gmacs_per_view x views = {product:g}"
+            )
+        return self
+
+
+def read_costs(path: Path) -> Mapping[str, ModelCost]:
+    """Costs in the file `path` by model; empty without the file.
+
+    Raises:
+        InputError: it cannot be read, is no such list, or has a model with two costs per view.
+    """
+    try:
+        costs = TypeAdapter(list[ModelCost]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f" at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+        raise InputError(
+            f"{path}: no list of costs{where}: {first['msg'].removeprefix('Value error, ')}; "
+            "measure them anew or delete the file"
+        ) from None
+    known: dict[str, ModelCost] = {}
+    for cost in costs:
+        other = known.setdefault(cost.model, cost)
+        if not math.isclose(other.gmacs_per_view, cost.gmacs_per_view, rel_tol=COST_TOLERANCE):
+            raise InputError(
+                f"{path}: model {cost.model!r} has {other.gmacs_per_view} and "
+                f"{cost.gmacs_per_view} GMACs per view; measure it anew"
+            )
+    return known
+
+
+@dataclass(frozen=True)
+class CostCell:
+    """Computation of a row in GMACs; `delta` to the printed value in percent, None without one."""
+
+    per_view: float
+    views: int
+    total: float
+    parameters: int
+    delta: float | None
+    is_open: bool
+
+
+def network_cost(
+    wanted: RowCost, costs: Mapping[str, ModelCost], printed: float | None = None
+) -> CostCell | None:
+    """Cost of `wanted`, summed over an ensemble; None if a network was not measured."""
+    if not all(model in costs for model in wanted.models):
+        return None
+    parts = [costs[model] for model in wanted.models]
+    per_view = sum(part.gmacs_per_view for part in parts)
+    total = per_view * wanted.views
+    delta = 100 * (total / printed - 1) if printed is not None else None
+    parameters = sum(part.parameters for part in parts)
+    return CostCell(per_view, wanted.views, total, parameters, delta, wanted.is_open)
+
+
+def row_cost(row: PublishedRow, costs: Mapping[str, ModelCost]) -> CostCell | None:
+    """Cost of `row`; None if a network was not measured."""
+    return network_cost(row.cost, costs, row.gflops) if row.cost is not None else None
+
+
+def any_cost(table: PublishedTable, costs: Mapping[str, ModelCost]) -> bool:
+    """True if any row of `table` has a measured cost."""
+    return any(row_cost(row, costs) is not None for row in table.rows)
 
 
 FigureName = Literal["arms", "training", "classes", "diagnostics", "search", "cost"]
@@ -220,20 +325,18 @@ def own_table(sweep: Sweep) -> TableSpec:
         if len({json.dumps(setting.get(key)) for setting in settings}) > 1
     ]
     families = families_of(sweep)
-    roles = (
+    references = [
         role
-        for role in REFERENCES
+        for role in ("control", "baseline")
         if any(standard_reference(sweep, role, family) for family in families)
-    )
-    first = [sweep.arms[0].name] if len(sweep.arms) > 1 else []
-    reference = sorted(roles, key=["control", "baseline", "both"].index)[:1] or first
-    if reference == ["both"]:
-        reference = first
+    ]
+    if not references and len(sweep.arms) > 1:
+        references = [sweep.arms[0].name]
     return TableSpec(
         name=sweep.spec.name,
         sweep=sweep.spec.name,
         published=None,
-        references=tuple(reference),
+        references=tuple(references[:1]),
         figures=("arms", "training"),
         heading=f"Arms of sweep {sweep.spec.name}.",
         labels=tuple(swept),

@@ -6,18 +6,17 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise, product
+from functools import cached_property
+from itertools import compress, pairwise
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cmkd.errors import InputError
 
 COLUMNS = ("clip", "group", "label", "selected", "last")
-_MOST_LINES = 500_000
-"""Cached lines of a test set, some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -77,105 +76,57 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
     )
 
 
-class PredictionsReader:
-    """Reader for many trials; common parts of their files are parsed and kept once."""
-
-    def __init__(self) -> None:
-        self._known: list[_Test] = []
-
-    def parse(self, text: str, run_id: str) -> Predictions:
-        """As `parse_predictions`, with its result and errors."""
-        lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-        for test in self._known:
-            found = test.read(lines)
-            if found is not None:
-                return found
-        found = parse_predictions(text, run_id)
-        if '"' not in text and len(lines) == 1 + len(found.clips):
-            test = _Test.of(found, lines)
-            if all(test.beginnings != known.beginnings for known in self._known):
-                self._known.append(test)
-        return found
-
-
-@dataclass(frozen=True)
-class _Test:
-    """Common part of the files of trials with the same test clips.
-
-    Attributes:
-        beginnings: by line, clip, group and label.
-        ends: text of two classes -> said * K + last for K `classes`.
-        order: sorts the lines by clip.
-        truth: labels in that order, as indices into `classes`.
-        known: cached lines -> place * K * K + number of the end.
-    """
-
-    shared: Predictions
-    header: str
-    beginnings: list[str]
-    ends: Mapping[str, int]
-    order: np.ndarray
-    classes: tuple[str, ...]
-    truth: np.ndarray
-    known: dict[str, int]
-
-    @classmethod
-    def of(cls, found: Predictions, lines: list[str]) -> _Test:
-        beginnings = [line.rsplit(",", 2)[0] for line in lines[1:]]
-        clips = [line.partition(",")[0] for line in beginnings]
-        classes = tuple(sorted(set(found.labels)))
-        index = {name: number for number, name in enumerate(classes)}
-        return cls(
-            shared=found,
-            header=lines[0],
-            beginnings=beginnings,
-            ends={f",{said},{last}": i for i, (said, last) in enumerate(product(classes, classes))},
-            order=np.array(sorted(range(len(clips)), key=clips.__getitem__)),
-            classes=classes,
-            truth=np.array([index[label] for label in found.labels], np.int16),
-            known={},
-        )
-
-    def read(self, lines: list[str]) -> Predictions | None:
-        """Predictions; None for other clips, or a predicted class without a clip."""
-        header, *rows = lines
-        if header != self.header or len(rows) != len(self.beginnings):
-            return None
-        codes = []
-        for place, (row, code) in enumerate(zip(rows, map(self.known.get, rows), strict=True)):
-            if code is None and (code := self._learn(place, row)) is None:
-                return None
-            codes.append(code)
-        places, numbers = np.divmod(np.array(codes), len(self.ends))
-        if not np.array_equal(places, np.arange(len(rows))):
-            return None
-        said, last = np.divmod(numbers[self.order], len(self.classes))
-        one = self.shared
-        return Predictions(
-            one.clips,
-            one.groups,
-            one.labels,
-            said == self.truth,
-            last == self.truth,
-            self.classes,
-            said.astype(np.int16),
-        )
-
-    def _learn(self, place: int, row: str) -> int | None:
-        beginning = self.beginnings[place]
-        number = self.ends.get(row.removeprefix(beginning)) if row.startswith(beginning) else None
-        if number is None:
-            return None
-        code = place * len(self.ends) + number
-        if len(self.known) < _MOST_LINES:
-            self.known[row] = code
-        return code
-
-
 def _bad(run_id: str, what: str) -> InputError:
     return InputError(
         f"run {run_id}: predictions.csv cannot be used: {what}; delete that run and train it again"
     )
+
+
+@dataclass(frozen=True)
+class EvaluatedClips:
+    """Test clips of all folds, concatenated."""
+
+    clips: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Int "N": index of the group of a clip; a clip without one has its own."""
+        keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @cached_property
+    def sessions(self) -> np.ndarray | None:
+        """`units` if clips share groups; None if all clips are independent."""
+        return self.units if len(set(self.units.tolist())) < len(self.groups) else None
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Sorted names of the groups."""
+        return tuple(sorted(set(self.groups) - {""}))
+
+    def only(self, clips: np.ndarray) -> EvaluatedClips:
+        """The clips where `clips`, Bool "N", is true."""
+        return EvaluatedClips(
+            tuple(compress(self.clips, clips)),
+            tuple(compress(self.groups, clips)),
+            tuple(compress(self.labels, clips)),
+            tuple(compress(self.folds, clips)),
+        )
+
+    @classmethod
+    def of(cls, folds: Mapping[int, Predictions]) -> EvaluatedClips:
+        """Clips of `folds` in ascending order."""
+        parts = sorted(folds.items())
+        return cls(
+            tuple(clip for _, part in parts for clip in part.clips),
+            tuple(group for _, part in parts for group in part.groups),
+            tuple(label for _, part in parts for label in part.labels),
+            tuple(fold for fold, part in parts for _ in part.clips),
+        )
 
 
 FILE = "inside.json"
@@ -183,41 +134,42 @@ FILE = "inside.json"
 Graphs = Mapping[int, np.ndarray]
 """TG_1 to TG_3 of a clip by their numbers: mean squared edges, Float "T T"."""
 
+_Edges = dict[int, list[list[float]]]
 
-@dataclass(frozen=True)
-class ClipDiagnostics:
+
+class ClipDiagnostics(BaseModel):
     """One clip of T frames.
 
     Attributes:
-        motion: Float "T", mean length of a frame's accumulated motion vectors in pixels.
-        alpha: Float "T", weights of the gate; None without one.
+        motion: "T", mean length of a frame's accumulated motion vectors in pixels.
+        alpha: "T", weights of the gate; None without one.
+        student: graphs by their numbers, "T T".
         teacher: graphs of the RGB teacher; None where the student has none.
     """
 
-    clip: str
-    label: str
-    motion: np.ndarray
-    alpha: np.ndarray | None
-    student: Graphs
-    teacher: Graphs | None
-
-
-class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-
-class _Clip(_Model):
     clip: str
     label: str
     motion: list[float]
     alpha: list[float] | None
-    student: dict[int, list[list[float]]]
-    teacher: dict[int, list[list[float]]] | None
+    student: _Edges
+    teacher: _Edges | None
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        frames = len(self.motion)
+        if self.alpha is not None and len(self.alpha) != frames:
+            raise ValueError(f"clip {self.clip!r}: {len(self.alpha)} weights for {frames} frames")
+        for number, edges in [*self.student.items(), *(self.teacher or {}).items()]:
+            if {len(edges), *map(len, edges)} != {frames}:
+                raise ValueError(f"clip {self.clip!r}: graph {number} is not {frames} x {frames}")
+        return self
 
 
-class _File(_Model):
+class _File(BaseModel):
     version: Literal[1] = Field(alias="schema")
-    clips: list[_Clip]
+    clips: tuple[ClipDiagnostics, ...]
 
 
 def parse_diagnostics(text: str, owner: str) -> tuple[ClipDiagnostics, ...]:
@@ -227,34 +179,15 @@ def parse_diagnostics(text: str, owner: str) -> tuple[ClipDiagnostics, ...]:
         InputError: another schema, a field that is missing, or values that are not of T frames.
     """
     try:
-        file = _File.model_validate_json(text)
-        return tuple(_clip(clip) for clip in file.clips)
+        return _File.model_validate_json(text).clips
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except ValueError as error:
-        reason = str(error)
-    raise InputError(
-        f"{owner}: {FILE} cannot be used ({reason}); delete that run and train it again"
-    )
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise InputError(
+            f"{owner}: {FILE} cannot be used ({reason}); delete that run and train it again"
+        ) from None
 
 
-def _clip(clip: _Clip) -> ClipDiagnostics:
-    frames = len(clip.motion)
-    if clip.alpha is not None and len(clip.alpha) != frames:
-        raise ValueError(f"clip {clip.clip!r}: {len(clip.alpha)} weights for {frames} frames")
-    return ClipDiagnostics(
-        clip=clip.clip,
-        label=clip.label,
-        motion=np.array(clip.motion),
-        alpha=None if clip.alpha is None else np.array(clip.alpha),
-        student=_graphs(clip.student, clip.clip, frames),
-        teacher=None if clip.teacher is None else _graphs(clip.teacher, clip.clip, frames),
-    )
-
-
-def _graphs(graphs: Mapping[int, list[list[float]]], clip: str, frames: int) -> Graphs:
-    for number, rows in graphs.items():
-        if {len(rows), *map(len, rows)} != {frames}:
-            raise ValueError(f"clip {clip!r}: graph {number} is not {frames} x {frames}")
-    return {number: np.array(rows) for number, rows in sorted(graphs.items())}
+def as_graphs(edges: Mapping[int, list[list[float]]]) -> Graphs:
+    """Graphs of a clip as arrays, by ascending number."""
+    return {number: np.array(rows) for number, rows in sorted(edges.items())}

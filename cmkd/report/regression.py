@@ -19,27 +19,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, ValidationError
 
 from cmkd.config.base import Config
 from cmkd.config.yaml_loader import explain
 from cmkd.errors import InputError
-from cmkd.report.arms import interpretation_gap
-from cmkd.report.cells import TestSet, shared_test_set
-from cmkd.report.comparisons import control_differences, identical_arms, outcomes_of
+from cmkd.report.comparisons import identical_arms
 from cmkd.report.evidence import Evidence
-from cmkd.report.rows import score_of_teachers
+from cmkd.report.tables import ArmResult, arm_results, score_of_teachers
 from cmkd.stats import (
     LEAST_REPLICATES,
     MOST_REPLICATES,
+    Estimate,
     arm_tolerance,
-    estimate,
     is_guarded,
     spreads_of,
 )
@@ -116,21 +113,32 @@ def make_baseline(
         InputError: too few replicates, or a gate that could never fail: no effect is guarded, or,
             in a sweep without a control, chance is within the tolerance of every arm.
     """
-    test = shared_test_set(evidence)
     command = f"cmkd sweep {sweep} --data {evidence.data} --seeds"
+    results = arm_results(evidence, ["control"])
     arms = {}
-    for name, (setting_id, values) in measured(evidence).items():
-        if values and len(values) < LEAST_REPLICATES:
+    for name, result in results.items():
+        score, count = result.selected, len(result.seeds)
+        if 0 < count < LEAST_REPLICATES:
             raise InputError(
-                f"arm {name} has {len(values)} of the {LEAST_REPLICATES} complete replicates on "
+                f"arm {name} has {count} of the {LEAST_REPLICATES} complete replicates on "
                 f"{evidence.data} that a baseline needs; run: {command} {LEAST_REPLICATES}"
             )
-        if values:
-            mean, sd = _mean_sd(values)
-            arms[name] = ArmRecord(setting_id=setting_id, mean=mean, sd=sd, replicates=len(values))
+        if score.mean is not None:
+            arms[name] = ArmRecord(
+                setting_id=result.arm.setting.id,
+                mean=score.mean,
+                sd=score.sd or 0.0,
+                replicates=count,
+            )
     if not arms:
         raise InputError(f"no arm has a complete seed on {evidence.data}, so there is no baseline")
     replicates = replicates or min(arm.replicates for arm in arms.values())
+    effects = {
+        names: effect
+        for names, effect in _effects(results).items()
+        if effect.replicates >= LEAST_REPLICATES
+    }
+    spreads = spreads_of(effects, len(evidence.test.clips))
     made = Baseline(
         schema_version=SCHEMA,
         sweep=sweep,
@@ -138,11 +146,25 @@ def make_baseline(
         data_id=evidence.data_id,
         selection=evidence.selection,
         folds=evidence.folds,
-        test_clips=len(test.clips),
+        test_clips=len(evidence.test.clips),
         replicates=replicates,
         arms=arms,
-        effects=_effects(evidence, test, replicates),
-        teachers=teacher_accuracies(evidence, test),
+        effects=tuple(
+            EffectRecord(
+                arm=arm,
+                control=control,
+                mean=effect.mean,
+                sd=effect.sd or 0.0,
+                replicates=effect.replicates,
+                error=effect.error,
+                df=effect.df,
+                guarded=is_guarded(
+                    effect.mean, effect.replicates, replicates, *spreads[arm, control]
+                ),
+            )
+            for (arm, control), effect in effects.items()
+        ),
+        teachers=_teacher_accuracies(evidence),
         identical=identical_arms(evidence),
         drift=drift,
         commits=evidence.commits,
@@ -153,28 +175,16 @@ def make_baseline(
     return made
 
 
-def _effects(evidence: Evidence, test: TestSet, now: int) -> tuple[EffectRecord, ...]:
-    found = {
-        difference.name: (arm.name, control.name, difference.estimate)
-        for arm, control, difference in control_differences(evidence, test)
-        if difference is not None
-        and difference.replicates >= LEAST_REPLICATES
-        and not interpretation_gap(arm.setting, control.setting)
-    }
-    spreads = spreads_of({name: one for name, (_, _, one) in found.items()}, len(test.clips))
-    return tuple(
-        EffectRecord(
-            arm=arm,
-            control=control,
-            mean=one.mean,
-            sd=one.sd or 0.0,
-            replicates=one.replicates,
-            error=one.error,
-            df=one.df,
-            guarded=is_guarded(one.mean, one.replicates, now, *spreads[name]),
-        )
-        for name, (arm, control, one) in found.items()
-    )
+def _effects(results: Mapping[str, ArmResult]) -> dict[tuple[str, str], Estimate]:
+    """Arms minus the control of their interpretation, by the names of both."""
+    found = {}
+    for name, result in results.items():
+        difference = result.differences["selected"]["control"]
+        if difference is not None and difference.reference != name and not difference.gap:
+            effect = difference.estimate
+            if effect is not None:
+                found[name, difference.reference] = effect
+    return found
 
 
 def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command: str) -> None:
@@ -182,9 +192,8 @@ def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command:
         return
     if made.effects:
         best = max(made.effects, key=lambda effect: effect.mean)
-        sd, df = spreads_of({effect.name: effect for effect in made.effects}, made.test_clips)[
-            best.name
-        ]
+        by_name = {effect.name: effect for effect in made.effects}
+        sd, df = spreads_of(by_name, made.test_clips)[best.name]
         more = range(made.replicates + 1, MOST_REPLICATES + 1)
         enough = next((n for n in more if is_guarded(best.mean, n, n, sd, df)), None)
         remedy = f"run: {command} {enough}" if enough else "take a setting with a larger effect"
@@ -193,7 +202,9 @@ def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command:
             f"largest is {best.name} = {best.mean:+.1f} points with an SD of {best.sd:.1f} over "
             f"{best.replicates} replicates; {remedy}"
         )
-    spreads, chance = spreads_of(made.arms, made.test_clips), _chance(evidence)
+    spreads, labels = spreads_of(made.arms, made.test_clips), Counter(evidence.test.labels)
+    # Accuracy of always saying the most frequent class.
+    chance = 100 * max(labels.values()) / labels.total()
     cells = len(made.arms) + len(made.teachers)
     if all(
         arm_tolerance(spreads[name], arm.replicates, made.replicates, cells) >= arm.mean - chance
@@ -203,15 +214,6 @@ def _refuse_a_gate_that_cannot_fail(made: Baseline, evidence: Evidence, command:
             f"every arm on {made.data} is within its tolerance of chance ({chance:.1f} %), so this "
             f"baseline would never fail; train longer, or run: {command} {2 * made.replicates}"
         )
-
-
-def _chance(evidence: Evidence) -> float:
-    """Accuracy of always saying the most frequent class, in percent."""
-    labels: Counter[str] = Counter()
-    for fold in evidence.folds:
-        first = next(trial for trial in evidence.trials if trial.fold == fold)
-        labels.update(first.predictions.labels)
-    return 100 * max(labels.values()) / labels.total()
 
 
 def render_baseline(baseline: Baseline) -> str:
@@ -232,24 +234,10 @@ def read_baseline(path: Path) -> Baseline:
         raise InputError(f"{path}: no baseline: {explain(error, Baseline)[1]}; {remedy}") from None
 
 
-Measurements = Mapping[str, tuple[str, Sequence[float]]]
-"""Arm -> its setting id, and its accuracy of each complete replicate."""
-
-
-def measured(evidence: Evidence) -> Measurements:
-    """Accuracies of every arm at the selected epoch, in percent."""
-    found = {}
-    for arm in evidence.sweep.arms:
-        right = outcomes_of(evidence, arm).selected
-        values = (100 * right.mean(axis=1)).tolist() if len(right) else []
-        found[arm.name] = (arm.setting.id, values)
-    return found
-
-
-def teacher_accuracies(evidence: Evidence, test: TestSet) -> dict[str, float | None]:
-    """Accuracy of the RGB teacher of each family, in percent; None where its run is not stored."""
+def _teacher_accuracies(evidence: Evidence) -> dict[str, float | None]:
+    """Accuracy of the RGB teachers by family, in percent; None where a run is not stored."""
     return {
-        family: score_of_teachers(evidence, family, test, "selected").mean
+        family: score_of_teachers(evidence, family, "selected").mean
         for family in sorted(evidence.teachers)
     }
 
@@ -295,67 +283,75 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
     Raises:
         InputError: no guarded effect has the replicates that it needs now, or no arm has any.
     """
-    test, fresh = shared_test_set(evidence), measured(evidence)
+    results = arm_results(evidence, ["control"])
     command = f"cmkd sweep {baseline.sweep} --data {baseline.data} --seeds {baseline.replicates}"
-    if not any(name in fresh and fresh[name][1] for name in baseline.arms):
+    if not any(result.seeds for name, result in results.items() if name in baseline.arms):
         raise InputError(
             f"no arm of the baseline has a finished replicate on {evidence.data}, so there is "
             f"nothing to compare; run: {command}"
         )
-    guarded = [effect for effect in baseline.effects if effect.guarded]
-    effects, lacking = [], []
-    now = {(a.name, c.name): difference for a, c, difference in control_differences(evidence, test)}
-    for effect in guarded:
-        one = now.get((effect.arm, effect.control))
-        count = one.replicates if one is not None else 0
-        if one is not None and count >= baseline.replicates:
-            after, counts = one.estimate.mean, (effect.replicates, count)
-            half = effect.mean / 2
-            effects.append(Moved(f"effect {effect.name}", effect.mean, after, half, counts, True))
-        else:
-            needs = f"effect {effect.name}: {count} of the {baseline.replicates} replicates"
-            lacking.append(f"{needs} that a check needs; run: {command}")
-    if guarded and not effects:
-        raise InputError(lacking[0])
-    structure = (*_differences(baseline, evidence, test, fresh), *lacking)
-    return Finding(structure, (*effects, *_arms(baseline, evidence, test, fresh)))
-
-
-def _differences(
-    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
-) -> Iterator[str]:
-    for what, before, after in (
-        ("data_id", baseline.data_id, evidence.data_id),
-        ("selection", baseline.selection, evidence.selection),
-        ("folds", list(baseline.folds), list(evidence.folds)),
-        ("test clips", baseline.test_clips, len(test.clips)),
-    ):
-        if before != after:
-            yield f"{what}: {before} before, {after} now"
-    # Sweeps with --until-decided have fewer seeds of some arms.
-    most = max(len(values) for _, values in fresh.values())
-    for name, record in baseline.arms.items():
-        if name not in fresh:
-            yield f"arm {name}: missing, the sweep {baseline.sweep} no longer has it"
+    now = _effects(results)
+    cells, lacking = [], []
+    for effect in baseline.effects:
+        if not effect.guarded:
             continue
-        setting_id, values = fresh[name]
-        if setting_id != record.setting_id:
-            yield f"arm {name}: another setting, {record.setting_id} before, {setting_id} now"
-        if not values:
-            yield f"arm {name}: missing, no complete seed"
-        elif len(values) < min(most, record.replicates):
-            yield f"arm {name}: {len(values)} of the {most} seeds that were run now"
-    for name, (_, values) in fresh.items():
-        if name not in baseline.arms and values:
-            yield f"arm {name}: new, not in the baseline"
-    now = teacher_accuracies(evidence, test)
-    for family in sorted(baseline.teachers.keys() | now.keys()):
-        if family not in baseline.teachers:
-            yield f"teacher of the {family} family: new"
-        elif family not in now:
-            yield f"teacher of the {family} family: missing"
-        elif now[family] is None and baseline.teachers[family] is not None:
-            yield f"teacher of the {family} family: missing, its run is not in the store"
+        fresh = now.get((effect.arm, effect.control))
+        count = fresh.replicates if fresh is not None else 0
+        if fresh is not None and count >= baseline.replicates:
+            counts, bound = (effect.replicates, count), effect.mean / 2
+            name = f"effect {effect.name}"
+            cells.append(Moved(name, effect.mean, fresh.mean, bound, counts, is_effect=True))
+        else:
+            lacking.append(
+                f"effect {effect.name}: {count} of the {baseline.replicates} replicates that a "
+                f"check needs; run: {command}"
+            )
+    if lacking and not cells:
+        raise InputError(lacking[0])
+    teachers = _teacher_accuracies(evidence)
+    cells += _moved(baseline, results, teachers)
+    structure = _other_structure(baseline, evidence, results, teachers)
+    return Finding((*structure, *lacking), tuple(cells))
+
+
+def _facts(
+    source: Baseline | Evidence, clips: int, settings: Mapping[str, str], families: Iterable[str]
+) -> dict[str, object]:
+    """What has to be equal then and now, by name."""
+    return {
+        "data_id": source.data_id,
+        "selection": source.selection,
+        "folds": list(source.folds),
+        "test clips": clips,
+        **{f"arm {name}": f"setting {setting_id}" for name, setting_id in settings.items()},
+        **{_teacher_name(family): "stored" for family in families},
+    }
+
+
+def _other_structure(
+    baseline: Baseline,
+    evidence: Evidence,
+    results: Mapping[str, ArmResult],
+    teachers: Mapping[str, float | None],
+) -> Iterator[str]:
+    settings = {name: arm.setting_id for name, arm in baseline.arms.items()}
+    stored = [family for family, known in baseline.teachers.items() if known is not None]
+    then = _facts(baseline, baseline.test_clips, settings, stored)
+    settings = {name: own.arm.setting.id for name, own in results.items() if own.seeds}
+    # A teacher that the baseline did not know is no change.
+    stored = [
+        family for family in teachers if teachers[family] and baseline.teachers.get(family, 1)
+    ]
+    now = _facts(evidence, len(evidence.test.clips), settings, stored)
+    for name in dict.fromkeys([*then, *now]):
+        if then.get(name) != now.get(name):
+            yield f"{name}: {then.get(name, 'missing')} before, {now.get(name, 'missing')} now"
+    # Sweeps with --until-decided have fewer seeds of some arms.
+    most = max(len(own.seeds) for own in results.values())
+    for name, record in baseline.arms.items():
+        count = len(results[name].seeds) if name in results else 0
+        if 0 < count < min(most, record.replicates):
+            yield f"arm {name}: {count} of the {most} seeds that were run now"
     known = {frozenset(pair) for pair in baseline.identical}
     for arm, other in identical_arms(evidence):
         if frozenset((arm, other)) not in known:
@@ -365,29 +361,33 @@ def _differences(
             )
 
 
-def _arms(
-    baseline: Baseline, evidence: Evidence, test: TestSet, fresh: Measurements
-) -> Iterator[Moved]:
-    shared = {name: fresh[name][1] for name in baseline.arms if name in fresh and fresh[name][1]}
-    now = teacher_accuracies(evidence, test)
-    teachers = {
-        family: (before, after)
-        for family, before in baseline.teachers.items()
-        if before is not None and (after := now.get(family)) is not None
-    }
+def _teacher_name(family: str) -> str:
+    return f"teacher of the {family} family"
+
+
+def _moved(
+    baseline: Baseline, results: Mapping[str, ArmResult], teachers: Mapping[str, float | None]
+) -> list[Moved]:
+    """Arms and teachers of both sides."""
     spreads = spreads_of(baseline.arms, baseline.test_clips)
-    cells = len(shared) + len(teachers)
-    for name, values in shared.items():
-        record = baseline.arms[name]
-        counts = (record.replicates, len(values))
-        tolerance = arm_tolerance(spreads[name], *counts, cells) + baseline.drift
-        yield Moved(f"arm {name}", record.mean, _mean_sd(values)[0], tolerance, counts)
     widest = max(spreads.values())
-    for family, (before, after) in teachers.items():
-        tolerance = arm_tolerance(widest, 1, 1, cells) + baseline.drift
-        yield Moved(f"teacher of the {family} family", before, after, tolerance)
-
-
-def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
-    one = estimate(np.array(values)[:, None])
-    return one.mean, one.sd or 0.0
+    both = [
+        (f"arm {name}", record.mean, after, spreads[name], (record.replicates, len(result.seeds)))
+        for name, record in baseline.arms.items()
+        if (result := results.get(name)) and (after := result.selected.mean) is not None
+    ]
+    both += [
+        (_teacher_name(family), before, after, widest, (1, 1))
+        for family, before in baseline.teachers.items()
+        if before is not None and (after := teachers.get(family)) is not None
+    ]
+    return [
+        Moved(
+            name,
+            before,
+            after,
+            arm_tolerance(spread, *counts, len(both)) + baseline.drift,
+            counts,
+        )
+        for name, before, after, spread, counts in both
+    ]

@@ -11,9 +11,8 @@ import numpy as np
 
 from cmkd.config.trial import Setting
 from cmkd.report.arms import distils, family_of_arm
-from cmkd.report.cells import Score
 from cmkd.report.evidence import Evidence, trials_of
-from cmkd.report.tables import Measured, Table
+from cmkd.report.tables import ArmResult, Score, Table
 from cmkd.tracking.store import History
 
 METRICS: Mapping[str, str] = {
@@ -33,9 +32,10 @@ class Curve:
 
 def training_curves(table: Table) -> dict[str, dict[str, Curve]]:
     """Curves by metric and arm, over complete seeds and the epochs of all their trials."""
+    run_ids = [trial.run_id for trial in table.evidence.trials]
     found: dict[str, dict[str, Curve]] = {}
     for name in METRICS:
-        by_run = table.read_history(name)
+        by_run = table.store.histories(run_ids, name) if table.store is not None else {}
         curves = {
             measured.arm.name: _curve(measured, table.evidence, by_run)
             for measured in table.measured
@@ -44,8 +44,8 @@ def training_curves(table: Table) -> dict[str, dict[str, Curve]]:
     return found
 
 
-def _curve(measured: Measured, evidence: Evidence, by_run: Mapping[str, History]) -> Curve | None:
-    by_seed: dict[int, list[History]] = {seed: [] for seed in measured.outcomes.seeds}
+def _curve(measured: ArmResult, evidence: Evidence, by_run: Mapping[str, History]) -> Curve | None:
+    by_seed: dict[int, list[History]] = {seed: [] for seed in measured.seeds}
     for trial in trials_of(evidence, measured.arm):
         if trial.seed in by_seed:
             by_seed[trial.seed].append(by_run.get(trial.run_id, {}))
@@ -115,7 +115,7 @@ def searches(table: Table) -> Searches:
     )
 
 
-def _alike(students: Sequence[Measured]) -> list[Tried[Score]]:
+def _alike(students: Sequence[ArmResult]) -> list[Tried[Score]]:
     """Largest set of students that differ in their two weights alone."""
     decoded = [measured for measured in students if measured.arm.setting.method.decoder]
     kinds = Counter(_unweighted(measured.arm.setting).id for measured in decoded)

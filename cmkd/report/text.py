@@ -1,33 +1,31 @@
-"""Texts of a report: numbers, notices and circumstances of a table."""
+"""Texts of a report: numbers of a cell, notice, notes on reading, circumstances of a table."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Arm
 from cmkd.report.arms import families_of, family_of_arm, marked_departures
-from cmkd.report.cells import Difference, Epoch, Score
-from cmkd.report.costs import CostCell
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
-from cmkd.report.tables import FEW_SEEDS, Measured, Row, Table
-from cmkd.stats import MARGIN
+from cmkd.report.paper import CostCell
+from cmkd.report.tables import Difference, Epoch, Row, Score, Table
+from cmkd.stats import LEAST_REPLICATES, MARGIN
 
 FEW_MARK = "\N{WARNING SIGN}"
 OPEN_MARK = "\N{DOUBLE DAGGER}"
 OUTSIDE_MARK = "\N{DAGGER}"
 DEPARTS_MARK = "\N{SECTION SIGN}"
 DASH = "\N{EM DASH}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_MINUS = "\N{MINUS SIGN}"
 COST_SCOPE = (
     "GMACs of ours are of the full-size networks at 224 x 224 (`cmkd cost`), not of the arms whose "
     "accuracies stand in the same row."
 )
-
-_TIMES = "\N{MULTIPLICATION SIGN}"
-_MINUS = "\N{MINUS SIGN}"
 
 
 def heading(table: Table) -> str:
@@ -41,9 +39,7 @@ def heading(table: Table) -> str:
 
 def usual_seeds(table: Table) -> int:
     """Most frequent number of complete seeds per arm; the largest one if tied."""
-    counts = Counter(
-        len(measured.outcomes.seeds) for measured in table.measured if measured.outcomes.seeds
-    )
+    counts = Counter(len(measured.seeds) for measured in table.measured if measured.seeds)
     return max(counts, key=lambda count: (counts[count], count), default=0)
 
 
@@ -63,7 +59,7 @@ def score_text(score: Score, usual: int | None = None) -> str:
     notes = ["deterministic"] if score.deterministic else []
     notes += [plural(done, "seed")] if done != usual else []
     text += f" ({', '.join(notes)})" if notes else ""
-    return f"{text} {FEW_MARK}" if done < FEW_SEEDS and not score.deterministic else text
+    return f"{text} {FEW_MARK}" if done < LEAST_REPLICATES and not score.deterministic else text
 
 
 def partial_text(table: Table, arm: Arm, epoch: Epoch) -> str:
@@ -103,10 +99,10 @@ def difference_text(
         text += f" [{signed(difference.interval.low)}, {signed(difference.interval.high)}]"
     if difference.reference != standard:
         text += f" to {difference.reference}"
-    if difference.pairs != usual or difference.pairs < FEW_SEEDS:
-        text += f" ({plural(difference.pairs, 'pair')})"
+    if len(difference.seeds) != usual or len(difference.seeds) < LEAST_REPLICATES:
+        text += f" ({plural(len(difference.seeds), 'pair')})"
     text += f" {DEPARTS_MARK}" if difference.gap else ""
-    return f"{text} {FEW_MARK}" if difference.pairs < FEW_SEEDS else text
+    return f"{text} {FEW_MARK}" if len(difference.seeds) < LEAST_REPLICATES else text
 
 
 def cost_text(cost: CostCell) -> str:
@@ -141,57 +137,32 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """Method of the 95 % intervals."""
-    units = len(set(table.test.units.tolist()))
-    clips = f"{plural(units, 'group')} of clips" if table.test.grouped else "clips"
+    units = len(set(table.evidence.test.units.tolist()))
+    clips = (
+        f"{plural(units, 'group')} of clips"
+        if table.evidence.test.sessions is not None
+        else "clips"
+    )
     return f"other seeds and other {clips}, both at random (docs/statistics.md)"
-
-
-def seeds_text(table: Table) -> str | None:
-    """Note on missing seeds of the sweep; None if complete."""
-    run, wanted = len(table.evidence.seeds), table.sweep.spec.seeds
-    if run >= wanted:
-        return None
-    return f"{plural(run, 'seed')} run, spec asks for {plural(wanted, 'seed')}"
 
 
 def seeds_caption(table: Table) -> str:
     """``5 seeds``, or ``2 seeds x 4 folds``, and that some cells may name others."""
     usual, folds = usual_seeds(table), len(table.evidence.folds)
     times = f" {_TIMES} {folds} folds" if folds > 1 else ""
-    uneven = any(len(measured.outcomes.seeds) not in (0, usual) for measured in table.measured)
+    uneven = any(len(measured.seeds) not in (0, usual) for measured in table.measured)
     return f"{plural(usual, 'seed')}{times}{' but where a cell says otherwise' if uneven else ''}"
-
-
-def unmeasured_text(table: Table) -> str | None:
-    """Columns of the paper with a measure that our trials do not log."""
-    others = [column for column in table.published.columns if column not in table.published.top1]
-    return f"Top-5 accuracy ({', '.join(others)}): not measured here." if others else None
 
 
 def uneven_text(table: Table) -> str | None:
     """Note that differences use shared seeds alone; None if all arms have as many seeds."""
-    counts = {len(measured.outcomes.seeds) for measured in table.measured} - {0}
+    counts = {len(measured.seeds) for measured in table.measured} - {0}
     if len(counts) < 2:
         return None
     return (
         f"Arms have {min(counts)} to {max(counts)} seeds; differences are over the seeds that both "
         "have, and differ from the difference of the means."
     )
-
-
-def commits_text(table: Table) -> str:
-    """``trials of commit a``, and the teachers' commits where they are others."""
-    evidence = table.evidence
-    teachers = [
-        teacher
-        for family in evidence.teachers
-        for _, teacher in distinct_teachers(evidence, family)
-    ]
-    commits = sorted({teacher.commit for teacher in teachers if teacher.commit is not None})
-    text = f"trials of commit {', '.join(evidence.commits)}"
-    if commits and tuple(commits) != evidence.commits:
-        text += f"; teachers of commit {', '.join(commits)}"
-    return text
 
 
 def headline_text(evidence: Evidence) -> str:
@@ -263,46 +234,101 @@ def absent_families(table: Table) -> list[str]:
     run = {
         family_of_arm(measured.arm.setting)
         for measured in table.measured
-        if measured.outcomes.seeds or measured.outcomes.partial
+        if measured.seeds or measured.partial
     }
     return [family for family in families_of(table.sweep) if family in has_arms - run]
 
 
-def missing_text(table: Table) -> Iterable[str]:
+def kd_text(row: Row) -> str:
+    """Kinds of KD of the student of a row."""
+    if row.measured is None or row.measured.arm.setting.model != "student":
+        return ""
+    kinds = list(row.measured.arm.setting.method.weights)
+    return " + ".join(kinds) + " KD" if kinds else "no KD"
+
+
+def missing_text(table: Table) -> Iterator[str]:
     """One line per arm that lacks seeds of the spec, or folds."""
     absent = absent_families(table)
     asked = [seed for seed in table.evidence.seeds if seed < table.sweep.spec.seeds]
     for measured in table.measured:
         if family_of_arm(measured.arm.setting) in absent:
             continue
-        have = measured.outcomes
-        gone = [seed for seed in asked if seed not in have.seeds and seed not in have.partial]
+        have = {*measured.seeds, *measured.partial}
+        gone = [seed for seed in asked if seed not in have]
         listed = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
         parts = ["all seeds" if gone == asked else listed] if gone else []
         parts += [
-            f"seed {seed} fold {', '.join(map(str, folds))}" for seed, folds in have.partial.items()
+            f"seed {seed} fold {', '.join(map(str, folds))}"
+            for seed, folds in measured.partial.items()
         ]
         if parts:
             yield f"{measured.arm.name}: {'; '.join(parts)}"
 
 
-def kd_text(row: Row) -> str:
-    """Kinds of KD of the student of a row."""
-    if not isinstance(row.measured, Measured) or row.measured.arm.setting.model != "student":
-        return ""
-    kinds = list(row.measured.arm.setting.method.weights)
-    return " + ".join(kinds) + " KD" if kinds else "no KD"
+def how_to_read(table: Table) -> Iterator[str]:
+    """Notes on how the numbers of a page are computed."""
+    if table.evidence.trials:
+        yield f"Selected epoch: {table.evidence.selection}."
+        yield f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds."
+        yield (
+            f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
+            "from 3 seeds on; none where that is most arms."
+        )
+        if table.spec.references:
+            yield (
+                "Δ: difference to the reference, seed by seed, at the selected epoch; the "
+                "reference is trained equally long."
+            )
+        if table.published.columns and any(row.printed is None for row in table.rows):
+            yield f"{OUTSIDE_MARK}: not in the paper."
+    if any(row.cost is not None for row in table.rows):
+        yield COST_SCOPE
 
 
-def marked_text(table: Table) -> Iterable[str]:
+def circumstances(table: Table, version: str) -> Iterator[str]:
+    """Data, teachers, seeds, gaps and commits of a table, a line each."""
+    evidence, published = table.evidence, table.published
+    if not evidence.trials:
+        yield f"Data: no finished trial on {evidence.data}; run: {table.command}."
+    else:
+        yield (
+            f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
+            f"{len(evidence.test.clips)} test clips, {folds_text(table)}."
+        )
+        yield from _marked(table)
+        others = [column for column in published.columns if column not in published.top1]
+        if others:
+            yield f"Top-5 accuracy ({', '.join(others)}): not measured here."
+        for family in sorted(evidence.teachers):
+            known = [teacher for _, teacher in distinct_teachers(evidence, family)]
+            networks = ", ".join(sorted({teacher.backbone for teacher in known}))
+            ids = ", ".join(dict.fromkeys(teacher.teacher_id for teacher in known))
+            lost = any(teacher.selected is None for teacher in known)
+            end = "; its run is not in the store" if lost else ""
+            yield f"RGB teacher of the {family} family: {networks} {ids}{end}."
+        yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
+        yield from _gaps(table)
+    if published.has_gflops:
+        costs = [row.cost for row in table.rows if row.cost is not None]
+        if not costs:
+            yield "GMACs of ours: not measured; run: cmkd cost."
+        elif any(cost.is_open for cost in costs):
+            yield (
+                f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is "
+                "one reading of several."
+            )
+    yield f"Sweep {table.sweep.spec.name}; {_commits(evidence)}report by {version}."
+
+
+def _marked(table: Table) -> Iterator[str]:
     """Rows of the paper filled by an arm that departs, and controls of another interpretation."""
-    known = marked_departures(table.sweep)
+    departing = marked_departures(table.sweep)
     for row in table.rows:
-        if row.printed is not None and isinstance(row.measured, Measured):
-            found = known[row.measured.arm.name]
-            if found:
-                values = ", ".join(f"{key} {value}" for key, value in found.items())
-                yield f"{DEPARTS_MARK} {row.measured.arm.name} departs in {values}."
+        if row.printed is not None and row.measured is not None:
+            arm = row.measured.arm.name
+            if values := ", ".join(f"{key} {value}" for key, value in departing[arm].items()):
+                yield f"{DEPARTS_MARK} {arm} departs in {values}."
     for measured in table.measured:
         control = measured.differences["selected"].get("control")
         if control is not None and control.gap:
@@ -310,91 +336,32 @@ def marked_text(table: Table) -> Iterable[str]:
             yield f"{DEPARTS_MARK} {measured.arm.name}: no control of its interpretation; {where}."
 
 
-def how_to_read(table: Table) -> tuple[str, ...]:
-    """Notes on how the numbers of a page are computed."""
+def _gaps(table: Table) -> Iterator[str]:
+    """Families, selections, seeds and folds that are missing, and runs that do not count."""
     evidence = table.evidence
+    for family in absent_families(table):
+        yield f"{family} family: no finished trial yet; run: {table.command}."
+    if table.sweep.waiting:
+        waits = sorted({name for many in table.sweep.waiting.values() for name in many})
+        yield f"Rows that wait for the selection of {', '.join(waits)}: run: {table.command}."
+    done, wanted = len(evidence.seeds), table.sweep.spec.seeds
+    if done < wanted:
+        yield f"Seeds: {plural(done, 'seed')} run, spec asks for {plural(wanted, 'seed')}."
+    if uneven := uneven_text(table):
+        yield uneven
+    yield f"Missing: {'. '.join(missing_text(table)) or 'nothing of what was begun'}."
+    if evidence.unfinished:
+        counts = ", ".join(f"{count} {status}" for status, count in evidence.unfinished.items())
+        yield f"Runs not counted: {counts}."
+
+
+def _commits(evidence: Evidence) -> str:
+    """``trials of commit a; ``, and the teachers' commits where they are others."""
     if not evidence.trials:
-        return (COST_SCOPE,) if any(row.cost is not None for row in table.rows) else ()
-    lines = [
-        f"Selected epoch: {evidence.selection}.",
-        f"95 % intervals: {interval_text(table)}. {FEW_MARK}: fewer than 3 seeds.",
-        f"Bold: the highest mean of the family and those less than {MARGIN:g} points below it, "
-        "from 3 seeds on; none where that is most arms.",
-    ]
-    if table.spec.references:
-        lines.append(
-            "Δ: difference to the reference, seed by seed, at the selected epoch; the reference "
-            "is trained equally long."
-        )
-    if table.published.columns and any(row.printed is None for row in table.rows):
-        lines.append(f"{OUTSIDE_MARK}: not in the paper.")
-    if any(row.cost is not None for row in table.rows):
-        lines.append(COST_SCOPE)
-    return tuple(lines)
-
-
-def circumstances(table: Table, version: str) -> Iterator[str]:
-    """Data, teachers, seeds, gaps and commits of a table, a line each."""
-    evidence = table.evidence
-    if not evidence.trials:
-        yield f"Data: no finished trial on {evidence.data}; run: {table.command}."
-    else:
-        yield (
-            f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
-            f"{len(table.test.clips)} test clips, {folds_text(table)}."
-        )
-        yield from marked_text(table)
-        if unmeasured := unmeasured_text(table):
-            yield unmeasured
-        yield from _teacher_lines(table)
-        yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
-        for family in absent_families(table):
-            command = f"{table.command}{_only(table, family)}"
-            yield f"{family} family: no finished trial yet; run: {command}."
-        if table.sweep.waiting:
-            waits = sorted({name for many in table.sweep.waiting.values() for name in many})
-            yield f"Rows that wait for the selection of {', '.join(waits)}: run: {table.command}."
-        if seeds := seeds_text(table):
-            yield f"Seeds: {seeds}."
-        if uneven := uneven_text(table):
-            yield uneven
-        missing = list(missing_text(table))
-        yield f"Missing: {'. '.join(missing) if missing else 'nothing of what was begun'}."
-        if evidence.unfinished:
-            counts = ", ".join(f"{count} {status}" for status, count in evidence.unfinished.items())
-            yield f"Runs not counted: {counts}."
-    if table.published.has_gflops:
-        yield from _cost_lines(table)
-    made = f"{commits_text(table)}; " if evidence.trials else ""
-    yield f"Sweep {table.sweep.spec.name}; {made}report by {version}."
-
-
-def _only(table: Table, family: str) -> str:
-    """The option that trains the arms of `family` alone, where their names allow one."""
-    prefix = f"{family.lower()}_"
-    own = {
-        arm.name.startswith(prefix) == (family_of_arm(arm.setting) == family)
-        for arm in table.sweep.arms
-    }
-    return f" --only '{prefix}*'" if own == {True} else ""
-
-
-def _teacher_lines(table: Table) -> Iterator[str]:
-    for family in sorted(table.evidence.teachers):
-        teachers = [teacher for _, teacher in distinct_teachers(table.evidence, family)]
-        networks = ", ".join(sorted({teacher.backbone for teacher in teachers}))
-        ids = ", ".join(dict.fromkeys(teacher.teacher_id for teacher in teachers))
-        known = all(teacher.selected is not None for teacher in teachers)
-        lost = "" if known else "; its run is not in the store"
-        yield f"RGB teacher of the {family} family: {networks} {ids}{lost}."
-
-
-def _cost_lines(table: Table) -> Iterator[str]:
-    if not any(row.cost is not None for row in table.rows):
-        yield "GMACs of ours: not measured; run: cmkd cost."
-        return
-    if any(row.cost is not None and row.cost.is_open for row in table.rows):
-        yield (
-            f"{OPEN_MARK}: the paper does not say enough to identify what it counted; ours is one "
-            "reading of several."
-        )
+        return ""
+    known = [found for family in evidence.teachers for found in distinct_teachers(evidence, family)]
+    commits = sorted({teacher.commit for _, teacher in known if teacher.commit is not None})
+    text = f"trials of commit {', '.join(evidence.commits)}; "
+    if commits and tuple(commits) != evidence.commits:
+        text += f"teachers of commit {', '.join(commits)}; "
+    return text

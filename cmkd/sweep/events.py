@@ -18,8 +18,9 @@ from cmkd.sweep.recorder import (
     trial_identity,
 )
 from cmkd.sweep.trials import PlannedTrial, teachers_of
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding
+from cmkd.training.outcome import TrainingResult
 
 CONFIG = "config.json"
 HOPELESS = 3

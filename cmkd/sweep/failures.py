@@ -76,6 +76,11 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
 
 
+def first_line(error: Exception | None) -> str:
+    """First line of the message."""
+    return next(iter(str(error or "").strip().splitlines()), "no cause given")
+
+
 def is_transient(kind: str) -> bool:
     """True if the machine, not the trial, causes failures of this kind."""
     return kind in TRANSIENT

@@ -278,7 +278,7 @@ def _take_steps(
 def _probe(
     task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
 ) -> tuple[list[Step], tuple[int, ...]]:
-    from cmkd.training.preflight import ProbeTask, probe
+    from cmkd.training.cost import ProbeTask, probe
     from cmkd.training.runtime import free_gpu_memory
 
     students, teachers = probe(ProbeTask(*task))

@@ -15,16 +15,7 @@ from typing import Any
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_alike, servers
 from cmkd.sweep.events import TrialEvents
-from cmkd.sweep.tune_adapter import (
-    RETRIES,
-    first_line,
-    keep_secrets,
-    queue_searcher,
-    reporter,
-    resources,
-    stopper,
-    trainable,
-)
+from cmkd.sweep.failures import first_line
 
 LOOPBACK = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
@@ -83,13 +74,15 @@ class Engine:
         import ray
         from ray import tune
 
+        from cmkd.sweep import tune_adapter
+
         def watch() -> None:
             tick()
             self.health.check()
 
         if self.address is not None:
             require_alike(self.cache, next(iter(events.configs.values())), watch)
-        keep_secrets()
+        tune_adapter.keep_secrets()
         storage = self.cache / "ray"
         shutil.rmtree(storage / events.name, ignore_errors=True)
         raised: list[Exception] = []
@@ -101,18 +94,21 @@ class Engine:
         }
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(trainable(), **parameters), resources(self.gpu_share)
+                tune.with_parameters(tune_adapter.TrialTrainable, **parameters),
+                tune_adapter.resources(self.gpu_share),
             ),
             tune_config=tune.TuneConfig(
-                search_alg=queue_searcher(events.queue), num_samples=-1, reuse_actors=True
+                search_alg=tune_adapter.QueueSearcher(events.queue),
+                num_samples=-1,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=events.name,
                 storage_path=str(storage),
                 verbose=0,
-                stop=stopper(events),
-                callbacks=[reporter(events, watch, raised)],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                stop=tune_adapter.GivesUp(events),
+                callbacks=[tune_adapter.Reporter(events, watch, raised)],
+                failure_config=tune.FailureConfig(max_failures=tune_adapter.RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),

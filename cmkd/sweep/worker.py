@@ -14,30 +14,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from cmkd.config.trial import TrialConfig
-from cmkd.provenance import Provenance
 from cmkd.sweep.failures import Failure, failure_of
 from cmkd.tracking.store import EpochRecord
+from cmkd.training.outcome import TrainingResult
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-    from cmkd.training.teacher import TeacherBundle
-    from cmkd.training.trial import TrialResult, TrialRun
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Final metrics and files of a trial or teacher, readable without torch.
-
-    Attributes:
-        notes: lines for the user about damaged checkpoints.
-        made_by: all code that trained it, oldest first.
-    """
-
-    summary: Mapping[str, float]
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
-    made_by: tuple[Provenance, ...] = ()
+    from cmkd.training.trial import TrialRun
 
 
 @dataclass(frozen=True)
@@ -137,7 +121,7 @@ def train_trial(trial_id: str, open_run: Callable[[], TrialRun]) -> Updates:
             if not run.finished:
                 run.train_epoch()
                 trained = 1
-            outcome = plain(run.finish()) if run.finished else None
+            outcome = run.finish() if run.finished else None
             epochs, reported = run.history[reported:], len(run.history)
             yield Update(trial_id, epochs, trained, outcome)
             if outcome is not None:
@@ -161,7 +145,7 @@ def train_teacher(config: TrialConfig, cache: Path) -> Updates:
 def _teach(config: TrialConfig, cache: Path, report: Callable[[Update], None]) -> None:
     done = 0
 
-    def on_epoch(record: EpochRecord, saved_epochs: int) -> None:
+    def on_epoch(record: EpochRecord) -> None:
         nonlocal done
         done = record.step
         report(Update(config.teacher_id, (record,), 1))
@@ -171,16 +155,11 @@ def _teach(config: TrialConfig, cache: Path, report: Callable[[Update], None]) -
         from cmkd.training.teacher import ensure_teacher
 
         configure(threads=1)
-        bundle = ensure_teacher(config, cache, on_epoch=on_epoch)
+        outcome = ensure_teacher(config, cache, on_epoch=on_epoch)
     except Exception as error:
         report(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    report(Update(config.teacher_id, bundle.history, 0, plain(bundle)))
-
-
-def plain(result: TrialResult | TeacherBundle) -> TrainingResult:
-    """`result` in plain types."""
-    return TrainingResult(dict(result.summary), result.files, result.notes, result.made_by)
+    report(Update(config.teacher_id, outcome.history, 0, outcome))
 
 
 POLL_SECONDS = 1.0
@@ -261,8 +240,7 @@ class DistributedTrialWorker(TrialWorker):
 def _train_share(task: _Task) -> None:
     from ray.train.torch import get_device
 
-    from cmkd.training.distributed import ProcessGroup
-    from cmkd.training.runtime import configure
+    from cmkd.training.runtime import ProcessGroup, configure
     from cmkd.training.trial import TrialRun
 
     configure(threads=1)

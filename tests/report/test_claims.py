@@ -23,11 +23,10 @@ from cmkd.report.claims import (
     read_claims,
 )
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
-from cmkd.report.paper import load_published
-from cmkd.report.writers.markdown import render_page
+from cmkd.report.paper import ModelCost, load_published
+from cmkd.report.writers import render_markdown
 from cmkd.stats import holm
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def test_arms_without_a_common_seed_name_the_command_and_no_store(
         "both and spatial have no replicate in common; "
         f"run: cmkd sweep {spec} --data made-up"
     )
-    page = render_page(build_claims_page(judgement, version="cmkd test"))
+    page = render_markdown(build_claims_page(judgement, version="cmkd test"))
     for text in (page, render_claims_json(judgement)):
         assert "no replicate in common" in text
         assert "private" not in text
@@ -197,7 +196,7 @@ def test_sweeps_on_different_versions_of_the_data_are_refused(
 
 def test_the_page_and_the_json(claims: Claims, planted: MemoryStore) -> None:
     judgement = judged(claims, planted)
-    page = render_page(build_claims_page(judgement, version="cmkd test"))
+    page = render_markdown(build_claims_page(judgement, version="cmkd test"))
     assert "NOT results on UCF-101" in page
     row = next(line for line in page.splitlines() if line.startswith("| helps |"))
     assert "| KD helps (here) | supported | &lt; 0.001 | 4 |" in row and "4 replicates" in row
@@ -232,12 +231,14 @@ def test_what_two_sweeps_compare_with_the_control_is_one_family(
     two = CLAIMS.replace("sweep: ablation", f"sweep: {here}")
     path.write_text(two.replace(f"sweep: {here}", f"sweep: {other}", 1))
     control_rows = judge(read_claims(path), Gatherer(Request(), planted), {}).control
-    measured = {one.name: one for one in control_rows if one.difference is not None}
-    assert [one.name for one in control_rows].count("both − control") == 1
+    measured = {one.difference.name: one for one in control_rows if one.difference.seeds}
+    assert [one.difference.name for one in control_rows].count("both − control") == 1
     names = ("both", "strong", "spatial", "temporal")
     assert set(measured) == {f"{name} − control" for name in names}
     p_values = [
-        one.difference.estimate.p for one in measured.values() if one.difference is not None
+        one.difference.estimate.p
+        for one in measured.values()
+        if one.difference.estimate is not None
     ]
     assert [one.p_holm for one in measured.values()] == pytest.approx(holm(p_values))
 

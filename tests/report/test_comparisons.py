@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.sweep import Sweep
-from cmkd.report.cells import shared_test_set
-from cmkd.report.comparisons import against_control, factorial, outcomes_of, paired
+from cmkd.report.comparisons import against_control, factorial
 from cmkd.report.evidence import Evidence, collect
+from cmkd.report.tables import Difference, arm_result
 from cmkd.stats import estimate, holm
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def per_replicate(values: np.ndarray) -> list[float]:
 
 def test_differences_to_the_control(store: MemoryStore) -> None:
     evidence = fill(store)
-    rows = against_control([(evidence, shared_test_set(evidence))])
-    found = {one.name: one for one in rows}
+    rows = against_control([evidence])
+    found = {one.difference.name: one for one in rows}
     assert list(found) == [
         "baseline − control",
         "spatial − control",
@@ -46,12 +46,12 @@ def test_differences_to_the_control(store: MemoryStore) -> None:
         "both − control",
     ]
     both = found["both − control"].difference
-    assert both is not None
+    assert both.estimate is not None
     assert per_replicate(both.values) == pytest.approx((29.0, 30.0, 31.0))
     assert (both.estimate.mean, both.estimate.sd) == pytest.approx((30.0, 1.0))
     assert both.estimate == estimate(both.values)
     assert both.trials[:1] == ("trial-run-both-0-0",)
-    p_values = [one.difference.estimate.p for one in rows if one.difference is not None]
+    p_values = [one.difference.estimate.p for one in rows if one.difference.estimate is not None]
     assert [one.p_holm for one in rows] == pytest.approx(holm(p_values))
 
 
@@ -62,17 +62,16 @@ def test_a_control_of_another_interpretation_is_named(
     store.sweep = make_sweep("  gated: {method.gate: [softmax]}\n")
     store.trial("gated", 0, [1] * 60 + [0] * 40)
     evidence = collect(store, store.sweep, "made-up")
-    rows = against_control([(evidence, shared_test_set(evidence))])
-    assert [one.name for one in rows if "gate" in one.name] == [
+    rows = against_control([evidence])
+    assert [one.difference.name for one in rows if "gate" in one.difference.name] == [
         "gated − control (other method.gate)"
     ]
 
 
 def test_the_factorial_view(store: MemoryStore) -> None:
     evidence = fill(store)
-    rows = {one.name: one.difference for one in factorial(evidence, shared_test_set(evidence))}
+    rows = {one.difference.name: one.difference for one in factorial(evidence)}
     spatial, temporal, interaction = rows.values()
-    assert spatial is not None and temporal is not None and interaction is not None
     # Seed 0: control 52, spatial 70, temporal 58, both 81; "both" gains one more with every seed.
     assert per_replicate(spatial.values) == pytest.approx(((70 + 81 - 52 - 58) / 2, 21.0, 21.5))
     assert per_replicate(temporal.values) == pytest.approx(((58 + 81 - 52 - 70) / 2, 9.0, 9.5))
@@ -82,9 +81,9 @@ def test_the_factorial_view(store: MemoryStore) -> None:
 def test_no_factorial_view_without_all_four_arms(
     make_sweep: Callable[[str], Sweep], store: MemoryStore
 ) -> None:
-    evidence = fill(store)
+    fill(store)
     partial = collect(store, store.sweep.only(["baseline", "control", "both"]), "made-up")
-    assert factorial(partial, shared_test_set(evidence)) == ()
+    assert factorial(partial) == ()
 
 
 def test_seeds_that_not_all_arms_have_are_left_out(store: MemoryStore) -> None:
@@ -92,11 +91,10 @@ def test_seeds_that_not_all_arms_have_are_left_out(store: MemoryStore) -> None:
     store.trial("both", 9, [1] * 100)
     evidence = collect(store, store.sweep, "made-up")
     both, control = (
-        outcomes_of(evidence, store.sweep.only([name]).arms[0]) for name in ("both", "control")
+        arm_result(evidence, store.sweep.only([name]).arms[0]) for name in ("both", "control")
     )
-    delta = paired([(1.0, both), (-1.0, control)], shared_test_set(evidence), "both")
-    assert delta is not None
-    assert delta.replicates == 3
+    delta = Difference("both", ((1.0, both), (-1.0, control)))
+    assert delta.seeds == (0, 1, 2)
     assert delta.trials == tuple(
         f"trial-run-{name}-{seed}-0" for name in ("both", "control") for seed in range(3)
     )
@@ -106,9 +104,9 @@ def test_sessions_are_drawn_whole(store: MemoryStore) -> None:
     # All gains lie in one of four sessions: other sessions may show none.
     groups = tuple(f"s{i // 25}" for i in range(100))
     evidence = fill(store, seeds=5, groups=groups)
-    rows = against_control([(evidence, shared_test_set(evidence))])
-    both = next(one.difference for one in rows if one.name.startswith("both"))
-    assert both is not None
+    rows = against_control([evidence])
+    both = next(one.difference for one in rows if one.difference.name.startswith("both"))
+    assert both.estimate is not None
     assert estimate(both.values).p < 0.001
     assert both.estimate.p > 0.1
     interval = both.estimate.interval()

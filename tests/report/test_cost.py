@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.costs import any_cost, read_costs, row_cost
-from cmkd.report.paper import PublishedTable, load_published
+from cmkd.report.paper import PublishedTable, any_cost, load_published, read_costs, row_cost
 
 
 def entry(model: str, per_view: float, views: int = 1, **more: Any) -> dict[str, Any]:

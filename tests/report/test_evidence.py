@@ -8,9 +8,8 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.cells import shared_test_set
-from cmkd.report.evidence import TrialCache, collect
-from cmkd.report.rows import score_of_teachers
+from cmkd.report.evidence import Trial, collect
+from cmkd.report.tables import score_of_teachers
 from cmkd.report.text import teacher_text
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def test_replicates_may_have_a_teacher_each(full_store: MemoryStore) -> None:
             last, trial_id=f"teacher-s{seed}", run_id=f"run-teacher-s{seed}"
         )
     evidence = collect(full_store, full_store.sweep, "made-up")
-    score = score_of_teachers(evidence, "TSM", shared_test_set(evidence), "selected")
+    score = score_of_teachers(evidence, "TSM", "selected")
     assert score.per_seed == (80.0, 84.0, 88.0)
     assert (score.mean, score.sd) == (84.0, 4.0)
     assert teacher_text(score) == "84.0 ± 4.0 (3 trainings)"
@@ -144,7 +143,7 @@ def test_every_half_has_a_teacher_of_its_own(
 
 
 def test_trials_that_sweeps_share_are_read_once(full_store: MemoryStore) -> None:
-    known = TrialCache()
+    known: dict[str, Trial] = {}
     first = collect(full_store, full_store.sweep, "made-up", known=known)
     full_store.texts.clear()
     again = collect(full_store, full_store.sweep, "made-up", known=known)

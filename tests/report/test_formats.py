@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cmkd.report.compose import build_page
+from cmkd.report import latex
 from cmkd.report.evidence import collect
+from cmkd.report.latex import escape
 from cmkd.report.page import Cell, Grid, Line, Page, Picture
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
-from cmkd.report.writers import latex
-from cmkd.report.writers.data import COLUMNS, render_csv, render_json
-from cmkd.report.writers.html import render_html
-from cmkd.report.writers.latex import escape
+from cmkd.report.table_page import build_page
+from cmkd.report.tables import build_table
+from cmkd.report.writers import COLUMNS, render_csv, render_html, render_json
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -131,7 +130,7 @@ def test_latex_escapes(text: str, shown: str) -> None:
 
 
 def test_latex_is_balanced_and_complete(page: Page) -> None:
-    text = latex.render_page(page)
+    text = latex.render_latex(page)
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     for rule in (r"\toprule", r"\bottomrule"):
         assert text.count(rule) == 2
@@ -150,8 +149,14 @@ def test_latex_is_balanced_and_complete(page: Page) -> None:
     assert bare.count("{") == bare.count("}")
 
 
+def test_latex_of_a_grid_without_lines() -> None:
+    grid = Grid("pairs", "t", "no pair was measured", ("Claim", "Pair"), ())
+    text = latex.render_latex(Page("claims", "h", "l", "n", (grid,), (), ()))
+    assert r"\begin{tabular}{ll}" in text and "no pair was measured" in text
+
+
 def test_latex_takes_no_command_from_a_name() -> None:
-    text = latex.render_page(hostile_page())
+    text = latex.render_latex(hostile_page())
     assert r"\input" not in text.partition("\n")[2]
     assert text.count("\n# x") == 0
     bare = re.sub(r"\\[{}]", "", text)
@@ -161,8 +166,8 @@ def test_latex_takes_no_command_from_a_name() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex, of TeX Live")
 def test_latex_compiles(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "a.tex").write_text(latex.render_page(page), encoding="utf-8")
-    (tmp_path / "b.tex").write_text(latex.render_page(hostile_page()), encoding="utf-8")
+    (tmp_path / "a.tex").write_text(latex.render_latex(page), encoding="utf-8")
+    (tmp_path / "b.tex").write_text(latex.render_latex(hostile_page()), encoding="utf-8")
     packages = r"\usepackage[T1]{fontenc}\usepackage{array,booktabs,graphicx,rotating,textcomp}"
     body = r"\begin{document}\input{a}\input{b}\end{document}"
     (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}{body}")
@@ -250,7 +255,7 @@ def test_a_table_of_long_lines_lies_on_its_side(page: Page) -> None:
     def kind(letters: int, lines: int = 1) -> str:
         cells = tuple(Cell("x" * letters) for _ in range(4))
         grid = Grid("main", "t", "c", ("a", "b", "c", "d"), (Line(cells, ""),) * lines)
-        text = latex.render_page(replace(page, grids=(grid,)))
+        text = latex.render_latex(replace(page, grids=(grid,)))
         return text.partition("\\begin{")[2].partition("}")[0]
 
     assert (kind(20), kind(40)) == ("table", "sidewaystable")
@@ -263,10 +268,10 @@ def test_latex_sets_long_texts_in_lines_of_their_own_column() -> None:
     number = Cell("1.0 [0.0, 2.0], which is an average over 300 seeds of 3 folds", "measured", 1.0)
     line = Line((Cell("short"), sentence, number), "")
     grid = Grid("main", "t", "c", ("Claim", "Sentence", "Mean"), (line,))
-    text = latex.render_page(Page("4", "h", "l", "n", (grid,), (), ()))
+    text = latex.render_latex(Page("4", "h", "l", "n", (grid,), (), ()))
     wide = r">{\raggedright\arraybackslash}p{20em}"
     assert rf"\begin{{tabular}}{{l{wide}r}}" in text
     # Its lines of 40 letters are what counts for the width of the page, not its 200 letters.
     assert r"\begin{sidewaystable}" in text
     short = Grid("main", "t", "c", ("Claim", "Sentence"), (Line((Cell("a"), sentence), ""),))
-    assert r"\begin{table}" in latex.render_page(Page("4", "h", "l", "n", (short,), (), ()))
+    assert r"\begin{table}" in latex.render_latex(Page("4", "h", "l", "n", (short,), (), ()))

@@ -18,11 +18,9 @@ from cmkd.report.diagnostics import gate_view, graph_view
 from cmkd.report.evidence import collect
 from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.figures.students import draw_gates, draw_graphs, pictures_of
-from cmkd.report.gather import Gatherer, Request
 from cmkd.report.paper import TABLES
 from cmkd.report.predictions import parse_diagnostics
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -159,9 +157,7 @@ def looked_into(full_store: MemoryStore) -> MemoryStore:
 
 def build(store: MemoryStore) -> Table:
     evidence = collect(store, store.sweep, "made-up")
-    gatherer = Gatherer(Request(), store)
-    table = build_table(TABLES["4"], evidence)
-    return replace(table, read_diagnostics=lambda run_id: gatherer.diagnostics(evidence, run_id))
+    return replace(build_table(TABLES["4"], evidence), store=store)
 
 
 def test_a_table_shows_gate_and_graphs(looked_into: MemoryStore) -> None:

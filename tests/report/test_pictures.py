@@ -15,16 +15,14 @@ from matplotlib.text import Text
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.report.confusions import LEGIBLE, class_views
-from cmkd.report.costs import ModelCost
 from cmkd.report.evidence import collect, no_evidence
 from cmkd.report.figures.arms import differences, draw_cost
 from cmkd.report.figures.pictures import _all, draw_pictures
 from cmkd.report.figures.students import draw_confusions
 from cmkd.report.figures.style import plain
-from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
+from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.searches import searches, training_curves
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -32,8 +30,7 @@ if TYPE_CHECKING:
 
 def build(store: MemoryStore, name: str = "4") -> Table:
     table = build_table(TABLES[name], collect(store, store.sweep, "made-up"))
-    run_ids = [run.run_id for run in store.runs]
-    return replace(table, read_history=lambda metric: store.histories(run_ids, metric))
+    return replace(table, store=store)
 
 
 def classified(
@@ -68,7 +65,7 @@ def test_confusions_and_gains_by_hand(store: MemoryStore) -> None:
     # Seed 2 has no partner.
     assert spatial.per_seed.tolist() == [[25.0, 50.0], [50.0, 50.0]]
     gain = spatial.gains[0]
-    assert (gain.mean, gain.pairs) == (37.5, 2)
+    assert (gain.mean, len(gain.seeds)) == (37.5, 2)
     assert gain.interval is None, "two seeds"
 
 

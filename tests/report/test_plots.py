@@ -14,8 +14,7 @@ from cmkd.report.evidence import collect
 from cmkd.report.figures.arms import draw_arms
 from cmkd.report.figures.style import save
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -162,7 +162,7 @@ def test_a_teacher_whose_run_is_lost_is_said(store: MemoryStore, another: Memory
         for seed, count in enumerate(counts):
             another.trial(arm, seed, right(count, (arm, seed, count)))
     finding = compare(made, collect(another, another.sweep, "made-up"))
-    assert finding.structure == ("teacher of the TSM family: missing, its run is not in the store",)
+    assert finding.structure == ("teacher of the TSM family: stored before, missing now",)
     # What the baseline did not know either is no change.
     unknown = made.model_copy(update={"teachers": {"TSM": None}})
     assert compare(unknown, collect(another, another.sweep, "made-up")).passes
@@ -260,14 +260,16 @@ def test_what_is_missing_new_or_other_is_said(
     old = made.model_copy(update={"arms": arms, "data_id": "d0", "selection": "last epoch"})
     some = {name: counts for name, counts in COUNTS.items() if name != "temporal"}
     finding = compare(old, fill(another, some))
-    both = another.sweep.only(["both"]).arms[0].setting.id
+    both, control, temporal = (
+        another.sweep.only([name]).arms[0].setting.id for name in ("both", "control", "temporal")
+    )
     assert finding.structure == (
         "data_id: d0 before, d1 now",
         "selection: last epoch before, best validation now",
-        "arm temporal: missing, no complete seed",
-        f"arm both: another setting, older before, {both} now",
-        "arm gone: missing, the sweep ablation no longer has it",
-        "arm control: new, not in the baseline",
+        f"arm temporal: setting {temporal} before, missing now",
+        f"arm both: setting older before, setting {both} now",
+        f"arm gone: setting {control} before, missing now",
+        f"arm control: missing before, setting {control} now",
         "effect temporal - control: 0 of the 3 replicates that a check needs; run: "
         "cmkd sweep ablation --data made-up --seeds 3",
     )

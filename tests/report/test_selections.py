@@ -9,11 +9,11 @@ import pytest
 from cmkd.config.sweep import Sweep
 from cmkd.report.claims import read_claims
 from cmkd.report.claims_page import judge
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Gatherer, Request
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
+from cmkd.report.table_page import build_page
+from cmkd.report.tables import build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

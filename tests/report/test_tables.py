@@ -8,11 +8,10 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import ConfigError
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.table_page import build_page
+from cmkd.report.tables import ArmResult, Row, Table, build_table
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -45,10 +44,10 @@ def row_of(table: Table, arm: str) -> Row:
 
 
 def arm_of(row: Row) -> str | None:
-    return row.measured.arm.name if isinstance(row.measured, Measured) else None
+    return row.measured.arm.name if row.measured is not None else None
 
 
-def measured(table: Table, arm: str) -> Measured:
+def measured(table: Table, arm: str) -> ArmResult:
     return next(one for one in table.measured if one.arm.name == arm)
 
 
@@ -68,8 +67,8 @@ def test_rows_in_the_order_of_the_paper_then_the_rest(full_store: MemoryStore) -
     ]
     control, teacher = table.rows[4:6]
     assert (control.labels, control.printed) == (("No", "No"), None)
-    assert isinstance(teacher.measured, TeacherScore)
-    assert (teacher.measured.ids, teacher.measured.selected.mean) == (("teacher-0",), 90.0)
+    assert teacher.teacher is not None
+    assert (teacher.teacher.ids, teacher.teacher.selected.mean) == (("teacher-0",), 90.0)
 
 
 def test_both_halves_have_their_rows_references_and_teachers(
@@ -99,12 +98,12 @@ def test_both_halves_have_their_rows_references_and_teachers(
         "baseline": ("x", 70.0),
         "control": ("y", 60.0),
     }
-    assert [row.measured.ids for row in table.rows if isinstance(row.measured, TeacherScore)] == [
+    assert [row.teacher.ids for row in table.rows if row.teacher is not None] == [
         ("teacher-0",),
         ("taught",),
     ]
     # The best of a half is sought in that half alone.
-    assert measured(table, "both").level == {"selected", "last"}
+    assert measured(table, "both").best == {"selected", "last"}
 
 
 def test_cells_value_by_value(full_store: MemoryStore) -> None:
@@ -199,7 +198,7 @@ def test_differences_of_both_epochs(full_store: MemoryStore) -> None:
     assert last.mean == pytest.approx((20 + 20 + 30 + 50) / 4)
     to_baseline = spatial["last"]["baseline"]
     assert to_baseline is not None
-    assert (to_baseline.reference, to_baseline.pairs) == ("baseline", 3)
+    assert (to_baseline.reference, len(to_baseline.seeds)) == ("baseline", 3)
 
 
 def test_only_the_svm_can_be_deterministic(
@@ -246,7 +245,7 @@ def test_table_2_puts_ours_beside_the_literature(
     full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
 ) -> None:
     rows = build(full_store, "2").rows
-    ours = [(r.method, r.labels[1], arm_of(r)) for r in rows if isinstance(r.measured, Measured)]
+    ours = [(r.method, r.labels[1], arm_of(r)) for r in rows if r.measured is not None]
     assert ours == [
         ("TSM [17]", "CD", "baseline"),
         ("TSM+ours", "CD", "both"),
@@ -255,7 +254,7 @@ def test_table_2_puts_ours_beside_the_literature(
         ("temporal", "CD", "temporal"),
     ]
     # The TSM students were taught by a TDN, so it is the teacher of the TDN row, and of no other.
-    teachers = [r for r in rows if isinstance(r.measured, TeacherScore)]
+    teachers = [r for r in rows if r.teacher is not None]
     assert [(row.method, row.labels[1]) for row in teachers] == [("TDN [18]", "RD")]
     assert sum(row.family is None for row in rows) == 5
 

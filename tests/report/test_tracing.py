@@ -11,14 +11,13 @@ from urllib.parse import unquote
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.compose import build_page
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Request
 from cmkd.report.paper import TABLES
 from cmkd.report.provenance import render_trace, render_trace_json, traces
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Table
-from cmkd.report.writers.html import render_html
+from cmkd.report.table_page import build_page
+from cmkd.report.tables import Table, build_table
+from cmkd.report.writers import render_html
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from cmkd.config.sweep import Arm
+from cmkd.config.trial import Setting
 from cmkd.report.claims import AccuracyClaim, ClaimResult, Claims, decide_claims
-from cmkd.report.comparisons import PairedDifference
+from cmkd.report.predictions import EvaluatedClips
+from cmkd.report.tables import ArmResult, Difference
 
 CLIPS = 200
 
@@ -40,20 +43,22 @@ def claims(*looks: int, margin: float = 2.0) -> Claims:
     return Claims.model_validate_json(json.dumps(whole))
 
 
+def difference(points: np.ndarray, identical: bool) -> Difference:
+    """A difference with the given `points`, Float "R N"."""
+    test = EvaluatedClips(*[tuple(map(str, range(points.shape[1]))), ("",) * points.shape[1]])
+    arm = ArmResult(
+        Arm("a", Setting()), test, tuple(range(len(points))), {"selected": points / 100}, {}, ()
+    )
+    return Difference("a - b", ((1.0, arm),), identical=identical)
+
+
 def result(
     kind: str, *pairs: Sequence[float] | np.ndarray, gap: str = "", identical: bool = False
 ) -> ClaimResult:
     whole = {"kind": kind, "says": "x", "source": "x", "sweep": "x", "families": ["TSM"]}
     claim = AccuracyClaim.model_validate_json(json.dumps({**whole, "pairs": [["a", "b"]]}))
     found = tuple(
-        PairedDifference(
-            "a - b",
-            one if isinstance(one, np.ndarray) else values(one),
-            None,
-            ("t1",),
-            identical,
-        )
-        for one in pairs
+        difference(one if isinstance(one, np.ndarray) else values(one), identical) for one in pairs
     )
     return ClaimResult("claim", "TSM", claim, found, gap=gap, command="cmkd sweep x")
 

@@ -12,8 +12,7 @@ from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import load_sweep
 from cmkd.report.evidence import collect
 from cmkd.report.paper import TABLES
-from cmkd.report.rows import build_table
-from cmkd.report.tables import Table
+from cmkd.report.tables import Table, build_table
 from cmkd.report.text import comparable_columns, notice_text
 
 if TYPE_CHECKING:

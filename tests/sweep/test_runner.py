@@ -96,10 +96,10 @@ for one in (lost, wrong):
 SECRETS = """
 import os
 from ray.tune.execution import class_cache
-from cmkd.sweep.tune_adapter import keep_secrets, trainable
+from cmkd.sweep.tune_adapter import TrialTrainable, keep_secrets
 os.environ.update(AWS_SECRET_ACCESS_KEY="canary", RAY_CHDIR_TO_TRIAL_DIR="0")
 keep_secrets()
-made = class_cache._ActorClassCache().get(trainable())
+made = class_cache._ActorClassCache().get(TrialTrainable)
 told = made._default_options["runtime_env"]["env_vars"]
 print("RAY_CHDIR_TO_TRIAL_DIR" in told, "canary" in str(told))
 """
@@ -137,8 +137,13 @@ def events(key, started, updated):
         gives_up=nothing,
     )
 
-tune_adapter.TrialWorker = Fails
-ray_engine.RETRIES = 0
+class Trainable(tune_adapter.TrialTrainable):
+    def setup(self, config, configs=None, cache=None, **_):
+        self.worker = Fails(configs, cache)
+        self.worker.start(config["trial"])
+
+tune_adapter.TrialTrainable = Trainable
+tune_adapter.RETRIES = 0
 with ray_engine.start_engine(1, Path(sys.argv[1])) as engine:
     for key in ("raises", "dies"):
         queue = TrialQueue([], {key: None}, workers=1)
@@ -177,7 +182,12 @@ def tell(update):
     if update.done or gives_up(update):
         queue.ended(update.trial_id)
 
-tune_adapter.TrialWorker = Counts
+class Trainable(tune_adapter.TrialTrainable):
+    def setup(self, config, configs=None, cache=None, **_):
+        self.worker = Counts(configs, cache)
+        self.worker.start(config["trial"])
+
+tune_adapter.TrialTrainable = Trainable
 queue = TrialQueue([], {"slow": None, "next": None}, workers=1)
 events = SimpleNamespace(
     name="name", configs={"slow": 9, "next": 1}, queue=queue, updated=tell, gives_up=gives_up,

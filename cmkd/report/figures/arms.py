@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cmkd.report.arms import FAMILIES, Family
-from cmkd.report.cells import Difference
 from cmkd.report.figures.style import (
     BLUE,
     GREEN,
@@ -27,7 +26,7 @@ from cmkd.report.figures.style import (
     room,
     style,
 )
-from cmkd.report.tables import Measured, Row, Table, TeacherScore
+from cmkd.report.tables import ArmResult, Difference, Row, Table
 from cmkd.report.text import absent_families, comparable_columns, interval_text, kd_text
 
 IN_PAPER, OUTSIDE, TEACHER = BLUE, VERMILLION, GREEN
@@ -49,9 +48,9 @@ def draw_arms(table: Table) -> Figure:
 
     Families stand one below the other, each with its teacher.
     """
-    found: dict[Family, list[tuple[Row, Measured]]] = {family: [] for family in FAMILIES}
+    found: dict[Family, list[tuple[Row, ArmResult]]] = {family: [] for family in FAMILIES}
     for row in table.rows:
-        if isinstance(row.measured, Measured) and row.family is not None:
+        if row.measured is not None and row.family is not None:
             found.setdefault(row.family, []).append((row, row.measured))
     families = {family: rows for family, rows in found.items() if rows}
     columns = (comparable_columns(table) or table.published.columns)[:1]
@@ -92,8 +91,8 @@ def draw_arms(table: Table) -> Figure:
 
 def _teacher(table: Table, family: Family) -> float | None:
     for row in table.rows:
-        if isinstance(row.measured, TeacherScore) and row.family == family:
-            return row.measured.selected.mean
+        if row.teacher is not None and row.family == family:
+            return row.teacher.selected.mean
     return None
 
 
@@ -104,7 +103,7 @@ def _family_title(table: Table, family: Family) -> str:
     return f"{family} students" + (f", teacher {teacher:.1f} %" if teacher is not None else "")
 
 
-def _draw_arm(axes: Axes, position: int, measured: Measured, colour: str) -> None:
+def _draw_arm(axes: Axes, position: int, measured: ArmResult, colour: str) -> None:
     score = measured.selected
     if score.mean is None:
         where = axes.get_yaxis_transform()
@@ -146,7 +145,7 @@ def _write_value(axes: Axes, value: float, position: int, text: str) -> None:
     )
 
 
-def _label(row: Row, measured: Measured, table: Table) -> str:
+def _label(row: Row, measured: ArmResult, table: Table) -> str:
     setting = measured.arm.setting
     if row.printed is not None:
         pairs = zip(table.published.labels, row.labels, strict=True)
@@ -179,13 +178,13 @@ def _legend(table: Table, has_paper: bool) -> list[Line2D]:
     return handles
 
 
-def differences(table: Table) -> tuple[tuple[str, Measured, Difference], ...]:
+def differences(table: Table) -> tuple[tuple[str, ArmResult, Difference], ...]:
     """Method, arm and difference of every setting that departs from its reference, once each."""
-    found: dict[str, tuple[str, Measured, Difference]] = {}
+    found: dict[str, tuple[str, ArmResult, Difference]] = {}
     by_name = {measured.arm.name: measured for measured in table.measured}
     for row in table.rows:
         one = row.measured
-        if not isinstance(one, Measured):
+        if one is None:
             continue
         known = next((d for d in one.differences["selected"].values() if d is not None), None)
         if known is None or known.mean is None or known.reference not in by_name:
@@ -205,7 +204,7 @@ def draw_differences(table: Table) -> Figure:
         [_pitch(labels) * len(rows)], [1], left=room(labels), bottom=0.45 + legend_room(3), top=0.3
     )
     axes.axvline(0, color=GREY, linewidth=1.2)
-    for position, (_, one, known) in enumerate(rows):
+    for position, (_, _, known) in enumerate(rows):
         assert known.mean is not None
         span = known.interval
         is_clear = span is not None and not span.low <= 0 <= span.high
@@ -213,12 +212,8 @@ def draw_differences(table: Table) -> Figure:
         if span is not None:
             axes.hlines(position, span.low, span.high, color=colour, linewidth=2)
         axes.plot(known.mean, position, "D", color=colour, markersize=5, zorder=3)
-        reference = by_name[known.reference].outcomes
-        theirs = dict(zip(reference.seeds, reference.selected.mean(axis=1), strict=True))
-        ours = dict(zip(one.outcomes.seeds, one.outcomes.selected.mean(axis=1), strict=True))
-        paired = [100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
-        _draw_seeds(axes, paired, position, colour)
-        text = f"{known.mean:+.1f}  n = {known.pairs}".replace("-", "\N{MINUS SIGN}")
+        _draw_seeds(axes, list(known.per_seed), position, colour)
+        text = f"{known.mean:+.1f}  n = {len(known.seeds)}".replace("-", "\N{MINUS SIGN}")
         _write_value(axes, known.mean, position, text)
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)

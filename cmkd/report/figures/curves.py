@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cmkd.report.cells import Score
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
@@ -27,7 +26,7 @@ from cmkd.report.figures.style import (
     whole_ticks,
 )
 from cmkd.report.searches import METRICS, SYMBOLS, Curve, Search, Searches
-from cmkd.report.tables import Table
+from cmkd.report.tables import Score, Table
 
 DECADE = 1.0
 """Distance of the weight 0 from the least positive one on the log axis, in decades."""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
 from cmkd.report.arms import find_reference
-from cmkd.report.cells import Difference
 from cmkd.report.confusions import ClassView, class_views
 from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, diagnostics_of, gate_view, graph_view
 from cmkd.report.page import Picture
 from cmkd.report.searches import searches, training_curves
-from cmkd.report.tables import Table
+from cmkd.report.tables import Difference, Table
 from cmkd.report.text import (
     folds_text,
     heading,
@@ -213,16 +212,14 @@ def _is_clear(gain: Difference) -> bool:
 def _measured(table: Table) -> str:
     evidence = table.evidence
     return (
-        f"{len(table.test.clips)} test clips of {evidence.data} ({evidence.data_kind}, data_id "
+        f"{len(evidence.test.clips)} test clips of {evidence.data} ({evidence.data_kind}, data_id "
         f"{evidence.data_id}), {folds_text(table)}, {_seeds(table)}; selected epoch: "
         f"{evidence.selection}."
     )
 
 
 def _seeds(table: Table) -> str:
-    counts = sorted(
-        {len(measured.outcomes.seeds) for measured in table.measured if measured.outcomes.seeds}
-    )
+    counts = sorted({len(measured.seeds) for measured in table.measured if measured.seeds})
     if not counts:
         return "no complete seed"
     fewest, most = counts[0], counts[-1]
