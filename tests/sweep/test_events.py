@@ -18,8 +18,9 @@ from cmkd.sweep.failures import Failure
 from cmkd.sweep.plan import make_plan
 from cmkd.sweep.recorder import Origin
 from cmkd.sweep.trials import expand, teachers_of
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding
+from cmkd.training.outcome import TrainingResult
 
 INFO = DatasetInfo(
     name="gestures",

@@ -162,7 +162,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from cmkd.sweep import ray_engine, tune_adapter
 from cmkd.sweep.events import TrialQueue
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.worker import Update
+from cmkd.training.outcome import TrainingResult
 
 class Counts:
     def __init__(self, configs, cache):

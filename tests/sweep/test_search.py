@@ -27,8 +27,9 @@ from cmkd.sweep.search import (
     pruner_of,
 )
 from cmkd.sweep.trials import flat, teachers_of
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding, RunRecord
+from cmkd.training.outcome import TrainingResult
 
 FIRST, SECOND = "method.lambda_1", "method.lambda_2"
 RANGES = {FIRST: Limits(low=0.001, high=10.0), SECOND: Limits(low=0.01, high=10.0)}
