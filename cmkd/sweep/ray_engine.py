@@ -193,20 +193,22 @@ def servers_alive_at_connection() -> Iterator[None]:
     import ray
     from ray._private import worker
 
-    connect = ray._raylet.CoreWorker
+    native: Any = ray._raylet
+    connect = native.CoreWorker
 
     def checked(*arguments: Any, **options: Any) -> Any:
-        for name, _ in worker._global_node.dead_processes():
+        node: Any = worker._global_node
+        for name, _ in node.dead_processes():
             raise InfrastructureError(
                 f"Ray's {name} died while Ray started, killed perhaps for want of memory"
             )
         return connect(*arguments, **options)
 
-    ray._raylet.CoreWorker = checked
+    native.CoreWorker = checked
     try:
         yield
     finally:
-        ray._raylet.CoreWorker = connect
+        native.CoreWorker = connect
 
 
 @contextmanager
