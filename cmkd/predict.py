@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 from cmkd.config.paths import cache_root
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.mpeg4 import open_mpeg4
 from cmkd.data.decoded_cache import ClipArrays
-from cmkd.data.prepare.reencode import EncodeTask, reencode
+from cmkd.data.mpeg4 import open_mpeg4
+from cmkd.data.reencode import reencode
 from cmkd.data.views import apply_view, views_at_test
 from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 from cmkd.io import file_sha256
@@ -132,7 +132,7 @@ class Student:
             # Another codec, or damage, which `reencode` names.
             pass
         output = scratch / "encoded.mp4"
-        made = reencode(EncodeTask(video, output, scratch / "record.json", encoding))
+        made = reencode(video, output, scratch / "record.json", encoding)
         return output, made.frames
 
     def _read(self, path: Path) -> ClipArrays:

@@ -51,7 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 DOORS: dict[str, str] = {
-    "av": r"cmkd/data/codec/\w+\.py",
+    "av": r"cmkd/data/(mpeg4|video)\.py",
     "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster)\.py",
     "mlflow": r"cmkd/tracking/mlflow_(store|calls)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",

@@ -19,7 +19,6 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
-from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
 from cmkd.report.latex import render_latex
 from cmkd.report.page import Page, Picture
@@ -98,7 +97,7 @@ def render_files(
     drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        drawn[page.key] = draw_pictures(table) if plots else ()
+        drawn[page.key] = _draw(table) if plots else ()
         named = {
             "_".join(filter(None, (stem, picture.name))): picture for picture in drawn[page.key]
         }
@@ -108,6 +107,13 @@ def render_files(
         for name, picture in named.items():
             files |= {f"{name}.png": picture.png, f"{name}.svg": picture.svg}
     return files, drawn
+
+
+def _draw(table: Table) -> Sequence[Picture]:
+    # Matplotlib takes a second to load: only who wants figures waits for it.
+    from cmkd.report.figures.pictures import draw_pictures
+
+    return draw_pictures(table)
 
 
 def _render(

@@ -12,7 +12,7 @@ from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.method import LOSSES
 from cmkd.config.spec import preset
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
-from cmkd.data.prepare.run import PrepareRequest, prepare
+from cmkd.data.prepare import PrepareRequest, prepare
 from cmkd.method.losses import total_loss
 from cmkd.training.batches import ClipReader, measure_scales
 from cmkd.training.build import build_student, build_teacher

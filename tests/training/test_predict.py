@@ -18,8 +18,8 @@ from cmkd import predict
 from cmkd.cli.main import app
 from cmkd.config.data import EncodingConfig
 from cmkd.config.trial import TrialConfig
-from cmkd.data.codec.video import decode_rgb, encode
 from cmkd.data.dataset import open_dataset
+from cmkd.data.video import decode_rgb, encode
 from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 from cmkd.training.trial import TrialRun
 
