@@ -118,6 +118,15 @@ class Forecast:
     sources: Mapping[Source, int]
     workers: int
 
+    def as_json(self) -> dict[str, dict[str, float]]:
+        """Seconds, and trials by source."""
+        ends = ("low", "likely", "high")
+        return {
+            "wall_seconds": dict(zip(ends, self.wall.tolist(), strict=True)),
+            "device_seconds": dict(zip(ends, self.device.tolist(), strict=True)),
+            "trials_by_source": {str(source): n for source, n in self.sources.items()},
+        }
+
     def describe(self) -> str:
         """``about 12 min (9 min to 17 min) with 2 workers, 0.4 device-hours; known from ...``."""
         origins = [f"{source} ({count})" for source, count in self.sources.items()]

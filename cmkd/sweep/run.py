@@ -54,6 +54,7 @@ class SweepResult:
         failures: (name, cause) of trials and teachers that failed in this call.
         seconds: from the start of the engine to the last record.
         taken: finished trials and teachers taken from the cache, by the commit that made them.
+        expected: forecast of a dry run; None once trials were trained.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class SweepResult:
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict)
+    expected: Preflight | None = None
 
 
 def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cmkd.config.paths import load_plugin
-from cmkd.config.spec import SearchSpec
-from cmkd.config.sweep import Sweep
+from cmkd.config.sweep import SearchSpec, Sweep
 from cmkd.errors import ConfigError
 from cmkd.sweep.trials import PlannedTrial, by_trial, epochs_of, state_of
 from cmkd.tracking.store import RunRecord
@@ -252,7 +251,7 @@ def search_trials(
     search = sweep.spec.search
     assert search is not None
     runs_of = by_trial(runs)
-    epochs = epochs_of(sweep.with_values([search.lowest]).arms[0].setting)
+    epochs = epochs_of(sweep.with_values([{}]).arms[0].setting)
 
     def ended(values: Values) -> SearchedTrial | None:
         (trial,) = trials_with([values])

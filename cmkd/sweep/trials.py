@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cmkd.config.base import dotted
 from cmkd.config.sweep import Sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.sweep.failures import is_transient
@@ -21,15 +22,10 @@ TrialState = Literal["done", "pruned", "failed", "interrupted", "new"]
 
 def flat(tree: Mapping[str, Any]) -> dict[str, str]:
     """Dotted keys of a nested config to texts, as the tracking store keeps them."""
-    return dict(_pairs(tree, ""))
-
-
-def _pairs(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in dotted(tree).items()
+    }
 
 
 def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:
