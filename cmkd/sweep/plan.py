@@ -120,6 +120,11 @@ class Plan:
         return {trial.arm: trial.config.setting for trial in self.trials}
 
     @property
+    def results(self) -> tuple[object, ...]:
+        """Results of finished trials that further trials follow from."""
+        return self.choices, self.comparisons, self.searched
+
+    @property
     def complete(self) -> bool:
         """True if every trial is done and no arm waits."""
         over = self.count("done") + self.count("pruned")

@@ -132,8 +132,7 @@ class _Stages:
                 result.seconds + stage.seconds,
                 Counter(result.taken) + Counter(stage.taken),
             )
-            before = plan.choices, plan.comparisons, plan.searched
-            if before == (after.choices, after.comparisons, after.searched):
+            if plan.results == after.results:
                 break
             plan = after.without_retries({name for name, _ in result.failures})
         else:
@@ -298,9 +297,8 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
     Raises:
         InputError: another process sweeps the same; it is named by host and process id.
     """
-    folder = cache / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(f'{sweep}-{data}')}.lock"
+    path = cache / "locks" / f"{slug(f'{sweep}-{data}')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Some systems do not let others read a locked file.
     holder = path.with_suffix(".owner")
     lock = FileLock(path, timeout=0)
