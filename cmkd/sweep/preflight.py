@@ -287,11 +287,14 @@ def _take_steps(
 def _probe(
     task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
 ) -> tuple[list[Step], tuple[int, ...]]:
-    from cmkd.training.cost import ProbeTask, probe
+    from cmkd.training.cost import Subject, probe
     from cmkd.training.runtime import free_gpu_memory
 
-    students, teachers = probe(ProbeTask(*task))
-    return [Step(**asdict(found)) for found in (*students, *teachers)], free_gpu_memory()
+    students, teachers, picture, num_classes = task
+    subjects = [Subject(setting, "student") for setting in students]
+    subjects += [Subject(setting, "teacher") for setting in teachers]
+    found = [probe(subject, picture, num_classes) for subject in subjects]
+    return [Step(**asdict(step)) for step in found], free_gpu_memory()
 
 
 def cost_class(params: Mapping[str, str]) -> str:
