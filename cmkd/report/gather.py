@@ -13,8 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 from pydantic import ValidationError
 
-from cmkd.config.spec import SweepSpec
-from cmkd.config.sweep import Arm, Sweep, find_spec, load_sweep
+from cmkd.config.sweep import Arm, Sweep, SweepSpec, find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError
