@@ -1,4 +1,4 @@
-"""What ``cmkd sweep`` prints."""
+"""Output of ``cmkd sweep``."""
 
 from __future__ import annotations
 
