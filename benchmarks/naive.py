@@ -24,7 +24,7 @@ from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.data.views import apply_view, view_index
-from cmkd.sweep.plan import expand
+from cmkd.sweep.trials import expand
 
 SPEC = """\
 name: against_naive
@@ -110,9 +110,9 @@ class Decoded:
             parts: dict[str, list[NDArray[Any]]] = {name: [] for name in MAPS}
             for row in rows:
                 path, view = self._rows[row]
-                clip, raw = apply_view(*read_clip(path, self._reading, phase=view.phase), view)
+                clip = apply_view(read_clip(path, self._reading, phase=view.phase), view)
                 for part in MAPS:
-                    parts[part].append(getattr(raw if part == "frames" else clip, part))
+                    parts[part].append(getattr(clip, part))
             stacked = {part: np.stack(values) for part, values in parts.items()}
             self._last = (rows.tobytes(), stacked)
         return self._last[1][name]

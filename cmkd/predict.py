@@ -141,18 +141,18 @@ class Student:
             phase: read_clip(path, self.setting.reading, phase=phase)
             for phase in {view.phase for view in self._views}
         }
-        shown = [apply_view(*read[view.phase], view) for view in self._views]
-        slots = max(len(clip.iframes) for clip, _ in shown)
-        iframes = np.zeros((len(shown), slots, *shown[0][0].iframes.shape[1:]), np.uint8)
-        for row, (clip, _) in enumerate(shown):
+        shown = [apply_view(read[view.phase], view) for view in self._views]
+        slots = max(len(clip.iframes) for clip in shown)
+        iframes = np.zeros((len(shown), slots, *shown[0].iframes.shape[1:]), np.uint8)
+        for row, clip in enumerate(shown):
             iframes[row, : len(clip.iframes)] = clip.iframes
         rows = np.arange(len(shown))
         return ClipArrays(
             iframes=iframes,
-            gop=np.stack([clip.gop for clip, _ in shown]),
-            motion=np.stack([clip.motion for clip, _ in shown]),
-            residual=np.stack([clip.residual for clip, _ in shown]),
-            frames=np.stack([raw.frames for _, raw in shown]),
+            gop=np.stack([clip.gop for clip in shown]),
+            motion=np.stack([clip.motion for clip in shown]),
+            residual=np.stack([clip.residual for clip in shown]),
+            frames=np.stack([clip.frames for clip in shown]),
             labels=np.zeros(len(shown), np.int64),
             index=rows[None],
             test_index=rows[None],

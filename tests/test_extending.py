@@ -27,9 +27,9 @@ from cmkd.report.evidence import no_evidence
 from cmkd.report.paper import find_table, own_table
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
-from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
-from cmkd.training.cost import ProbeTask, probe
+from cmkd.sweep.trials import axes_of
+from cmkd.training.cost import Subject, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,9 +60,9 @@ def settings(spec: Path) -> dict[str, Setting]:
 def test_a_backbone(folder: Path) -> None:
     arms = settings(folder / "conv3d.yaml")
     assert {family_of_arm(setting) for setting in arms.values()} == {"C3D"}
-    task = ProbeTask(tuple(arms.values()), (arms["both"],), picture=(64, 64), num_classes=3)
-    students, teachers = probe(task)
-    assert [found.failure for found in (*students, *teachers)] == ["", "", ""]
+    students = [probe(Subject(setting, "student"), (64, 64), 3) for setting in arms.values()]
+    teacher = probe(Subject(arms["both"], "teacher"), (64, 64), 3)
+    assert [found.failure for found in (*students, teacher)] == ["", "", ""]
     assert students[0].fingerprint != students[1].fingerprint
 
 
@@ -76,7 +76,7 @@ def test_a_loss_with_its_weight_as_an_axis(folder: Path) -> None:
     plain = without.method.model_copy(update={"extra_losses": ()})
     assert without.id == without.model_copy(update={"method": plain}).id
     assert all(setting.method.needs_teacher for setting in arms.values())
-    students, _ = probe(ProbeTask(tuple(arms.values()), (), picture=(64, 64), num_classes=3))
+    students = [probe(Subject(setting, "student"), (64, 64), 3) for setting in arms.values()]
     assert [found.failure for found in students] == ["", "", ""]
     assert len({found.fingerprint for found in students}) == 3
 

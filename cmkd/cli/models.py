@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cmkd.cli.work import GENERATED, Out, TrackingUri, aligned, checked_name
-
-if TYPE_CHECKING:
-    from cmkd.training.cost import Speed
 
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 
@@ -101,29 +97,20 @@ def predict(
         typer.echo(f"{video}: {shown}")
 
 
-def cost(
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also time the networks; random weights serve.")
-    ] = False,
-    device: Device = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Views timed together.")] = 1,
-    out: Out = GENERATED,
-) -> None:
+def cost(out: Out = GENERATED) -> None:
     """Count GMACs and parameters of every network of Tables 2 and 3 that cmkd builds.
 
     They are also written to cost.json, which `report tables` reads.
     """
     from cmkd.report.build import write_files
     from cmkd.training.cost import SIDE, count, subjects
-    from cmkd.training.runtime import pick_device
 
-    where = pick_device(device).type if measure else ""
     typer.echo(f"GMACs of one view at {SIDE} x {SIDE}, and of all views of a test clip (SSV2)")
     records = []
     for name, subject in subjects().items():
         counted = count(subject)
         total = counted.gmacs * subject.views
-        record: dict[str, Any] = {
+        record = {
             "model": name,
             "gmacs_per_view": counted.gmacs,
             "views": subject.views,
@@ -131,33 +118,11 @@ def cost(
             "parameters": counted.parameters,
             "parts": dict(counted.parts),
         }
-        parts = ", ".join(
-            f"{key} {value:.1f}" for key, value in counted.parts.items() if value > 0.05
-        )
-        line = (
-            f"{name:21} {counted.gmacs:6.1f} x {subject.views} = {total:6.1f}   "
-            f"{counted.parameters / 1e6:5.1f} M parameters   {parts}"
-        )
-        if measure:
-            speed = _timed(name, where, batch)
-            record["speed"] = asdict(speed)
-            line += (
-                f"   {speed.clips_per_second:.2f} views/s, peak {speed.peak_mib:.0f} MiB "
-                f"({speed.device}, {speed.precision}, batch {speed.batch})"
-            )
         records.append(record)
-        typer.echo(line)
+        parts = [f"{key} {value:.1f}" for key, value in counted.parts.items() if value > 0.05]
+        typer.echo(
+            f"{name:21} {counted.gmacs:6.1f} x {subject.views} = {total:6.1f}   "
+            f"{counted.parameters / 1e6:5.1f} M parameters   {', '.join(parts)}"
+        )
     (path,) = write_files(out, {"cost.json": f"{json.dumps(records, indent=1)}\n".encode()})
     typer.echo(path)
-
-
-def _timed(name: str, device: str, batch: int) -> Speed:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    from cmkd.training.cost import measure
-
-    # A process of its own, whose memory nothing else has raised.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, name, device=device, batch=batch).result()

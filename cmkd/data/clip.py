@@ -32,8 +32,8 @@ _KEPT_BYTES = 31 << 20
 
 
 @dataclass(frozen=True)
-class CompressedClip:
-    """Inputs of the student at the T sampled P-frames."""
+class Clip:
+    """Inputs of the student at the T sampled P-frames, and of the teacher at the same positions."""
 
     iframes: UInt8[np.ndarray, "G 3 H W"]
     """RGB I-frames of the GOPs that are used."""
@@ -43,18 +43,11 @@ class CompressedClip:
     """Displacement (x, y) in pixels towards the I-frame (accumulated) or the previous frame."""
     residual: Float16[np.ndarray, "T 3*S H/2 W/2"]
     """RGB difference in grey levels, about -255..255."""
-
-
-@dataclass(frozen=True)
-class RawClip:
-    """Inputs of the teacher: the decoded frames at the same T positions."""
-
     frames: UInt8[np.ndarray, "T 3*S H W"]
+    """Decoded RGB frames of the teacher; none from `read_compressed`."""
 
 
-def read_clip(
-    path: Path | str, config: ReaderConfig, *, phase: float = 0.0
-) -> tuple[CompressedClip, RawClip]:
+def read_clip(path: Path | str, config: ReaderConfig, *, phase: float = 0.0) -> Clip:
     """Read I-frames, motion and residuals of T P-frames, and the decoded frames.
 
     Segments of several frames are consecutive: the teacher's are frames of the clip, the student's
@@ -68,28 +61,23 @@ def read_clip(
         FileError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
             are no multiples of 4.
     """
-    compressed, shown = _read(path, config, phase, with_raw=True)
-    return compressed, RawClip(shown)
+    return _read(path, config, phase, with_frames=True)
 
 
-def read_compressed(
-    path: Path | str, config: ReaderConfig, *, phase: float = 0.0
-) -> CompressedClip:
+def read_compressed(path: Path | str, config: ReaderConfig, *, phase: float = 0.0) -> Clip:
     """The student's part of `read_clip` alone, as at inference."""
-    return _read(path, config, phase, with_raw=False)[0]
+    return _read(path, config, phase, with_frames=False)
 
 
-def _read(
-    path: Path | str, config: ReaderConfig, phase: float, *, with_raw: bool
-) -> tuple[CompressedClip, UInt8[np.ndarray, "T 3*S H W"]]:
+def _read(path: Path | str, config: ReaderConfig, phase: float, *, with_frames: bool) -> Clip:
     inputs = config.inputs
     keep_freed_memory()
     with open_mpeg4(path) as video:
         _require_usable(path, video, inputs.num_frames)
         sample = sample_clip(video.kinds, inputs.num_frames, inputs.num_gops, phase)
         changed = gop_windows(video.kinds, sample.positions, config.compressed_segment)
-        raw_positions = sample.positions if with_raw else ()
-        shown = clip_windows(video.kinds, raw_positions, config.raw_segment)
+        positions = sample.positions if with_frames else ()
+        shown = clip_windows(video.kinds, positions, config.raw_segment)
         intra = sorted(set(sample.intra))
         iframes, motion, residuals, frames = _read_maps(
             video,
@@ -99,13 +87,13 @@ def _read(
             accumulated=inputs.motion == "accumulated",
         )
     slots = np.searchsorted(intra, sample.intra)
-    compressed = CompressedClip(
+    return Clip(
         iframes=iframes if len(slots) == len(intra) else iframes[slots],
         gop=np.array(sample.slot, np.int8),
         motion=_fold(motion, changed),
         residual=_fold(residuals, changed),
+        frames=_fold(frames, shown),
     )
-    return compressed, _fold(frames, shown)
 
 
 def keep_freed_memory() -> None:

@@ -28,12 +28,12 @@ from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
 from cmkd.config.data import DatasetInfo, EncodingConfig, ReaderConfig
-from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
+from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, Clip, read_clip
 from cmkd.data.dataset import MANIFEST_FILE, Dataset
 from cmkd.data.splits import ClipEntry
 from cmkd.data.video import probe
 from cmkd.data.views import View, apply_view, view_index
-from cmkd.data.workers import OnProgress, run_tasks
+from cmkd.data.workers import SECONDS_PER_CLIP, OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, FileError, InfrastructureError
 from cmkd.io import (
     file_sha256,
@@ -48,7 +48,6 @@ from cmkd.io import (
 READER = 2
 """Raised when equal clips, views and inputs give other arrays than before."""
 
-SECONDS_PER_CLIP = 300.0
 CHECKED_BYTES = 1 << 30
 """Clips that `ensure_arrays` compares with their digests; a random sample of larger sets."""
 SAMPLED_BYTES = 64 << 20
@@ -339,17 +338,15 @@ def _read_views(
     maps = {name: np.lib.format.open_memmap(draft / f"{name}.npy", "r+") for name in _MAPPED}
     for phase in dict.fromkeys(view.phase for view in views):
         read = read_clip(path, config, phase=phase)
-        _check_fit(path, read[0], info.encoding, slots=maps["iframes"].shape[1])
+        _check_fit(path, read, info.encoding, slots=maps["iframes"].shape[1])
         for row, view in enumerate(views, rows.start):
             if view.phase != phase:
                 continue
-            clip, raw = apply_view(*read, view)
+            clip = apply_view(read, view)
             maps["iframes"][row, : len(clip.iframes)] = clip.iframes
             maps["iframes"][row, len(clip.iframes) :] = 0
-            maps["gop"][row] = clip.gop
-            maps["motion"][row] = clip.motion
-            maps["residual"][row] = clip.residual
-            maps["frames"][row] = raw.frames
+            for name in ("gop", "motion", "residual", "frames"):
+                maps[name][row] = getattr(clip, name)
     return b"".join(_digest(array[rows]) for array in maps.values())
 
 
@@ -365,7 +362,7 @@ def _check_content(path: Path, sha256: str, root: Path, info: DatasetInfo) -> No
         raise FileError(path, f"differs from {MANIFEST_FILE}", remedy)
 
 
-def _check_fit(path: Path, clip: CompressedClip, encoding: EncodingConfig, slots: int) -> None:
+def _check_fit(path: Path, clip: Clip, encoding: EncodingConfig, slots: int) -> None:
     height, width = clip.iframes.shape[-2:]
     if (height, width) != (encoding.height, encoding.width) or len(clip.iframes) > slots:
         found = f"{len(clip.iframes)} I-frames of {width}x{height}"

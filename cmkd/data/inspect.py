@@ -11,17 +11,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
-from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
+from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, Clip, read_clip
 from cmkd.data.color import to_bytes
 from cmkd.data.dataset import MANIFEST_FILE, Dataset
 from cmkd.data.sampling import sample_clip
 from cmkd.data.splits import ClipEntry
 from cmkd.data.video import scan
-from cmkd.data.workers import OnProgress, run_tasks
+from cmkd.data.workers import SECONDS_PER_CLIP, OnProgress, run_tasks
 from cmkd.errors import FileError
 from cmkd.io import file_sha256
-
-SECONDS_PER_CLIP = 300.0
 
 
 def verify(
@@ -138,23 +136,21 @@ def inspect_clip(path: Path, num_frames: int) -> tuple[list[Sight], float]:
     Raises:
         DataError: not a usable MPEG-4 Part 2 file, or fewer frames than that.
     """
-    clip, raw = read_clip(path, ReaderConfig(inputs=InputConfig(num_frames=num_frames)))
+    clip = read_clip(path, ReaderConfig(inputs=InputConfig(num_frames=num_frames)))
     # `read_clip` has vetted the file, so its picture types are all I or P.
     sample = sample_clip(list(scan(path).kinds), num_frames, None, 0.0)
     lengths = np.hypot(*clip.motion.astype(np.float32).swapaxes(0, 1))
     # A few vectors are far longer than the rest and would leave it in the dark.
     full = max(1.0, float(np.percentile(lengths, 98)))
     sights = [
-        _sight(clip, raw, at, number, sample.intra[sample.slot[at]], full)
+        _sight(clip, at, number, sample.intra[sample.slot[at]], full)
         for at, number in enumerate(sample.positions)
     ]
     return sights, full
 
 
-def _sight(
-    clip: CompressedClip, raw: RawClip, at: int, number: int, intra: int, full: float
-) -> Sight:
-    frame = raw.frames[at].transpose(1, 2, 0)
+def _sight(clip: Clip, at: int, number: int, intra: int, full: float) -> Sight:
+    frame = clip.frames[at].transpose(1, 2, 0)
     iframe = clip.iframes[clip.gop[at]].transpose(1, 2, 0)
     motion = clip.motion[at].transpose(1, 2, 0).astype(np.float32)
     residual = _enlarged(clip.residual[at].transpose(1, 2, 0).astype(np.float32), RESIDUAL_CELL)

@@ -22,7 +22,7 @@ from jaxtyping import Float64, Int64
 from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
-from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
+from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, Clip
 from cmkd.data.color import to_bytes
 from cmkd.data.dataset import Dataset
 from cmkd.errors import DataError
@@ -95,8 +95,8 @@ def views_at_test(
         if views.crop is None or views.crop == max(height, width):
             raise DataError(
                 "inputs.test_crops: 3 needs room beside the crop, and the data set shows whole "
-                f"pictures of {width}x{height}; prepare it again with a --crop smaller than that, "
-                "or set test_crops to 1"
+                f"pictures of {width}x{height}",
+                "prepare it again with a --crop smaller than that, or set test_crops to 1",
             )
         ends = [(0, 2), (4, 2)] if width >= height else [(2, 0), (2, 4)]
         first, last = (_cut(views.crop, x, y, height, width) for x, y in ends)
@@ -233,7 +233,7 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> Int64[np.ndarray, "N w
     return np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int64)
 
 
-def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[CompressedClip, RawClip]:
+def apply_view(clip: Clip, view: View) -> Clip:
     """Resample every map of a clip by the view's one affine map, bilinearly.
 
     A crop of side c gives pictures of c x c pixels, motion of c/4 x c/4 cells and residuals of
@@ -247,19 +247,19 @@ def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[Compress
     height, width = clip.iframes.shape[-2:]
     shown = (view.crop or height, view.crop or width)
     if view.matrix == IDENTITY and shown == (height, width):
-        return clip, raw
+        return clip
     linear = np.linalg.inv(_linear_in_pixels(view, (height, width), shown))
     vectors = clip.motion.astype(np.float64).reshape(-1, 2, *clip.motion.shape[2:])
     turned = np.einsum("ij,njhw->nihw", linear, vectors).reshape(clip.motion.shape)
     # A crop has no outside: beyond the picture's edge lies half a cell at most.
     outside: Literal["border", "zeros"] = "zeros" if view.crop is None else "border"
-    moved = replace(
+    return replace(
         clip,
         iframes=to_bytes(_resample(clip.iframes, view, 1, "border")),
         motion=_resample(turned, view, MOTION_CELL, outside).astype(np.float16),
         residual=_resample(clip.residual, view, RESIDUAL_CELL, outside).astype(np.float16),
+        frames=to_bytes(_resample(clip.frames, view, 1, "border")),
     )
-    return moved, replace(raw, frames=to_bytes(_resample(raw.frames, view, 1, "border")))
 
 
 def _linear_in_pixels(

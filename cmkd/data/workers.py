@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
 
+SECONDS_PER_CLIP = 300.0
+"""Time in which a prepared clip is decoded; beyond it the file counts as undecodable."""
 ATTEMPTS = 3
 """Processes that may be killed from outside at one task."""
 _CRASHES = {

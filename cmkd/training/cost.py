@@ -1,4 +1,4 @@
-"""Cost of networks: GMACs, parameters, speed of inference; a training step's time and memory.
+"""Cost of networks: GMACs and parameters; time and memory of a training step.
 
 The literature's "GFLOPs" are multiply-accumulates of convolutions and matrix products at 224 x 224,
 and so are the GMACs here, by torch's own counter. Normalisation, activations and the shift are not
@@ -7,8 +7,6 @@ counted, as in that literature.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from cmkd.config.base import content_id
 from cmkd.config.method import NO_KD
 from cmkd.config.trial import Setting, TrainingConfig, preset
 from cmkd.method.losses import TeacherTargets, total_loss
+from cmkd.method.networks import Side
 from cmkd.training.build import Role, build, grid_of, noise, random_inputs
 from cmkd.training.optim import make_optimizer, prepare
 from cmkd.training.runtime import autocast, configure, pick_device, to_device
@@ -64,22 +63,6 @@ class Cost:
     gmacs: float
     parameters: int
     parts: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Speed of inference.
-
-    Attributes:
-        clips_per_second: views of one clip each.
-        peak_mib: peak memory of the device, or of the whole process on a CPU.
-    """
-
-    device: str
-    precision: str
-    batch: int
-    clips_per_second: float
-    peak_mib: float
 
 
 def subjects() -> Mapping[str, Subject]:
@@ -135,43 +118,6 @@ def count(subject: Subject) -> Cost:
     )
 
 
-def measure(name: str, *, device: str = "auto", batch: int = 1, seconds: float = 5.0) -> Speed:
-    """Time a network of `subjects` with random weights; bf16 on CUDA, fp32 on a CPU.
-
-    The memory is the peak of this process, so measure one network per process on a CPU.
-
-    Args:
-        batch: views computed together.
-        seconds: to repeat the forward pass for, after one to warm up.
-    """
-    where, subject = pick_device(device), subjects()[name]
-    cuda = where.type == "cuda"
-    network = build(subject.setting, subject.role, (SIDE, SIDE), NUM_CLASSES).eval()
-    network = to_device(network, where)
-    inputs = random_inputs(subject.setting, subject.role, (SIDE, SIDE), batch, where)
-
-    def forward() -> None:
-        network(*inputs)
-        if cuda:
-            torch.cuda.synchronize(where)
-
-    with torch.inference_mode(), autocast("bf16" if cuda else "fp32", where):
-        forward()
-        started, rounds = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            forward()
-            rounds += 1
-        spent = time.perf_counter() - started
-    if cuda:
-        peak = torch.cuda.max_memory_allocated(where)
-    else:
-        # Linux counts KiB, macOS bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    speed = batch * rounds / spent
-    return Speed(where.type, "bf16" if cuda else "fp32", batch, speed, peak / 2**20)
-
-
 @dataclass(frozen=True)
 class Footprint:
     """Memory of a training: `fixed` bytes, and `per_clip` bytes of one backward pass."""
@@ -207,22 +153,6 @@ def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple
 
 
 @dataclass(frozen=True)
-class ProbeTask:
-    """Networks to try.
-
-    Attributes:
-        students: settings whose student takes a step.
-        teachers: settings whose teacher takes one.
-        picture: (height, width) of the frames.
-    """
-
-    students: tuple[Setting, ...]
-    teachers: tuple[Setting, ...]
-    picture: tuple[int, int]
-    num_classes: int
-
-
-@dataclass(frozen=True)
 class Probe:
     """Result of a training step on random tensors.
 
@@ -239,38 +169,35 @@ class Probe:
     failure: str = ""
 
 
-def probe(task: ProbeTask) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
-    """Take the steps of a task in this process; returns those of students and of teachers."""
+def probe(subject: Subject, picture: Side, num_classes: int) -> Probe:
+    """Take training steps of a network in this process, whose torch is configured for it.
+
+    Args:
+        picture: (height, width) of the frames.
+    """
     configure(threads=1)
-    return (
-        tuple(_try_step(Subject(setting, "student"), task) for setting in task.students),
-        tuple(_try_step(Subject(setting, "teacher"), task) for setting in task.teachers),
-    )
-
-
-def _try_step(subject: Subject, task: ProbeTask) -> Probe:
     try:
-        return _step(subject, task)
+        return _step(subject, picture, num_classes)
     except Exception as error:
         return Probe(failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _step(subject: Subject, task: ProbeTask) -> Probe:
+def _step(subject: Subject, picture: Side, num_classes: int) -> Probe:
     """A step for its fingerprint, and one for its time."""
     setting, device, teaches = subject.setting, pick_device("auto"), subject.role == "teacher"
     backbone = setting.teacher.backbone if teaches else setting.student.backbone
     config: TrainingConfig = setting.teacher.training if teaches else setting.training
     torch.manual_seed(0)
-    model = build(setting, subject.role, task.picture, task.num_classes)
+    model = build(setting, subject.role, picture, num_classes)
     model = to_device(model, device)
     clips = min(find_backbone(backbone).probe_batch, config.batch_size)
-    inputs = random_inputs(setting, subject.role, task.picture, clips, device)
-    labels = torch.arange(clips, device=device) % task.num_classes
+    inputs = random_inputs(setting, subject.role, picture, clips, device)
+    labels = torch.arange(clips, device=device) % num_classes
     targets = None
     if setting.method.needs_teacher and not teaches:
-        grid = grid_of(setting.teacher.backbone, task.picture)
+        grid = grid_of(setting.teacher.backbone, picture)
         shape = (clips, setting.inputs.num_frames, setting.teacher.channels, *grid)
-        logits = noise((clips, task.num_classes), device)
+        logits = noise((clips, num_classes), device)
         targets = TeacherTargets(
             noise(shape, device), logits, dict.fromkeys(setting.method.tg, 1.0)
         )

@@ -26,10 +26,9 @@ from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TeacherConfig, TrialConfig
 from cmkd.data.dataset import Dataset
 from cmkd.io import load_array, require_space
-from cmkd.method.losses import TeacherTargets
 from cmkd.method.networks import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
-from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order, to_tensor
+from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows, in_order, to_tensor
 from cmkd.training.build import build_teacher
 from cmkd.training.outcome import read_finished, read_record, write_finished, write_record
 from cmkd.training.runtime import autocast, to_device
@@ -51,7 +50,8 @@ SMALLEST = 1e-6
 LARGEST_RAW = 1e2
 """Largest mean edge under `tg_edge: raw` before a warning; Eq. (6) squares it."""
 
-Rows = NDArray[np.int64]
+Outputs = tuple[Float[Tensor, "B T C h w"], Float[Tensor, "B K"]]
+"""(h, logits) of `Teacher.forward`."""
 
 
 def teacher_folder(config: TrialConfig, cache: Path) -> Path:
@@ -73,14 +73,14 @@ def load_teacher(config: TrialConfig, cache: Path, num_classes: int) -> Teacher:
 
 
 class TeacherFeatures(Protocol):
-    """Targets of the teacher for batches of training rows."""
+    """Outputs of the teacher for batches of training rows."""
 
     @property
     def batch(self) -> int:
         """Best number of clips per call."""
 
-    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """h_t, standardised per channel over the unchanged training clips, and logits."""
+    def outputs(self, rows: Rows) -> Outputs:
+        """h_t, standardised per channel over the unchanged training clips, and logits, in fp32."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class FrozenTeacher:
         self.batch = find_backbone(recipe.backbone).eval_batch
         self.reader = reader
 
-    def outputs(self, rows: Rows) -> tuple[Float[Tensor, "B T C h w"], Float[Tensor, "B K"]]:
-        """(h, logits) in fp32; see `Teacher.forward`."""
+    def outputs(self, rows: Rows) -> Outputs:
+        """Features as they are, and logits, in fp32."""
         with torch.no_grad(), autocast(self.precision, self.reader.device):
             h, logits = self.network(self.reader.frames(rows))
         return h.float(), logits.float()
@@ -141,7 +141,7 @@ class FrozenTeacher:
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """Targets of any rows by a forward pass; `CachedFeatures` rounds the same to fp16."""
+    """Outputs for any rows by a forward pass; `CachedFeatures` rounds the same to fp16."""
 
     teacher: FrozenTeacher
     stats: ChannelStats
@@ -151,16 +151,16 @@ class OnlineFeatures:
         """Best number of clips per call."""
         return self.teacher.batch
 
-    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """Standardised features and logits of these rows."""
+    def outputs(self, rows: Rows) -> Outputs:
+        """Standardised features and logits."""
         h, logits = self.teacher.outputs(rows)
-        return TeacherTargets(self.stats.apply(h), logits, mean_edges)
+        return self.stats.apply(h), logits
 
 
 def online_features(
     config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
 ) -> OnlineFeatures:
-    """Targets by the trial's finished teacher; errors as of `ensure_features`."""
+    """Outputs of the trial's finished teacher; errors as of `ensure_features`."""
     teacher, stats = _open_teacher(config, cache, dataset, reader)
     return OnlineFeatures(teacher, stats.to(reader.device))
 
@@ -184,7 +184,7 @@ def _open_teacher(
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Memory-mapped targets of the training rows.
+    """Memory-mapped outputs for the training rows.
 
     Attributes:
         rows: ascending rows of the clip arrays that `h` and `logits` stand for.
@@ -198,12 +198,12 @@ class CachedFeatures:
     batch: int
     device: torch.device
 
-    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """Stored targets of these rows."""
+    def outputs(self, rows: Rows) -> Outputs:
+        """Stored features and logits."""
         where = np.searchsorted(self.rows, rows)
         assert np.array_equal(self.rows[where], rows), "not rows of this teacher's training clips"
         h, logits = (to_tensor(values[where], self.device) for values in (self.h, self.logits))
-        return TeacherTargets(h=h.float(), logits=logits, mean_edges=mean_edges)
+        return h.float(), logits
 
 
 def ensure_features(
@@ -328,7 +328,7 @@ def measure_graph_stats(
     """Stats of each graph, averaged over these rows."""
     sums = {graph: np.zeros(3) for graph in GRAPHS}
     for part in in_order(plain_rows, features.batch):
-        h = describe(features.targets(part, {}).h, config)
+        h = describe(features.outputs(part)[0], config)
         for graph in GRAPHS:
             v = vertices(h, graph, config)
             raw = adjacency(v)

@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +24,15 @@ from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
 from cmkd.errors import TrialFailed
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
+from cmkd.training.batches import (
+    ClipReader,
+    Rows,
+    first_rows,
+    in_order,
+    num_batches,
+    shuffled,
+    view_rows,
+)
 from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
 from cmkd.training.outcome import Validation, accuracy
@@ -33,7 +40,6 @@ from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, autocast, prefet
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
-Rows = NDArray[np.int64]
 
 CHECKPOINT_SECONDS = 5.0
 """Least time between checkpoints; less training than this costs less to repeat than to keep."""

@@ -17,13 +17,11 @@ from torch.nn import functional as F
 
 from cmkd.data.splits import Split
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, all_rows, first_rows
+from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows
 from cmkd.training.outcome import Validation, accuracy
 
 GRID = (6, 8)
 SEGMENTS = 4
-
-Rows = NDArray[np.int64]
 
 
 class MotionSvm:

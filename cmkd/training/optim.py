@@ -8,7 +8,7 @@ biases, and rounds to bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -60,17 +60,24 @@ def prepare(model: nn.Module, config: TrainingConfig) -> tuple[nn.Module, ...]:
         module.checkpointing = config.checkpointing
     if config.compile:
         model.compile()
-    frozen = tuple(_later_norms(model)) if config.partial_bn else ()
+    frozen: list[nn.Module] = []
+    for network in model.children() if config.partial_bn else ():
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        frozen += norms[1:]
     for norm in frozen:
         norm.requires_grad_(False)
-    return frozen
+    return tuple(frozen)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     """Muon, AdamW or SGD over all trainable parameters; the first group has the plain rate."""
     grouped: dict[_Multipliers, list[nn.Parameter]] = {(1.0, 1.0): []}
-    for parameter, multipliers in _parameters(model, config):
-        grouped.setdefault(multipliers, []).append(parameter)
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                tsn = config.multipliers == "tsn"
+                multipliers = _tsn(path, module, name) if tsn else (1.0, 1.0)
+                grouped.setdefault(multipliers, []).append(parameter)
     groups = [
         {"params": own, "lr": config.lr * rate, "weight_decay": config.weight_decay * decay}
         for (rate, decay), own in grouped.items()
@@ -100,16 +107,6 @@ def make_schedule(
     )
 
 
-def _parameters(
-    model: nn.Module, config: TrainingConfig
-) -> Iterator[tuple[nn.Parameter, _Multipliers]]:
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                tsn = config.multipliers == "tsn"
-                yield parameter, _tsn(path, module, name) if tsn else (1.0, 1.0)
-
-
 def _tsn(path: str, module: nn.Module, name: str) -> _Multipliers:
     """The official code knows convolutions, one linear layer and batch normalisation.
 
@@ -123,12 +120,6 @@ def _tsn(path: str, module: nn.Module, name: str) -> _Multipliers:
     if isinstance(module, _BatchNorm | nn.LayerNorm):
         return 1.0, 0.0
     return (2.0, 0.0) if bias else (1.0, 1.0)
-
-
-def _later_norms(model: nn.Module) -> Iterator[nn.Module]:
-    for network in model.children():
-        norms: Sequence[nn.Module] = [m for m in network.modules() if isinstance(m, _BatchNorm)]
-        yield from norms[1:]
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:

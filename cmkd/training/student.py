@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cmkd.config.backbones import find_backbone
@@ -18,14 +16,12 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.splits import Split
 from cmkd.method.losses import TeacherTargets, gradient_ratios, total_loss
 from cmkd.method.networks import Student, entropy
-from cmkd.training.batches import ClipReader
+from cmkd.training.batches import ClipReader, Rows
 from cmkd.training.build import StudentInputs, build_student
 from cmkd.training.diagnostics import ClipDiagnostics, graphs_of
 from cmkd.training.features import TeacherFeatures
 from cmkd.training.loop import StepResult, TrainingLoop, epoch_seed
 from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, autocast, to_device
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
         reader: of the data set's arrays.
         folder: of the trial, for checkpoints.
         cache: holds the imported weights.
-        features: targets of the teacher; None without KD.
+        features: outputs of the teacher; None without KD.
         mean_edges: mean teacher edge of each graph, see `temporal_graph.edges`.
     """
 
@@ -83,7 +79,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
         """Inputs and labels of clips, and the teacher's targets for them."""
         targets = None
         if self.features is not None:
-            targets = self.features.targets(rows, self.mean_edges)
+            targets = TeacherTargets(*self.features.outputs(rows), self.mean_edges)
         return Batch(self.reader.compressed(rows), self.reader.labels(rows), targets)
 
     def step(self, batch: Batch) -> StepResult:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import FileLock
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +20,7 @@ from cmkd.errors import InputError
 from cmkd.method.networks import Teacher
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, ensure_scales
+from cmkd.training.batches import ClipReader, Rows, ensure_scales
 from cmkd.training.build import build_teacher
 from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.features import SUMMARY_FILE, WEIGHTS_FILE, drop_features, teacher_folder
@@ -30,8 +28,6 @@ from cmkd.training.loop import StepResult, TrainingLoop, epoch_seed
 from cmkd.training.outcome import TrainingResult, read_result, write_result
 from cmkd.training.runtime import autocast, pick_device, to_device
 from cmkd.training.weights import find_weights, load_into_teacher
-
-Rows = NDArray[np.int64]
 
 
 class TeacherLearner(TrainingLoop[Teacher, tuple[Tensor, Tensor]]):

@@ -187,7 +187,7 @@ class TrialRun:
         method = self.config.setting.method
         if method.needs_teacher:
             teacher = online_features(self.config, self.cache, self.dataset, self.reader)
-            found = replace(found, teacher=graphs_of(teacher.targets(rows, {}).h, method))
+            found = replace(found, teacher=graphs_of(teacher.outputs(rows)[0], method))
         motion = motion_lengths(self.reader.arrays.motion[rows])
         write_diagnostics(self.folder / DIAGNOSTICS_FILE, self.dataset, clips, motion, found)
         return (*files, DIAGNOSTICS_FILE)

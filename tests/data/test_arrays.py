@@ -68,13 +68,13 @@ def test_rows_equal_the_clips_read_one_by_one(dataset: Dataset, arrays: ClipArra
         read = read_clip(dataset.root / entry.path, READING)
         views = make_views(dataset.info.views, entry.path, 64, 64)
         for at, view in enumerate(views if number in split.train else views[:1]):
-            clip, raw = apply_view(*read, view)
+            clip = apply_view(read, view)
             row = arrays.row(number, at)
             np.testing.assert_array_equal(arrays.iframes[row], clip.iframes)
             np.testing.assert_array_equal(arrays.gop[row], clip.gop)
             np.testing.assert_array_equal(arrays.motion[row], clip.motion)
             np.testing.assert_array_equal(arrays.residual[row], clip.residual)
-            np.testing.assert_array_equal(arrays.frames[row], raw.frames)
+            np.testing.assert_array_equal(arrays.frames[row], clip.frames)
             assert arrays.labels[row] == label_of(dataset.info, entry.label, view)
 
 
@@ -130,10 +130,10 @@ def test_crops_segments_and_views_at_test(dataset: Dataset, cache: Path) -> None
     assert (arrays.labels[tested] == cropped.clips[number].label).all()
     path = cropped.root / cropped.clips[number].path
     for at, row in enumerate(tested):
-        clip, raw = read_clip(path, FULL, phase=(0.0, 0.5)[at // 3])
+        clip = read_clip(path, FULL, phase=(0.0, 0.5)[at // 3])
         left = (0, 8, 16)[at % 3]
         inside = (..., slice(8, 56), slice(left, left + 48))
-        np.testing.assert_array_equal(arrays.frames[row], raw.frames[inside])
+        np.testing.assert_array_equal(arrays.frames[row], clip.frames[inside])
         np.testing.assert_array_equal(arrays.iframes[row], clip.iframes[inside])
         cells = (..., slice(2, 14), slice(left // 4, left // 4 + 12))
         np.testing.assert_array_equal(arrays.motion[row], clip.motion[cells])
@@ -141,9 +141,9 @@ def test_crops_segments_and_views_at_test(dataset: Dataset, cache: Path) -> None
     number = split.train[2]
     path = cropped.root / cropped.clips[number].path
     for at, view in enumerate(make_views(views, cropped.clips[number].path, 64, 64)):
-        clip, raw = apply_view(*read_clip(path, FULL, phase=view.phase), view)
+        clip = apply_view(read_clip(path, FULL, phase=view.phase), view)
         row = arrays.row(number, at)
-        np.testing.assert_array_equal(arrays.frames[row], raw.frames)
+        np.testing.assert_array_equal(arrays.frames[row], clip.frames)
         np.testing.assert_array_equal(arrays.residual[row], clip.residual)
 
 

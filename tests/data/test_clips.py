@@ -214,40 +214,38 @@ def test_the_residual_is_not_blind_in_intra_blocks(appearing):
     assert intra.sum() >= 2 * 256
     same = frames[5].picture.y == frames[5].warped.y
     assert same[intra].all(), "stock decoding is blind there"
-    compressed, raw = read_clip(appearing, reading(15))
+    clip = read_clip(appearing, reading(15))
     # All 15 P-frames: frame 5 is sample 4; of 8 segments it is sample 2.
-    assert np.array_equal(raw.frames[4], read_clip(appearing, reading(8))[1].frames[2])
-    seen = compressed.residual[4].astype(np.float32)[:, intra[::2, ::2]]
+    assert np.array_equal(clip.frames[4], read_clip(appearing, reading(8)).frames[2])
+    seen = clip.residual[4].astype(np.float32)[:, intra[::2, ::2]]
     assert np.abs(seen).mean() > 20
-    disc = compressed.residual[4].astype(np.float32)[:, 13:17, 8:12].mean(axis=(1, 2))
+    disc = clip.residual[4].astype(np.float32)[:, 13:17, 8:12].mean(axis=(1, 2))
     assert disc[0] > 60 and disc[1] < -60 and disc[2] < -60
 
 
 def test_shapes_types_and_alignment(appearing):
-    compressed, raw = read_clip(appearing, reading(8))
-    assert compressed.iframes.shape == (1, 3, SIZE, SIZE)
-    assert compressed.iframes.dtype == raw.frames.dtype == np.uint8
-    assert compressed.gop.dtype == np.int8 and compressed.gop.tolist() == [0] * 8
-    assert compressed.motion.shape == (8, 2, SIZE // 4, SIZE // 4)
-    assert compressed.residual.shape == (8, 3, SIZE // 2, SIZE // 2)
-    assert compressed.motion.dtype == compressed.residual.dtype == np.float16
-    assert raw.frames.shape == (8, 3, SIZE, SIZE)
+    clip = read_clip(appearing, reading(8))
+    assert clip.iframes.shape == (1, 3, SIZE, SIZE)
+    assert clip.iframes.dtype == clip.frames.dtype == np.uint8
+    assert clip.gop.dtype == np.int8 and clip.gop.tolist() == [0] * 8
+    assert clip.motion.shape == (8, 2, SIZE // 4, SIZE // 4)
+    assert clip.residual.shape == (8, 3, SIZE // 2, SIZE // 2)
+    assert clip.motion.dtype == clip.residual.dtype == np.float16
+    assert clip.frames.shape == (8, 3, SIZE, SIZE)
     decoded = [frame.transpose(2, 0, 1).astype(int) for frame in decode_rgb(appearing)]
-    for frame, wanted in zip(
-        [compressed.iframes[0], *raw.frames], [0, *range(1, 16, 2)], strict=True
-    ):
+    for frame, wanted in zip([clip.iframes[0], *clip.frames], [0, *range(1, 16, 2)], strict=True):
         # FFmpeg's own conversion interpolates chroma; ours does not.
         assert np.abs(frame - decoded[wanted]).mean() < 2
 
 
 def test_maps_are_the_means_of_their_cells(appearing):
     frames = read_frames(appearing)
-    compressed, _ = read_clip(appearing, reading(8))
-    per_frame, _ = read_clip(appearing, reading(8, motion="per_frame"))
+    clip = read_clip(appearing, reading(8))
+    per_frame = read_clip(appearing, reading(8, motion="per_frame"))
     traces = traces_of(frames)
     for sample, index in [(3, 7), (5, 11)]:
         cells = traces[index].displacement.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
-        assert np.allclose(compressed.motion[sample], cells.transpose(2, 0, 1), atol=1e-2)
+        assert np.allclose(clip.motion[sample], cells.transpose(2, 0, 1), atol=1e-2)
         field = traces[index].motion.field(SIZE, SIZE)
         cells = field.reshape(16, 4, 16, 4, 2).mean(axis=(1, 3)) / 2
         assert np.array_equal(per_frame.motion[sample], cells.transpose(2, 0, 1))
@@ -257,27 +255,27 @@ def test_maps_are_the_means_of_their_cells(appearing):
         luma = 1.164383 * y.reshape(32, 2, 32, 2).mean(axis=(1, 3))
         red = luma + 1.596027 * v
         blue = luma + 2.017232 * u
-        assert np.allclose(compressed.residual[sample, 0], red, atol=0.2)
-        assert np.allclose(compressed.residual[sample, 2], blue, atol=0.2)
-    assert np.array_equal(per_frame.residual, compressed.residual)
-    assert not np.array_equal(per_frame.motion, compressed.motion)
+        assert np.allclose(clip.residual[sample, 0], red, atol=0.2)
+        assert np.allclose(clip.residual[sample, 2], blue, atol=0.2)
+    assert np.array_equal(per_frame.residual, clip.residual)
+    assert not np.array_equal(per_frame.motion, clip.motion)
 
 
 def test_motion_is_in_pixels_towards_the_i_frame(plain):
     """The camera goes by (+2, +1), content by (-2, -1): its source lies at (+2 t, +1 t)."""
-    compressed, _ = read_clip(plain, reading(8))
-    per_frame, _ = read_clip(plain, reading(8, motion="per_frame"))
+    clip = read_clip(plain, reading(8))
+    per_frame = read_clip(plain, reading(8, motion="per_frame"))
     for sample, steps in enumerate(range(1, 12, 2)):
-        inner = compressed.motion[sample, :, 2:8, 2:8].astype(np.float32)
+        inner = clip.motion[sample, :, 2:8, 2:8].astype(np.float32)
         assert np.median(inner[0]) == pytest.approx(2 * steps, abs=0.5)
         assert np.median(inner[1]) == pytest.approx(steps, abs=0.5)
         assert np.median(per_frame.motion[sample, 0, 2:8, 2:8]) == 2
 
 
 def test_phase_takes_earlier_frames(plain):
-    _, late = read_clip(plain, reading(4))
-    _, early = read_clip(plain, reading(4), phase=0.5)
-    _, every = read_clip(plain, reading(15))
+    late = read_clip(plain, reading(4))
+    early = read_clip(plain, reading(4), phase=0.5)
+    every = read_clip(plain, reading(15))
     assert np.array_equal(late.frames[1], every.frames[6])
     assert np.array_equal(early.frames[1], every.frames[4])
 
@@ -296,27 +294,27 @@ def test_extra_i_frames_count_by_their_type(tmp_path):
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     assert [frame.index for frame in read_frames(path) if frame.kind == "I"] == [0, 5, 17]
-    compressed, raw = read_clip(path, reading(12))
+    clip = read_clip(path, reading(12))
     # Samples are 1, 3, ..., 23; 5 and 17 are I-frames and give way to 6 and 18.
-    assert compressed.gop.tolist() == [0] * 2 + [1] * 6 + [2] * 4
-    assert compressed.iframes.shape[0] == 3
+    assert clip.gop.tolist() == [0] * 2 + [1] * 6 + [2] * 4
+    assert clip.iframes.shape[0] == 3
     # Motion restarts: one frame after the I-frame it is that of one frame.
-    per_frame, _ = read_clip(path, reading(12, motion="per_frame"))
+    per_frame = read_clip(path, reading(12, motion="per_frame"))
     for sample in (0, 2, 8):
-        assert np.array_equal(compressed.motion[sample], per_frame.motion[sample])
-    assert not np.array_equal(compressed.motion[4], per_frame.motion[4])
+        assert np.array_equal(clip.motion[sample], per_frame.motion[sample])
+    assert not np.array_equal(clip.motion[4], per_frame.motion[4])
     decoded = [f.transpose(2, 0, 1).astype(int) for f in itertools.islice(decode_rgb(path), 24)]
-    assert np.abs(raw.frames[2] - decoded[6]).mean() < 2
-    assert np.abs(compressed.iframes[2] - decoded[17]).mean() < 2
+    assert np.abs(clip.frames[2] - decoded[6]).mean() < 2
+    assert np.abs(clip.iframes[2] - decoded[17]).mean() < 2
 
 
 def test_still_video_has_neither_motion_nor_residual_at_fine_quality(tmp_path):
     frame = next(iter(scene(1)))
     path = write(tmp_path / "still.mp4", [frame] * 16)
-    compressed, raw = read_clip(path, reading(8))
-    assert not compressed.motion.any()
-    assert np.abs(compressed.residual).mean() < 1
-    assert np.abs(raw.frames.astype(int) - compressed.iframes[0]).mean() < 2
+    clip = read_clip(path, reading(8))
+    assert not clip.motion.any()
+    assert np.abs(clip.residual).mean() < 1
+    assert np.abs(clip.frames.astype(int) - clip.iframes[0]).mean() < 2
 
 
 def test_moving_the_i_frame_nowhere_gives_the_i_frame(plain):
@@ -337,7 +335,7 @@ def gops(tmp_path_factory):
     """24 frames in four GOPs, and all that can be read of it: 20 P-frames."""
     path = tmp_path_factory.mktemp("gops") / "gops.mp4"
     write(path, scene(24, appear=8), EncodingConfig(width=SIZE, height=SIZE, gop=6, qscale=4))
-    return path, *read_clip(path, reading(20))
+    return path, read_clip(path, reading(20))
 
 
 def rank(frame):
@@ -347,44 +345,44 @@ def rank(frame):
 
 
 def test_gops_are_sampled_with_their_i_frames(gops):
-    path, every, frames = gops
-    compressed, raw = read_clip(path, reading(4, num_gops=2))
+    path, every = gops
+    clip = read_clip(path, reading(4, num_gops=2))
     ranks = [rank(frame) for frame in (8, 11, 20, 23)]
-    assert compressed.gop.tolist() == [0, 0, 1, 1]
-    assert np.array_equal(compressed.iframes, every.iframes[[1, 3]])
-    assert np.array_equal(compressed.motion, every.motion[ranks])
-    assert np.array_equal(compressed.residual, every.residual[ranks])
-    assert np.array_equal(raw.frames, frames.frames[ranks])
+    assert clip.gop.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(clip.iframes, every.iframes[[1, 3]])
+    assert np.array_equal(clip.motion, every.motion[ranks])
+    assert np.array_equal(clip.residual, every.residual[ranks])
+    assert np.array_equal(clip.frames, every.frames[ranks])
 
 
 def test_a_clip_with_too_few_gops_fills_every_slot(plain):
-    compressed, raw = read_clip(plain, reading(8, num_gops=4))
-    one, frames = read_clip(plain, reading(8))
-    assert one.iframes.shape[0] == 1 and compressed.iframes.shape[0] == 4
-    assert np.array_equal(compressed.iframes, one.iframes[[0] * 4])
-    assert compressed.gop.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert np.array_equal(raw.frames, frames.frames)
+    clip = read_clip(plain, reading(8, num_gops=4))
+    plainly = read_clip(plain, reading(8))
+    assert plainly.iframes.shape[0] == 1 and clip.iframes.shape[0] == 4
+    assert np.array_equal(clip.iframes, plainly.iframes[[0] * 4])
+    assert clip.gop.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert np.array_equal(clip.frames, plainly.frames)
 
 
 def test_segments_are_folded_frame_by_frame_around_the_sampled_one(gops):
     """Samples 5, 11, 17, 23 end their GOPs, so what follows is the next GOP's for the teacher."""
-    path, every, frames = gops
-    compressed, raw = read_clip(path, reading(4, raw=5, compressed=5))
-    alone, _ = read_clip(path, reading(4))
-    assert compressed.motion.shape == (4, 10, 16, 16)
-    assert compressed.residual.shape == (4, 15, 32, 32)
-    assert raw.frames.shape == (4, 15, SIZE, SIZE)
-    assert np.array_equal(compressed.motion[:, 4:6], alone.motion)
-    assert np.array_equal(compressed.iframes, alone.iframes)
-    assert np.array_equal(compressed.gop, alone.gop)
+    path, every = gops
+    clip = read_clip(path, reading(4, raw=5, compressed=5))
+    alone = read_clip(path, reading(4))
+    assert clip.motion.shape == (4, 10, 16, 16)
+    assert clip.residual.shape == (4, 15, 32, 32)
+    assert clip.frames.shape == (4, 15, SIZE, SIZE)
+    assert np.array_equal(clip.motion[:, 4:6], alone.motion)
+    assert np.array_equal(clip.iframes, alone.iframes)
+    assert np.array_equal(clip.gop, alone.gop)
     pictures = {6 * number: picture for number, picture in enumerate(every.iframes)}
-    pictures |= {at: frames.frames[rank(at)] for at in range(24) if at % 6}
+    pictures |= {at: every.frames[rank(at)] for at in range(24) if at % 6}
     for sample, frame in enumerate((5, 11, 17, 23)):
         ranks = [rank(at) for at in (frame - 2, frame - 1, frame, frame, frame)]
-        assert np.array_equal(compressed.motion[sample], np.concatenate(every.motion[ranks]))
-        assert np.array_equal(compressed.residual[sample], np.concatenate(every.residual[ranks]))
+        assert np.array_equal(clip.motion[sample], np.concatenate(every.motion[ranks]))
+        assert np.array_equal(clip.residual[sample], np.concatenate(every.residual[ranks]))
         shown = [pictures[min(at, 23)] for at in range(frame - 2, frame + 3)]
-        assert np.array_equal(raw.frames[sample], np.concatenate(shown))
+        assert np.array_equal(clip.frames[sample], np.concatenate(shown))
 
 
 def test_only_what_is_used_is_decoded(gops, monkeypatch):
@@ -410,10 +408,10 @@ def test_only_what_is_used_is_decoded(gops, monkeypatch):
 
 def test_the_students_part_alone_is_the_same(gops):
     for one in (reading(8), reading(4, num_gops=2, raw=5, compressed=5)):
-        compressed, _ = read_clip(gops[0], one)
+        clip = read_clip(gops[0], one)
         alone = read_compressed(gops[0], one)
         for name in ("iframes", "gop", "motion", "residual"):
-            assert np.array_equal(getattr(alone, name), getattr(compressed, name)), name
+            assert np.array_equal(getattr(alone, name), getattr(clip, name)), name
 
 
 @pytest.mark.parametrize(

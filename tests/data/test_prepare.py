@@ -117,8 +117,8 @@ def test_real_videos_with_bad_ones_among_them(
         info = scan(dataset.root / clip.path)
         found = (info.codec, info.width, info.height, info.frames_declared)
         assert found == ("mpeg4", 80, 64, 24)
-        compressed, raw = read_clip(dataset.root / clip.path, ReaderConfig())
-        assert raw.frames.shape == (8, 3, 64, 80) and len(compressed.iframes) == 2
+        read = read_clip(dataset.root / clip.path, ReaderConfig())
+        assert read.frames.shape == (8, 3, 64, 80) and len(read.iframes) == 2
 
 
 def test_what_is_prepared_can_be_read_into_arrays(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cmkd.config.data import (
     SplitConfig,
     ViewsConfig,
 )
-from cmkd.data.clip import CompressedClip, RawClip, read_clip
+from cmkd.data.clip import Clip, read_clip
 from cmkd.data.video import encode
 from cmkd.data.views import (
     IDENTITY,
@@ -32,25 +33,25 @@ HEIGHT, WIDTH = 48, 80
 
 
 @pytest.fixture
-def clip() -> tuple[CompressedClip, RawClip]:
+def clip() -> Clip:
     rng = np.random.default_rng(0)
-    compressed = CompressedClip(
+    return Clip(
         iframes=rng.integers(0, 256, (2, 3, HEIGHT, WIDTH), np.uint8),
         gop=np.array([0, 0, 1], np.int8),
         motion=rng.normal(0, 4, (3, 2, HEIGHT // 4, WIDTH // 4)).astype(np.float16),
         residual=rng.normal(0, 40, (3, 3, HEIGHT // 2, WIDTH // 2)).astype(np.float16),
+        frames=rng.integers(0, 256, (3, 3, HEIGHT, WIDTH), np.uint8),
     )
-    return compressed, RawClip(rng.integers(0, 256, (3, 3, HEIGHT, WIDTH), np.uint8))
 
 
 def shifted(x: int, y: int) -> View:
     return View(((1.0, 0.0, 2 * x / WIDTH), (0.0, 1.0, 2 * y / HEIGHT)))
 
 
-def test_the_first_view_is_the_clip_itself(clip: tuple[CompressedClip, RawClip]) -> None:
+def test_the_first_view_is_the_clip_itself(clip: Clip) -> None:
     config = ViewsConfig(count=3, flip="both", shift=0.2, scale=0.1, rotation=5.0, phase=True)
     assert make_views(config, "a.mp4", HEIGHT, WIDTH)[0] == View(IDENTITY, 0.0, False, False)
-    assert apply_view(*clip, View()) == clip
+    assert apply_view(clip, View()) is clip
 
 
 def test_views_follow_from_the_key() -> None:
@@ -88,35 +89,31 @@ def test_phases_vary_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize(("axis", "component"), [("x", 0), ("y", 1)])
 def test_a_flip_mirrors_maps_and_negates_one_component(
-    clip: tuple[CompressedClip, RawClip], axis: str, component: int
+    clip: Clip, axis: str, component: int
 ) -> None:
-    before, raw = clip
     x, y = (-1.0, 1.0) if axis == "x" else (1.0, -1.0)
     view = View(((x, 0.0, 0.0), (0.0, y, 0.0)), 0.0, axis == "x", axis == "y")
-    after, frames = apply_view(before, raw, view)
+    after = apply_view(clip, view)
 
     side = -1 if axis == "x" else -2
-    expected = np.flip(before.motion, side).copy()
+    expected = np.flip(clip.motion, side).copy()
     expected[:, component] *= -1
     np.testing.assert_array_equal(after.motion, expected)
-    np.testing.assert_array_equal(after.iframes, np.flip(before.iframes, side))
-    np.testing.assert_array_equal(after.residual, np.flip(before.residual, side))
-    np.testing.assert_array_equal(frames.frames, np.flip(raw.frames, side))
-    np.testing.assert_array_equal(after.gop, before.gop)
+    np.testing.assert_array_equal(after.iframes, np.flip(clip.iframes, side))
+    np.testing.assert_array_equal(after.residual, np.flip(clip.residual, side))
+    np.testing.assert_array_equal(after.frames, np.flip(clip.frames, side))
+    np.testing.assert_array_equal(after.gop, clip.gop)
 
 
 @pytest.mark.parametrize(("x", "y"), [(4, 0), (-8, 4), (12, -16)])
-def test_an_aligned_shift_moves_whole_cells(
-    clip: tuple[CompressedClip, RawClip], x: int, y: int
-) -> None:
-    before, raw = clip
-    after, frames = apply_view(before, raw, shifted(x, y))
+def test_an_aligned_shift_moves_whole_cells(clip: Clip, x: int, y: int) -> None:
+    after = apply_view(clip, shifted(x, y))
 
     for old, new, cell in [
-        (before.iframes, after.iframes, 1),
-        (raw.frames, frames.frames, 1),
-        (before.residual, after.residual, 2),
-        (before.motion, after.motion, 4),
+        (clip.iframes, after.iframes, 1),
+        (clip.frames, after.frames, 1),
+        (clip.residual, after.residual, 2),
+        (clip.motion, after.motion, 4),
     ]:
         rolled = np.roll(old, (-y // cell, -x // cell), (-2, -1))
         inside = slice(16 // cell, -16 // cell)
@@ -124,38 +121,37 @@ def test_an_aligned_shift_moves_whole_cells(
 
 
 def test_outside_is_edge_for_pictures_and_zero_for_changes(
-    clip: tuple[CompressedClip, RawClip],
+    clip: Clip,
 ) -> None:
-    before, raw = clip
-    after, frames = apply_view(before, raw, shifted(-8, 0))
+    after = apply_view(clip, shifted(-8, 0))
 
-    edge = np.repeat(raw.frames[..., :1], 8, axis=-1)
-    np.testing.assert_array_equal(frames.frames[..., :8], edge)
+    edge = np.repeat(clip.frames[..., :1], 8, axis=-1)
+    np.testing.assert_array_equal(after.frames[..., :8], edge)
     assert not after.motion[..., :2].any() and not after.residual[..., :4].any()
 
 
 def test_a_turn_is_rigid_and_zoom_scales_vectors() -> None:
-    still = CompressedClip(
+    still = Clip(
         iframes=np.zeros((1, 3, HEIGHT, WIDTH), np.uint8),
         gop=np.zeros(1, np.int8),
         motion=np.zeros((1, 2, HEIGHT // 4, WIDTH // 4), np.float16),
         residual=np.zeros((1, 3, HEIGHT // 2, WIDTH // 2), np.float16),
+        frames=np.zeros((1, 3, HEIGHT, WIDTH), np.uint8),
     )
     still.motion[:, 0] = 3.0
-    raw = RawClip(np.zeros((1, 3, HEIGHT, WIDTH), np.uint8))
     middle = (0, slice(None), HEIGHT // 8, WIDTH // 8)
 
     turned = make_views(ViewsConfig(count=2, rotation=40.0), "k", HEIGHT, WIDTH)[1]
-    vector = apply_view(still, raw, turned)[0].motion[middle]
+    vector = apply_view(still, turned).motion[middle]
     assert np.hypot(*vector) == pytest.approx(3.0, rel=2e-3)
     assert abs(vector[1]) > 0.1
 
     zoomed = make_views(ViewsConfig(count=2, scale=0.4), "k", HEIGHT, WIDTH)[1]
-    vector = apply_view(still, raw, zoomed)[0].motion[middle]
+    vector = apply_view(still, zoomed).motion[middle]
     assert vector[0] == pytest.approx(3.0 / zoomed.matrix[0][0], rel=2e-3) and vector[1] == 0
 
 
-def test_a_vector_points_to_where_its_content_went(clip: tuple[CompressedClip, RawClip]) -> None:
+def test_a_vector_points_to_where_its_content_went(clip: Clip) -> None:
     """A dot at p and its source at p + d: after the view, the moved dot plus the moved d."""
     view = make_views(
         ViewsConfig(count=2, flip="horizontal", rotation=30.0, scale=0.2), "k", HEIGHT, WIDTH
@@ -167,10 +163,9 @@ def test_a_vector_points_to_where_its_content_went(clip: tuple[CompressedClip, R
         return np.asarray((forward @ [*(pixel / size), 1.0])[:2] * size)
 
     start, step = np.array([3.0, -2.0]), np.array([5.0, 1.0])
-    field = np.zeros_like(clip[0].motion)
+    field = np.zeros_like(clip.motion)
     field[:, 0], field[:, 1] = step
-    compressed = CompressedClip(clip[0].iframes, clip[0].gop, field, clip[0].residual)
-    vector = apply_view(compressed, clip[1], view)[0].motion[0, :, HEIGHT // 8, WIDTH // 8]
+    vector = apply_view(replace(clip, motion=field), view).motion[0, :, HEIGHT // 8, WIDTH // 8]
     np.testing.assert_allclose(vector, moved(start + step) - moved(start), atol=0.02)
 
 
@@ -194,15 +189,15 @@ def test_frames_stay_aligned_with_iframe_and_residual(tmp_path: Path, config: Vi
     ]
     path = tmp_path / "still.mp4"
     encode(frames, path, EncodingConfig(width=WIDTH, height=HEIGHT, gop=16, qscale=1))
-    clip, raw = read_clip(path, ReaderConfig())
+    clip = read_clip(path, ReaderConfig())
 
     views = make_views(config, "still", HEIGHT, WIDTH)
     edge = (..., slice(4, -4), slice(4, -4)) if config.crop else (..., slice(8, -8), slice(12, -12))
     for view, other in zip(views, (*views[1:], views[0]), strict=True):
-        seen, teacher = apply_view(clip, raw, view)
-        gap = half(teacher.frames) - half(seen.iframes[seen.gop]) - seen.residual
+        seen = apply_view(clip, view)
+        gap = half(seen.frames) - half(seen.iframes[seen.gop]) - seen.residual
         assert abs(gap[edge]).mean() < 0.5, view
-        _, misplaced = apply_view(clip, raw, other)
+        misplaced = apply_view(clip, other)
         gap = half(misplaced.frames) - half(seen.iframes[seen.gop]) - seen.residual
         assert abs(gap[edge]).mean() > 10, "the test can tell"
 
@@ -236,7 +231,7 @@ CROPPED_READING = ReaderConfig(
 
 
 @pytest.fixture(scope="module")
-def panning(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompressedClip, RawClip]:
+def panning(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     """A clip of 80 x 48 pixels whose content goes by (-4, +2) a frame, read in segments of five."""
     spots = np.random.default_rng(0).integers(40, 216, (30, 45, 3))
     world = np.kron(spots, np.ones((4, 4, 1))).astype(np.uint8)
@@ -246,12 +241,12 @@ def panning(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompressedClip, R
     return read_clip(path, CROPPED_READING)
 
 
-def assert_slice(clip: CompressedClip, raw: RawClip, view: View, left: int, top: int) -> None:
+def assert_slice(clip: Clip, view: View, left: int, top: int) -> None:
     """The view is the square of 32 pixels at (left, top), in all modalities, to the bit."""
-    seen, teacher = apply_view(clip, raw, view)
+    seen = apply_view(clip, view)
     for whole, cut, cell in [
         (clip.iframes, seen.iframes, 1),
-        (raw.frames, teacher.frames, 1),
+        (clip.frames, seen.frames, 1),
         (clip.residual, seen.residual, 2),
         (clip.motion, seen.motion, 4),
     ]:
@@ -261,28 +256,24 @@ def assert_slice(clip: CompressedClip, raw: RawClip, view: View, left: int, top:
 
 
 def test_view_0_of_a_crop_is_the_centre_to_the_bit(
-    panning: tuple[CompressedClip, RawClip],
+    panning: Clip,
 ) -> None:
     view = make_views(CROPPED, "k", HEIGHT, WIDTH)[0]
     assert view == plain_view(CROPPED, HEIGHT, WIDTH)
-    assert_slice(*panning, view, (WIDTH - 32) // 2, (HEIGHT - 32) // 2)
+    assert_slice(panning, view, (WIDTH - 32) // 2, (HEIGHT - 32) // 2)
 
 
-def test_three_crops_lie_along_the_longer_side(panning: tuple[CompressedClip, RawClip]) -> None:
+def test_three_crops_lie_along_the_longer_side(panning: Clip) -> None:
     three = InputConfig(test_crops=3)
     for view, left in zip(
         views_at_test(CROPPED, three, HEIGHT, WIDTH), (0, 24, WIDTH - 32), strict=True
     ):
-        assert_slice(*panning, view, left, 8)
-    clip, raw = panning
-    upright = CompressedClip(
-        *(m.swapaxes(-1, -2) if m.ndim == 4 else m for m in vars(clip).values())
-    )
-    tall = RawClip(raw.frames.swapaxes(-1, -2))
+        assert_slice(panning, view, left, 8)
+    upright = Clip(*(m.swapaxes(-1, -2) if m.ndim == 4 else m for m in vars(panning).values()))
     for view, top in zip(
         views_at_test(CROPPED, three, WIDTH, HEIGHT), (0, 24, WIDTH - 32), strict=True
     ):
-        assert_slice(upright, tall, view, 8, top)
+        assert_slice(upright, view, 8, top)
 
 
 def test_views_at_test_are_all_pairs_of_phase_and_crop() -> None:
@@ -325,25 +316,24 @@ def test_training_crops_are_those_of_tsm() -> None:
 
 
 def test_a_resized_crop_scales_vectors_and_a_flip_negates_their_x(
-    panning: tuple[CompressedClip, RawClip],
+    panning: Clip,
 ) -> None:
-    clip, raw = panning
     plain = make_views(CROPPED.model_copy(update={"flip": "none", "count": 12}), "k", HEIGHT, WIDTH)
     mirrored = make_views(CROPPED.model_copy(update={"count": 12}), "k", HEIGHT, WIDTH)
     across = [view.matrix[0][0] * WIDTH for view in plain]
     number = next(n for n in range(1, 12, 2) if across[n] > 40)
-    seen, teacher = apply_view(clip, raw, plain[number])
-    flipped, frames = apply_view(clip, raw, mirrored[number])
+    seen = apply_view(panning, plain[number])
+    flipped = apply_view(panning, mirrored[number])
 
     # Content goes left by 4 pixels a frame, so its source lies to the right.
-    assert np.median(seen.motion[0, 4]) / np.median(clip.motion[0, 4]) == pytest.approx(
+    assert np.median(seen.motion[0, 4]) / np.median(panning.motion[0, 4]) == pytest.approx(
         32 / across[number], rel=2e-3
     )
     sign = np.array([-1, 1] * 5).reshape(10, 1, 1)
     np.testing.assert_allclose(flipped.motion, sign * seen.motion[..., ::-1], atol=0.02)
     np.testing.assert_allclose(flipped.residual, seen.residual[..., ::-1], atol=0.2)
     assert np.median(flipped.motion[0, 4]) < -4
-    for one, other in ((flipped.iframes, seen.iframes), (frames.frames, teacher.frames)):
+    for one, other in ((flipped.iframes, seen.iframes), (flipped.frames, seen.frames)):
         assert abs(one.astype(int) - other[..., ::-1]).max() <= 1
 
 

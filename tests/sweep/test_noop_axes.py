@@ -6,9 +6,8 @@ from pathlib import Path
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.plan import axes_of, flat
-from cmkd.sweep.preflight import noop_axes, pairs_to_try
-from cmkd.training.cost import ProbeTask, probe
+from cmkd.sweep.trials import axes_of, flat, noop_axes, pairs_to_try
+from cmkd.training.cost import Subject, probe
 
 
 def settings_of(tmp_path: Path, blocks: str) -> list[Setting]:
@@ -21,7 +20,7 @@ def settings_of(tmp_path: Path, blocks: str) -> list[Setting]:
 def dead(settings: list[Setting]) -> list[str]:
     """Axes that a real step of real students shows to change nothing."""
     pairs = pairs_to_try(settings)
-    probes, _ = probe(ProbeTask(tuple(settings), (), (32, 32), 3))
+    probes = [probe(Subject(setting, "student"), (32, 32), 3) for setting in settings]
     assert not any(one.failure for one in probes)
     marks = {one.id: found.fingerprint for one, found in zip(settings, probes, strict=True)}
     return noop_axes(pairs, marks)

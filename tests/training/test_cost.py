@@ -1,4 +1,4 @@
-"""The cost columns of Tables 2 and 3, counted; and what a measurement reports."""
+"""Cost columns of Tables 2 and 3, counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.report.paper import read_costs
-from cmkd.training.cost import Cost, count, measure, subjects
+from cmkd.training.cost import Cost, count, subjects
 
 COUNTED: dict[str, Cost] = {}
 
@@ -67,13 +67,6 @@ def test_student_d_costs_what_its_frames_and_sides_say() -> None:
 def test_parts_sum_to_the_whole(name: str) -> None:
     cost = counted(name)
     assert sum(cost.parts.values()) == pytest.approx(cost.gmacs, rel=1e-3)
-
-
-def test_a_measurement_names_where_it_was_taken() -> None:
-    speed = measure("student_tsm_baseline", device="cpu", seconds=0.01)
-    assert (speed.device, speed.precision, speed.batch) == ("cpu", "fp32", 1)
-    assert speed.clips_per_second > 0
-    assert speed.peak_mib > 4 * counted("student_tsm_baseline").parameters / 2**20
 
 
 def test_the_command_writes_what_the_report_reads(tmp_path: Path) -> None:

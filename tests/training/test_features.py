@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import Setting, TeacherTrainingConfig, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError
-from cmkd.method.losses import TeacherTargets
 from cmkd.method.temporal_graph import mean_square_edges
 from cmkd.training.batches import ClipReader, first_rows, measure_scales, view_rows
 from cmkd.training.features import (
@@ -72,13 +72,13 @@ def test_online_targets_are_the_cached_ones_but_for_fp16(
     cached, _, _ = features_of(config, own_cache)
     assert isinstance(cached, CachedFeatures)
     rows = view_rows(reader.arrays, train, 3)[:9]
-    fresh, stored = online.targets(rows, {1: 2.0}), cached.targets(rows, {1: 2.0})
-    assert fresh.mean_edges == stored.mean_edges == {1: 2.0}
-    assert (fresh.h.dtype, stored.h.dtype) == (torch.float32, torch.float32)
-    assert not fresh.h.requires_grad
-    torch.testing.assert_close(fresh.h, stored.h, rtol=2**-10, atol=1e-4)
-    torch.testing.assert_close(fresh.logits, stored.logits, rtol=1e-5, atol=1e-5)
-    assert fresh.h.abs().max() <= LARGEST
+    fresh, fresh_logits = online.outputs(rows)
+    stored, stored_logits = cached.outputs(rows)
+    assert (fresh.dtype, stored.dtype) == (torch.float32, torch.float32)
+    assert not fresh.requires_grad
+    torch.testing.assert_close(fresh, stored, rtol=2**-10, atol=1e-4)
+    torch.testing.assert_close(fresh_logits, stored_logits, rtol=1e-5, atol=1e-5)
+    assert fresh.abs().max() <= LARGEST
 
 
 def test_the_channel_statistics_are_measured_once(own_cache: Path, make_trial: MakeTrial) -> None:
@@ -90,8 +90,8 @@ def test_the_channel_statistics_are_measured_once(own_cache: Path, make_trial: M
     again, _, _ = features_of(config, own_cache)
     assert file.stat().st_mtime_ns == written
     rows = first_rows(reader.arrays, train)
-    h = first.targets(rows, {}).h
-    assert torch.equal(again.targets(rows, {}).h, h)
+    h, _ = first.outputs(rows)
+    assert torch.equal(again.outputs(rows)[0], h)
     alive = h.std((0, 1, 3, 4)) > 0.5
     assert alive.sum() >= 8
     torch.testing.assert_close(h.mean((0, 1, 3, 4)), torch.zeros(16), rtol=0, atol=5e-3)
@@ -129,7 +129,7 @@ def test_an_imported_teacher_is_taken_as_it_is(own_cache: Path, make_trial: Make
     assert taken.summary["test_acc_last"] == taken.summary["test_acc"]
     assert (teacher_folder(config, own_cache) / "predictions.csv").is_file()
     features, reader, train = features_of(config, own_cache)
-    assert features.targets(first_rows(reader.arrays, train)[:2], {}).h.isfinite().all()
+    assert features.outputs(first_rows(reader.arrays, train)[:2])[0].isfinite().all()
 
 
 def test_a_teacher_for_other_classes_cannot_be_taken_as_it_is(
@@ -154,10 +154,10 @@ class Fixed:
 
     batch = 2
 
-    def targets(self, rows: np.ndarray, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
+    def outputs(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(int(rows[0]))
         h = torch.randn(len(rows), 4, 2048, 2, 2, generator=generator)
-        return TeacherTargets(h, torch.zeros(len(rows), 3), mean_edges)
+        return h, torch.zeros(len(rows), 3)
 
 
 def measured(tmp_path: Path, **method: Any) -> Mapping[GraphIndex, float]:
@@ -204,7 +204,7 @@ def test_what_counts_as_vanishing() -> None:
 def test_figures_are_those_of_the_graphs(tmp_path: Path) -> None:
     edges = measured(tmp_path)
     config = MethodConfig()
-    by_hand = [Fixed().targets(np.array(part), {}).h for part in ([0, 1], [2])]
+    by_hand = [Fixed().outputs(np.array(part))[0] for part in ([0, 1], [2])]
     for graph in (1, 2, 3):
         clips = torch.cat([mean_square_edges(h, graph, config).mean((1, 2)) for h in by_hand])
         assert edges[graph] == pytest.approx(float(clips.mean()), rel=1e-5)

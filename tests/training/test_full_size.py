@@ -13,7 +13,7 @@ from cmkd.config.method import LOSSES
 from cmkd.config.trial import preset
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
 from cmkd.data.prepare import PrepareRequest, prepare
-from cmkd.method.losses import total_loss
+from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.training.batches import ClipReader, measure_scales
 from cmkd.training.build import build_student, build_teacher
 from cmkd.training.features import (
@@ -65,7 +65,8 @@ def test_the_loss_of_student_d_falls_on_one_batch(real_clips: ClipArrays) -> Non
     teacher = FrozenTeacher(build_teacher(SETTING, 2).eval(), recipe, reader)
     features = OnlineFeatures(teacher, teacher.measure_stats(rows).to(CPU))
     graphs = measure_graph_stats(features, rows, method)
-    targets = features.targets(rows, {graph: stats.mean for graph, stats in graphs.items()})
+    edges = {graph: stats.mean for graph, stats in graphs.items()}
+    targets = TeacherTargets(*features.outputs(rows), edges)
     assert targets.h.shape == (2, 16, 2048, 7, 7)
 
     student = to_device(build_student(SETTING, reader.picture, 2), CPU)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cmkd.config.trial import Setting
-from cmkd.training.cost import ProbeTask, probe
+from cmkd.training.build import Role
+from cmkd.training.cost import Probe, Subject, probe
 
 SMALL = {
     "method": {"heads": 1, "hidden": 4},
@@ -15,8 +16,8 @@ SMALL = {
 }
 
 
-def task(*settings: Setting, teachers: tuple[Setting, ...] = ()) -> ProbeTask:
-    return ProbeTask(settings, teachers, (32, 48), 3)
+def probed(setting: Setting, role: Role = "student") -> Probe:
+    return probe(Subject(setting, role), (32, 48), 3)
 
 
 def small(**changes: dict[str, object]) -> Setting:
@@ -25,7 +26,7 @@ def small(**changes: dict[str, object]) -> Setting:
 
 def test_equal_settings_leave_equal_fingerprints_and_take_time() -> None:
     other = small(method={**SMALL["method"], "lambda_1": 0.2})
-    (one, again, different), _ = probe(task(small(), small(), other))
+    one, again, different = probed(small()), probed(small()), probed(other)
     assert one.fingerprint == again.fingerprint != different.fingerprint
     assert one.seconds > 0
     assert not one.failure
@@ -34,12 +35,12 @@ def test_equal_settings_leave_equal_fingerprints_and_take_time() -> None:
 @pytest.mark.parametrize("backbone", ["tiny_tsm", "tiny_tdn"])
 def test_teachers_take_a_step_too(backbone: str) -> None:
     setting = small(teacher={"width": 4, "backbone": backbone})
-    _, (found,) = probe(task(teachers=(setting,)))
+    found = probed(setting, "teacher")
     assert (found.failure, found.seconds > 0) == ("", True)
 
 
 def test_what_a_step_fails_of_is_told_and_others_go_on() -> None:
     broken = small(training={"checkpointing": True})
-    (failed, fine), _ = probe(task(broken, small()))
+    failed = probed(broken)
     assert failed.failure.startswith("ConfigError: training.checkpointing")
-    assert not fine.failure
+    assert not probed(small()).failure
