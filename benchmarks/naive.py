@@ -24,7 +24,7 @@ from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.data.views import apply_view, view_index
-from cmkd.sweep.plan import expand
+from cmkd.sweep.trials import expand
 
 SPEC = """\
 name: against_naive

@@ -45,7 +45,8 @@ def measure_planning() -> PlanningFigures:
 def plan_once(seeds: int = SEEDS) -> dict[str, Any]:
     """Figures of this process, which should do nothing else."""
     from cmkd.config.sweep import load_sweep
-    from cmkd.sweep.plan import expand, make_plan
+    from cmkd.sweep.plan import make_plan
+    from cmkd.sweep.trials import expand
 
     axes = {"method.lambda_1": LAMBDAS, "method.lambda_2": LAMBDAS}
     spec = {"name": "many", "description": "a grid", "blocks": {"grid": axes}}

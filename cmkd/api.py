@@ -68,7 +68,7 @@ def run_sweep(
     from cmkd.config.paths import usable_cache
     from cmkd.config.sweep import load_sweep
     from cmkd.sweep import run
-    from cmkd.sweep.survey import SweepRequest
+    from cmkd.sweep.plan import SweepRequest
 
     sweep = load_sweep(spec, unlimited=approved) if isinstance(spec, str) else spec
     request = SweepRequest(

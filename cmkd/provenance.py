@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -61,20 +61,15 @@ def this_code() -> Provenance:
     return Provenance(code_digest(package), _commit(package.parent), versions, _processor())
 
 
-def code_digest(package: Path) -> str:
-    """Digest of the sources below `package` that decide a result."""
+def code_digest(package: Path, skipped: Collection[str] = NEUTRAL) -> str:
+    """Digest of the sources below `package` but for the `skipped` parts."""
     digest = hashlib.sha256()
-    for path in sorted(_sources(package)):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes())
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.c")]):
+        name = path.relative_to(package)
+        if name.parts[0] not in skipped:
+            digest.update(name.as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _sources(package: Path) -> Iterator[Path]:
-    for pattern in ("*.py", "*.c"):
-        for path in package.rglob(pattern):
-            if path.relative_to(package).parts[0] not in NEUTRAL:
-                yield path
 
 
 def sign(folder: Path) -> None:

@@ -22,8 +22,7 @@ import pandas as pd
 from cmkd.config.backbones import find_backbone
 from cmkd.errors import InputError
 from cmkd.tracking.reader import RunReader, open_reader
-from cmkd.tracking.store import RunRecord
-from cmkd.tracking.uri import default_uri, redact, store_exists
+from cmkd.tracking.store import RunRecord, default_uri, redact, store_exists
 
 IDENTITY = (
     *("trial_id", "run_id", "status", "sweep", "data", "data_id", "data_kind"),

@@ -12,10 +12,9 @@ import pytest
 import cmkd
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep import run
-from cmkd.sweep.plan import Plan
+from cmkd.sweep.plan import Plan, SweepRequest
 from cmkd.sweep.progress import SweepView
 from cmkd.sweep.run import SweepResult
-from cmkd.sweep.survey import SweepRequest
 
 SWEEP = {
     "data": None,

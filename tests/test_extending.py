@@ -27,8 +27,8 @@ from cmkd.report.evidence import no_evidence
 from cmkd.report.paper import find_table, own_table
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
-from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
+from cmkd.sweep.trials import axes_of
 from cmkd.training.cost import Subject, probe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from cmkd.cli.status import status
 from cmkd.cli.sweep import sweep
 from cmkd.cli.ui import ui
 from cmkd.errors import CmkdError
-from cmkd.sweep.signals import Interrupted
+from cmkd.sweep.failures import Interrupted
 
 app = typer.Typer(
     name="cmkd",

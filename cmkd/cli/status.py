@@ -19,9 +19,15 @@ from rich.text import Text
 from cmkd.cli.work import AsJson
 from cmkd.config.paths import cache_root
 from cmkd.machine import named
-from cmkd.sweep.forecast import duration
-from cmkd.sweep.progress import Progress, SweepView, TrialProgress
-from cmkd.sweep.status import SweepStatus, named_store, saved_statuses, status_of
+from cmkd.sweep.progress import (
+    Progress,
+    SweepStatus,
+    SweepView,
+    TrialProgress,
+    duration,
+    named_store,
+    saved_statuses,
+)
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
@@ -194,7 +200,7 @@ class LiveView(SweepView):
 
 
 def _now(progress: Progress) -> SweepStatus:
-    return status_of(progress, SweepStatus("", "", "", ""))
+    return SweepStatus("", "", "", "").at(progress)
 
 
 def _result(trial: TrialProgress) -> str:

@@ -15,8 +15,9 @@ import typer
 from cmkd.cli.work import AsJson, TrackingUri, aligned
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
-from cmkd.sweep.plan import Plan, TrialState, axes_of, flat
-from cmkd.tracking.uri import redact
+from cmkd.sweep.plan import Plan
+from cmkd.sweep.trials import TrialState, axes_of, flat
+from cmkd.tracking.store import redact
 
 if TYPE_CHECKING:
     from cmkd.sweep.preflight import Preflight
@@ -86,7 +87,7 @@ def sweep(
     from cmkd.cli.work import progress_console
     from cmkd.config.sweep import TABLES, load_sweep
     from cmkd.errors import InfrastructureError
-    from cmkd.sweep.signals import Interrupted
+    from cmkd.sweep.failures import Interrupted
 
     if (name is None) == (table is None):
         raise InputError("give a spec or --table NUMBER, and not both: cmkd sweep ablation")
@@ -215,11 +216,7 @@ def plan_json(plan: Plan, expected: Preflight) -> dict[str, Any]:
         },
         "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
-        "forecast": {
-            "wall_seconds": expected.forecast.wall._asdict(),
-            "device_seconds": expected.forecast.device._asdict(),
-            "trials_by_source": dict(expected.forecast.sources),
-        },
+        "forecast": expected.forecast.as_json(),
     }
 
 
@@ -230,6 +227,7 @@ def result_json(result: SweepResult) -> dict[str, Any]:
         "trials": len(plan.trials),
         "done": plan.count("done"),
         "finished": result.finished,
+        "taken_from_cache": dict(result.taken),
         "failures": [
             {"name": name, "cause": failure.cause, "epoch": failure.epoch}
             for name, failure in result.failures
@@ -244,7 +242,7 @@ def result_json(result: SweepResult) -> dict[str, Any]:
 def summary(result: SweepResult, command: str) -> str:
     """Lines on what is done, what failed and why; `command` would go on."""
     from cmkd.sweep.failures import digest
-    from cmkd.sweep.forecast import duration
+    from cmkd.sweep.progress import duration
 
     plan = result.plan
     done = f"{plan.count('done')} of {len(plan.trials)} done"
@@ -252,6 +250,7 @@ def summary(result: SweepResult, command: str) -> str:
         lines = [f"nothing to train: {done}"]
     else:
         lines = [f"{done}, {result.finished} of them now, in {duration(result.seconds)}"]
+    lines += [f"{n} taken from the cache, made by {by}" for by, n in result.taken.items()]
     if result.failures:
         lines.append(f"{len(result.failures)} failed:")
         causes = [(name, failure.cause) for name, failure in result.failures]

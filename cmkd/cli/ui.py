@@ -11,7 +11,7 @@ import typer
 
 from cmkd.cli.work import TrackingUri
 from cmkd.errors import InputError
-from cmkd.tracking.uri import checked_uri, default_uri, redact, store_exists
+from cmkd.tracking.store import checked_uri, default_uri, redact, store_exists
 
 HOST = "127.0.0.1"
 MODE = "workflowType=machine_learning"

@@ -53,7 +53,8 @@ def against_control(sources: Sequence[Evidence]) -> tuple[Compared, ...]:
                 seen.add(pair)
                 rows = found.setdefault(family_of_arm(arm.setting), {})
                 name = difference.name
-                name += f" (other {', '.join(difference.gap)})" if difference.gap else ""
+                if difference.gap and difference.seeds:
+                    name += f" (other {', '.join(difference.gap)})"
                 # Sweeps may share names of different settings.
                 name += f" ({evidence.sweep.spec.name})" if name in rows else ""
                 rows[name] = replace(difference, name=name)

@@ -39,8 +39,7 @@ from cmkd.report.paper import (
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.tracking.reader import RunReader, open_reader
-from cmkd.tracking.store import History, RunRecord
-from cmkd.tracking.uri import default_uri, redact, store_exists
+from cmkd.tracking.store import History, RunRecord, default_uri, redact, store_exists
 
 
 @dataclass(frozen=True)

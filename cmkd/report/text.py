@@ -331,7 +331,7 @@ def _marked(table: Table) -> Iterator[str]:
                 yield f"{DEPARTS_MARK} {arm} departs in {values}."
     for measured in table.measured:
         control = measured.differences["selected"].get("control")
-        if control is not None and control.gap:
+        if control is not None and control.gap and control.seeds:
             where = f"{control.reference} differs in {', '.join(control.gap)} as well"
             yield f"{DEPARTS_MARK} {measured.arm.name}: no control of its interpretation; {where}."
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import platform
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+import cmkd
 from cmkd.config.trial import TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError, InputError
+from cmkd.provenance import code_digest
 
 PERIOD_SECONDS = 2.0
 
@@ -73,18 +76,9 @@ class HealthCheck:
 
 
 CONNECT_SECONDS = 5.0
+SAME = "install the same on all machines and start the node again"
 UNHEARD_SECONDS = 30.0
 """After so long without an answer a server on another machine counts as dead."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A living node of a cluster that trials can run on."""
-
-    id: str
-    address: str
-    cpus: float
-    gpus: float
 
 
 @contextmanager
@@ -136,22 +130,16 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def nodes() -> list[Node]:
-    """Living nodes of the cluster that have CPUs."""
+def nodes() -> dict[str, str]:
+    """Addresses, by id, of the living nodes of the cluster that have CPUs."""
     import ray
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    living = [node for node in found if node["Alive"]]
-    described = [
-        Node(
-            node["NodeID"],
-            node["NodeManagerAddress"],
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-        )
-        for node in living
-    ]
-    return [node for node in described if node.cpus]
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in found
+        if node["Alive"] and node["Resources"].get("CPU")
+    }
 
 
 def servers() -> dict[str, tuple[str, int]]:
@@ -166,9 +154,7 @@ def servers() -> dict[str, tuple[str, int]]:
     return {"server (GCS)": (host, int(port)), "raylet": raylet}
 
 
-def require_alike(
-    cache: Path, config: TrialConfig, health: HealthCheck, tick: Callable[[], None]
-) -> None:
+def require_alike(cache: Path, config: TrialConfig, tick: Callable[[], None]) -> None:
     """Ask every node of the cluster, before anything is trained on it.
 
     Each must run the same code, Python, torch and Ray as this machine, share the cache folder and
@@ -179,23 +165,34 @@ def require_alike(
         tick: called several times a second; may raise.
 
     Raises:
-        InputError: names every node that does not fit, what differs, and the remedy.
+        InputError: names every node that does not fit, its problem, and the remedy.
         InfrastructureError: the cluster has died.
     """
-    versions = _versions()
-    ours = versions()
-    everyones = _ask_all(versions, {}, health, tick)
-    _refuse([line for node, theirs in everyones for line in _differences(node, theirs, ours)])
     mark = cache / "locks" / f"cluster-{secrets.token_hex(8)}.lock"
     mark.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(mark):
-        answers = _ask_all(_problem, {"cache": cache, "config": config, "mark": mark}, health, tick)
+        arguments = {"ours": versions(), "cache": cache, "config": config, "mark": mark}
+        answers = _ask_all(problem_of_node, arguments, tick)
     mark.unlink(missing_ok=True)
-    _refuse([f"node {node.address}: {problem}" for node, problem in answers if problem])
+    if problems := [f"node {address}: {text}" for address, text in answers if text]:
+        raise InputError("; ".join(problems))
 
 
-def _problem(cache: Path, config: TrialConfig, mark: Path) -> str:
-    """Runs on every node: what keeps it from training; empty where nothing does."""
+def versions() -> dict[str, str]:
+    """Versions that all nodes must share."""
+    found = {"Python": platform.python_version()}
+    for name in ("ray", "torch"):
+        # A suffix after + names the build, CPU or CUDA.
+        found[name] = metadata.version(name).partition("+")[0]
+    return {**found, "code of cmkd": code_digest(Path(cmkd.__file__).parent, skipped=())}
+
+
+def problem_of_node(ours: Mapping[str, str], cache: Path, config: TrialConfig, mark: Path) -> str:
+    """Runs on every node: the reason why it cannot train; empty if it can."""
+    theirs = versions()
+    for name, version in ours.items():
+        if theirs[name] != version:
+            return f"{name} is {theirs[name]} there and {version} here; {SAME}"
     if not mark.is_file():
         return (
             f"does not see the cache {cache} of the machine that runs cmkd; mount one file system "
@@ -219,81 +216,33 @@ def _problem(cache: Path, config: TrialConfig, mark: Path) -> str:
     return ""
 
 
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise InputError("; ".join(problems))
-
-
 def _ask_all(
-    question: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    health: HealthCheck,
-    tick: Callable[[], None],
-) -> list[tuple[Node, Any]]:
-    """Answers of the nodes; one that dies meanwhile gives none."""
+    question: Callable[..., str], arguments: Mapping[str, Any], tick: Callable[[], None]
+) -> list[tuple[str, str]]:
+    """(address, answer) of the nodes; one that dies meanwhile gives none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(question)
-    asked = {
-        task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(**arguments): node
-        for node in nodes()
-    }
-    answers: list[tuple[Node, Any]] = []
+    asked = {}
+    for node_id, address in nodes().items():
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        asked[task.options(scheduling_strategy=there).remote(**arguments)] = node_id, address
+    answers: list[tuple[str, str]] = []
     waiting = list(asked)
     while waiting:
         tick()
-        health.check()
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
         for reference in ready:
+            node_id, address = asked[reference]
             try:
-                answers.append((asked[reference], ray.get(reference)))
-            except ray.exceptions.RayTaskError:
-                raise
+                answers.append((address, ray.get(reference)))
+            except ray.exceptions.RayTaskError as error:
+                # Without cmkd, or with another one, the question itself fails.
+                answers.append((address, f"cannot be asked ({error.cause}); {SAME}"))
             except ray.exceptions.RayError as error:
-                living = {node.id for node in nodes()}
-                if asked[reference].id in living:
+                if node_id in nodes():
                     raise InfrastructureError(
-                        f"node {asked[reference].address} does not run tasks: {error}"
+                        f"node {address} does not run tasks: {error}"
                     ) from error
-    return sorted(answers, key=lambda node: node[0].address)
-
-
-def _versions() -> Callable[[], dict[str, str]]:
-    """A function that travels as code, as it has to run where cmkd is missing or another one."""
-
-    def versions() -> dict[str, str]:
-        import hashlib
-        import platform
-        from importlib import metadata, util
-        from pathlib import Path
-
-        found = {"Python": platform.python_version()}
-        for name in ("ray", "torch"):
-            try:
-                # A suffix after + names the build, CPU or CUDA.
-                found[name] = metadata.version(name).partition("+")[0]
-            except metadata.PackageNotFoundError:
-                found[name] = "missing"
-        spec = util.find_spec("cmkd")
-        if spec is None or not spec.submodule_search_locations:
-            return {**found, "code of cmkd": "missing"}
-        folder = Path(spec.submodule_search_locations[0])
-        digest = hashlib.sha256()
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(path.read_bytes())
-        return {**found, "code of cmkd": digest.hexdigest()[:12]}
-
-    return versions
-
-
-def _differences(node: Node, theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    return [
-        f"node {node.address}: {what} is {theirs[what]} there and {value} here; install the same "
-        "on all machines and start the node again"
-        for what, value in ours.items()
-        if theirs[what] != value
-    ]
+    return sorted(answers)

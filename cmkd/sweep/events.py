@@ -1,37 +1,129 @@
-"""Events of trials, passed from workers to progress, view and recorder."""
+"""Events of trials and teachers: the queue they wait in, and their way to progress and recorder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping
 
 from cmkd.config.paths import slug
 from cmkd.errors import TrialFailed
-from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
-from cmkd.sweep.identity import Origin, provenance_tags, teacher_identity, trial_identity
-from cmkd.sweep.plan import Plan, PlannedTrial, teachers_of
+from cmkd.sweep.failures import MAX_TAG, OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
+from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Progress, SweepView
-from cmkd.sweep.queue import TrialQueue
-from cmkd.sweep.recorder import Recorder
-from cmkd.sweep.tune_adapter import Events
+from cmkd.sweep.recorder import (
+    Origin,
+    Recorder,
+    provenance_tags,
+    teacher_identity,
+    trial_identity,
+)
+from cmkd.sweep.trials import PlannedTrial, teachers_of
 from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding
-
-if TYPE_CHECKING:
-    from cmkd.sweep.ray_engine import Engine
-    from cmkd.sweep.signals import SignalGuard
-
+from cmkd.training.outcome import TrainingResult
 
 CONFIG = "config.json"
-MAX_TAG = 4000
-"""Characters of a tag; stores of MLflow hold at least 5000."""
 HOPELESS = 3
 """Trials that fail alike before any succeeds, to stop the sweep."""
 
 
+class TrialQueue:
+    """Queue of teachers and trials for free workers.
+
+    A teacher starts after all trials of the trained teachers, so that a stopped sweep has whole
+    replicates. Idle workers take trials without a teacher, and further teachers.
+
+    Args:
+        teachers: ids of the teachers to train or to open.
+        trials: by id, the id of the teacher that must end first; None without one.
+        workers: processes that train at once.
+        processes: of one trial; a teacher has one.
+    """
+
+    def __init__(
+        self,
+        teachers: Iterable[str],
+        trials: Mapping[str, str | None],
+        *,
+        workers: int,
+        processes: int = 1,
+    ) -> None:
+        self._teachers = list(teachers)
+        self._trials = dict(trials)
+        self._awaited = set(self._teachers)
+        self._running: dict[str, int] = {}
+        self._beside: dict[str, int] = {}
+        self._workers = self._all = workers
+        self._processes = processes
+
+    @property
+    def exhausted(self) -> bool:
+        """True if nothing waits or runs; a running trial may be requeued."""
+        return not self._teachers and not self._trials and not self._running
+
+    def pop(self) -> str | None:
+        """Id of the next teacher or trial; None without a free worker or trained teacher."""
+        free = self._workers - sum(self._running.values())
+        ready = (key for key, needs in self._trials.items() if needs not in self._awaited)
+        key = next(ready, None)
+        if self._teachers and free >= 1 and (key is None or self._lacks_teacher()):
+            return self._start(self._teachers.pop(0), 1)
+        # A trial alone may take more processes than the reduced number of workers.
+        if key is None or (free < self._processes and self._running):
+            return None
+        del self._trials[key]
+        return self._start(key, self._processes)
+
+    def _lacks_teacher(self) -> bool:
+        """True if no teacher is in training and no trained one has trials left."""
+        if not self._awaited.isdisjoint(self._running):
+            return False
+        return not any(needs and needs not in self._awaited for needs in self._trials.values())
+
+    def _start(self, key: str, processes: int) -> str:
+        self._running[key] = processes
+        self._beside[key] = self._workers
+        return key
+
+    def processes_of(self, key: str) -> int:
+        """Processes that train a running trial."""
+        return self._running[key]
+
+    def ended(self, key: str) -> None:
+        """Remove a teacher or trial that ended, and release its worker and trials."""
+        self._running.pop(key, None)
+        self._awaited.discard(key)
+
+    def requeue(self, key: str) -> int:
+        """Queue a trial that ran out of memory again, and halve the workers.
+
+        Returns:
+            The number of workers; 0 if `key` ran alone and is not queued again.
+        """
+        processes = self._running[key]
+        if self._beside[key] <= processes:
+            # It failed alone, so other trials are not the reason.
+            self._workers = self._all
+            return 0
+        self._workers = min(self._workers, max(processes, self._beside[key] // 2))
+        del self._running[key]
+        if key in self._awaited:
+            self._teachers.insert(0, key)
+        else:
+            self._trials = {key: None, **self._trials}
+        return self._workers
+
+    def waiting_for(self, teacher: str) -> tuple[str, ...]:
+        """Waiting trials of this teacher."""
+        return tuple(key for key, needs in self._trials.items() if needs == teacher)
+
+    def drop(self, key: str) -> None:
+        """Remove a waiting trial."""
+        del self._trials[key]
+
+
 class TrialEvents:
-    """Trains the teachers and trials of a plan.
+    """Queue, progress and records of the teachers and trials of a plan; driven by an engine.
 
     Args:
         recorded_teachers: ids of teachers with a finished run.
@@ -39,6 +131,8 @@ class TrialEvents:
         processes: of one trial.
 
     Attributes:
+        name: of the sweep on its data set, a plain word.
+        configs: by id of a trial, or of its teacher.
         finished: trials finished so far.
         failures: (name, cause) of trials and teachers that failed so far.
     """
@@ -54,41 +148,29 @@ class TrialEvents:
         workers: int,
         processes: int = 1,
     ) -> None:
+        self.name = slug(f"{origin.sweep}-{origin.info.name}")
         self.finished = 0
         self.failures: list[tuple[str, Failure]] = []
-        self._plan = plan
+        self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
+        self._teachers = teachers_of(plan.to_run)
+        self.configs = self._teachers | {key: trial.config for key, trial in self._trials.items()}
+        needs = {key: trial.teacher_id for key, trial in self._trials.items()}
+        self.queue = TrialQueue(self._teachers, needs, workers=workers, processes=processes)
+        self._rungs = plan.rungs
         self._origin = origin
         self._recorder = recorder
         self._view = view
         self._recorded_teachers = frozenset(recorded_teachers)
-        self._tried: list[tuple[str, Failure]] = []
-        self._trials: dict[str, PlannedTrial] = {trial.id: trial for trial in plan.to_run}
-        self._teachers = teachers_of(plan.to_run)
-        needs = {
-            key: trial.config.teacher_id if trial.needs_teacher else None
-            for key, trial in self._trials.items()
-        }
-        self._queue = TrialQueue(self._teachers, needs, workers=workers, processes=processes)
         self._progress = Progress.of(plan)
-        self._best: dict[str, float] = {}
+        self._tried: list[tuple[str, Failure]] = []
         self._history: dict[str, list[EpochRecord]] = {}
         self._pruned: dict[str, str] = {}
+        view.show(self._progress)
 
-    def train(self, engine: Engine, guard: SignalGuard) -> None:
-        """Train each teacher, then its trials; they fail untried if the teacher fails.
-
-        Raises:
-            TrialFailed: the first trials failed alike.
-        """
-        configs = self._teachers | {key: trial.config for key, trial in self._trials.items()}
-        events = Events(self._started, self._updated, guard.check, self._gives_up)
-        name = slug(f"{self._origin.sweep}-{self._origin.info.name}")
-        self._view.show(self._progress)
-        engine.train(configs, self._queue, events, name)
-
-    def _started(self, key: str) -> None:
+    def started(self, key: str) -> None:
+        """A worker takes or retakes a trial or teacher."""
         # A restarted trial reports all epochs again.
-        self._history.pop(key, None)
+        self._history[key] = []
         if key in self._trials:
             trial = self._trials[key]
             resolved = {"trial_id": key, **trial.config.as_json()}
@@ -99,76 +181,72 @@ class TrialEvents:
         self._progress.started(key)
         self._view.show(self._progress)
 
-    def _gives_up(self, update: Update) -> bool:
-        """True if the pruner of a search ends the trial here."""
-        rungs, key = self._plan.rungs, update.trial_id
-        if rungs is None or not update.epochs or key in self._teachers:
+    def gives_up(self, update: Update) -> bool:
+        """True if the pruner of a search ends the trial here; asked before `updated`."""
+        key = update.trial_id
+        if self._rungs is None or not update.epochs or key in self._teachers:
             return False
-        if update.epochs[0].step == 1:
-            self._best.pop(key, None)
+        best = max((epoch.metrics["val_acc"] for epoch in self._history[key]), default=0.0)
         for epoch in update.epochs:
-            self._best[key] = max(self._best.get(key, 0.0), epoch.metrics["val_acc"])
-            rungs.add(key, [(epoch.step, self._best[key])])
-        reason = "" if update.done else rungs.stop_reason(key, update.epochs[-1].step)
+            best = max(best, epoch.metrics["val_acc"])
+            self._rungs.add(key, [(epoch.step, best)])
+        reason = "" if update.done else self._rungs.stop_reason(key, update.epochs[-1].step)
         if reason:
             self._pruned[key] = reason
         return bool(reason)
 
-    def _updated(self, update: Update) -> None:
-        key = update.trial_id
-        progress = self._progress.one(key)
-        if self._tries_again(update):
-            return
+    def updated(self, update: Update) -> None:
+        """Record the news of a trial or teacher, and show it.
+
+        Raises:
+            TrialFailed: the first trials failed alike.
+        """
+        key, failure = update.trial_id, update.failure
+        trial = self._progress.one(key)
+        if failure is not None and failure.kind in OF_MEMORY:
+            if workers := self.queue.requeue(key):
+                self._view.note(f"{trial.name}: {failure.cause}; goes on with {workers} at once")
+                return
         if key not in self._recorded_teachers:
             self._record(update)
         if update.epochs:
             self._progress.advanced(key, update.trained, update.epochs)
         if update.outcome is not None:
-            self.finished += key in self._trials
-            if key not in self._recorded_teachers:
-                for note in update.outcome.notes:
-                    self._view.note(f"{progress.name}: {note}")
-            summary = update.outcome.summary
-            self._progress.finished(key, summary["test_acc"], summary.get("seconds_train", 0.0))
-        if update.failure is not None:
-            self.failures.append((progress.name, update.failure))
-            self._progress.failed(key, update.failure.cause)
+            self._finished(key, update.outcome)
+        if failure is not None:
+            self.failures.append((trial.name, failure))
+            self._progress.ended(key, "failed", failure.cause)
         if key in self._pruned:
-            self._progress.pruned(key, self._pruned[key])
-        if update.done or key in self._pruned:
-            self._view.ended(progress, self._progress)
-            self._fail_untaught(update)
-            self._queue.ended(key)
-        else:
+            self._progress.ended(key, "pruned", self._pruned[key])
+        if not update.done and key not in self._pruned:
             self._view.show(self._progress)
-        if update.failure is not None and key in self._trials and update.failure.kind != UNTAUGHT:
-            self._tried.append((progress.name, update.failure))
+            return
+        del self._history[key]
+        self._view.ended(trial, self._progress)
+        if failure is not None:
+            self._fail_untaught(key, failure)
+        self.queue.ended(key)
+        if failure is not None and key in self._trials and failure.kind != UNTAUGHT:
+            self._tried.append((trial.name, failure))
             self._stop_if_hopeless()
 
-    def _tries_again(self, update: Update) -> bool:
-        """Requeue a trial that ran out of memory beside others, with fewer workers."""
-        failure = update.failure
-        if failure is None or failure.kind not in OF_MEMORY:
-            return False
-        workers = self._queue.requeue(update.trial_id)
-        if workers:
-            name = self._progress.one(update.trial_id).name
-            self._view.note(f"{name}: {failure.cause}; goes on with {workers} at once")
-        return bool(workers)
+    def _finished(self, key: str, outcome: TrainingResult) -> None:
+        trial = self._progress.one(key)
+        self.finished += key in self._trials
+        if key not in self._recorded_teachers:
+            for note in outcome.notes:
+                self._view.note(f"{trial.name}: {note}")
+        summary = outcome.summary
+        seconds = summary.get("seconds_train", 0.0)
+        self._progress.ended(key, "done", test_acc=summary["test_acc"], seconds=seconds)
 
-    def _fail_untaught(self, update: Update) -> None:
-        lost = update.failure
-        if lost is None:
-            return
-        for key in self._queue.waiting_for(update.trial_id):
-            self._queue.drop(key)
-            self._started(key)
-            self._updated(
-                Update(
-                    key,
-                    failure=Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0, origin=lost.kind),
-                )
-            )
+    def _fail_untaught(self, teacher: str, lost: Failure) -> None:
+        """Fail the trials that wait for a teacher."""
+        failure = Failure(UNTAUGHT, lost.cause, lost.trace, epoch=0, origin=lost.kind)
+        for key in self.queue.waiting_for(teacher):
+            self.queue.drop(key)
+            self.started(key)
+            self.updated(Update(key, failure=failure))
 
     def _stop_if_hopeless(self) -> None:
         causes = digest([(name, failure.cause) for name, failure in self._tried])
@@ -181,38 +259,30 @@ class TrialEvents:
     def _record(self, update: Update) -> None:
         key = update.trial_id
         self._recorder.log(key, update.epochs)
-        history = self._history[key] = [*self._history.get(key, ()), *update.epochs]
-        if update.outcome is not None:
+        history = self._history[key]
+        history += update.epochs
+        if (outcome := update.outcome) is not None:
             # The config of a trial is stored at its start.
-            files = update.outcome.files
-            if key in self._trials:
-                files = tuple(path for path in files if path.name != CONFIG)
-            notes = "\n".join(update.outcome.notes)[:MAX_TAG]
-            tags = provenance_tags(update.outcome.made_by) | self._rungs(key)
-            ending = RunEnding(
-                "FINISHED",
-                history,
-                update.outcome.summary,
-                # An imported teacher has no epochs.
-                update.epochs[-1].timestamp_ms if update.epochs else None,
-                tags | ({"notes": notes} if notes else {}),
-                files,
-            )
-            self._recorder.close(key, ending, draw_from=update.outcome.files)
+            given = {CONFIG} if key in self._trials else set()
+            files = [path for path in outcome.files if path.name not in given]
+            tags = provenance_tags(outcome.made_by) | self._rung_tags(key)
+            if outcome.notes:
+                tags["notes"] = "\n".join(outcome.notes)[:MAX_TAG]
+            # An imported teacher has no epochs.
+            moment = update.epochs[-1].timestamp_ms if update.epochs else None
+            ending = RunEnding("FINISHED", history, outcome.summary, moment, tags, files)
+            self._recorder.close(key, ending, draw_from=outcome.files)
         if update.failure is not None:
             self._recorder.close(key, RunEnding("FAILED", history, tags=update.failure.tags()))
-        if reason := self._pruned.get(key):
+        if key in self._pruned:
             tags = {
-                "pruned": reason,
+                "pruned": self._pruned[key],
                 "pruned_epoch": str(update.epochs[-1].step),
-                "pruned_score": str(self._best[key]),
+                "pruned_score": str(max(epoch.metrics["val_acc"] for epoch in history)),
             }
-            ending = RunEnding("KILLED", history, tags=tags | self._rungs(key))
+            ending = RunEnding("KILLED", history, tags=tags | self._rung_tags(key))
             self._recorder.close(key, ending)
-        if update.done or key in self._pruned:
-            del self._history[key]
 
-    def _rungs(self, trial_id: str) -> dict[str, str]:
-        rungs = self._plan.rungs
-        reached = rungs.of_trial(trial_id) if rungs else {}
+    def _rung_tags(self, trial_id: str) -> dict[str, str]:
+        reached = self._rungs.of_trial(trial_id) if self._rungs else {}
         return {"rungs": json.dumps(reached)} if reached else {}

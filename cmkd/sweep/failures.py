@@ -1,16 +1,23 @@
-"""Failures of trials: records that cross processes, and a digest of many."""
+"""Failures of trials as records that cross processes, and signals that stop a sweep."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
 
 TRACE_LINES = 12
 SHOWN_NAMES = 4
+MAX_TAG = 4000
+"""Characters of a tag; stores of MLflow hold at least 5000."""
 OF_THE_DISK = ("InfrastructureError", "OSError")
 OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
 OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
@@ -20,6 +27,9 @@ TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_ALLOC_FAILED")
 UNTAUGHT = "TeacherFailed"
 """Kind of failure of a trial whose teacher failed."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO_SECONDS = 2.0
+"""A signal may arrive twice, from the sender and a parent; a later one means to leave at once."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +58,10 @@ class Failure:
     def tags(self) -> dict[str, str]:
         """Tags of the run."""
         return {
-            "failure": self.cause[:4000],
+            "failure": self.cause[:MAX_TAG],
             "failure_kind": self.origin or self.kind,
             "failure_epoch": str(self.epoch),
-            "failure_trace": self.trace[-4000:],
+            "failure_trace": self.trace[-MAX_TAG:],
         }
 
 
@@ -64,6 +74,11 @@ def failure_of(error: BaseException, epoch: int) -> Failure:
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(message):
         kind = "OutOfMemoryError"
     return Failure(kind, message, "\n".join(lines[-TRACE_LINES:]), epoch)
+
+
+def first_line(error: Exception | None) -> str:
+    """First line of the message."""
+    return next(iter(str(error or "").strip().splitlines()), "no cause given")
 
 
 def is_transient(kind: str) -> bool:
@@ -92,10 +107,72 @@ def digest(causes: Sequence[tuple[str, str]]) -> list[str]:
     for name, cause in causes:
         pattern = re.sub(r"\b[0-9a-f]{12,}\b|[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", cause)
         groups.setdefault(pattern, []).append((name, cause))
-    return [_line(group) for group in sorted(groups.values(), key=len, reverse=True)]
+    lines = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        names = ", ".join(name for name, _ in group[:SHOWN_NAMES])
+        more = f" and {len(group) - SHOWN_NAMES} more" if len(group) > SHOWN_NAMES else ""
+        lines.append(f"{len(group)} x {group[0][1]} [{names}{more}]")
+    return lines
 
 
-def _line(group: Sequence[tuple[str, str]]) -> str:
-    names = ", ".join(name for name, _ in group[:SHOWN_NAMES])
-    more = f" and {len(group) - SHOWN_NAMES} more" if len(group) > SHOWN_NAMES else ""
-    return f"{len(group)} x {group[0][1]} [{names}{more}]"
+class Interrupted(BaseException):
+    """Request to stop the sweep; not an error, hence no Exception."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class SignalGuard:
+    """Raises `Interrupted` in the main thread at the first signal; a later one leaves at once."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._moment = 0.0
+        self._deferred = False
+
+    def install(self) -> None:
+        """Set the handlers, also after a library replaced them."""
+        for signum in SIGNALS:
+            # nohup ignores SIGHUP.
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self._handle)
+
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal came while raising was deferred."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raise in `check` alone inside the block; handlers that raise break Ray."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._received is not None:
+            if now - self._moment > ECHO_SECONDS:
+                os.write(2, b"cmkd: left at once; the same command goes on\n")
+                os._exit(128 + signum)
+            return
+        self._received, self._moment = signum, now
+        if not self._deferred:
+            raise Interrupted(signum)
+
+
+@contextmanager
+def guarded_signals() -> Iterator[SignalGuard]:
+    """Handle signals by a `SignalGuard` inside the block."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    guard = SignalGuard()
+    guard.install()
+    try:
+        yield guard
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

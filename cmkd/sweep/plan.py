@@ -1,146 +1,81 @@
-"""Plan of a sweep: trials that are done and trials to run, by the store and the trial ids."""
+"""Plan of a sweep: trials that are done and trials to run, by spec, data set and store."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cmkd.config.backbones import find_backbone
-from cmkd.config.base import dotted
-from cmkd.config.sweep import Choice, Sweep
-from cmkd.config.trial import Setting, TrialConfig
-from cmkd.sweep.failures import is_transient
-from cmkd.sweep.interim_looks import Comparison
-from cmkd.sweep.search import RungScores
+from cmkd.config.sweep import Choice, Sweep, resolve
+from cmkd.config.trial import Setting
+from cmkd.errors import ConfigError, InputError
+from cmkd.sweep.interim_looks import (
+    LEAST_SEEDS,
+    Comparison,
+    TestScores,
+    compared_arms,
+    comparisons,
+    interim_looks,
+    seeds_needed,
+)
+from cmkd.sweep.search import RungScores, Values, search_trials
+from cmkd.sweep.trials import PlannedTrial, TrialState, by_trial, expand, state_of
 from cmkd.tracking.store import RunRecord
 
-
-def flat(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys of a nested config to texts, as the tracking store keeps them."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in dotted(tree).items()
-    }
-
-
-def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:
-    """By setting id, the values of the dotted keys that vary."""
-    rows = {setting.id: flat(setting.as_json()) for setting in settings}
-    # Only weights of plugin loss terms can be absent.
-    keys = dict.fromkeys(key for row in rows.values() for key in row)
-    varying = [key for key in keys if len({row.get(key, "0.0") for row in rows.values()}) > 1]
-    return {name: {key: row.get(key, "0.0") for key in varying} for name, row in rows.items()}
+if TYPE_CHECKING:
+    from cmkd.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
-    """Trial and all arms of the sweep with its setting.
+class SweepRequest:
+    """Request of a sweep: spec, data set and options.
 
     Attributes:
-        id: `config.id`, computed once.
-        reason: of a further seed: the comparisons that it may decide.
-        proposal: of a search: position and values as JSON.
-    """
-
-    id: str
-    config: TrialConfig
-    arms: tuple[str, ...]
-    reason: str = ""
-    proposal: str = ""
-
-    @property
-    def arm(self) -> str:
-        """First of the arms."""
-        return self.arms[0]
-
-    @property
-    def name(self) -> str:
-        """Short label: arm, seed and fold."""
-        return f"{self.arm} seed {self.config.seed} fold {self.config.fold}"
-
-    @property
-    def needs_teacher(self) -> bool:
-        """True if a teacher must exist before it is trained."""
-        return self.config.setting.needs_teacher
-
-
-def expand(
-    sweep: Sweep,
-    *,
-    data: str,
-    data_id: str,
-    folds: int,
-    seeds: int,
-    further: Mapping[str, int] | None = None,
-) -> tuple[PlannedTrial, ...]:
-    """Every arm in every fold with every seed; equal trials of several arms are one.
-
-    Seeds vary slowest, so that the arms of a stopped sweep have nearly equal numbers of seeds.
-
-    Args:
         data: name or path of the data set.
-        folds: splits 0 .. folds - 1.
-        seeds: paired seeds 0 .. seeds - 1.
-        further: by arm, its number of seeds if larger.
+        seeds: seeds per arm and fold.
+        workers: processes that train at once.
+        tracking_uri: of the store; None: `default_uri`.
+        only: patterns of the arms to train, see `Sweep.only`; empty: all.
+        retry_failed: train again what failed before.
+        approved: a large sweep needs no question.
+        processes: of the `workers`, that train one trial together; no part of its id.
+        until_decided: most seeds of undecided arms; None: no further seeds.
+        address: of the Ray cluster to join; None: Ray on this machine.
+        fresh: ignore cached results that the store lacks.
     """
-    counts = {arm.name: max(seeds, (further or {}).get(arm.name, 0)) for arm in sweep.arms}
-    rows = [
-        (arm.name, _replicates(arm.setting, data, data_id, fold, counts[arm.name]))
-        for fold in range(folds)
-        for arm in sweep.arms
-    ]
-    configs: dict[str, TrialConfig] = {}
-    arms: dict[str, list[str]] = {}
-    for _ in range(max(counts.values(), default=0)):
-        for name, replicates in rows:
-            for trial_id, config in itertools.islice(replicates, 1):
-                configs[trial_id] = config
-                arms.setdefault(trial_id, []).append(name)
-    return tuple(PlannedTrial(key, configs[key], tuple(names)) for key, names in arms.items())
 
+    sweep: Sweep
+    data: str
+    seeds: int
+    workers: int
+    cache: Path
+    tracking_uri: str | None = None
+    only: tuple[str, ...] = ()
+    retry_failed: bool = False
+    approved: bool = False
+    processes: int = 1
+    until_decided: int | None = None
+    address: str | None = None
+    fresh: bool = False
 
-def _replicates(
-    setting: Setting, data: str, data_id: str, fold: int, seeds: int
-) -> Iterator[tuple[str, TrialConfig]]:
-    first = TrialConfig(setting=setting, data=data, data_id=data_id, fold=fold, seed=0)
-    return first.by_seed(range(seeds))
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds of the interim analyses; empty without `until_decided`.
 
-
-def teachers_of(trials: tuple[PlannedTrial, ...]) -> dict[str, TrialConfig]:
-    """First trial config of every teacher that `trials` need, by teacher id."""
-    found: dict[str, TrialConfig] = {}
-    for trial in trials:
-        if trial.needs_teacher:
-            found.setdefault(trial.config.teacher_id, trial.config)
-    return found
-
-
-def weights_of(configs: Iterable[TrialConfig]) -> list[str]:
-    """Sorted ids of the imported weights of trials and their teachers."""
-    settings = [config.setting for config in configs]
-    found = {
-        weights
-        for setting in settings
-        for weights in (
-            setting.teacher.weights,
-            setting.student.weights,
-            setting.student.p_weights,
-        )
-        if weights is not None
-    }
-    return sorted(found)
-
-
-def epochs_of(setting: Setting) -> int:
-    """Epochs that a trial of this setting reports."""
-    return 1 if setting.model == "motion_svm" else setting.training.epochs
-
-
-TrialState = Literal["done", "pruned", "failed", "interrupted", "new"]
+        Raises:
+            InputError: the first number is too small to decide anything, or not below the last.
+        """
+        if self.until_decided is None:
+            return ()
+        if not LEAST_SEEDS <= self.seeds < self.until_decided:
+            raise InputError(
+                f"--until-decided {self.until_decided}: it goes on from {self.seeds} seeds per "
+                f"arm; give --seeds {LEAST_SEEDS} or more, and a larger number here"
+            )
+        return interim_looks(self.seeds, self.until_decided)
 
 
 @dataclass(frozen=True)
@@ -163,6 +98,7 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     states: Mapping[str, TrialState]
     other_code: Mapping[str, str] = field(default_factory=dict)
+    begun_by: Mapping[str, str] = field(default_factory=dict)
     retry_failed: bool = False
     choices: tuple[Choice, ...] = ()
     waiting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -171,7 +107,6 @@ class Plan:
     comparisons: tuple[Comparison, ...] = ()
     rungs: RungScores | None = None
     searched: str = ""
-    begun_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -183,6 +118,11 @@ class Plan:
     def settings(self) -> dict[str, Setting]:
         """Settings by arm."""
         return {trial.arm: trial.config.setting for trial in self.trials}
+
+    @property
+    def results(self) -> tuple[object, ...]:
+        """Results of finished trials that further trials follow from."""
+        return self.choices, self.comparisons, self.searched
 
     @property
     def complete(self) -> bool:
@@ -201,12 +141,9 @@ class Plan:
 
     def without_retries(self, failed: Collection[str]) -> Plan:
         """Drop trials that failed during this call, by name; the next call retries them."""
-        states: dict[str, TrialState] = {
-            trial.id: "failed"
-            if trial.name in failed and self.states[trial.id] == "interrupted"
-            else self.states[trial.id]
-            for trial in self.trials
-        }
+        lost = {trial.id for trial in self.trials if trial.name in failed}
+        lost = {key for key in lost if self.states[key] == "interrupted"}
+        states: dict[str, TrialState] = {**self.states, **dict.fromkeys(lost, "failed")}
         return replace(self, states=states, retry_failed=False)
 
     def describe(self) -> str:
@@ -214,28 +151,18 @@ class Plan:
         parts = [f"{self.count('done')} of {len(self.trials)} done"]
         if self.other_code:
             parts.append(f"{len(self.other_code)} of them by {_other_code(self.other_code)}")
-        if pruned := self.count("pruned"):
-            parts.append(f"{pruned} pruned")
-        if failed := self.count("failed"):
-            parts.append(f"{failed} failed before")
-        if interrupted := self.count("interrupted"):
-            parts.append(f"{interrupted} interrupted")
+        words: dict[TrialState, str] = {
+            "pruned": "pruned",
+            "failed": "failed before",
+            "interrupted": "interrupted",
+        }
+        parts += [f"{self.count(key)} {word}" for key, word in words.items() if self.count(key)]
         return f"{', '.join(parts)}; {len(self.to_run)} to run"
-
-    def _mixed_families(self) -> list[str]:
-        """``tsm_both (TSM student, TDN teacher)`` of arms that pair different families."""
-        found = []
-        for arm, setting in self.settings.items():
-            names = (setting.student.backbone, setting.teacher.backbone)
-            student, teacher = (find_backbone(name).family for name in names)
-            if student != teacher and setting.needs_teacher:
-                found.append(f"{arm} ({student} student, {teacher} teacher)")
-        return found
 
     def lines(self) -> list[str]:
         """Lines for the user: `describe`, selections and warnings."""
         lines = [f"selected {choice.describe()}" for choice in self.choices]
-        lines += [order.describe() for order in self.comparisons]
+        lines += [comparison.describe() for comparison in self.comparisons]
         lines += [self.searched] if self.searched else []
         lines.append(self.describe())
         if self.begun_by:
@@ -258,6 +185,25 @@ class Plan:
             lines.append(f"{self.unlisted} finished before are not in the spec any more")
         return lines
 
+    def _mixed_families(self) -> list[str]:
+        """``tsm_both (TSM student, TDN teacher)`` of arms that pair different families."""
+        found = []
+        for arm, setting in self.settings.items():
+            names = (setting.student.backbone, setting.teacher.backbone)
+            student, teacher = (find_backbone(name).family for name in names)
+            if student != teacher and setting.needs_teacher:
+                found.append(f"{arm} ({student} student, {teacher} teacher)")
+        return found
+
+
+def _other_code(commits: Mapping[str, str]) -> str:
+    return f"other code ({', '.join(sorted(set(map(short_commit, commits.values()))))})"
+
+
+def short_commit(commit: str) -> str:
+    """``git commit 1234567-dirty``; a version as it is."""
+    return re.sub(r"^(\w{7})\w{33}", r"git commit \1", commit)
+
 
 def make_plan(
     trials: tuple[PlannedTrial, ...],
@@ -273,41 +219,133 @@ def make_plan(
 
     Args:
         code: the code that runs now, see `Provenance.commit`.
-        prunes: pruned trials count as ended, as in a search; other sweeps train them on.
+        prunes: see `state_of`.
     """
-    by_trial: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        by_trial.setdefault(run.trial_id, []).append(run)
-    states = {trial.id: _state(by_trial.get(trial.id, ()), prunes=prunes) for trial in trials}
-    other: dict[str, str] = {}
+    runs_of = by_trial(runs)
+    states = {trial.id: state_of(runs_of.get(trial.id, ()), prunes=prunes) for trial in trials}
+    done: dict[str, str] = {}
     begun: dict[str, str] = {}
     for key, state in states.items():
-        runs_of = by_trial.get(key, ())
-        if state == "done":
-            runs_of = [run for run in runs_of if run.status == "FINISHED"]
-        makers = {run.tags.get("git_commit", "") for run in runs_of}
-        if makers and code not in makers and state in ("done", "interrupted"):
-            (other if state == "done" else begun)[key] = min(makers)
-    return Plan(trials, states, other, retry_failed, begun_by=begun)
+        if state not in ("done", "interrupted"):
+            continue
+        counted = [run for run in runs_of[key] if state != "done" or run.status == "FINISHED"]
+        makers = {run.tags.get("git_commit", "") for run in counted}
+        if code not in makers:
+            (done if state == "done" else begun)[key] = min(makers)
+    return Plan(trials, states, done, begun, retry_failed)
 
 
-def _other_code(commits: Mapping[str, str]) -> str:
-    return (
-        f"other code ({', '.join(sorted({short_commit(commit) for commit in commits.values()}))})"
+def build_plan(
+    request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str = ""
+) -> Plan:
+    """Plan of a sweep with the selections, proposals and finished trials of the store.
+
+    Args:
+        runs: all runs on this data set.
+        code: the code that runs now, see `Provenance.commit`.
+    """
+    runs = [run for run in runs if run.tags.get("kind") == "trial"]
+    if request.sweep.spec.search is not None:
+        return _search_plan(request, dataset, runs, code)
+    finished = [run for run in runs if run.status == "FINISHED"]
+    folds, seeds = dataset.num_folds, request.seeds
+    scores = _scores(finished, "best_val_acc")
+    sweep, choices = resolve(request.sweep, scores, folds=folds, seeds=seeds)
+    wanted = sweep.only(request.only)
+    found = _comparisons(request, wanted, _scores(finished, "test_acc"), folds)
+    trials = expand(
+        wanted,
+        data=_address(request, dataset),
+        data_id=dataset.id,
+        folds=folds,
+        seeds=seeds,
+        further=_further_seeds(request, wanted, found),
+    )
+    trials = tuple(
+        replace(trial, reason=_reason(trial.arm, found)) if trial.config.seed >= seeds else trial
+        for trial in trials
+    )
+    return replace(
+        make_plan(trials, runs, code, retry_failed=request.retry_failed),
+        choices=choices,
+        waiting=wanted.waiting,
+        replicates=folds * seeds,
+        unlisted=_unlisted(sweep, finished),
+        comparisons=found,
     )
 
 
-def short_commit(commit: str) -> str:
-    """``git commit 1234567-dirty``; a version as it is."""
-    return re.sub(r"^(\w{7})\w{33}", r"git commit \1", commit)
+def _search_plan(
+    request: SweepRequest, dataset: Dataset, runs: Sequence[RunRecord], code: str
+) -> Plan:
+    sweep, data = request.sweep, _address(request, dataset)
+    if request.seeds != 1:
+        raise InputError(f"{sweep.path}: --seeds {request.seeds}: a search trains with one")
+    if request.retry_failed:
+        raise InputError(
+            f"{sweep.path}: --retry-failed: what a search proposed later rests on what failed "
+            "before; leave it out, or search anew under another name"
+        )
+
+    def trials_with(values: Sequence[Values]) -> tuple[PlannedTrial, ...]:
+        return expand(sweep.with_values(values), data=data, data_id=dataset.id, folds=1, seeds=1)
+
+    trials, rungs, searched = search_trials(sweep, runs, trials_with)
+    plan = make_plan(trials, runs, code, prunes=True)
+    return replace(plan, rungs=rungs, searched=searched)
 
 
-def _state(runs: Sequence[RunRecord], *, prunes: bool) -> TrialState:
-    if any(run.status == "FINISHED" for run in runs):
-        return "done"
-    if prunes and any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
-        return "pruned"
-    failures = [run.tags.get("failure_kind", "") for run in runs if run.status == "FAILED"]
-    if failures and not all(map(is_transient, failures)):
-        return "failed"
-    return "interrupted" if runs else "new"
+def _scores(finished: Sequence[RunRecord], metric: str) -> dict[tuple[str, int, int], float]:
+    return {
+        (run.tags["setting_id"], int(run.tags["fold"]), int(run.tags["seed"])): run.metrics[metric]
+        for run in finished
+        if metric in run.metrics
+    }
+
+
+def _comparisons(
+    request: SweepRequest, sweep: Sweep, scores: TestScores, folds: int
+) -> tuple[Comparison, ...]:
+    if not request.looks:
+        return ()
+    pairs = compared_arms(sweep)
+    if not pairs and not sweep.waiting:
+        raise ConfigError(
+            f"{sweep.path}: --until-decided has nothing to decide, as no arm has its control, its "
+            "baseline or a rival beside it"
+        )
+    return comparisons(pairs, scores, folds=folds, at=request.looks)
+
+
+def _further_seeds(
+    request: SweepRequest, sweep: Sweep, found: Sequence[Comparison]
+) -> dict[str, int]:
+    """Seeds by arm that its comparisons need; arms of one setting have as many."""
+    if not found:
+        return {}
+    settings = {arm.name: arm.setting.id for arm in sweep.arms}
+    needed = seeds_needed(found, request.looks)
+    counts = {settings[name]: count for name, count in needed.items()}
+    return {name: counts[key] for name, key in settings.items() if key in counts}
+
+
+def _reason(arm: str, found: Sequence[Comparison]) -> str:
+    """Undecided comparisons of an arm."""
+    undecided = [comparison for comparison in found if not comparison.decided]
+    return "; ".join(c.describe() for c in undecided if arm in (c.arm, c.other))
+
+
+def _address(request: SweepRequest, dataset: Dataset) -> str:
+    """Name or path by which workers open the data set from any folder."""
+    in_cache = request.cache / "data" / request.data == dataset.root
+    embedded = dataset.info.kind == "embedded" and request.data == dataset.info.name
+    return request.data if in_cache or embedded else str(dataset.root)
+
+
+def _unlisted(sweep: Sweep, finished: Sequence[RunRecord]) -> int:
+    listed = {arm.setting.id for arm in sweep.arms}
+    own = [run for run in finished if run.tags.get("sweep") == sweep.spec.name]
+    return sum(
+        run.tags["setting_id"] not in listed and run.tags.get("arm") not in sweep.waiting
+        for run in own
+    )

@@ -6,27 +6,16 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cmkd.config.trial import TrialConfig
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, nodes, require_alike, servers
-from cmkd.sweep.queue import TrialQueue
-from cmkd.sweep.tune_adapter import (
-    RETRIES,
-    Events,
-    first_line,
-    keep_secrets,
-    kept,
-    queue_searcher,
-    reporter,
-    resources,
-    stopper,
-    trainable,
-)
+from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_alike, servers
+from cmkd.sweep.events import TrialEvents
+from cmkd.sweep.failures import first_line
 
 LOOPBACK = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
@@ -60,74 +49,66 @@ class Engine:
     """A running Ray, on this machine alone or a cluster.
 
     Attributes:
-        workers: processes that train at once, one CPU each.
-        gpu_share: part of a GPU that each may use; 0 without GPUs.
+        gpu_share: part of a GPU that each worker may use; 0 without GPUs.
         processes: that train one trial together; teachers are trained by one each.
-        joined: whether it is a cluster that others started.
+        address: of a cluster that others started; None: Ray on this machine.
     """
 
-    workers: int
     gpu_share: float
     cache: Path
     processes: int
     health: HealthCheck
-    joined: bool = False
+    address: str | None = None
 
-    def make_ready(self, configs: Sequence[TrialConfig], tick: Callable[[], None]) -> None:
-        """Compare the nodes of a cluster with this machine.
-
-        Raises:
-            InputError: a node does not fit; see `require_alike`.
-            InfrastructureError: the cluster does not answer.
-        """
-        if self.joined:
-            require_alike(self.cache, configs[0], self.health, tick)
-
-    def train(
-        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Events, name: str
-    ) -> None:
-        """Train every trial and teacher of `queue` once; returns when all have ended.
+    def train(self, events: TrialEvents, tick: Callable[[], None]) -> None:
+        """Train every trial and teacher of the queue of `events` once, until all have ended.
 
         Args:
-            configs: by the id of a trial, or of the teacher that is to be trained for it.
-            name: of a folder for Ray, which no other running sweep uses.
+            tick: called many times a second; may raise to stop the sweep.
 
         Raises:
+            InputError: a node of the cluster does not fit; see `require_alike`.
             InfrastructureError: Ray Tune stopped, or a server of Ray has died. What `events`
-                raise passes as it is.
+                and `tick` raise passes as it is.
         """
         import ray
         from ray import tune
 
-        keep_secrets()
-        storage = self.cache / "ray"
-        shutil.rmtree(storage / name, ignore_errors=True)
-        raised: list[Exception] = []
+        from cmkd.sweep import tune_adapter
 
-        def tick() -> None:
-            events.tick()
+        def watch() -> None:
+            tick()
             self.health.check()
 
+        if self.address is not None:
+            require_alike(self.cache, next(iter(events.configs.values())), watch)
+        tune_adapter.keep_secrets()
+        storage = self.cache / "ray"
+        shutil.rmtree(storage / events.name, ignore_errors=True)
+        raised: list[Exception] = []
         parameters = {
-            "configs": dict(configs),
+            "configs": dict(events.configs),
             "cache": self.cache,
             "processes": self.processes,
             "gpus": self.gpu_share > 0,
         }
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(trainable(), **parameters), resources(self.gpu_share)
+                tune.with_parameters(tune_adapter.TrialTrainable, **parameters),
+                tune_adapter.resources(self.gpu_share),
             ),
             tune_config=tune.TuneConfig(
-                search_alg=queue_searcher(queue), num_samples=-1, reuse_actors=True
+                search_alg=tune_adapter.QueueSearcher(events.queue),
+                num_samples=-1,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name=name,
+                name=events.name,
                 storage_path=str(storage),
                 verbose=0,
-                stop=stopper(events),
-                callbacks=[reporter(kept(replace(events, tick=tick), raised))],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                stop=tune_adapter.GivesUp(events),
+                callbacks=[tune_adapter.Reporter(events, watch, raised)],
+                failure_config=tune.FailureConfig(max_failures=tune_adapter.RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
@@ -139,7 +120,7 @@ class Engine:
             if not raised:
                 raise InfrastructureError(f"Ray Tune stopped: {first_line(error)}") from error
         finally:
-            shutil.rmtree(storage / name, ignore_errors=True)
+            shutil.rmtree(storage / events.name, ignore_errors=True)
         if raised:
             raise raised[0]
 
@@ -177,7 +158,7 @@ def start_engine(
                 )
             patience = UNHEARD_SECONDS if address else math.inf
             health = HealthCheck(servers(), patience=patience)
-            yield Engine(workers, share, cache, processes, health, joined=address is not None)
+            yield Engine(share, cache, processes, health, address)
     except ray.exceptions.RayError as error:
         raise InfrastructureError(f"Ray stopped: {error}") from error
 
@@ -191,10 +172,43 @@ def default_workers(address: str) -> int:
     """
     os.environ.update(ENVIRONMENT)
     with joined(address):
-        found = nodes()
-    if not found:
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = int(resources.get("GPU") or resources.get("CPU", 0))
+    if not workers:
         raise InputError(f"--address {address}: no node of the cluster has CPUs; start one")
-    return int(sum(node.gpus for node in found) or sum(node.cpus for node in found))
+    return workers
+
+
+@contextmanager
+def servers_alive_at_connection() -> Iterator[None]:
+    """Look at Ray's servers just before a driver that is started inside the block connects.
+
+    Ray ends a driver without a word, exit code 1, if its raylet is dead at that moment.
+
+    Raises:
+        InfrastructureError: one of them died while Ray started.
+    """
+    import ray
+    from ray._private import worker
+
+    native: Any = ray._raylet
+    connect = native.CoreWorker
+
+    def checked(*arguments: Any, **options: Any) -> Any:
+        node: Any = worker._global_node
+        for name, _ in node.dead_processes():
+            raise InfrastructureError(
+                f"Ray's {name} died while Ray started, killed perhaps for want of memory"
+            )
+        return connect(*arguments, **options)
+
+    native.CoreWorker = checked
+    try:
+        yield
+    finally:
+        native.CoreWorker = connect
 
 
 @contextmanager
@@ -202,16 +216,20 @@ def _own_ray(workers: int) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        with servers_alive_at_connection():
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
         address = ray.get_runtime_context().gcs_address
         assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
+    except InfrastructureError:
+        ray.shutdown()
+        raise
     except Exception as error:
         # Of no kind of its own where its servers take too long to start.
         ray.shutdown()

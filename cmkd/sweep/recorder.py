@@ -1,5 +1,7 @@
 """Recorder: the only writer of a sweep to the tracking store, in order for each trial.
 
+Identities of the runs come first: their names, tags and descriptions.
+
 Records wait in a queue while the store does not answer; training goes on. Writes are idempotent
 and repeated until the store is back or the sweep ends. Waiting epochs of a trial are one request;
 a server takes several trials at once. If the store refuses a record for good, later records of
@@ -8,16 +10,23 @@ that run are dropped.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cmkd.config.data import DatasetInfo
+from cmkd.config.trial import SELECTION_RULE, TrialConfig
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.provenance import Provenance, this_code
+from cmkd.sweep.failures import MAX_TAG
+from cmkd.sweep.progress import TEACHER_ARM, teacher_name
+from cmkd.sweep.trials import PlannedTrial, flat
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity, RunStore
 
 RETRY_SECONDS = 5.0
@@ -30,13 +39,99 @@ Draw = Callable[[Sequence[Path], Path], Sequence[Path]]
 """Draws pictures of the files of a run into a folder, and gives their paths."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Common properties of all runs of a sweep.
+
+    Attributes:
+        folds: number of folds of the data set, whether or not this sweep trains on all.
+        made_by: by id of a trial or teacher, the code that began what the cache has of it.
+        choices: by name, the selections of earlier stages and what they were made of.
+        about: what the sweep is for, in its own words.
+    """
+
+    sweep: str
+    info: DatasetInfo
+    folds: int
+    choices: Mapping[str, str] = field(default_factory=dict)
+    made_by: Mapping[str, Sequence[Provenance]] = field(default_factory=dict)
+    about: str = ""
+
+    @property
+    def experiment(self) -> str:
+        """Experiment of the runs: one per sweep and data set."""
+        return f"{self.sweep}/{self.info.name}"
+
+
+def provenance_tags(made_by: Sequence[Provenance]) -> dict[str, str]:
+    """Tags of a run by the code that made it: the last, and the first where it is another one."""
+    if not made_by:
+        return {}
+    tags = made_by[-1].tags()
+    tags["code"] = " ".join(dict.fromkeys(maker.code for maker in made_by))
+    if made_by[0].commit != made_by[-1].commit:
+        tags["begun_by"] = made_by[0].commit
+    return tags
+
+
+def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:
+    """The run of a trial."""
+    config = trial.config
+    tags = {
+        **_tags(config, origin, trial.id),
+        "kind": "trial",
+        "arm": trial.arm,
+        "arms": json.dumps(list(trial.arms)),
+        "seed": str(config.seed),
+        "trial_id": trial.id,
+        "setting_id": config.setting.id,
+        **{f"selected_{name}": text for name, text in origin.choices.items()},
+        **({"added_for": trial.reason[:MAX_TAG]} if trial.reason else {}),
+        **({"proposal": trial.proposal} if trial.proposal else {}),
+    }
+    params = flat(config.setting.as_json())
+    return RunIdentity(trial.id, origin.experiment, trial.name, tags, params, origin.about)
+
+
+def teacher_identity(config: TrialConfig, origin: Origin) -> RunIdentity:
+    """The run of the teacher that `config` is distilled from; its trial id is the teacher id."""
+    recipe = config.setting.teacher
+    tags = {
+        **_tags(config, origin, config.teacher_id),
+        "kind": "teacher",
+        "arm": TEACHER_ARM,
+        "seed": str(config.teacher_seed),
+        "trial_id": config.teacher_id,
+        "setting_id": config.teacher_id,
+    }
+    params = flat({"teacher": {**recipe.as_json(), "seed": config.teacher_seed}})
+    name = teacher_name(config)
+    return RunIdentity(config.teacher_id, origin.experiment, name, tags, params, origin.about)
+
+
+def _tags(config: TrialConfig, origin: Origin, key: str) -> dict[str, str]:
+    official = origin.info.official
+    return {
+        "sweep": origin.sweep,
+        "fold": str(config.fold),
+        "folds": str(origin.folds),
+        "data": origin.info.name,
+        "data_id": config.data_id,
+        "data_kind": origin.info.kind,
+        "teacher": config.teacher_id,
+        "selection": SELECTION_RULE,
+        **provenance_tags(origin.made_by.get(key) or [this_code()]),
+        **({"data_official": official.model_dump_json()} if official else {}),
+    }
+
+
 class Recorder:
     """Records of running trials on their way to the store; methods return at once.
 
     Args:
         store: written by the recorder alone until `drain`.
         warn: told once when the store first fails, and once per run that it refuses.
-        draw: pictures that finished runs are kept with; one that fails costs no more than itself.
+        draw: draws the pictures kept with finished runs; a failure costs the pictures alone.
         writers: how many trials are written at once, each by a thread.
     """
 
@@ -52,7 +147,7 @@ class Recorder:
         self._warn = warn
         self._draw = draw
         self._drawing = threading.Lock()
-        self._pictures: Path | None = None
+        self._pictures = Path(tempfile.mkdtemp(prefix="cmkd-pictures-")) if draw else None
         self._drawn: dict[str, Sequence[Path]] = {}
         self._runs: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -100,29 +195,30 @@ class Recorder:
             draw_from: files that pictures are drawn of.
         """
         self._open.discard(trial_id)
-        if self._draw is not None and draw_from:
-            self._put(trial_id, lambda: self._keep_pictures(trial_id, draw_from))
         with self._changed:
             self._waiting.pop(trial_id, None)
 
         def write() -> None:
-            files = [*ending.files, *self._drawn.get(trial_id, ())]
+            files = [*ending.files, *self._pictures_of(trial_id, draw_from)]
             self._store.close(self._runs[trial_id], replace(ending, files=files))
 
         self._put(trial_id, write)
 
-    def _keep_pictures(self, trial_id: str, of: Sequence[Path]) -> None:
-        assert self._draw is not None
-        try:
-            with self._drawing:
-                if self._pictures is None:
-                    self._pictures = Path(tempfile.mkdtemp(prefix="cmkd-pictures-"))
-                folder = self._pictures / trial_id
-                folder.mkdir(exist_ok=True)
-                self._drawn[trial_id] = self._draw(of, folder)
-        except Exception as error:
-            name = self._names[trial_id]
-            self._warn(f"{name!r} is kept without pictures: {type(error).__name__}: {error}")
+    def _pictures_of(self, trial_id: str, files: Sequence[Path]) -> Sequence[Path]:
+        """Pictures of the files of a run, drawn once; without them if that fails."""
+        if self._draw is None or self._pictures is None or not files:
+            return ()
+        if trial_id not in self._drawn:
+            folder = self._pictures / trial_id
+            try:
+                with self._drawing:
+                    folder.mkdir(exist_ok=True)
+                    self._drawn[trial_id] = self._draw(files, folder)
+            except Exception as error:
+                self._drawn[trial_id] = ()
+                name = self._names[trial_id]
+                self._warn(f"{name!r} is kept without pictures: {type(error).__name__}: {error}")
+        return self._drawn[trial_id]
 
     def drain(self, timeout: float | None = None) -> None:
         """Close what is still open as KILLED and wait until everything is written.

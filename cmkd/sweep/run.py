@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,55 +18,30 @@ from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import named, owner, owner_is_gone, usable_cpus
 from cmkd.provenance import Provenance, makers, this_code
 from cmkd.sweep.events import TrialEvents
-from cmkd.sweep.failures import Failure, beyond_the_trials
-from cmkd.sweep.forecast import too_large
-from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import Plan, short_commit, teachers_of, weights_of
+from cmkd.sweep.failures import (
+    Failure,
+    Interrupted,
+    SignalGuard,
+    beyond_the_trials,
+    guarded_signals,
+)
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan, short_commit
 from cmkd.sweep.preflight import Preflight, preflight
-from cmkd.sweep.progress import SweepView
-from cmkd.sweep.recorder import Draw, Recorder
-from cmkd.sweep.signals import Interrupted, SignalGuard, guarded_signals
-from cmkd.sweep.status import status_file
-from cmkd.sweep.survey import SweepRequest, build_plan
+from cmkd.sweep.progress import SweepView, duration, status_file
+from cmkd.sweep.recorder import Draw, Origin, Recorder
+from cmkd.sweep.trials import by_trial, teachers_of
 from cmkd.sweep.worker import trial_lock
-from cmkd.tracking.store import RunRecord, RunStore
-from cmkd.tracking.uri import default_uri, store_exists
+from cmkd.tracking.store import RunRecord, RunStore, default_uri, store_exists
 
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
 
-
-@contextmanager
-def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
-    """Lock ``<cache>/locks/<sweep>-<data>.lock``; the system releases it if the process dies.
-
-    Raises:
-        InputError: another process sweeps the same; it is named by host and process id.
-    """
-    folder = cache / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(f'{sweep}-{data}')}.lock"
-    # Some systems do not let others read a locked file.
-    holder = path.with_suffix(".owner")
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        who = named(holder.read_text(encoding="utf-8")) if holder.is_file() else "another process"
-        raise InputError(
-            f"sweep {sweep!r} on {data!r} is being run by {who} ({path}); "
-            "wait for it, or stop it first"
-        ) from None
-    try:
-        holder.write_text(owner(), encoding="utf-8")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
 INTERRUPT_SECONDS = 15.0
 """Wait of an interrupted sweep for its store; preempted machines have 30 s."""
+MANY_TRIALS, MANY_HOURS = 200, 24.0
+"""Larger sweeps ask before they run."""
+OUTCOMES = {"trials": "outcome.json", "teachers": "summary.json"}
+"""File that is written last of a finished trial or teacher."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +53,7 @@ class SweepResult:
         finished: trials finished in this call.
         failures: (name, cause) of trials and teachers that failed in this call.
         seconds: from the start of the engine to the last record.
+        taken: finished trials and teachers taken from the cache, by the commit that made them.
         expected: forecast of a dry run; None once trials were trained.
     """
 
@@ -85,16 +61,8 @@ class SweepResult:
     finished: int = 0
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict)
     expected: Preflight | None = None
-
-    def followed_by(self, plan: Plan, stage: SweepResult) -> SweepResult:
-        """Add the counts of a stage; `plan` is the state after it."""
-        return SweepResult(
-            plan,
-            self.finished + stage.finished,
-            (*self.failures, *stage.failures),
-            self.seconds + stage.seconds,
-        )
 
 
 def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:
@@ -122,54 +90,153 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
         Interrupted: SIGINT, SIGTERM or SIGHUP; open runs are KILLED in the store.
     """
     _require_possible(request)
-    name = request.sweep.spec.name
+    sweep = request.sweep.spec.name
     with guarded_signals() as guard:
         dataset = _open_data(request, view)
-        where = request.tracking_uri or default_uri()
+        data, uri = dataset.info.name, request.tracking_uri or default_uri()
         with (
-            sweep_lock(request.cache, name, dataset.info.name),
-            status_file(view, request.cache, name, dataset.info.name, where) as view,
+            sweep_lock(request.cache, sweep, data),
+            status_file(view, request.cache, sweep, data, uri) as view,
         ):
             store = _open_store(request)
-            store.require_writable(f"{name}/{dataset.info.name}")
+            store.require_writable(f"{sweep}/{data}")
             if orphans := store.close_orphans():
                 view.note(f"{orphans} runs of a sweep that died are marked KILLED")
-            runs = store.find({"data_id": dataset.id})
-            plan = build_plan(request, dataset, runs, this_code().commit)
-            result = SweepResult(plan)
-            failed: set[str] = set()
-            while plan.to_run:
-                _require_weights(plan, request.cache)
-                workers = _announce(plan, dataset, runs, request, view)
-                done = _train_stage(request, dataset, plan, runs, store, view, guard, draw, workers)
-                runs = store.find({"data_id": dataset.id})
-                after = build_plan(request, dataset, runs, this_code().commit)
-                result = result.followed_by(after, done)
-                news = after.choices, after.comparisons, after.searched
-                if news == (plan.choices, plan.comparisons, plan.searched):
-                    break
-                failed |= {name for name, _ in done.failures}
-                plan = after.without_retries(failed)
-            else:
-                for line in plan.lines():
-                    view.note(line)
-            return result
+            return _Stages(request, dataset, store, view, guard, draw).run()
 
 
-def _announce(
-    plan: Plan, dataset: Dataset, runs: Sequence[RunRecord], request: SweepRequest, view: SweepView
-) -> int:
-    """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
-    for line in plan.lines():
-        view.note(line)
-    view.stage("trying a step of each kind of network", 0, 1)
-    expected = _preflight(plan, dataset, runs, request)
-    for line in expected.lines():
-        view.note(line)
-    reason = too_large(plan, expected.forecast)
-    if reason and not request.approved and not view.confirm(f"{reason}; go on?"):
-        raise InputError(f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it")
-    return expected.forecast.workers
+@dataclass(frozen=True)
+class _Stages:
+    """Stages of a sweep: selections, further seeds and proposals follow from finished trials."""
+
+    request: SweepRequest
+    dataset: Dataset
+    store: RunStore
+    view: SweepView
+    guard: SignalGuard
+    draw: Draw | None
+
+    def run(self) -> SweepResult:
+        """Train stage after stage until a plan has nothing new to run."""
+        runs, plan = self._plan()
+        result = SweepResult(plan)
+        while plan.to_run:
+            _require_weights(plan, self.request.cache)
+            workers = self._announce(plan, runs)
+            stage = self._train(plan, runs, workers)
+            runs, after = self._plan()
+            result = SweepResult(
+                after,
+                result.finished + stage.finished,
+                (*result.failures, *stage.failures),
+                result.seconds + stage.seconds,
+                Counter(result.taken) + Counter(stage.taken),
+            )
+            if plan.results == after.results:
+                break
+            plan = after.without_retries({name for name, _ in result.failures})
+        else:
+            for line in plan.lines():
+                self.view.note(line)
+        return result
+
+    def _plan(self) -> tuple[Sequence[RunRecord], Plan]:
+        runs = self.store.find({"data_id": self.dataset.id})
+        return runs, build_plan(self.request, self.dataset, runs, this_code().commit)
+
+    def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:
+        """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
+        for line in plan.lines():
+            self.view.note(line)
+        self.view.stage("trying a step of each kind of network", 0, 1)
+        expected = _preflight(plan, self.dataset, runs, self.request)
+        for line in expected.lines():
+            self.view.note(line)
+        reason = too_large(plan, expected)
+        if reason and not self.request.approved and not self.view.confirm(f"{reason}; go on?"):
+            raise InputError(
+                f"{reason}; --yes runs it, --dry-run lists it, --only takes a part of it"
+            )
+        return expected.forecast.workers
+
+    def _train(self, plan: Plan, runs: Sequence[RunRecord], workers: int) -> SweepResult:
+        """Train the trials to run and record them."""
+        from cmkd.sweep.ray_engine import start_engine
+
+        request = self.request
+        cached = CacheReview(request.cache, self.store, fresh=request.fresh)
+        for line in cached.review(plan, runs):
+            self.view.note(line)
+        self._decode(plan)
+        started = time.monotonic()
+        recorder = Recorder(self.store, self.view.note, self.draw, writers=self.store.writers)
+        events = TrialEvents(
+            plan,
+            Origin(
+                request.sweep.spec.name,
+                self.dataset.info,
+                self.dataset.num_folds,
+                {choice.name: choice.describe() for choice in plan.choices},
+                cached.made_by,
+                request.sweep.spec.description,
+            ),
+            recorder,
+            self.view,
+            {run.trial_id for run in runs if run.status == "FINISHED"},
+            workers=workers,
+            processes=request.processes,
+        )
+        self.view.note(f"starting {workers} workers")
+        with (
+            self.guard.deferred(),
+            start_engine(workers, request.cache, request.processes, request.address) as engine,
+        ):
+            # Ray replaces the SIGTERM handler.
+            self.guard.install()
+            try:
+                engine.train(events, self.guard.check)
+            except BaseException as error:
+                try:
+                    is_hurried = isinstance(error, Interrupted)
+                    recorder.drain(timeout=INTERRUPT_SECONDS if is_hurried else None)
+                except InfrastructureError as refusal:
+                    self.view.note(str(refusal))
+                raise
+            recorder.drain()
+        if cause := beyond_the_trials(failure for _, failure in events.failures):
+            raise cause
+        seconds = time.monotonic() - started
+        return SweepResult(plan, events.finished, tuple(events.failures), seconds, cached.taken)
+
+    def _decode(self, plan: Plan) -> None:
+        """Decode what the trials read, unless it lies in the cache."""
+        from cmkd.data.decoded_cache import ensure_arrays
+
+        for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
+            ensure_arrays(
+                self.dataset,
+                reading,
+                self.request.cache,
+                # A cluster may have more workers than this machine has CPUs.
+                workers=min(self.request.workers, usable_cpus()),
+                on_progress=lambda done, total: self.view.stage("decoding clips", done, total),
+            )
+
+
+def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
+    from cmkd.data.dataset import open_dataset
+
+    return open_dataset(
+        request.data,
+        request.cache,
+        on_progress=lambda done, total: view.stage("drawing and encoding clips", done, total),
+    )
+
+
+def _open_store(request: SweepRequest) -> RunStore:
+    from cmkd.tracking.mlflow_store import open_store
+
+    return open_store(request.tracking_uri)
 
 
 def _preflight(
@@ -177,7 +244,17 @@ def _preflight(
 ) -> Preflight:
     # Memory of cluster nodes and of the processes of one trial is unknown.
     is_shared = request.address is None and request.processes == 1
-    return preflight(plan, dataset, runs, workers=request.workers, is_shared=is_shared)
+    return preflight(
+        plan, dataset, runs, request.cache, workers=request.workers, is_shared=is_shared
+    )
+
+
+def too_large(plan: Plan, expected: Preflight) -> str:
+    """Reason to ask before a large sweep; else empty."""
+    count, likely = len(plan.to_run), float(expected.forecast.wall[1])
+    if count > MANY_TRIALS or likely / 3600 > MANY_HOURS:
+        return f"{count} trials are to run, in about {duration(likely)}"
+    return ""
 
 
 def _require_possible(request: SweepRequest) -> None:
@@ -204,112 +281,41 @@ def _require_possible(request: SweepRequest) -> None:
 
 def _require_weights(plan: Plan, cache: Path) -> None:
     """Check that all imported weights exist, before training."""
-    named = weights_of(trial.config for trial in plan.to_run)
-    if not named:
-        return
-    from cmkd.training.weights import find_weights
+    used: set[str | None] = set()
+    for setting in {trial.arm: trial.config.setting for trial in plan.to_run}.values():
+        used |= {setting.teacher.weights, setting.student.weights, setting.student.p_weights}
+    for weights in sorted(name for name in used if name is not None):
+        from cmkd.training.weights import find_weights
 
-    for weights in named:
         find_weights(weights, cache)
 
 
-def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
-    from cmkd.data.dataset import open_dataset
+@contextmanager
+def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
+    """Lock ``<cache>/locks/<sweep>-<data>.lock``; the system releases it if the process dies.
 
-    return open_dataset(
-        request.data,
-        request.cache,
-        on_progress=lambda done, total: view.stage("drawing and encoding clips", done, total),
-    )
-
-
-def _open_store(request: SweepRequest) -> RunStore:
-    from cmkd.tracking.mlflow_store import open_store
-
-    return open_store(request.tracking_uri)
-
-
-def _prepare_arrays(request: SweepRequest, dataset: Dataset, plan: Plan, view: SweepView) -> None:
-    from cmkd.data.decoded_cache import ensure_arrays
-
-    for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
-        ensure_arrays(
-            dataset,
-            reading,
-            request.cache,
-            # A cluster may have more workers than this machine has CPUs.
-            workers=min(request.workers, usable_cpus()),
-            on_progress=lambda done, total: view.stage("decoding clips", done, total),
-        )
-
-
-def _train_stage(
-    request: SweepRequest,
-    dataset: Dataset,
-    plan: Plan,
-    runs: Sequence[RunRecord],
-    store: RunStore,
-    view: SweepView,
-    guard: SignalGuard,
-    draw: Draw | None,
-    workers: int,
-) -> SweepResult:
-    from cmkd.sweep.ray_engine import start_engine
-
-    cached = CacheReview(request.cache, store, fresh=request.fresh)
-    for line in cached.review(plan, runs):
-        view.note(line)
-    _prepare_arrays(request, dataset, plan, view)
-    started = time.monotonic()
-    choices = {choice.name: choice.describe() for choice in plan.choices}
-    spec = request.sweep.spec
-    origin = Origin(
-        spec.name, dataset.info, dataset.num_folds, choices, cached.made_by, spec.description
-    )
-    recorded = {
-        run.trial_id
-        for run in runs
-        if run.tags.get("kind") == "teacher" and run.status == "FINISHED"
-    }
-    recorder = Recorder(store, view.note, draw, writers=store.writers)
-    driver = TrialEvents(
-        plan,
-        origin,
-        recorder,
-        view,
-        recorded,
-        workers=workers,
-        processes=request.processes,
-    )
-    view.note(f"starting {workers} workers")
-    with (
-        guard.deferred(),
-        start_engine(workers, request.cache, request.processes, request.address) as engine,
-    ):
-        # Ray replaces the SIGTERM handler.
-        guard.install()
-        try:
-            engine.make_ready([trial.config for trial in plan.to_run], guard.check)
-            driver.train(engine, guard)
-        except BaseException as error:
-            _leave(recorder, view, hurry=isinstance(error, Interrupted))
-            raise
-        recorder.drain()
-    if cause := beyond_the_trials(failure for _, failure in driver.failures):
-        raise cause
-    seconds = time.monotonic() - started
-    return SweepResult(plan, driver.finished, tuple(driver.failures), seconds)
-
-
-def _leave(recorder: Recorder, view: SweepView, *, hurry: bool) -> None:
+    Raises:
+        InputError: another process sweeps the same; it is named by host and process id.
+    """
+    path = cache / "locks" / f"{slug(f'{sweep}-{data}')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Some systems do not let others read a locked file.
+    holder = path.with_suffix(".owner")
+    lock = FileLock(path, timeout=0)
     try:
-        recorder.drain(timeout=INTERRUPT_SECONDS if hurry else None)
-    except InfrastructureError as refusal:
-        view.note(str(refusal))
-
-
-OUTCOMES = {"trials": "outcome.json", "teachers": "summary.json"}
-"""File that is written last of a finished trial or teacher."""
+        lock.acquire()
+    except Timeout:
+        who = named(holder.read_text(encoding="utf-8")) if holder.is_file() else "another process"
+        raise InputError(
+            f"sweep {sweep!r} on {data!r} is being run by {who} ({path}); "
+            "wait for it, or stop it first"
+        ) from None
+    try:
+        holder.write_text(owner(), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 class CacheReview:
@@ -320,15 +326,16 @@ class CacheReview:
 
     Attributes:
         made_by: by id, the code that made the reused results.
+        taken: finished results that this store lacked, by commit.
     """
 
     def __init__(self, cache: Path, store: RunStore, *, fresh: bool = False) -> None:
         self.made_by: dict[str, tuple[Provenance, ...]] = {}
+        self.taken: Counter[str] = Counter()
         self._cache = cache
         self._store = store
         self._fresh = fresh
-        self._taken: Counter[str] = Counter()
-        self._anew: Counter[str] = Counter()
+        self._removed: Counter[str] = Counter()
 
     def review(self, plan: Plan, runs: Sequence[RunRecord]) -> list[str]:
         """Remove other results from cache and store; returns lines for the user.
@@ -336,54 +343,46 @@ class CacheReview:
         Raises:
             InfrastructureError: the store does not answer, or the makers of a result are damaged.
         """
-        by_trial: dict[str, list[RunRecord]] = {}
-        for run in runs:
-            by_trial.setdefault(run.trial_id, []).append(run)
+        runs_of = by_trial(runs)
         for key in teachers_of(plan.to_run):
-            self._review("teachers", key, by_trial.get(key, ()))
+            self._review("teachers", key, runs_of.get(key, ()))
         for trial in plan.to_run:
-            self._review("trials", trial.id, by_trial.get(trial.id, ()))
+            self._review("trials", trial.id, runs_of.get(trial.id, ()))
         return [
-            *(
-                f"{number} taken from the cache, made by {commit}"
-                for commit, number in self._taken.items()
-            ),
+            *(f"{number} taken from the cache, made by {by}" for by, number in self.taken.items()),
             *(
                 f"{number} in the cache made by {commit} do not count here, as the code differs or "
                 "--fresh is given; trained anew"
-                for commit, number in self._anew.items()
+                for commit, number in self._removed.items()
             ),
         ]
 
     def _review(self, kind: str, key: str, runs: Sequence[RunRecord]) -> None:
         folder = self._cache / kind / key
-        made_by = makers(folder)
+        made_by, this = makers(folder), this_code().code
         in_store = {code for run in runs for code in run.tags.get("code", "").split()}
-        recorded = any(run.status == "FINISHED" for run in runs)
-        codes = {maker.code for maker in made_by}
-        known = codes <= in_store | {this_code().code}
+        is_recorded = any(run.status == "FINISHED" for run in runs)
         is_done = (folder / OUTCOMES[kind]).is_file()
+        codes = {maker.code for maker in made_by}
+        last = short_commit(made_by[-1].commit) if made_by else "unknown code"
         # A recorded teacher was made or reused by this sweep.
-        unwanted = self._fresh and not recorded
-        if made_by and known and not unwanted:
+        is_unwanted = self._fresh and not is_recorded
+        if made_by and codes <= in_store | {this} and not is_unwanted:
             self.made_by[key] = made_by
-            if is_done and not recorded:
-                self._taken[short_commit(made_by[-1].commit)] += 1
+            if is_done and not is_recorded:
+                self.taken[last] += 1
         elif made_by or is_done:
             if not self._remove(kind, key, folder):
                 return
-            self._anew[short_commit(made_by[-1].commit) if made_by else "unknown code"] += 1
+            self._removed[last] += 1
             codes = set()
         for run in runs:
-            self._discard_other(run, codes | {this_code().code})
-
-    def _discard_other(self, run: RunRecord, codes: set[str]) -> None:
-        """Remove an unfinished run with epochs of other code; nothing resumes it."""
-        made_by = set(run.tags.get("code", "").split())
-        owner = run.tags.get("owner", "")
-        is_held = run.status == "RUNNING" and owner != "" and not owner_is_gone(owner)
-        if run.status != "FINISHED" and not made_by <= codes and not is_held:
-            self._store.discard(run.run_id)
+            # Nothing resumes an unfinished run with epochs of other code.
+            made_by_other = not set(run.tags.get("code", "").split()) <= codes | {this}
+            tag = run.tags.get("owner", "")
+            is_held = run.status == "RUNNING" and tag != "" and not owner_is_gone(tag)
+            if run.status != "FINISHED" and made_by_other and not is_held:
+                self._store.discard(run.run_id)
 
     def _remove(self, kind: str, key: str, folder: Path) -> bool:
         """Empty the folder; False if another process trains in it now."""

@@ -6,13 +6,16 @@ another version of it changes no earlier one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cmkd.config.paths import load_plugin
-from cmkd.config.sweep import SearchSpec
+from cmkd.config.sweep import SearchSpec, Sweep
 from cmkd.errors import ConfigError
+from cmkd.sweep.trials import PlannedTrial, by_trial, epochs_of, state_of
+from cmkd.tracking.store import RunRecord
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -60,6 +63,14 @@ class Proposals:
         """Position of the best whole trial; the first if tied."""
         scores = {at: trial.score for at, trial in self.ended.items() if trial.whole}
         return max(scores, key=lambda at: scores[at] or 0.0, default=None)
+
+    def describe(self, budget: int) -> str:
+        """``search: 36 of 40 epochs spent on 12 trials; best validation accuracy ...``."""
+        text = f"search: {self.spent} of {budget} epochs spent on {len(self.ended)} trials"
+        if self.best is None:
+            return text
+        best = ", ".join(f"{key} = {value}" for key, value in self.values[self.best].items())
+        return f"{text}; best validation accuracy {self.ended[self.best].score:.2f} % at {best}"
 
 
 Ask = Callable[[SearchSpec, Sequence[tuple[Values, SearchedTrial]], int], Sequence[Values]]
@@ -224,3 +235,61 @@ class RungScores:
         return {
             rung: scores[trial_id] for rung, scores in self.reached.items() if trial_id in scores
         }
+
+
+def search_trials(
+    sweep: Sweep,
+    runs: Sequence[RunRecord],
+    trials_with: Callable[[Sequence[Values]], tuple[PlannedTrial, ...]],
+) -> tuple[tuple[PlannedTrial, ...], RungScores, str]:
+    """Trials of a search so far, the scores at its rungs, and a line for the user.
+
+    Args:
+        runs: of trials on this data set.
+        trials_with: trials of these values, one for each.
+    """
+    search = sweep.spec.search
+    assert search is not None
+    runs_of = by_trial(runs)
+    epochs = epochs_of(sweep.with_values([{}]).arms[0].setting)
+
+    def ended(values: Values) -> SearchedTrial | None:
+        (trial,) = trials_with([values])
+        return _ended(runs_of.get(trial.id, ()), epochs)
+
+    known: dict[int, Values] = {}
+    for run in runs:
+        if run.tags.get("sweep") == sweep.spec.name and "proposal" in run.tags:
+            proposal = json.loads(run.tags["proposal"])
+            values = proposal["values"]
+            # An edited spec has other keys or other trials.
+            if (
+                values.keys() == search.ranges.keys()
+                and trials_with([values])[0].id == run.trial_id
+            ):
+                known.setdefault(proposal["number"], values)
+    found = propose(search, epochs, known, ended)
+    trials = tuple(
+        replace(trial, proposal=json.dumps({"number": number, "values": dict(values)}))
+        for number, (values, trial) in enumerate(
+            zip(found.values, trials_with(found.values), strict=True)
+        )
+    )
+    rungs = RungScores(search.rungs, pruner_of(search))
+    for trial in trials:
+        for run in runs_of.get(trial.id, ()):
+            scores: dict[str, float] = json.loads(run.tags.get("rungs", "{}"))
+            rungs.add(trial.id, ((int(epoch), score) for epoch, score in scores.items()))
+    return trials, rungs, found.describe(search.epochs)
+
+
+def _ended(runs: Sequence[RunRecord], epochs: int) -> SearchedTrial | None:
+    state = state_of(runs, prunes=True)
+    if state == "done":
+        score = next(run.metrics["best_val_acc"] for run in runs if run.status == "FINISHED")
+        return SearchedTrial(score, epochs, whole=True)
+    if state == "pruned":
+        tags = next(run.tags for run in runs if "pruned" in run.tags)
+        return SearchedTrial(float(tags["pruned_score"]), int(tags["pruned_epoch"]), whole=False)
+    # A failed trial uses up its budget, so that the search ends.
+    return SearchedTrial(None, epochs, whole=False) if state == "failed" else None

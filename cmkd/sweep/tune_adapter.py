@@ -1,24 +1,29 @@
-"""Adapter to Ray Tune: trainable, searcher, stopper and callback."""
+"""Adapter to Ray Tune: trainable, searcher, stopper and callback.
+
+Imported when the environment of Ray is set, as Ray reads it at its import.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
+
+from ray import cloudpickle, tune
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.execution import class_cache
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
 from cmkd.config.trial import TrialConfig
-from cmkd.sweep.failures import Failure, failure_of
-from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.failures import Failure, failure_of, first_line
 from cmkd.sweep.worker import DistributedTrialWorker, TrialWorker, Update
 
 if TYPE_CHECKING:
-    from ray.tune import Callback, PlacementGroupFactory, Stopper
-    from ray.tune.experiment import Trial
-    from ray.tune.search import Searcher
-
-P = ParamSpec("P")
+    from cmkd.sweep.events import TrialEvents, TrialQueue
 
 RETRIES = 2
 """Restarts of a trial or teacher whose process died."""
@@ -44,112 +49,148 @@ _LOW = re.compile(r"running low on memory\. .*?was (\S+ used / \S+) limit")
 _HELD = re.compile(r"actual memory used=(\S+B)")
 
 
-@dataclass(frozen=True)
-class Events:
-    """Callbacks of the driver.
-
-    Attributes:
-        started: a worker takes or retakes this trial.
-        updated: update of a trial.
-        tick: called many times a second; may raise to stop the sweep.
-        gives_up: called before `updated`; True ends the trial.
-    """
-
-    started: Callable[[str], None]
-    updated: Callable[[Update], None]
-    tick: Callable[[], None]
-    gives_up: Callable[[Update], bool] = lambda _: False
-
-
 def keep_secrets() -> None:
     """Stop Tune from writing AWS credentials into the command lines of workers.
 
     Local workers inherit them; nodes of a cluster have their own.
     """
-    from ray.tune.execution import class_cache
-
     words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
     passed = class_cache.ENV_VARS_TO_PROPAGATE
     passed.difference_update([name for name in passed if any(word in name for word in words)])
 
 
-def trainable() -> type:
-    """Trainable class; Tune starts an actor of it per worker."""
-    from ray import tune
+class TrialTrainable(tune.Trainable):
+    """Ray's calls handed to a worker."""
 
-    class TrialTrainable(tune.Trainable):
-        """Ray's calls handed to a worker."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        configs: Mapping[str, TrialConfig] | None = None,
+        cache: Path | None = None,
+        processes: int = 1,
+        gpus: bool = False,
+    ) -> None:
+        assert configs is not None and cache is not None
+        # Tune reuses no actor for the other kind, as their resources differ.
+        self.worker = (
+            DistributedTrialWorker(configs, cache, processes, gpus=gpus)
+            if config[DISTRIBUTED]
+            else TrialWorker(configs, cache)
+        )
+        self.worker.start(config[KEY])
 
-        def setup(
-            self,
-            config: dict[str, Any],
-            configs: Mapping[str, TrialConfig] | None = None,
-            cache: Path | None = None,
-            processes: int = 1,
-            gpus: bool = False,
-        ) -> None:
-            assert configs is not None and cache is not None
-            # Tune reuses no actor for the other kind, as their resources differ.
-            self.worker = (
-                DistributedTrialWorker(configs, cache, processes, gpus=gpus)
-                if config[DISTRIBUTED]
-                else TrialWorker(configs, cache)
-            )
-            self.worker.start(config[KEY])
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.worker.start(new_config[KEY])
+        return True
 
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.worker.start(new_config[KEY])
-            return True
-
-        def step(self) -> dict[str, Any]:
-            update = self.worker.step()
-            return {"update": update, "done": update.done}
-
-    return TrialTrainable
+    def step(self) -> dict[str, Any]:
+        update = self.worker.step()
+        return {"update": update, "done": update.done}
 
 
-def resources(gpu_share: float) -> Callable[[dict[str, Any]], PlacementGroupFactory]:
+def resources(gpu_share: float) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
     """Resources of a trial's actor."""
-    from ray.tune import PlacementGroupFactory
-
     alone = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu_share else {})
     waits = {"memory": float(WAITING_BYTES)}
-    return lambda config: PlacementGroupFactory([waits if config[DISTRIBUTED] else alone])
+    return lambda config: tune.PlacementGroupFactory([waits if config[DISTRIBUTED] else alone])
 
 
-def queue_searcher(queue: TrialQueue) -> Searcher:
+class NotKept:
+    """State left out of Tune's snapshots, which this driver never restores."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class QueueSearcher(NotKept, Searcher):
     """Searcher that takes trials from the queue."""
-    from ray.tune.search import Searcher
 
-    class QueueSearcher(Searcher):
-        """Searcher that takes trials from the queue."""
+    def __init__(self, queue: TrialQueue) -> None:
+        super().__init__()
+        self.queue = queue
 
-        def __init__(self, queue: TrialQueue) -> None:
-            super().__init__()
-            self.queue = queue
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.queue.exhausted:
+            # Documented by Tune, but missing in its annotation.
+            return Searcher.FINISHED  # type: ignore[return-value]
+        key = self.queue.pop()
+        return None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
 
-        def __getstate__(self) -> dict[str, Any]:
-            # As in `Reporter`.
-            return {}
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Unused; `Reporter` tells the driver."""
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            if self.queue.exhausted:
-                # Documented by Tune, but missing in its annotation.
-                return Searcher.FINISHED  # type: ignore[return-value]
-            key = self.queue.pop()
-            return (
-                None if key is None else {KEY: key, DISTRIBUTED: self.queue.processes_of(key) > 1}
-            )
+    def save(self, checkpoint_path: str) -> None:
+        """Unused; this driver restores no searcher."""
 
-        def on_trial_complete(
-            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-        ) -> None:
-            """Unused; `Reporter` tells the driver."""
 
-        def save(self, checkpoint_path: str) -> None:
-            """Unused; this driver restores no searcher."""
+class GivesUp(NotKept, tune.Stopper):
+    """Stopper that asks the driver whether a trial ends early."""
 
-    return QueueSearcher(queue)
+    def __init__(self, events: TrialEvents) -> None:
+        self.events = events
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.events.gives_up(result["update"])
+
+    def stop_all(self) -> bool:
+        return False
+
+
+class Reporter(NotKept, tune.Callback):
+    """Callback that tells the driver.
+
+    Args:
+        tick: called many times a second; may raise to stop the sweep.
+        raised: gets what `events` and `tick` raise; Tune replaces it by an error of its own.
+    """
+
+    def __init__(
+        self,
+        events: TrialEvents,
+        tick: Callable[[], None],
+        raised: list[Exception],
+    ) -> None:
+        self.events, self.tick, self.raised = events, tick, raised
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.raised.append(error)
+            raise
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        with self.kept():
+            self.tick()
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        with self.kept():
+            self.events.started(trial.config[KEY])
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        with self.kept():
+            self.events.updated(result["update"])
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        trial_id = trial.config[KEY]
+        with self.kept():
+            # A worker that failed to start has not started its trial.
+            self.events.started(trial_id)
+            self.events.updated(Update(trial_id, failure=engine_failure(error_of(trial))))
 
 
 def error_of(trial: Trial) -> Exception | None:
@@ -158,10 +199,6 @@ def error_of(trial: Trial) -> Exception | None:
     Tune writes the text of every error, but pickles those of tasks and actors alone; an
     out-of-memory error may lie beside the pickle of an earlier one.
     """
-    from ray import cloudpickle
-    from ray.exceptions import RayTaskError
-    from ray.tune import TuneError
-
     # `get_error` needs a checkpoint.
     written = trial.error_file
     if written is None or not Path(written).is_file():
@@ -172,13 +209,11 @@ def error_of(trial: Trial) -> Exception | None:
         error: Exception = cloudpickle.loads(Path(pickled).read_bytes())
         if isinstance(error, RayTaskError) or str(error).strip() == text.strip():
             return error
-    return TuneError(text.strip())
+    return tune.TuneError(text.strip())
 
 
 def engine_failure(error: Exception | None) -> Failure:
     """Failure of a trial or teacher by the error of Ray."""
-    from ray.exceptions import RayError, RayTaskError
-
     if isinstance(error, RayTaskError):
         cause = _of_one_process(error.cause)
         if not isinstance(cause, RayError):
@@ -198,96 +233,3 @@ def _of_one_process(error: Exception) -> Exception:
     first = next(iter(failures.values()), error)
     found: Exception = getattr(first, "health_check_failure", getattr(first, "_base_exc", first))
     return found
-
-
-def first_line(error: Exception | None) -> str:
-    """First line of the message."""
-    return next(iter(str(error or "").strip().splitlines()), "no cause given")
-
-
-def kept(events: Events, raised: list[Exception]) -> Events:
-    """`events` that append their exceptions to `raised`; Tune replaces them by its own."""
-
-    def keep(action: Callable[P, None]) -> Callable[P, None]:
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                action(*args, **kwargs)
-            except Exception as error:
-                raised.append(error)
-                raise
-
-        return call
-
-    return replace(
-        events,
-        started=keep(events.started),
-        updated=keep(events.updated),
-        tick=keep(events.tick),
-    )
-
-
-def stopper(events: Events) -> Stopper:
-    """Stopper that asks the driver whether a trial ends early."""
-    from ray import tune
-
-    class GivesUp(tune.Stopper):
-        """Stopper that asks the driver."""
-
-        def __init__(self, events: Events) -> None:
-            self.events = events
-
-        def __getstate__(self) -> dict[str, Any]:
-            # As in `Reporter`.
-            return {}
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return self.events.gives_up(result["update"])
-
-        def stop_all(self) -> bool:
-            return False
-
-    return GivesUp(events)
-
-
-def reporter(events: Events) -> Callback:
-    """Callback of Tune that calls `events`."""
-    from ray import tune
-
-    class Reporter(tune.Callback):
-        """Callback that tells the driver."""
-
-        def __init__(self, events: Events) -> None:
-            self.events = events
-
-        def __getstate__(self) -> dict[str, Any]:
-            # Tune pickles its callbacks; this driver never restores them.
-            return {}
-
-        def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-            self.events.tick()
-
-        def on_trial_start(
-            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-        ) -> None:
-            self.events.started(trial.config[KEY])
-
-        def on_trial_result(
-            self,
-            iteration: int,
-            trials: list[Trial],
-            trial: Trial,
-            result: dict[str, Any],
-            **info: Any,
-        ) -> None:
-            self.events.updated(result["update"])
-
-        def on_trial_error(
-            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-        ) -> None:
-            trial_id = trial.config[KEY]
-            # A worker that failed to start has not started its trial.
-            self.events.started(trial_id)
-            failure = engine_failure(error_of(trial))
-            self.events.updated(Update(trial_id, failure=failure))
-
-    return Reporter(events)

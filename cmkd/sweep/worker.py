@@ -6,7 +6,7 @@ import queue
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,9 @@ class Update:
         return self.outcome is not None or self.failure is not None
 
 
+Updates = Generator[Update, None, None]
+
+
 class TrialWorker:
     """Trains trials and teachers in this process, one epoch per step.
 
@@ -60,57 +63,42 @@ class TrialWorker:
     def __init__(self, configs: Mapping[str, TrialConfig], cache: Path) -> None:
         # Ctrl-C reaches the whole process group; the driver alone handles it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        from cmkd.training.runtime import configure
-
-        configure(threads=1)
         self._configs = configs
         self._cache = cache
-        self._trial_id = ""
-        self._run: TrialRun | None = None
-        self._lessons: Iterator[Update] | None = None
+        self._updates: Updates | None = None
         self._lock: FileLock | None = None
-        self._reported = 0
 
     def start(self, trial_id: str) -> None:
         """Take this trial or teacher; the first `step` opens it."""
         self._release()
-        self._trial_id = trial_id
+        self._updates = self._train(trial_id, self._configs[trial_id])
 
     def step(self) -> Update:
         """Train one epoch, or finish the trial."""
-        config = self._configs[self._trial_id]
-        try:
-            update = self._advance(config) if self._trial_id == config.id else self._teach(config)
-        except Exception as error:
-            update = Update(self._trial_id, failure=failure_of(error, self._reported))
+        assert self._updates is not None, "no trial was started"
+        update = next(self._updates)
         if update.done:
             self._release()
         return update
 
-    def _teach(self, config: TrialConfig) -> Update:
-        if self._lessons is None:
-            self._lessons = train_teacher(config, self._cache)
-        return next(self._lessons)
+    def _train(self, trial_id: str, config: TrialConfig) -> Updates:
+        if trial_id == config.id:
+            return train_trial(trial_id, lambda: self._open(config))
+        return train_teacher(config, self._cache)
 
-    def _advance(self, config: TrialConfig) -> Update:
+    def _open(self, config: TrialConfig) -> TrialRun:
+        from cmkd.training.runtime import configure
         from cmkd.training.trial import TrialRun
 
-        if self._run is None:
-            self._lock = trial_lock(self._cache, self._trial_id)
-            self._lock.acquire()
-            self._run = TrialRun(config, self._cache)
-        trained = 0
-        if not self._run.finished:
-            self._run.train_epoch()
-            trained = 1
-        epochs = self._run.history[self._reported :]
-        self._reported = len(self._run.history)
-        outcome = self._run.finish() if self._run.finished else None
-        return Update(self._trial_id, epochs, trained, outcome)
+        configure(threads=1)
+        self._lock = trial_lock(self._cache, config.id)
+        self._lock.acquire()
+        return TrialRun(config, self._cache)
 
     def _release(self) -> None:
-        self._run = self._lessons = None
-        self._reported = 0
+        if self._updates is not None:
+            self._updates.close()
+            self._updates = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -123,26 +111,44 @@ def trial_lock(cache: Path, trial_id: str) -> FileLock:
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
-def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
-    """Train or open the teacher of `config`; yields an update per epoch."""
+def train_trial(trial_id: str, open_run: Callable[[], TrialRun]) -> Updates:
+    """Train a trial; yields an update per epoch, the last one with the outcome or failure."""
+    reported = 0
+    try:
+        run = open_run()
+        while True:
+            trained = 0
+            if not run.finished:
+                run.train_epoch()
+                trained = 1
+            outcome = run.finish() if run.finished else None
+            epochs, reported = run.history[reported:], len(run.history)
+            yield Update(trial_id, epochs, trained, outcome)
+            if outcome is not None:
+                return
+    except Exception as error:
+        yield Update(trial_id, failure=failure_of(error, reported))
+
+
+def train_teacher(config: TrialConfig, cache: Path) -> Updates:
+    """Train or open the teacher of `config`, by a thread; yields an update per epoch."""
     news: queue.SimpleQueue[Update] = queue.SimpleQueue()
-    thread = threading.Thread(target=_teach, args=(config, cache, news))
+    thread = threading.Thread(target=_teach, args=(config, cache, news.put))
     thread.start()
-    while True:
-        update = news.get()
+    for update in iter(news.get, None):
         yield update
         if update.done:
             thread.join()
             return
 
 
-def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) -> None:
+def _teach(config: TrialConfig, cache: Path, report: Callable[[Update], None]) -> None:
     done = 0
 
     def on_epoch(record: EpochRecord) -> None:
         nonlocal done
         done = record.step
-        news.put(Update(config.teacher_id, (record,), 1))
+        report(Update(config.teacher_id, (record,), 1))
 
     try:
         from cmkd.training.runtime import configure
@@ -151,9 +157,9 @@ def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) ->
         configure(threads=1)
         outcome = ensure_teacher(config, cache, on_epoch=on_epoch)
     except Exception as error:
-        news.put(Update(config.teacher_id, failure=failure_of(error, done)))
+        report(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    news.put(Update(config.teacher_id, outcome.history, 0, outcome))
+    report(Update(config.teacher_id, outcome.history, 0, outcome))
 
 
 POLL_SECONDS = 1.0
@@ -169,11 +175,12 @@ class _Task:
     news: Queue
 
 
-class DistributedTrialWorker:
+class DistributedTrialWorker(TrialWorker):
     """`TrialWorker` for trials that several processes train together.
 
     The number of processes is no part of a trial: losses are equal but for rounding and dropout,
-    and checkpoints fit any number.
+    and checkpoints fit any number. `step` raises a RayError if a process died; a retry resumes
+    from the last checkpoint.
 
     Args:
         cache: on a disk that all processes share.
@@ -184,61 +191,35 @@ class DistributedTrialWorker:
     def __init__(
         self, configs: Mapping[str, TrialConfig], cache: Path, processes: int, *, gpus: bool
     ) -> None:
-        # Ctrl-C reaches the whole process group; the driver alone handles it.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._configs = configs
-        self._cache = cache
+        super().__init__(configs, cache)
         self._processes = processes
         self._gpus = gpus
-        self._trial_id = ""
-        self._lock: FileLock | None = None
-        self._news: Queue | None = None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
 
-    def start(self, trial_id: str) -> None:
-        """Take this trial; the first `step` starts its processes."""
-        self._end()
-        self._trial_id = trial_id
+    def _train(self, trial_id: str, config: TrialConfig) -> Updates:
+        from ray.util.queue import Empty, Queue
 
-    def step(self) -> Update:
-        """Next update of the trial.
-
-        Raises:
-            RayError: a process died; a retry resumes from the last checkpoint.
-        """
-        from ray.util.queue import Empty
-
-        if self._thread is None:
-            self._begin()
-        assert self._news is not None and self._thread is not None
-        while True:
-            alive = self._thread.is_alive()
+        with trial_lock(self._cache, trial_id):
+            news = Queue(actor_options={"num_cpus": 0})
+            errors: list[Exception] = []
+            task = _Task(trial_id, config, self._cache, news)
+            thread = threading.Thread(target=self._fit, args=(task, errors), daemon=True)
+            thread.start()
             try:
-                update: Update = self._news.get(timeout=POLL_SECONDS)
-            except Empty:
-                if alive:
-                    continue
-                error = self._error or RuntimeError("Ray Train ended without an outcome")
-                self._end()
-                raise error from None
-            if update.done:
-                self._end()
-            return update
+                while True:
+                    is_alive = thread.is_alive()
+                    try:
+                        yield news.get(timeout=POLL_SECONDS)
+                    except Empty:
+                        if not is_alive:
+                            errors.append(RuntimeError("Ray Train ended without an outcome"))
+                            raise errors[0] from None
+            finally:
+                thread.join()
+                news.shutdown(force=True)
+                # The trial's folder is the state; Ray's is not needed.
+                shutil.rmtree(self._cache / "ray" / trial_id, ignore_errors=True)
 
-    def _begin(self) -> None:
-        from ray.util.queue import Queue
-
-        self._lock = trial_lock(self._cache, self._trial_id)
-        self._lock.acquire()
-        self._error = None
-        self._news = Queue(actor_options={"num_cpus": 0})
-        config = self._configs[self._trial_id]
-        task = _Task(self._trial_id, config, self._cache, self._news)
-        self._thread = threading.Thread(target=self._fit, args=(task,), daemon=True)
-        self._thread.start()
-
-    def _fit(self, task: _Task) -> None:
+    def _fit(self, task: _Task, errors: list[Exception]) -> None:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -253,18 +234,7 @@ class DistributedTrialWorker:
         try:
             trainer.fit()
         except Exception as error:
-            self._error = error
-
-    def _end(self) -> None:
-        if self._thread is not None and self._news is not None:
-            self._thread.join()
-            self._news.shutdown(force=True)
-            # The trial's folder is the state; Ray's is not needed.
-            shutil.rmtree(self._cache / "ray" / self._trial_id, ignore_errors=True)
-        self._thread = self._news = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+            errors.append(error)
 
 
 def _train_share(task: _Task) -> None:
@@ -275,22 +245,13 @@ def _train_share(task: _Task) -> None:
 
     configure(threads=1)
     group = ProcessGroup.current()
-    reported = 0
-    try:
-        run = TrialRun(task.config, task.cache, device=str(get_device()), group=group)
-        while True:
-            trained = 0
-            if not run.finished:
-                run.train_epoch()
-                trained = 1
-            outcome = run.finish() if run.finished else None
-            if group.is_main:
-                epochs = run.history[reported:]
-                task.news.put(Update(task.trial_id, epochs, trained, outcome))
-            reported = len(run.history)
-            if outcome is not None:
-                return
-    except Exception as error:
-        task.news.put(Update(task.trial_id, failure=failure_of(error, reported)))
-        # The other processes wait for this one until Ray Train ends them.
-        raise
+
+    def open_run() -> TrialRun:
+        return TrialRun(task.config, task.cache, device=str(get_device()), group=group)
+
+    for update in train_trial(task.trial_id, open_run):
+        if group.is_main or update.failure is not None:
+            task.news.put(update)
+        if update.failure is not None:
+            # The other processes wait for this one until Ray Train ends them.
+            raise RuntimeError(update.failure.cause)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
-from cmkd.tracking.store import History, RunRecord, RunStatus
-from cmkd.tracking.uri import redact, sqlite_file
+from cmkd.tracking.store import History, RunRecord, RunStatus, redact, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -22,8 +22,12 @@ from cmkd.tracking.store import (
     RunRecord,
     RunStatus,
     RunStore,
+    checked_uri,
+    default_uri,
+    redact,
+    sqlite_file,
+    tracker_of,
 )
-from cmkd.tracking.uri import checked_uri, default_uri, redact, sqlite_file, tracker_of
 
 ENDING_TAGS = frozenset(
     {

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,22 +20,19 @@ import numpy as np
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.tracking.mlflow_store import open_store
-from cmkd.tracking.store import History, RunRecord
+from cmkd.tracking.store import History, RunRecord, default_uri, sqlite_file
 from cmkd.tracking.store import RunReader as RunReader
-from cmkd.tracking.uri import default_uri, sqlite_file
 
 BUSY_SECONDS = 60.0
-EXPECTED: Mapping[str, frozenset[str]] = {
-    "experiments": frozenset({"experiment_id", "lifecycle_stage"}),
-    "runs": frozenset(
-        {"run_uuid", "experiment_id", "status", "lifecycle_stage", "start_time", "artifact_uri"}
-    ),
-    "tags": frozenset({"run_uuid", "key", "value"}),
-    "latest_metrics": frozenset({"run_uuid", "key", "value", "is_nan"}),
-    "metrics": frozenset({"run_uuid", "key", "step", "timestamp", "value", "is_nan"}),
-    "params": frozenset({"run_uuid", "key", "value"}),
+COLUMNS = {
+    "experiments": "experiment_id, lifecycle_stage",
+    "runs": "run_uuid, experiment_id, status, lifecycle_stage, start_time, artifact_uri",
+    "tags": "run_uuid, key, value",
+    "params": "run_uuid, key, value",
+    "latest_metrics": "run_uuid, key, value, is_nan",
+    "metrics": "run_uuid, key, step, timestamp, value, is_nan",
 }
-"""Tables and columns of MLflow that are read."""
+"""Columns of MLflow's tables that are read."""
 VERSIONS = "alembic_version"
 """Table of all MLflow databases."""
 
@@ -56,25 +55,18 @@ def _open_file(path: Path, uri: str) -> SqliteReader | None:
     """Reader of the file; None for unexpected tables, which MLflow explains."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
-        for table, columns in EXPECTED.items():
-            known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-            if not columns <= known:
-                tables = _tables(connection)
-                connection.close()
-                if tables and VERSIONS not in tables:
-                    raise InputError(
-                        f"{path} is a database, but no store of MLflow: it has the tables "
-                        f"{', '.join(sorted(tables)[:5])}; choose another with --tracking-uri"
-                    )
-                return None
+        for table, columns in COLUMNS.items():
+            connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")
+        return SqliteReader(connection, uri)
     except sqlite3.Error:
-        connection.close()
-        return None
-    return SqliteReader(connection, uri)
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        with closing(connection), suppress(sqlite3.Error):
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            if tables and VERSIONS not in tables:
+                raise InputError(
+                    f"{path} is a database, but no store of MLflow: it has the tables "
+                    f"{', '.join(sorted(tables)[:5])}; choose another with --tracking-uri"
+                ) from None
+    return None
 
 
 class SqliteReader:
@@ -103,16 +95,11 @@ class SqliteReader:
             values,
         )
         self._places |= {run_id: place for run_id, _, _, place in found}
-        tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, *_ in found}
-        query = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({chosen})"
-        for run_id, key, value in self._rows(query, values):
-            tags_of[run_id][key] = value
-        metrics_of: dict[str, dict[str, float]] = {run_id: {} for run_id, *_ in found}
-        query = (
-            f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({chosen})"
+        of_runs = f"WHERE run_uuid IN ({chosen})"
+        tags_of = self._by_run(f"SELECT run_uuid, key, value, 0 FROM tags {of_runs}", values)
+        metrics_of = self._by_run(
+            f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {of_runs}", values
         )
-        for run_id, key, number, is_nan in self._rows(query, values):
-            metrics_of[run_id][key] = math.nan if is_nan else number
         return [
             RunRecord(
                 run_id=run_id,
@@ -149,21 +136,16 @@ class SqliteReader:
             "WHERE run_uuid IN (SELECT value FROM json_each(?)) AND key = ? "
             "ORDER BY step, timestamp"
         )
-        found: dict[str, dict[int, float]] = {}
-        for run_id, step, value, is_nan in self._rows(query, [json.dumps(list(run_ids)), name]):
-            found.setdefault(run_id, {})[step] = math.nan if is_nan else value
-        return found
+        return dict(self._by_run(query, [json.dumps(list(run_ids)), name]))
 
     def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Parameters by run."""
         query = (
-            "SELECT run_uuid, key, value FROM params "
+            "SELECT run_uuid, key, value, 0 FROM params "
             "WHERE run_uuid IN (SELECT value FROM json_each(?))"
         )
-        found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
-        for run_id, key, value in self._rows(query, [json.dumps(list(run_ids))]):
-            found[run_id][key] = value
-        return found
+        found = self._by_run(query, [json.dumps(list(run_ids))])
+        return {run_id: found[run_id] for run_id in run_ids}
 
     def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
@@ -189,6 +171,13 @@ class SqliteReader:
             own = rows[rows[:, 0] >= 0, :3]
             if len(own):
                 found[name] = own
+        return found
+
+    def _by_run(self, query: str, values: Iterable[str]) -> dict[str, dict[Any, Any]]:
+        """Values by key and run, of a query for run id, key, value and whether it is NaN."""
+        found: dict[str, dict[Any, Any]] = defaultdict(dict)
+        for run_id, key, value, is_nan in self._rows(query, values):
+            found[run_id][key] = math.nan if is_nan else value
         return found
 
     def _rows(self, query: str, values: Iterable[str]) -> list[Any]:

@@ -30,9 +30,9 @@ def test_without_a_terminal_there_is_one_line_per_event(progress):
         progress.started("control[tg=1+2]")
         view.show(progress)
         progress.advanced("control[tg=1+2]", 2, [EpochRecord(2, 0, {"val_acc": 50.0})])
-        progress.finished("control[tg=1+2]", 62.5, 3.25)
+        progress.ended("control[tg=1+2]", "done", test_acc=62.5, seconds=3.25)
         view.ended(progress.trials["control[tg=1+2]"], progress)
-        progress.failed("both", "TrialFailed: why")
+        progress.ended("both", "failed", "TrialFailed: why")
         view.ended(progress.trials["both"], progress)
     assert out.getvalue().splitlines() == [
         "decoding clips: 0/9",
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_table_with_the_best_of_each_arm(progress):
         progress.started("both")
         progress.advanced("both", 1, [EpochRecord(1, 0, {"val_acc": 41.5})])
         view.show(progress)
-        progress.failed("control[tg=1+2]", "why")
+        progress.ended("control[tg=1+2]", "failed", "why")
         view.ended(progress.trials["control[tg=1+2]"], progress)
     text = out.getvalue()
     assert "control[tg=1+2] seed 0: FAILED, why" in text

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import cmkd
 from cmkd.cli import main as module
 from cmkd.errors import InfrastructureError
-from cmkd.sweep.signals import Interrupted
+from cmkd.sweep.failures import Interrupted
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -10,13 +10,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
 from cmkd.machine import owner
-from cmkd.sweep.status import ArmStatus, RunningTrial, StatusWriter, SweepStatus
+from cmkd.sweep.progress import ArmStatus, RunningTrial, StatusWriter, SweepStatus
 
 ARMS = (ArmStatus("control", 3, 1, 0, 1, 61.25), ArmStatus("both", 2, 0, 1, 2, None))
 
@@ -31,9 +33,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(cache: Path, status: SweepStatus) -> None:
-    view: object = None
-    journal = StatusWriter(view, cache / "sweeps" / f"{status.sweep}.json", status)  # type: ignore[arg-type]
-    journal._write(urgent=True)
+    view: Any = SimpleNamespace(confirm=None, note=None)
+    StatusWriter(view, cache / "sweeps" / f"{status.sweep}.json", status)._write()
 
 
 def running(name: str = "tiny") -> SweepStatus:

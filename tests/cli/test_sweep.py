@@ -1,4 +1,4 @@
-"""What ``cmkd sweep`` prints."""
+"""Output of ``cmkd sweep``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,11 +18,11 @@ from cmkd.config.sweep import Choice, load_sweep
 from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure
-from cmkd.sweep.forecast import Range, class_of, forecast
 from cmkd.sweep.interim_looks import Comparison
-from cmkd.sweep.plan import expand, make_plan
-from cmkd.sweep.preflight import Preflight, Room
+from cmkd.sweep.plan import make_plan
+from cmkd.sweep.preflight import Preflight, Room, class_of, forecast
 from cmkd.sweep.run import SweepResult
+from cmkd.sweep.trials import expand
 from cmkd.tracking.store import RunRecord, RunStatus
 
 
@@ -75,8 +76,8 @@ def test_the_json_of_a_plan_says_all_that_the_text_says():
         unlisted=2,
         comparisons=(Comparison("both", "control", 1.5, 2.0, 5, decided=False),),
     )
-    cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
-    times = forecast(plan, {}, cost, {}, workers=1)
+    cost = {class_of(trials[1].config.setting): np.array([4.0, 5.0, 7.0])}
+    times = forecast(plan, {}, cost, workers=1)
     expected = Preflight(times, Room(7, (9, 5)), wanted=2)
     assert json.loads(json.dumps(plan_json(plan, expected))) == {
         "resources": {
@@ -138,7 +139,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says():
         ],
         "waiting": {"late": ["other"]},
         "forecast": {
-            "wall_seconds": times.wall._asdict(),
+            "wall_seconds": dict(zip(("low", "likely", "high"), times.wall.tolist(), strict=True)),
             "device_seconds": {"low": 8.5, "likely": 11.5, "high": 18.0},
             "trials_by_source": {"a measured step": 1},
         },
@@ -164,7 +165,7 @@ def test_axes_of_one_name_are_told_apart_and_defaults_are_left_out(tmp_path):
     )
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = make_plan(trials, ())
-    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, workers=1), Room(), wanted=1)
     _, tsm, tdn, *_ = plan_text(plan, expected).splitlines()
     assert tsm.split()[4:] == ["tsm"]
     assert set(tdn.split()[5:]) == {
@@ -177,7 +178,7 @@ def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
     path.write_text("name: s\ndescription: d\nblocks: {a: {}, b: {}}\n")
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = replace(make_plan(trials, ()), waiting={"late": ("best",)}, replicates=3)
-    expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
+    expected = Preflight(forecast(plan, {}, {}, workers=1), Room(), wanted=1)
     lines = plan_text(plan, expected).splitlines()
     assert lines[1].split()[2:] == ["0", "0", "a", "=", "b"]
     assert lines[2:-1] == [
@@ -278,5 +279,9 @@ def test_the_summary_groups_failures():
         "  2 x E: why [baseline seed 0 fold 0, control seed 0 fold 0]",
         "to try what failed again: cmkd sweep smoke --retry-failed",
     ]
+    taken = replace(outcome, failures=(), taken={"git commit 0123456": 1})
+    assert summary(taken, "cmkd sweep smoke").splitlines()[1] == (
+        "1 taken from the cache, made by git commit 0123456"
+    )
     later = replace(outcome, finished=0, failures=())
     assert summary(later, "cmkd sweep smoke").splitlines()[0] == "nothing to train: 1 of 3 done"

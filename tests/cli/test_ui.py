@@ -113,7 +113,7 @@ def seen(browser, address, *texts):
     pytest.fail(f"{address} lacks {missing}: {page[-2000:]}")
 
 
-def answer(request, seconds=90.0, *, parse=True):
+def answer(request, seconds=210.0, *, parse=True):
     """The answer of a server that may still be starting, as JSON unless it is not to be parsed."""
     deadline = time.monotonic() + seconds
     while True:

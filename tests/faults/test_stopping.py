@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cmkd.sweep.signals import ECHO_SECONDS
+from cmkd.sweep.failures import ECHO_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

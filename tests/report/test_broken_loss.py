@@ -20,8 +20,8 @@ from cmkd.data import dataset as datasets
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.data.synthetic import SyntheticRecipe
 from cmkd.method import losses
-from cmkd.sweep.identity import Origin, trial_identity
-from cmkd.sweep.plan import PlannedTrial
+from cmkd.sweep.recorder import Origin, trial_identity
+from cmkd.sweep.trials import PlannedTrial
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import RunEnding
 from cmkd.training.teacher import ensure_teacher

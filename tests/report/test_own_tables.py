@@ -15,7 +15,7 @@ from cmkd.report.paper import TABLES, own_table
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
 from cmkd.report.writers import render_markdown
-from cmkd.sweep.plan import flat
+from cmkd.sweep.trials import flat
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

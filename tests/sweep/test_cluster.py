@@ -11,10 +11,12 @@ import pytest
 
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError, InputError
+from cmkd.provenance import code_digest
 from cmkd.sweep import cluster
-from cmkd.sweep.cluster import HealthCheck, Node, joined, require_alike
+from cmkd.sweep.cluster import joined, problem_of_node, require_alike, versions
 
-NODES = [Node("a", "10.0.0.1", 2.0, 0.0), Node("b", "10.0.0.2", 2.0, 0.0)]
+PACKAGE = Path(cluster.__file__).parents[1]
+NODES = ["10.0.0.1", "10.0.0.2"]
 
 
 def refused_port() -> int:
@@ -39,52 +41,43 @@ def test_an_address_without_a_cluster_is_refused_at_once(
         pass
 
 
+CONFIG = TrialConfig(setting=Setting(), data="mine", data_id="0" * 12, fold=0, seed=0)
+
+
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs `require_alike` where every question is asked in this process, once per node."""
 
-    def run(cache: Path, change: Callable[[Node, Any], Any] = lambda _, answer: answer) -> None:
-        def ask_all(question: Any, arguments: Any, *_: object) -> list[tuple[Node, Any]]:
+    def run(cache: Path, change: Callable[[str, str], str] = lambda _, answer: answer) -> None:
+        def ask_all(question: Any, arguments: Any, *_: object) -> list[tuple[str, str]]:
             return [(node, change(node, question(**arguments))) for node in NODES]
 
         monkeypatch.setattr(cluster, "_ask_all", ask_all)
-        config = TrialConfig(setting=Setting(), data="mine", data_id="0" * 12, fold=0, seed=0)
-        require_alike(cache, config, HealthCheck({}), lambda: None)
+        require_alike(cache, CONFIG, lambda: None)
 
     return run
 
 
-def test_a_node_with_other_code_is_named_with_what_differs_and_the_remedy(
-    ask: Callable[..., None], tmp_path: Path
-) -> None:
-    def other(node: Node, answer: Any) -> Any:
-        return {**answer, "torch": "2.0.0"} if node.id == "b" else answer
+def test_a_node_with_another_version_says_the_difference_and_the_remedy(tmp_path: Path) -> None:
+    ours = {**versions(), "torch": "2.0.0"}
+    problem = problem_of_node(ours, tmp_path, CONFIG, tmp_path / "mark.lock")
+    assert problem.startswith("torch is ")
+    assert problem.endswith(
+        "there and 2.0.0 here; install the same on all machines and start the node again"
+    )
+
+
+def test_every_node_that_does_not_fit_is_named(ask: Callable[..., None], tmp_path: Path) -> None:
+    def other(node: str, answer: str) -> str:
+        return "torch is missing" if node == "10.0.0.2" else ""
 
     with pytest.raises(InputError) as refusal:
         ask(tmp_path, other)
-    text = str(refusal.value)
-    assert text.startswith("node 10.0.0.2: torch is 2.0.0 there and ")
-    assert text.endswith("install the same on all machines and start the node again")
-    assert "10.0.0.1" not in text
+    assert str(refusal.value) == "node 10.0.0.2: torch is missing"
 
 
-def test_code_that_was_edited_is_other_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cmkd").mkdir()
-    module = tmp_path / "cmkd" / "__init__.py"
-    digests = set()
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name: type("Spec", (), {"submodule_search_locations": [str(module.parent)]}),
-    )
-    for text in ("one = 1\n", "one = 2\n"):
-        module.write_text(text)
-        digests.add(cluster._versions()()["code of cmkd"])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    digests.add(cluster._versions()()["code of cmkd"])
-    assert len(digests) == 3
-    assert "missing" in digests
+def test_any_edit_of_the_code_is_other_code(tmp_path: Path) -> None:
+    assert versions()["code of cmkd"] == code_digest(PACKAGE, skipped=()) != code_digest(PACKAGE)
 
 
 def test_a_data_set_that_a_node_lacks_is_refused_for_every_node(
@@ -96,9 +89,8 @@ def test_a_data_set_that_a_node_lacks_is_refused_for_every_node(
 
 
 def test_a_node_that_does_not_share_the_cache_is_refused(tmp_path: Path) -> None:
-    config = TrialConfig(setting=Setting(), data="mine", data_id="0" * 12, fold=0, seed=0)
-    problem = cluster._problem(tmp_path, config, tmp_path / "locks/mark.lock")
+    problem = problem_of_node(versions(), tmp_path, CONFIG, tmp_path / "locks/mark.lock")
     assert str(tmp_path) in problem and "mount" in problem
     # A mark that nobody holds: its lock does not reach this node.
     (tmp_path / "mark.lock").touch()
-    assert "locks" in cluster._problem(tmp_path, config, tmp_path / "mark.lock")
+    assert "locks" in problem_of_node(versions(), tmp_path, CONFIG, tmp_path / "mark.lock")

@@ -15,12 +15,12 @@ from cmkd.config.trial import TrialConfig
 from cmkd.errors import TrialFailed
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import Failure
-from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import expand, make_plan, teachers_of
-from cmkd.sweep.queue import TrialQueue
-from cmkd.sweep.signals import SignalGuard
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.plan import make_plan
+from cmkd.sweep.recorder import Origin
+from cmkd.sweep.trials import expand, teachers_of
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding
+from cmkd.training.outcome import TrainingResult
 
 INFO = DatasetInfo(
     name="gestures",
@@ -42,15 +42,12 @@ QUIET = TrainingResult({"test_acc": 3.0}, ())
 class Engine:
     """Finishes whatever it is given, one after another, whoever's turn it is."""
 
-    def train(
-        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Any, name: str
-    ) -> None:
-        self.name = name
+    def train(self, events: TrialEvents) -> None:
         self.order: list[str] = []
-        while (key := queue.pop()) is not None:
+        while (key := events.queue.pop()) is not None:
             self.order.append(key)
             events.started(key)
-            events.updated(self.news(key, configs[key]))
+            events.updated(self.news(key, events.configs[key]))
 
     def news(self, key: str, config: TrialConfig) -> Update:
         return Update(key, EPOCHS, 2, OUTCOME)
@@ -86,12 +83,13 @@ def driver_of(
 
 
 def train(driver: TrialEvents, engine: Any) -> None:
-    driver.train(engine, SignalGuard())
+    engine.train(driver)
 
 
 def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
     notes, engine = Notes(), Engine()
-    train(driver_of(notes), engine)
+    driver = driver_of(notes)
+    train(driver, engine)
     assert notes.closed.keys() == notes.opened.keys()
     assert len(notes.closed) == 3 + 1
     for key, told in notes.closed.items():
@@ -100,7 +98,7 @@ def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
         assert told["tags"] == {"notes": f"{NOTE}\nb"}
         names = [*notes.opened[key], *(path.name for path in told["files"])]
         assert sorted(names) == ["config.json", "predictions.csv"]
-    assert engine.name == "smoke-gestures", "two sweeps of one name may run at once"
+    assert driver.name == "smoke-gestures", "two sweeps of one name may run at once"
     arms = ["teacher tiny_tsm", "baseline", "control", "both"]
     said = [line.split(" seed 0 fold 0") for line in notes.notes]
     assert [arm for arm, _ in said] == [arm for arm in arms for _ in range(2)]
@@ -157,15 +155,13 @@ def test_failures_of_several_kinds_do_not_stop_it():
 class Short(Engine):
     """Has memory for one trial at a time."""
 
-    def train(
-        self, configs: Mapping[str, TrialConfig], queue: TrialQueue, events: Any, name: str
-    ) -> None:
+    def train(self, events: TrialEvents) -> None:
         self.beside: list[int] = []
-        while keys := list(iter(queue.pop, None)):
+        while keys := list(iter(events.queue.pop, None)):
             self.beside.append(len(keys))
             for key in keys:
                 events.started(key)
-                events.updated(self.short(key) if keys[1:] else self.news(key, configs[key]))
+                events.updated(self.short(key) if keys[1:] else self.news(key, events.configs[key]))
 
     def short(self, key: str) -> Update:
         return Update(key, failure=Failure("OutOfMemoryError", "no GPU memory", "", 0))

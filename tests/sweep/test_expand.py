@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.planning import plan_once
 from cmkd.config.sweep import Sweep, load_sweep
-from cmkd.sweep.plan import expand, teachers_of
+from cmkd.sweep.trials import expand, teachers_of
 
 SPEC = """
 name: s

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.forecast import (
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.preflight import (
     BESIDES,
     START,
-    Range,
+    Preflight,
+    Room,
     class_of,
-    duration,
     forecast,
     known_costs,
-    known_teacher_costs,
     teacher_class,
-    too_large,
 )
-from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
+from cmkd.sweep.progress import duration
+from cmkd.sweep.run import too_large
+from cmkd.sweep.trials import expand, flat
 from cmkd.tracking.store import RunRecord
 
 SPEC = """
@@ -68,63 +70,47 @@ def test_weights_and_rates_cost_the_same_but_a_loss_more_does_not() -> None:
 def test_finished_trials_tell_what_an_epoch_costs() -> None:
     ten = setting(training={"epochs": 10})
     known = known_costs([finished(ten, 20.0), finished(ten, 40.0), finished(ten, 30.0)])
-    assert known == {class_of(ten): Range(2.0, 3.0, 4.0)}
-    alone = known_costs([finished(ten, 20.0)])[class_of(ten)]
-    assert alone.low < 2.0 < alone.high, "one trial shows no spread, so one is allowed for"
+    assert known.keys() == {class_of(ten)}
+    assert known[class_of(ten)].tolist() == [2.0, 3.0, 4.0]
+    low, _, high = known_costs([finished(ten, 20.0)])[class_of(ten)]
+    assert low < 2.0 < high, "one trial shows no spread, so one is allowed for"
 
 
 def test_finished_teachers_tell_what_an_epoch_of_theirs_costs() -> None:
     params = flat({"teacher": Setting().teacher.as_json()})
     run = RunRecord("r", "t", "FINISHED", {"kind": "teacher"}, params, {"seconds": 7.0})
-    assert known_teacher_costs([run])[teacher_class(Setting())].likely == 7.0
-    assert known_costs([run]) == {}
+    known = known_costs([run])
+    assert known.keys() == {teacher_class(Setting())}
+    assert known[teacher_class(Setting())][1] == 7.0
 
 
 def test_the_forecast_adds_up(plan: Plan) -> None:
-    name = class_of(plan.trials[0].config.setting)
-    (teacher,) = teachers_of(plan.trials)
-    epoch, lesson = Range(1.0, 2.0, 3.0), Range(4.0, 5.0, 6.0)
-    alone = forecast(plan, {name: epoch}, {}, {teacher: lesson}, workers=1)
+    setting = plan.trials[0].config.setting
+    name, teacher = class_of(setting), teacher_class(setting)
+    epoch, lesson = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
+    alone = forecast(plan, {name: epoch}, {teacher: lesson}, [setting], workers=1)
     # 10 + 10 + 30 epochs of the trials, 5 of the teacher.
-    assert alone.device == Range(70.0, 125.0, 180.0).plus(BESIDES.times(3))
-    assert alone.wall == START.plus(alone.device)
+    assert np.allclose(alone.device, np.array([70.0, 125.0, 180.0]) + 3 * BESIDES)
+    assert np.allclose(alone.wall, START + alone.device)
     assert alone.sources == {"finished trials": 3}
 
-    pair = forecast(plan, {}, {name: epoch}, {}, workers=2)
-    assert pair.device == Range(50.0, 100.0, 150.0).plus(BESIDES.times(3))
+    pair = forecast(plan, {}, {name: epoch}, workers=2)
+    assert np.allclose(pair.device, np.array([50.0, 100.0, 150.0]) + 3 * BESIDES)
     # The longest trial may start last and then runs alone for half of its time.
-    longest = 60.0 + BESIDES.likely
-    assert pair.wall.likely == START.likely + pair.device.likely / 2 + longest / 4
+    longest = 60.0 + BESIDES[1]
+    assert pair.wall[1] == pytest.approx(START[1] + pair.device[1] / 2 + longest / 4)
     assert pair.sources == {"a measured step": 3}
 
 
-def test_what_needs_no_teacher_is_trained_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "s.yaml"
-    path.write_text(SPEC + "  plain: {method.lambda_1: [0.0], method.lambda_2: [0.0]}\n")
-    trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
-    both = make_plan(trials, ())
-    plain = make_plan(tuple(one for one in trials if not one.needs_teacher), ())
-    costs = {class_of(one.config.setting): Range(1.0, 1.0, 1.0) for one in trials}
-    (teacher,) = teachers_of(trials)
-    slow, quick = ({teacher: Range(each, each, each)} for each in (100.0, 0.0))
-    # 500 s of a teacher, beside whom the 10 s of the plain trial cost nothing.
-    without = make_plan(tuple(one for one in trials if one.needs_teacher), ())
-    told = forecast(both, costs, {}, slow, workers=2).wall.likely
-    assert told == pytest.approx(forecast(without, costs, {}, slow, workers=2).wall.likely)
-    assert told > forecast(both, costs, {}, quick, workers=2).wall.likely + 490
-    alone = forecast(plain, costs, {}, {}, workers=2).wall.likely
-    assert alone == START.likely + 10 + BESIDES.likely, "one trial is not shared"
-
-
 def test_what_nothing_is_known_of_is_said(plan: Plan) -> None:
-    blind = forecast(plan, {}, {}, {}, workers=2)
+    blind = forecast(plan, {}, {}, workers=2)
     assert blind.sources == {"nothing": 3}
     assert "known from nothing (3)" in blind.describe()
 
 
 def test_the_description_gives_the_range(plan: Plan) -> None:
     name = class_of(plan.trials[0].config.setting)
-    told = forecast(plan, {name: Range(60.0, 72.0, 144.0)}, {}, {}, workers=1).describe()
+    told = forecast(plan, {name: np.array([60.0, 72.0, 144.0])}, {}, workers=1).describe()
     assert told == (
         "about 60 min (50 min to 2.0 h) with 1 workers, 1 device-hours; "
         "known from finished trials (3)"
@@ -133,8 +119,10 @@ def test_the_description_gives_the_range(plan: Plan) -> None:
 
 def test_many_trials_and_long_ones_are_asked_about(plan: Plan, tmp_path: Path) -> None:
     name = class_of(plan.trials[0].config.setting)
-    hour = forecast(plan, {name: Range(72.0, 72.0, 72.0)}, {}, {}, workers=1)
-    day = forecast(plan, {name: Range(1800.0, 1800.0, 1800.0)}, {}, {}, workers=1)
+    hour, day = (
+        Preflight(forecast(plan, {name: np.full(3, cost)}, {}, workers=1), Room(), 1)
+        for cost in (72.0, 1800.0)
+    )
     assert too_large(plan, hour) == ""
     assert too_large(plan, day) == "3 trials are to run, in about 25.0 h"
     path = tmp_path / "s.yaml"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.trial import SELECTION_RULE, Setting, TrialConfig
 from cmkd.provenance import this_code
-from cmkd.sweep.identity import Origin, teacher_identity, trial_identity
-from cmkd.sweep.plan import PlannedTrial
+from cmkd.sweep.recorder import Origin, teacher_identity, trial_identity
+from cmkd.sweep.trials import PlannedTrial
 
 INFO = DatasetInfo(
     name="gestures",

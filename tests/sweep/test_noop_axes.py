@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.sweep.plan import axes_of, flat
-from cmkd.sweep.preflight import noop_axes, pairs_to_try
+from cmkd.sweep.trials import axes_of, flat, noop_axes, pairs_to_try
 from cmkd.training.cost import Subject, probe
 
 

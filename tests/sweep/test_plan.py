@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.plan import PlannedTrial, expand, make_plan
+from cmkd.sweep.plan import make_plan
+from cmkd.sweep.trials import PlannedTrial, expand
 from cmkd.tracking.store import RunRecord, RunStatus
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.plan import expand, make_plan
+from cmkd.sweep.plan import make_plan
 from cmkd.sweep.progress import Progress, TrialProgress
+from cmkd.sweep.trials import expand
 from cmkd.tracking.store import EpochRecord, RunRecord, RunStatus
 
 
@@ -41,13 +42,13 @@ def test_counts_follow_the_trials(progress):
     )
     progress.started("b0")
     progress.started("b1")
-    progress.failed("b1", "why")
+    progress.ended("b1", "failed", "why")
     assert (progress.count("running"), progress.count("failed"), progress.count("to go")) == (
         1,
         1,
         1,
     )
-    progress.finished("b0", 81.0, 2.0)
+    progress.ended("b0", "done", test_acc=81.0, seconds=2.0)
     assert progress.count("done") == 2
     assert progress.trials["b1"].cause == "why"
     progress.started("t")
@@ -82,7 +83,7 @@ def test_the_best_of_an_arm_is_over_its_trials_and_epochs(progress):
 
 
 def test_the_time_left_counts_epochs_of_this_session_only(progress, now):
-    progress.finished("t", 90.0, 0.0)
+    progress.ended("t", "done", test_acc=90.0, seconds=0.0)
     assert progress.seconds_left() is None
     progress.started("a1")
     assert progress.seconds_left() is None
@@ -90,7 +91,7 @@ def test_the_time_left_counts_epochs_of_this_session_only(progress, now):
     # Resumed at epoch 6, of which one was trained now: 20 s an epoch, 4 + 10 + 10 to go.
     progress.advanced("a1", 1, epochs(6, *[1.0] * 6, seconds=20.0))
     assert progress.seconds_left() == pytest.approx(20.0 * 24)
-    progress.failed("b0", "why")
+    progress.ended("b0", "failed", "why")
     assert progress.seconds_left() == pytest.approx(20.0 * 14)
 
 
@@ -101,8 +102,8 @@ def test_the_time_left_knows_that_arms_and_teachers_differ(progress, now):
     # Two workers trained 80 s of epochs in 40 s: an epoch of the teacher lasts 60 s, of a 20 s.
     progress.advanced("t", 1, epochs(1, 1.0, seconds=60.0))
     progress.advanced("a1", 1, epochs(1, 1.0, seconds=20.0))
-    progress.failed("b0", "why")
-    progress.failed("b1", "why")
+    progress.ended("b0", "failed", "why")
+    progress.ended("b1", "failed", "why")
     assert progress.seconds_left() == pytest.approx(max((3 * 60 + 9 * 20) / 2, 3 * 60, 9 * 20))
-    progress.finished("t", 90.0, 0.0)
+    progress.ended("t", "done", test_acc=90.0, seconds=0.0)
     assert progress.seconds_left() == pytest.approx(9 * 20), "one worker has nothing to do"

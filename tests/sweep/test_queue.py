@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.events import TrialQueue
 
 
 def taken(queue: TrialQueue) -> list[str]:

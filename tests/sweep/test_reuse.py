@@ -11,9 +11,10 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.provenance import FILE, Provenance, this_code
-from cmkd.sweep.identity import provenance_tags
-from cmkd.sweep.plan import Plan, expand, make_plan
+from cmkd.sweep.plan import Plan, make_plan
+from cmkd.sweep.recorder import provenance_tags
 from cmkd.sweep.run import CacheReview
+from cmkd.sweep.trials import expand
 from cmkd.sweep.worker import trial_lock
 from cmkd.tracking.store import RunRecord, RunStatus
 
@@ -61,6 +62,7 @@ def test_a_result_of_this_code_is_taken_and_told(tmp_path: Path, plan: Plan) -> 
     assert (folder / "outcome.json").exists()
     assert found.made_by == {plan.trials[0].id: (this_code(),)}
     assert len(lines) == 1 and lines[0].startswith("1 taken from the cache, made by ")
+    assert sum(found.taken.values()) == 1
 
 
 @pytest.mark.parametrize("done", [True, False])

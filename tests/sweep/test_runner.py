@@ -30,6 +30,26 @@ def too_slow(**_):
 ray.init = too_slow
 {TOO_LONG}
 """
+# The raylet dies after its node has started, before the driver connects.
+KILLED_AT_START = f"""
+from ray._private import worker
+connect = worker.connect
+def killed(*arguments, **options):
+    raylet = worker._global_node.all_processes["raylet"][0].process
+    raylet.kill()
+    raylet.wait()
+    return connect(*arguments, **options)
+worker.connect = killed
+{TOO_LONG}
+"""
+INTERNALS = """
+import inspect, ray
+from ray._private import node, worker
+assert "worker.core_worker = ray._raylet.CoreWorker(" in inspect.getsource(worker.connect)
+assert callable(ray._raylet.CoreWorker) and hasattr(node.Node, "dead_processes")
+assert "_global_node" in vars(worker)
+print("as ever")
+"""
 # As Ray 2.60 says it, in part.
 OUT_OF_MEMORY = """
 from ray.exceptions import OutOfMemoryError
@@ -76,18 +96,19 @@ for one in (lost, wrong):
 SECRETS = """
 import os
 from ray.tune.execution import class_cache
-from cmkd.sweep.tune_adapter import keep_secrets, trainable
+from cmkd.sweep.tune_adapter import TrialTrainable, keep_secrets
 os.environ.update(AWS_SECRET_ACCESS_KEY="canary", RAY_CHDIR_TO_TRIAL_DIR="0")
 keep_secrets()
-made = class_cache._ActorClassCache().get(trainable())
+made = class_cache._ActorClassCache().get(TrialTrainable)
 told = made._default_options["runtime_env"]["env_vars"]
 print("RAY_CHDIR_TO_TRIAL_DIR" in told, "canary" in str(told))
 """
 ERRORS = """
 import os, sys
 from pathlib import Path
-from cmkd.sweep import runner, tuning
-from cmkd.sweep.queue import TrialQueue
+from types import SimpleNamespace
+from cmkd.sweep import ray_engine, tune_adapter
+from cmkd.sweep.events import TrialQueue
 
 class Fails:
     def __init__(self, configs, cache):
@@ -110,15 +131,26 @@ def tell(update):
 def nothing(*_):
     pass
 
-tuning.TrialWorker = Fails
-runner.RETRIES = 0
-with runner.start_engine(1, Path(sys.argv[1])) as engine:
+def events(key, started, updated):
+    return SimpleNamespace(
+        name="name", configs={key: None}, queue=queue, started=started, updated=updated,
+        gives_up=nothing,
+    )
+
+class Trainable(tune_adapter.TrialTrainable):
+    def setup(self, config, configs=None, cache=None, **_):
+        self.worker = Fails(configs, cache)
+        self.worker.start(config["trial"])
+
+tune_adapter.TrialTrainable = Trainable
+tune_adapter.RETRIES = 0
+with ray_engine.start_engine(1, Path(sys.argv[1])) as engine:
     for key in ("raises", "dies"):
         queue = TrialQueue([], {key: None}, workers=1)
-        engine.train({key: None}, queue, runner.Events(nothing, tell, nothing), "name")
+        engine.train(events(key, nothing, tell), nothing)
     try:
         queue = TrialQueue([], {"raises": None}, workers=1)
-        engine.train({"raises": None}, queue, runner.Events(refuse, nothing, nothing), "name")
+        engine.train(events("raises", refuse, nothing), nothing)
     except ZeroDivisionError as error:
         print(repr(error))
 """
@@ -127,9 +159,11 @@ with runner.start_engine(1, Path(sys.argv[1])) as engine:
 GIVEN_UP = """
 import sys, time
 from pathlib import Path
-from cmkd.sweep import runner, tuning
-from cmkd.sweep.queue import TrialQueue
-from cmkd.sweep.worker import TrainingResult, Update
+from types import SimpleNamespace
+from cmkd.sweep import ray_engine, tune_adapter
+from cmkd.sweep.events import TrialQueue
+from cmkd.sweep.worker import Update
+from cmkd.training.outcome import TrainingResult
 
 class Counts:
     def __init__(self, configs, cache):
@@ -149,13 +183,19 @@ def tell(update):
     if update.done or gives_up(update):
         queue.ended(update.trial_id)
 
-tuning.TrialWorker = Counts
+class Trainable(tune_adapter.TrialTrainable):
+    def setup(self, config, configs=None, cache=None, **_):
+        self.worker = Counts(configs, cache)
+        self.worker.start(config["trial"])
+
+tune_adapter.TrialTrainable = Trainable
 queue = TrialQueue([], {"slow": None, "next": None}, workers=1)
-events = runner.Events(
-    lambda trial_id: print("started", trial_id), tell, lambda: None, gives_up
+events = SimpleNamespace(
+    name="name", configs={"slow": 9, "next": 1}, queue=queue, updated=tell, gives_up=gives_up,
+    started=lambda trial_id: print("started", trial_id),
 )
-with runner.start_engine(1, Path(sys.argv[1])) as engine:
-    engine.train({"slow": 9, "next": 1}, queue, events, "name")
+with ray_engine.start_engine(1, Path(sys.argv[1])) as engine:
+    engine.train(events, lambda: None)
 """
 
 
@@ -187,6 +227,19 @@ def test_an_engine_that_does_not_start_names_a_remedy(tmp_path):
 def test_servers_that_take_too_long_are_no_bug(tmp_path):
     (line,) = output_of(TOO_SLOW, tmp_path)
     assert line.startswith("Ray does not start: The current node timed out during startup.; ")
+
+
+def test_ray_connects_a_driver_where_its_servers_are_looked_at(tmp_path):
+    assert output_of(INTERNALS, tmp_path) == ["as ever"], (
+        "this version of Ray connects its driver elsewhere than ray._raylet.CoreWorker in "
+        "ray._private.worker.connect; mend servers_alive_at_connection in ray_engine.py"
+    )
+
+
+@pytest.mark.slow  # a real Ray
+def test_a_raylet_that_dies_before_the_driver_connects_ends_it_with_a_line(tmp_path):
+    line = output_of(KILLED_AT_START, tmp_path)[-1]
+    assert line.startswith("Ray's raylet died while Ray started")
 
 
 def test_row_29_a_worker_that_memory_ran_out_for_tells_the_figures(tmp_path):

@@ -14,9 +14,8 @@ import pytest
 from cmkd.config.sweep import Limits, SearchSpec, load_sweep
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.events import TrialEvents
-from cmkd.sweep.identity import Origin
-from cmkd.sweep.plan import Plan, flat, teachers_of
-from cmkd.sweep.queue import TrialQueue
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan
+from cmkd.sweep.recorder import Origin
 from cmkd.sweep.run import preview
 from cmkd.sweep.search import (
     Ask,
@@ -26,10 +25,10 @@ from cmkd.sweep.search import (
     propose,
     pruner_of,
 )
-from cmkd.sweep.signals import SignalGuard
-from cmkd.sweep.survey import SweepRequest, build_plan
-from cmkd.sweep.worker import TrainingResult, Update
+from cmkd.sweep.trials import flat, teachers_of
+from cmkd.sweep.worker import Update
 from cmkd.tracking.store import EpochRecord, RunEnding, RunRecord
+from cmkd.training.outcome import TrainingResult
 
 FIRST, SECOND = "method.lambda_1", "method.lambda_2"
 RANGES = {FIRST: Limits(low=0.001, high=10.0), SECOND: Limits(low=0.01, high=10.0)}
@@ -242,9 +241,9 @@ class Store:
         params = flat(config.setting.as_json())
         self.runs.append(RunRecord("r", trial_id, ending.status, tags, params, metrics))
 
-    def train(self, configs: Mapping[str, Any], queue: TrialQueue, events: Any, name: str) -> None:
-        while (key := queue.pop()) is not None:
-            config = configs[key]
+    def train(self, events: TrialEvents) -> None:
+        while (key := events.queue.pop()) is not None:
+            config = events.configs[key]
             events.started(key)
             if key == config.teacher_id:
                 events.updated(Update(key, outcome=TrainingResult({"test_acc": 1.0}, ())))
@@ -272,8 +271,7 @@ def request_for(path: Path) -> SweepRequest:
 def train(plan: Plan) -> list[RunRecord]:
     store: Any = Store(plan)
     teachers = teachers_of(plan.trials)
-    driver = TrialEvents(plan, Origin("s", DATASET.info, 1), store, store, teachers, workers=1)
-    driver.train(store, SignalGuard())
+    store.train(TrialEvents(plan, Origin("s", DATASET.info, 1), store, store, teachers, workers=1))
     return list(store.runs)
 
 

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from cmkd.sweep import signals
+from cmkd.sweep.failures import ECHO_SECONDS
 
 CLEAN_UP = """
 import sys, time
-from cmkd.sweep.signals import Interrupted, guarded_signals
+from cmkd.sweep.failures import Interrupted, guarded_signals
 with guarded_signals() as guard:
     try:
         print("ready", flush=True)
@@ -56,7 +56,7 @@ def test_the_echo_of_a_signal_does_not_cut_the_clean_up_short(signum, code):
 def test_a_second_wish_leaves_at_once():
     process = start(30.0)
     process.send_signal(signal.SIGTERM)
-    time.sleep(signals.ECHO_SECONDS + 0.5)
+    time.sleep(ECHO_SECONDS + 0.5)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)
     assert (process.returncode, output) == (130, "stopping\n")

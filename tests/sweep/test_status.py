@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from cmkd.machine import owner
-from cmkd.sweep.progress import Progress, TrialProgress
-from cmkd.sweep.status import (
+from cmkd.sweep.progress import (
     ArmStatus,
+    Progress,
     RunningTrial,
     StatusWriter,
     SweepStatus,
+    TrialProgress,
     saved_statuses,
     status_file,
 )
@@ -42,8 +43,8 @@ def progress() -> Progress:
     progress.advanced("t", 1, [EpochRecord(1, 0, {"val_acc": 5.0, "seconds": 1.0})])
     progress.started("a0")
     progress.advanced("a0", 1, [EpochRecord(1, 0, {"val_acc": 50.0, "seconds": 1.0})])
-    progress.finished("a1", 60.0, 4.0)
-    progress.failed("b0", "ValueError: no 1")
+    progress.ended("a1", "done", test_acc=60.0, seconds=4.0)
+    progress.ended("b0", "failed", "ValueError: no 1")
     return progress
 
 
@@ -120,6 +121,6 @@ def test_what_runs_comes_first_and_other_versions_are_left_out(
     for name, who in (("old", GONE), ("mine", "elsewhere:1"), ("new", GONE)):
         path = tmp_path / "sweeps" / f"{name}.json"
         StatusWriter(view, path, SweepStatus(name, "d", "u", who)).show(progress)
-    (tmp_path / "sweeps" / "later.json").write_text('{"schema": 99}')
-    (tmp_path / "sweeps" / "cut.json").write_text('{"schema": 1, "arms"')
+    (tmp_path / "sweeps" / "later.json").write_text('{"sweep": "later"}')
+    (tmp_path / "sweeps" / "cut.json").write_text('{"sweep": "cut", "arms"')
     assert [one.sweep for one in saved_statuses(tmp_path)] == ["mine", "new", "old"]

@@ -12,8 +12,8 @@ import pytest
 from cmkd.config.sweep import load_sweep
 from cmkd.data.dataset import Dataset
 from cmkd.errors import ConfigError, InputError
-from cmkd.sweep.plan import Plan, PlannedTrial, flat
-from cmkd.sweep.survey import SweepRequest, build_plan
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan
+from cmkd.sweep.trials import PlannedTrial, flat
 from cmkd.tracking.store import RunRecord
 
 

@@ -7,13 +7,7 @@ import os
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.tracking.uri import (
-    checked_uri,
-    default_uri,
-    redact,
-    sqlite_file,
-    store_exists,
-)
+from cmkd.tracking.store import checked_uri, default_uri, redact, sqlite_file, store_exists
 
 
 def test_the_default_is_where_a_bare_mlflow_ui_looks(tmp_path, monkeypatch):

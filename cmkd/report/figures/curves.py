@@ -20,7 +20,9 @@ from cmkd.report.evidence import trials_of
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
+    MOST_LINES,
     NORMAL,
+    draw_curves,
     legend,
     legend_room,
     marker,
@@ -36,8 +38,6 @@ METRICS: Mapping[str, str] = {
     "loss_ce": "training cross-entropy",
 }
 """Drawn metrics; the total loss is not comparable between arms."""
-MOST_LINES = 20
-"""Lines of seeds in a panel; more hide each other."""
 _ACROSS = 5
 """Arms side by side, at most."""
 
@@ -117,9 +117,7 @@ def _draw_training(
     axes: Axes, curves: Mapping[str, pd.DataFrame], arm: str, reference: str
 ) -> None:
     if arm in curves:
-        curve = curves[arm]
-        axes.plot(curve.index, curve.iloc[:, :MOST_LINES], color=BLUE, lw=0.6, alpha=0.45)
-        axes.plot(curve.index, curve.mean(axis=1), color=BLUE, linewidth=1.8)
+        draw_curves(axes, curves[arm].index, curves[arm].T.to_numpy())
     if reference != arm and reference in curves:
         mean = curves[reference].mean(axis=1)
         axes.plot(mean.index, mean, color=GREY, linestyle="--", linewidth=1.2)

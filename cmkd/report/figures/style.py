@@ -32,6 +32,8 @@ DOTS = 150
 """Of a PNG, per inch."""
 MANY = 100
 """From this many points of a kind on they are a picture inside an SVG, to save megabytes."""
+MOST_LINES = 20
+"""Lines of seeds in a panel; more hide each other."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -173,9 +175,9 @@ def draw_matrix(
 
 
 def draw_curves(axes: Axes, x: Sequence[float], per_seed: np.ndarray, marked: str = "-") -> None:
-    """Lines of all seeds, Float "S X", and of their mean; `marked` is the format of the mean."""
+    """Lines of the seeds, Float "S X", and of their mean; `marked` is the format of the mean."""
     if len(per_seed) > 1:
-        axes.plot(x, per_seed.T, color=BLUE, linewidth=0.6, alpha=0.45)
+        axes.plot(x, per_seed[:MOST_LINES].T, color=BLUE, linewidth=0.6, alpha=0.45)
     axes.plot(x, per_seed.mean(axis=0), marked, color=BLUE, markersize=2.5, linewidth=1.7)
 
 
