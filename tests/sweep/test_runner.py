@@ -50,6 +50,23 @@ assert callable(ray._raylet.CoreWorker) and hasattr(node.Node, "dead_processes")
 assert "_global_node" in vars(worker)
 print("as ever")
 """
+# As above, without a Ray.
+DEAD_AT_CONNECTION = """
+import ray
+from types import SimpleNamespace
+from ray._private import worker
+from cmkd.errors import InfrastructureError
+from cmkd.sweep.ray_engine import servers_alive_at_connection
+connect = ray._raylet.CoreWorker
+for dead in ([], [("raylet", None)]):
+    worker._global_node = SimpleNamespace(dead_processes=lambda: dead)
+    try:
+        with servers_alive_at_connection():
+            ray._raylet.CoreWorker()
+    except (InfrastructureError, TypeError) as error:
+        print(type(error).__name__, error)
+    assert ray._raylet.CoreWorker is connect
+"""
 # As Ray 2.60 says it, in part.
 OUT_OF_MEMORY = """
 from ray.exceptions import OutOfMemoryError
@@ -234,6 +251,12 @@ def test_ray_connects_a_driver_where_its_servers_are_looked_at(tmp_path):
         "this version of Ray connects its driver elsewhere than ray._raylet.CoreWorker in "
         "ray._private.worker.connect; mend servers_alive_at_connection in ray_engine.py"
     )
+
+
+def test_a_driver_connects_to_living_servers_alone(tmp_path):
+    alive, dead = output_of(DEAD_AT_CONNECTION, tmp_path)
+    assert alive.startswith("TypeError "), "Ray is asked, and lacks its arguments"
+    assert dead.startswith("InfrastructureError Ray's raylet died while Ray started")
 
 
 @pytest.mark.slow  # a real Ray
