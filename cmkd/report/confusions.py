@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmkd.report.arms import find_reference
+from cmkd.report.arms import find_references
 from cmkd.report.evidence import trials_of
 from cmkd.report.tables import ArmResult, Difference, Table
 
@@ -63,9 +63,10 @@ def class_views(table: Table, role: str) -> Iterator[ClassView]:
     if len(set(labels.tolist())) < 2:
         return
     by_reference: dict[str, list[ArmResult]] = {}
+    references = find_references(table.sweep, role)
     known = {measured.arm.setting.id: measured for measured in table.measured if measured.seeds}
     for one in known.values():
-        found = find_reference(table.sweep, role, one.arm.setting)
+        found = references.get(one.arm.name)
         if found is not None and found.setting.id in known and found.setting != one.arm.setting:
             by_reference.setdefault(found.setting.id, []).append(one)
     for setting_id, arms in by_reference.items():

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.arms import Family, distils, family_of_arm
+from cmkd.report.arms import Family, family_of_arm
 from cmkd.report.predictions import EvaluatedClips, Predictions, parse_predictions
 from cmkd.tracking.reader import RunReader
 from cmkd.tracking.store import RunRecord
@@ -295,7 +295,7 @@ def teachers_of(
     groups: dict[tuple[Family, int, int], list[RunRecord]] = {}
     for run in runs:
         setting = arms[tag(run, "setting_id")].setting
-        if distils(setting):
+        if setting.needs_teacher:
             groups.setdefault((family_of_arm(setting), *place(run)), []).append(run)
     finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
     known: dict[tuple[str, str], Teacher] = {}

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from cmkd.config.trial import Setting
-from cmkd.report.arms import distils, family_of_arm
+from cmkd.report.arms import family_of_arm
 from cmkd.report.evidence import Evidence, trials_of
 from cmkd.report.tables import ArmResult, Score, Table
 from cmkd.tracking.store import History
@@ -104,7 +104,7 @@ def searches(table: Table) -> Searches:
     plain = [
         measured.selected
         for measured in students
-        if not measured.arm.setting.method.decoder and not distils(measured.arm.setting)
+        if not measured.arm.setting.method.decoder and not measured.arm.setting.needs_teacher
     ]
     columns = table.published.columns
     return Searches(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cmkd.config.paths import slug
-from cmkd.report.arms import find_reference
+from cmkd.report.arms import find_references
 from cmkd.report.confusions import ClassView, class_views
 from cmkd.report.diagnostics import GATE_CLIPS, MOST_SEEDS, diagnostics_of, gate_view, graph_view
 from cmkd.report.page import Picture
@@ -116,11 +116,7 @@ def _training(table: Table) -> Iterator[Drawn]:
     curves = training_curves(table)
     if not curves["val_acc"]:
         return
-    references = {
-        measured.arm.name: found.name
-        for measured in table.measured
-        if (found := find_reference(table.sweep, ROLE, measured.arm.setting)) is not None
-    }
+    references = {arm: found.name for arm, found in find_references(table.sweep, ROLE).items()}
     ends = ", ".join(
         f"{arm} {curve.per_seed[:, -1].mean():.1f} %" for arm, curve in curves["val_acc"].items()
     )
