@@ -59,7 +59,7 @@ def inspect(
     """
     from cmkd.data.inspect import inspect_clip, wheel
     from cmkd.io import write_atomic
-    from cmkd.report.figures.clip import render_pictures
+    from cmkd.report.figures.style import render_pictures
 
     path = _clip(clip)
     seen = inspect_clip(path, frames)

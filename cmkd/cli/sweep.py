@@ -253,7 +253,7 @@ def sweep(
 
 def _pictures(files: Sequence[Path], folder: Path) -> Sequence[Path]:
     # Imported with the first trial that ends: it takes a second.
-    from cmkd.report.figures.students import pictures_of
+    from cmkd.report.figures.pictures import pictures_of
 
     return pictures_of(files, folder)
 

@@ -19,7 +19,6 @@ from cmkd.io import make_folder, sync, writing
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
-from cmkd.report.figures.pictures import draw_pictures
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
 from cmkd.report.latex import render_latex
 from cmkd.report.page import Page, Picture
@@ -70,7 +69,7 @@ def _render(
     drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        drawn[page.key] = draw_pictures(table) if plots else ()
+        drawn[page.key] = _draw(table) if plots else ()
         named = {"_".join(filter(None, (stem, own.name))): own for own in drawn[page.key]}
         texts = {
             "md": render_markdown(page, {f"{name}.svg": own for name, own in named.items()}),
@@ -82,6 +81,13 @@ def _render(
         for name, own in named.items():
             files |= {f"{name}.png": own.png, f"{name}.svg": own.svg}
     return files, drawn
+
+
+def _draw(table: Table) -> Sequence[Picture]:
+    # Matplotlib takes a second to load: only who wants figures waits for it.
+    from cmkd.report.figures.pictures import draw_pictures
+
+    return draw_pictures(table)
 
 
 def _stem(table: Table) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cmkd.stats import Interval
+
 Source = Literal["text", "published", "measured"]
 
 
@@ -23,13 +25,18 @@ class Cell:
     source: Source = "text"
     value: float | None = None
     sd: float | None = None
-    low: float | None = None
-    high: float | None = None
+    interval: Interval | None = None
     n: int | None = None
     trials: tuple[str, ...] = ()
     best: bool = False
     arm: str = ""
     links: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """All numbers of the cell by name, unrounded; None where it has none."""
+        low, high = (self.interval.low, self.interval.high) if self.interval else (None, None)
+        return {"value": self.value, "sd": self.sd, "low": low, "high": high, "n": self.n}
 
 
 @dataclass(frozen=True)

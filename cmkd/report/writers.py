@@ -110,8 +110,7 @@ def render_csv(page: Page) -> str:
         for number, line in enumerate(grid.lines, 1):
             place = (page.name, grid.name, number, line.group, line.cells[0].text)
             for column, cell in zip(grid.columns, line.cells, strict=True):
-                values = (cell.value, cell.sd, cell.low, cell.high, cell.n)
-                shown = (*place, column, cell.text, cell.source, *values)
+                shown = (*place, column, cell.text, cell.source, *cell.numbers.values())
                 end = (int(cell.best), " ".join(cell.trials))
                 writer.writerow([_harmless(value) for value in (*shown, *end)])
     return buffer.getvalue()
@@ -154,8 +153,7 @@ def _grid(grid: Grid) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    optional = ("value", "sd", "low", "high", "n")
-    numbers = {key: getattr(cell, key) for key in optional if getattr(cell, key) is not None}
+    numbers = {key: number for key, number in cell.numbers.items() if number is not None}
     rest = {"trials": list(cell.trials)} if cell.trials else {}
     best = {"best": True} if cell.best else {}
     return {"text": cell.text, "source": cell.source, **numbers, **rest, **best}

@@ -14,10 +14,17 @@ import pytest
 from matplotlib.image import imread
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.diagnostics import gate_view, graph_view
 from cmkd.report.evidence import collect
-from cmkd.report.figures.pictures import draw_pictures
-from cmkd.report.figures.students import draw_gates, draw_graphs, pictures_of
+from cmkd.report.figures.diagnostics import (
+    draw_gates,
+    draw_graphs,
+    gate_correlations,
+    gated,
+    graph_correlations,
+    same_clips,
+    teacher_graphs,
+)
+from cmkd.report.figures.pictures import draw_pictures, pictures_of
 from cmkd.report.paper import TABLES
 from cmkd.report.predictions import parse_diagnostics
 from cmkd.report.tables import Table, build_table
@@ -70,42 +77,37 @@ def test_gates_by_hand() -> None:
     two = kept(clip("a", [1, 2, 3], [0.5, 1, 1.5]), clip("b", [1, 2, 3], [1, 1, 1]))
     none = kept(clip("a", [1, 2, 3], None), clip("b", [1, 2, 3], None))
     other = kept(clip("z", [1, 2, 3], [0.5, 1, 1.5]))
-    view = gate_view("TSM", {"plain": [none], "both": [one, two], "other": [other]})
-    assert view is not None
-    assert view.labels == ("class a", "class b")
-    assert view.motion.tolist() == [[1, 2, 3], [1, 2, 3]]
-    assert list(view.alpha) == ["both"]
-    assert view.alpha["both"].tolist() == [
+    runs = same_clips({"plain": [none], "both": [one, two], "other": [other]})
+    assert list(runs) == ["plain", "both"]
+    assert list(gated(runs)) == ["both"]
+    assert gated(runs)["both"].tolist() == [
         [[0.5, 1, 1.5], [1.5, 1, 0.5]],
         [[0.5, 1, 1.5], [1, 1, 1]],
     ]
     # +1, -1, +1; equal weights have no correlation.
-    assert view.follows == {"both": pytest.approx(1 / 3)}
-    assert gate_view("TSM", {"plain": [none]}) is None
+    assert gate_correlations(runs) == {"both": pytest.approx(1 / 3)}
+    assert gated({"plain": [none]}) == {}
 
 
 def test_graphs_by_hand() -> None:
     control = kept(clip("a", [1, 2, 3], None, student=(3, 2, 1)))
     both = kept(clip("a", [1, 2, 3], None, student=(2, 4, 6), teacher=(1, 2, 3)))
     later = kept(clip("a", [1, 2, 3], None, student=(3, 2, 1), teacher=(1, 2, 3)))
-    view = graph_view("TSM", {"control": [control], "both": [both, later]})
-    assert view is not None
-    assert list(view.columns) == ["teacher", "control", "both"]
-    assert (view.clip, view.label) == ("a", "class a")
-    assert view.columns["teacher"][2].tolist() == graph(2, 4, 6)
-    assert view.columns["both"][1].tolist() == graph(2, 4, 6)
-    assert view.likeness["control"] == pytest.approx({1: -1, 2: -1, 3: -1})
-    assert view.likeness["both"] == pytest.approx({1: 0, 2: 0, 3: 0})
-    untaught = graph_view("TSM", {"control": [control]})
-    assert untaught is not None
-    assert (list(untaught.columns), untaught.likeness) == (["control"], {"control": {}})
+    runs = {"control": [control], "both": [both, later]}
+    (teacher,) = teacher_graphs(runs)
+    assert teacher[2].tolist() == graph(2, 4, 6)
+    likeness = graph_correlations(runs)
+    assert likeness["control"] == pytest.approx({1: -1, 2: -1, 3: -1})
+    assert likeness["both"] == pytest.approx({1: 0, 2: 0, 3: 0})
+    titles = [axes.get_title() for axes in draw_graphs({"TSM": runs}).axes if axes.images]
+    assert [title.partition("\n")[0] for title in titles[:3]] == ["teacher", "control", "both"]
+    assert teacher_graphs({"control": [control]}) == []
+    assert graph_correlations({"control": [control]}) == {"control": {}}
 
 
 def test_side_by_side_is_one_scale() -> None:
     near = kept(clip("a", [1, 2, 3], None, student=(1, 1, 1), teacher=(9, 9, 9)))
-    view = graph_view("", {"student": [near]})
-    assert view is not None
-    figure = draw_graphs([view])
+    figure = draw_graphs({"": {"student": [near]}})
     maps = [axes.images[0] for axes in figure.axes if axes.images]
     assert [one.get_clim() for one in maps] == [(0, 9)] * 2 + [(0, 18)] * 2 + [(0, 27)] * 2
     assert [float(np.max(one.get_array())) for one in maps] == [9, 1, 18, 2, 27, 3]
@@ -120,9 +122,7 @@ def test_side_by_side_is_one_scale() -> None:
 def test_gates_of_all_arms_are_on_one_scale() -> None:
     flat = kept(clip("a", [1, 2, 3], [0.9, 1, 1.1]))
     steep = kept(clip("a", [1, 2, 3], [0, 0, 3]))
-    view = gate_view("TSM", {"flat": [flat], "steep": [steep]})
-    assert view is not None
-    _, *arms = draw_gates([view]).axes
+    _, *arms = draw_gates({"TSM": {"flat": [flat], "steep": [steep]}}).axes
     assert len({axes.get_ylim() for axes in arms}) == 1
     assert arms[0].get_ylim()[1] > 3
 

@@ -14,14 +14,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from cmkd.config.sweep import Sweep, load_sweep
-from cmkd.report.confusions import LEGIBLE, class_views
 from cmkd.report.evidence import collect, no_evidence
 from cmkd.report.figures.arms import differences, draw_cost
-from cmkd.report.figures.pictures import _all, draw_pictures
-from cmkd.report.figures.students import draw_confusions
+from cmkd.report.figures.classes import (
+    LEGIBLE,
+    class_gains,
+    compared_groups,
+    confusion,
+    draw_confusions,
+    other_classes,
+    shown_classes,
+)
+from cmkd.report.figures.curves import (
+    along_weights,
+    printed_values,
+    searched_scores,
+    training_curves,
+)
+from cmkd.report.figures.pictures import draw_all, draw_pictures
 from cmkd.report.figures.style import plain
 from cmkd.report.paper import TABLES, ModelCost
-from cmkd.report.searches import searches, training_curves
 from cmkd.report.tables import Table, build_table
 
 if TYPE_CHECKING:
@@ -50,23 +62,21 @@ def test_confusions_and_gains_by_hand(store: MemoryStore) -> None:
     classified(store, "spatial", 0, labels, "aaabbb")
     classified(store, "spatial", 1, labels, "aaabbb")
     classified(store, "spatial", 2, labels, "bbbbbb")
-    (view,) = class_views(build(store), "control")
-    assert (view.reference, view.classes, view.clips, view.left_out) == (
-        "control",
-        ("b", "a"),
-        (4, 2),
-        0,
-    )
+    table = build(store)
+    ((control, (spatial,)),) = compared_groups(table, "control")
+    assert control.arm.name == "control"
+    classes = shown_classes(control, [spatial])
+    assert classes == ("b", "a")
     # No clip is of class c, but one was taken for it.
-    assert view.said == ("b", "a", "1 others")
-    assert view.reference_shares.tolist() == [[37.5, 50.0, 12.5], [50.0, 50.0, 0.0]]
-    (spatial,) = view.arms
-    assert spatial.shares[1].tolist() == pytest.approx([100 / 3, 200 / 3, 0])
+    assert other_classes(table, classes) == 1
+    assert confusion(table, control, classes).tolist() == [[37.5, 50.0, 12.5], [50.0, 50.0, 0.0]]
+    shares = confusion(table, spatial, classes)
+    assert shares[1].tolist() == pytest.approx([100 / 3, 200 / 3, 0])
+    gains = class_gains(spatial, control, classes)
     # Seed 2 has no partner.
-    assert spatial.per_seed.tolist() == [[25.0, 50.0], [50.0, 50.0]]
-    gain = spatial.gains[0]
-    assert (gain.mean, len(gain.seeds)) == (37.5, 2)
-    assert gain.interval is None, "two seeds"
+    assert [gain.per_seed for gain in gains] == [(25.0, 50.0), (50.0, 50.0)]
+    assert (gains[0].mean, gains[0].seeds) == (37.5, (0, 1))
+    assert gains[0].interval is None, "two seeds"
 
 
 def test_of_many_classes_those_that_change_are_shown(store: MemoryStore) -> None:
@@ -74,12 +84,14 @@ def test_of_many_classes_those_that_change_are_shown(store: MemoryStore) -> None
     classified(store, "control", 0, labels, ["c00"] * len(labels))
     better = [name if name > "c02" else "c00" for name in labels]
     classified(store, "both", 0, labels, better)
-    (view,) = class_views(build(store), "control")
-    assert view.classes == tuple(sorted(set(labels) - {"c00", "c01", "c02"}))
-    assert (view.left_out, view.said[-1]) == (3, "3 others")
-    shares = view.arms[0].shares
+    table = build(store)
+    ((control, arms),) = compared_groups(table, "control")
+    classes = shown_classes(control, arms)
+    assert classes == tuple(sorted(set(labels) - {"c00", "c01", "c02"}))
+    assert other_classes(table, classes) == 3
+    shares = confusion(table, arms[0], classes)
     assert shares.shape == (LEGIBLE, LEGIBLE + 1)
-    assert view.reference_shares[:, -1].tolist() == [100.0] * LEGIBLE
+    assert confusion(table, control, classes)[:, -1].tolist() == [100.0] * LEGIBLE
     assert np.trace(shares) == 100.0 * LEGIBLE
 
 
@@ -94,12 +106,12 @@ def test_curves_are_means_over_folds_of_complete_seeds(store: MemoryStore) -> No
     for fold in (0, 1):
         run_id = store.trial("spatial", 0, [1, 0], fold=fold)
         store.logged["val_acc"][run_id] = {1: 85.0}
-    curves = training_curves(build(store))
-    assert curves["loss_ce"] == {}
-    assert list(curves["val_acc"]) == ["control"]
-    curve = curves["val_acc"]["control"]
-    assert curve.epochs == (1, 2)
-    assert curve.per_seed.tolist() == [[0.5, 50.0], [10.5, 50.0]]
+    assert training_curves(build(store), "loss_ce") == {}
+    curves = training_curves(build(store), "val_acc")
+    assert list(curves) == ["control"]
+    curve = curves["control"]
+    assert (curve.index.tolist(), curve.columns.tolist()) == ([1, 2], [0, 1])
+    assert curve.T.to_numpy().tolist() == [[0.5, 50.0], [10.5, 50.0]]
 
 
 @pytest.fixture
@@ -122,20 +134,19 @@ def searched(store: MemoryStore, make_sweep: Callable[[str], Sweep]) -> MemorySt
 
 
 def test_searches_hold_the_other_weight(searched: MemoryStore) -> None:
-    found = searches(build(searched, "5"))
+    table = build(searched, "5")
     ours = {
-        symbol: (search.held, [(weight, score.mean) for weight, score in search.points])
-        for symbol, search in found.ours.items()
+        symbol: (held, {weight: score.mean for weight, score in scores.items()})
+        for symbol, (held, scores) in along_weights(searched_scores(table)).items()
     }
     assert ours == {
-        "λ1": (0.0, [(0.0, 35.0), (0.01, 45.0), (0.1, 65.0), (1.0, 55.0)]),
-        "λ2": (0.1, [(0.0, 65.0), (1.0, 85.0), (5.0, 75.0)]),
+        "λ1": (0.0, {0.0: 35.0, 0.01: 45.0, 0.1: 65.0, 1.0: 55.0}),
+        "λ2": (0.1, {0.0: 65.0, 1.0: 85.0, 5.0: 75.0}),
     }
-    assert found.plain is not None and found.plain.mean == 25.0
-    printed = found.printed["UCF-101"]
-    assert printed["λ1"].points == ((0.01, 93.7), (0.1, 94.5), (1.0, 93.6))
-    assert printed["λ2"].points == ((0.0, 94.5), (0.1, 94.9), (1.0, 95.8), (5.0, 95.3))
-    assert (printed["λ2"].held, found.printed_plain["UCF-101"]) == (0.1, 92.2)
+    assert along_weights(printed_values(table, "UCF-101")) == {
+        "λ1": (0.0, {0.01: 93.7, 0.1: 94.5, 1.0: 93.6}),
+        "λ2": (0.1, {0.0: 94.5, 0.1: 94.9, 1.0: 95.8, 5.0: 95.3}),
+    }
 
 
 @pytest.fixture
@@ -168,16 +179,19 @@ def test_every_picture_says_what_it_shows(pictured: MemoryStore) -> None:
 def test_an_empty_place_among_matrices_leaves_the_names_to_the_panel_above(
     pictured: MemoryStore,
 ) -> None:
-    (view,) = class_views(build(pictured), "control")
-    assert len(view.arms) % 2 == 0, "with the reference, one panel is left over"
-    figure = draw_confusions(view)
+    table = build(pictured)
+    ((control, arms),) = compared_groups(table, "control")
+    assert len(arms) % 2 == 0, "with the reference, one panel is left over"
+    figure = draw_confusions(table, control, arms)
     FigureCanvasAgg(figure).draw()
     *panels, empty = figure.axes
-    assert len(panels) == 1 + len(view.arms)
+    assert len(panels) == 1 + len(arms)
     assert not empty.axison
     named = [one for one in panels if any(t.get_visible() and t.get_text() for t in labels(one))]
     assert named == panels[-2:]
-    assert [t.get_text() for t in labels(panels[-1])] == [plain(name) for name in view.said]
+    assert [t.get_text() for t in labels(panels[-1])] == [
+        plain(name) for name in shown_classes(control, arms)
+    ]
 
 
 def labels(axes: Axes) -> list[Text]:
@@ -188,7 +202,7 @@ def labels(axes: Axes) -> list[Text]:
 def test_no_text_is_cut_and_no_two_titles_or_labels_overlap(
     pictured: MemoryStore, name: str
 ) -> None:
-    for title, _, _, _, figure in _all(build(pictured, name)):
+    for title, _, _, _, figure in draw_all(build(pictured, name)):
         FigureCanvasAgg(figure).draw()
         texts = [
             one
@@ -223,21 +237,21 @@ def heads(axes: Axes) -> list[Text]:
 def test_components_are_differences_with_every_setting_once(pictured: MemoryStore) -> None:
     table = build(pictured, "components")
     rows = differences(table)
-    names = [one.arm.name for _, one, _ in rows]
-    assert {known.reference for _, _, known in rows} == {"control"}
-    assert "control" not in names and len(names) == len(table.measured) - 1
+    arms = [[result.arm.name for _, result in known.parts] for known in rows.values()]
+    assert {reference for _, reference in arms} == {"control"}
+    assert "control" not in [own for own, _ in arms] and len(arms) == len(table.measured) - 1
     (picture,) = draw_pictures(table)
     assert "difference" in picture.title
 
 
 def test_a_layout_is_drawn_without_a_solver(pictured: MemoryStore) -> None:
-    for *_, figure in _all(build(pictured)):
+    for *_, figure in draw_all(build(pictured)):
         assert figure.get_layout_engine() is None
 
 
 def test_letters_are_large_enough_for_print(pictured: MemoryStore) -> None:
     for name in ("2", "3", "4", "5"):
-        for title, *_, figure in _all(build(pictured, name)):
+        for title, *_, figure in draw_all(build(pictured, name)):
             inches = figure.get_figwidth()
             sizes = [one.get_fontsize() for one in figure.findobj(Text) if one.get_text()]
             # Of a page that is 7.2 inches wide.
@@ -257,7 +271,7 @@ def test_the_curve_of_a_search_says_where_seeds_differ(
     full_store.sweep = make_sweep("  weak: {method.lambda_1: [0.01], method.lambda_2: [0.0]}\n")
     for seed in range(5):
         full_store.trial("weak", seed, [1] * 6 + [0] * 4)
-    captions = {name: caption for name, _, _, caption, _ in _all(build(full_store, "5"))}
+    captions = {name: caption for name, _, _, caption, _ in draw_all(build(full_store, "5"))}
     assert captions["search"].endswith(
         "Arms have 3 to 5 seeds; differences are over the seeds that both have, and differ from "
         "the difference of the means."

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cmkd.config.trial import Setting
+from cmkd.report.arms import family_of_arm
+from cmkd.report.evidence import trials_of
 from cmkd.report.figures.style import (
     BLUE,
     GREY,
-    MANY,
     NORMAL,
     legend,
     legend_room,
@@ -25,150 +29,59 @@ from cmkd.report.figures.style import (
     style,
     whole_ticks,
 )
-from cmkd.report.searches import METRICS, SYMBOLS, Curve, Search, Searches
 from cmkd.report.tables import Score, Table
 
-DECADE = 1.0
-"""Distance of the weight 0 from the least positive one on the log axis, in decades."""
-_ACROSS = 5
-"""Arms side by side, at most."""
+METRICS: Mapping[str, str] = {
+    "val_acc": "validation accuracy (%)",
+    "loss_ce": "training cross-entropy",
+}
+"""Drawn metrics; the total loss is not comparable between arms."""
 MOST_LINES = 20
 """Lines of seeds in a panel; more hide each other."""
+_ACROSS = 5
+"""Arms side by side, at most."""
 
 
-def draw_searches(table: Table, found: Searches) -> Figure:
-    """One line of panels per weight: ours, and each printed column on an axis of its own.
+def training_curves(table: Table, metric: str) -> dict[str, pd.DataFrame]:
+    """Values of `metric` by arm: epochs x complete seeds, a seed's being the mean over its folds.
 
-    The weights lie on a logarithmic axis, on which 0 has a place behind a break.
+    Over the epochs that all trials of an arm logged; an arm with fewer than two has no curve.
     """
-    symbols = [symbol for symbol in SYMBOLS if symbol in found.ours]
-    columns = list(found.printed)
-    handles = [
-        marker("D", BLUE, "mean over seeds"),
-        marker("o", BLUE, "one seed"),
-        Patch(color=BLUE, alpha=0.18, label="95 % interval"),
-        marker("D", GREY, "printed in the paper", "white"),
-        marker("s", GREY, "no pseudo-decoder, no KD (ours filled)"),
-    ]
-    figure, grid = panels(
-        [1.6] * len(symbols),
-        [2.2, *(1 for _ in columns)],
-        left=0.6,
-        bottom=0.5 + legend_room(len(handles)),
-        top=0.55,
-        gap=(0.42, 0.5),
-        sharey="col",
-    )
-    for (ours, *paper), symbol in zip(grid, symbols, strict=True):
-        search = found.ours[symbol]
-        _draw_ours(ours, search, found.plain if symbol == SYMBOLS[0] else None)
-        _finish(ours, symbol, search)
-        ours.set_ylabel(plain(f"accuracy on {table.evidence.data} (%)"), fontsize=NORMAL)
-        for axes, column in zip(paper, columns, strict=True):
-            printed = found.printed[column].get(symbol)
-            if printed is None:
-                axes.set_axis_off()
-                continue
-            values = [value for _, value in printed.points]
-            _line(axes, printed, values, colour=GREY, face="white")
-            without = found.printed_plain.get(column)
-            if symbol == SYMBOLS[0] and without is not None:
-                axes.plot(_zero(printed) - 0.2, without, "s", color=GREY, mfc="white", ms=5)
-            _finish(axes, symbol, printed)
-    grid[0][0].set_title("measured here", fontsize=NORMAL)
-    for axes, column in zip(grid[0][1:], columns, strict=True):
-        axes.set_title(plain(f"paper,\n{column}"), fontsize=NORMAL)
-    legend(figure, handles)
-    return figure
-
-
-def _zero(search: Search[Any]) -> float:
-    return min(math.log10(weight) for weight, _ in search.points if weight > 0) - DECADE
-
-
-def _places(search: Search[Any], weights: Sequence[float]) -> list[float]:
-    return [math.log10(weight) if weight > 0 else _zero(search) for weight in weights]
-
-
-def _draw_ours(axes: Axes, search: Search[Score], without: Score | None) -> None:
-    places = _places(search, [weight for weight, _ in search.points])
-    scores = [score for _, score in search.points]
-    ends = [(s.interval.low, s.interval.high) if s.interval else (math.nan,) * 2 for s in scores]
-    low, high = zip(*ends, strict=True)
-    axes.fill_between(places, low, high, color=BLUE, alpha=0.18, linewidth=0)
-    axes.vlines(places, low, high, color=BLUE, linewidth=1.2)
-    _line(axes, search, [fmean(score.per_seed) for score in scores], colour=BLUE, face=BLUE)
-    for place, score in zip(places, scores, strict=True):
-        _draw_seeds(axes, place, score, BLUE)
-    if without is not None:
-        place = _zero(search) - 0.2
-        if without.interval is not None:
-            axes.vlines(place, without.interval.low, without.interval.high, color=GREY)
-        axes.plot(place, fmean(without.per_seed), "s", color=GREY, markersize=5)
-        _draw_seeds(axes, place, without, GREY)
-
-
-def _draw_seeds(axes: Axes, place: float, score: Score, colour: str) -> None:
-    beside = [place + 0.09] * len(score.per_seed)
-    many = len(beside) > MANY
-    axes.plot(beside, score.per_seed, "o", color=colour, alpha=0.6, ms=3, mew=0, rasterized=many)
-
-
-def _line(
-    axes: Axes, search: Search[Any], values: Sequence[float], *, colour: str, face: str
-) -> None:
-    """A line through all points, dashed where it crosses the break."""
-    places = _places(search, [weight for weight, _ in search.points])
-    first = 1 if search.points[0][0] == 0 else 0
-    axes.plot(places[first:], values[first:], "-", color=colour, linewidth=1.4)
-    axes.plot(places[: first + 1], values[: first + 1], "--", color=colour, linewidth=1.0)
-    axes.plot(places, values, "D", color=colour, markerfacecolor=face, markersize=5, zorder=3)
-
-
-def _finish(axes: Axes, symbol: str, search: Search[Any]) -> None:
-    """Ticks at the weights that were tried, and the break before the least positive one."""
-    weights = [0.0, *(weight for weight, _ in search.points if weight > 0)]
-    places = _places(search, weights)
-    axes.set_xticks(places, [f"{weight:g}" for weight in weights])
-    axes.set_xlim(places[0] - 0.5, places[-1] + 0.35)
-    style(axes, grid="y")
-    held = SYMBOLS[1] if symbol == SYMBOLS[0] else SYMBOLS[0]
-    axes.set_xlabel(f"{symbol}, at {held} = {search.held:g}", fontsize=NORMAL)
-    axes.text(
-        places[0] + DECADE / 2,
-        0,
-        "//",
-        transform=axes.get_xaxis_transform(),
-        ha="center",
-        va="center",
-        fontsize=NORMAL,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )
+    run_ids = [trial.run_id for trial in table.evidence.trials]
+    histories = table.store.histories(run_ids, metric) if table.store is not None else {}
+    curves = {}
+    for own in table.measured:
+        logged = {
+            (trial.seed, trial.fold): pd.Series(histories.get(trial.run_id, {}), dtype=float)
+            for trial in trials_of(table.evidence, own.arm)
+            if trial.seed in own.seeds
+        }
+        by_trial = pd.DataFrame(logged).dropna().sort_index()
+        if len(by_trial) > 1:
+            curves[own.arm.name] = by_trial.T.groupby(level=0).mean().T
+    return curves
 
 
 def draw_training(
-    table: Table, curves: Mapping[str, Mapping[str, Curve]], references: Mapping[str, str]
+    curves: Mapping[str, Mapping[str, pd.DataFrame]], references: Mapping[str, str]
 ) -> Figure:
     """Validation accuracy and training loss of every arm, each beside its reference.
 
     Args:
-        curves: by metric and arm.
+        curves: `training_curves` by metric.
         references: arm -> the arm drawn behind it.
     """
-    arms = [
-        measured.arm.name for measured in table.measured if measured.arm.name in curves["val_acc"]
-    ]
+    arms = list(curves["val_acc"])
     # As many arms on every line, as far as their number allows.
     across = math.ceil(len(arms) / math.ceil(len(arms) / _ACROSS))
     bands = [arms[start : start + across] for start in range(0, len(arms), across)]
-    most = max(len(curve.per_seed) for curve in curves["val_acc"].values())
+    most = max(len(curve.columns) for curve in curves["val_acc"].values())
+    several = f" (the first {MOST_LINES})" if most > MOST_LINES else ""
     handles = [
         Line2D([], [], color=BLUE, linewidth=1.8, label="mean over seeds"),
-        Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.6, label="one seed"),
+        Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.6, label=f"one seed{several}"),
         Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="control, mean"),
     ]
-    if most > MOST_LINES:
-        handles[1].set_label(f"one seed (the first {MOST_LINES})")
     figure, grid = panels(
         [1.1] * (len(METRICS) * len(bands)),
         [1] * across,
@@ -178,11 +91,11 @@ def draw_training(
         gap=(0.12, 0.8 if len(bands) > 1 else 0.4),
         sharex=True,
     )
-    for number, (name, label) in enumerate(METRICS.items()):
+    for number, (metric, label) in enumerate(METRICS.items()):
         shown = []
         for band, line in zip(bands, grid[number :: len(METRICS)], strict=True):
             for axes, arm in zip(line, band, strict=False):
-                _draw_arm(axes, arm, references.get(arm), curves[name])
+                _draw_training(axes, curves[metric], arm, references.get(arm, arm))
                 shown.append(axes)
                 axes.tick_params(labelleft=axes is line[0], labelbottom=True)
                 if number == 0:
@@ -200,14 +113,131 @@ def draw_training(
     return figure
 
 
-def _draw_arm(axes: Axes, arm: str, reference: str | None, curves: Mapping[str, Curve]) -> None:
+def _draw_training(
+    axes: Axes, curves: Mapping[str, pd.DataFrame], arm: str, reference: str
+) -> None:
     if arm in curves:
         curve = curves[arm]
-        axes.plot(curve.epochs, curve.per_seed[:MOST_LINES].T, color=BLUE, lw=0.6, alpha=0.45)
-        axes.plot(curve.epochs, curve.per_seed.mean(axis=0), color=BLUE, linewidth=1.8)
-    if reference is not None and reference != arm and reference in curves:
-        behind = curves[reference]
-        mean = behind.per_seed.mean(axis=0)
-        axes.plot(behind.epochs, mean, color=GREY, linestyle="--", linewidth=1.2)
+        axes.plot(curve.index, curve.iloc[:, :MOST_LINES], color=BLUE, lw=0.6, alpha=0.45)
+        axes.plot(curve.index, curve.mean(axis=1), color=BLUE, linewidth=1.8)
+    if reference != arm and reference in curves:
+        mean = curves[reference].mean(axis=1)
+        axes.plot(mean.index, mean, color=GREY, linestyle="--", linewidth=1.2)
     whole_ticks(axes)
     style(axes, grid="both")
+
+
+Value = TypeVar("Value")
+Weights = tuple[float, float]
+"""λ1 and λ2."""
+SYMBOLS = ("λ1", "λ2")
+
+
+def along_weights(
+    values: Mapping[Weights, Value],
+) -> dict[str, tuple[float, dict[float, Value]]]:
+    """By symbol, the other weight, and two or more values by ascending weight.
+
+    λ1 at λ2 = 0, and λ2 at the λ1 with most of its values.
+    """
+    ordered = sorted(values)
+    found = {SYMBOLS[0]: (0.0, {at[0]: values[at] for at in ordered if at[1] == 0})}
+    held = Counter(at[0] for at in values if at[1] > 0)
+    if held:
+        usual = held.most_common(1)[0][0]
+        second = {at[1]: values[at] for at in ordered if at[0] == usual}
+        found[SYMBOLS[1]] = (usual, second)
+    return {symbol: search for symbol, search in found.items() if len(search[1]) > 1}
+
+
+def searched_scores(table: Table) -> dict[Weights, Score]:
+    """Scores of the largest set of students that differ in their two weights alone."""
+    family = next((row.family for row in table.rows if row.family is not None), None)
+    kinds: dict[Setting, dict[Weights, Score]] = {}
+    for own in table.measured:
+        setting = own.arm.setting
+        method = setting.method
+        is_student = setting.model == "student" and method.decoder
+        if is_student and family_of_arm(setting) == family and own.seeds:
+            unweighted = method.model_copy(update={"lambda_1": 0.0, "lambda_2": 0.0})
+            kind = setting.model_copy(update={"method": unweighted})
+            weights = (method.lambda_1, method.lambda_2)
+            kinds.setdefault(kind, {}).setdefault(weights, own.selected)
+    return max(kinds.values(), key=len, default={})
+
+
+def printed_values(table: Table, column: str) -> dict[Weights, float]:
+    """Printed accuracies of the students with a decoder and without KD of logits."""
+    found = {}
+    for row in table.published.rows:
+        value = row.printed[column] if row.printed is not None else None
+        named = row.ours.method if row.ours is not None else {}
+        if value is not None and named.get("decoder", True) and not named.get("logits"):
+            weights = (float(named.get("lambda_1", 0.0)), float(named.get("lambda_2", 0.0)))
+            found[weights] = value
+    return found
+
+
+def draw_searches(table: Table) -> Figure:
+    """One line of panels per weight: ours, and each printed column on an axis of its own."""
+    ours = along_weights(searched_scores(table))
+    printed = {
+        column: along_weights(printed_values(table, column)) for column in table.published.columns
+    }
+    symbols = [symbol for symbol in SYMBOLS if symbol in ours]
+    handles = [
+        marker("D", BLUE, "mean over seeds"),
+        marker("o", BLUE, "one seed"),
+        Patch(color=BLUE, alpha=0.18, label="95 % interval"),
+        marker("D", GREY, "printed in the paper", "white"),
+    ]
+    figure, grid = panels(
+        [1.6] * len(symbols),
+        [2.2, *(1 for _ in printed)],
+        left=0.6,
+        bottom=0.5 + legend_room(len(handles)),
+        top=0.55,
+        gap=(0.42, 0.5),
+        sharey="col",
+    )
+    for (first, *others), symbol in zip(grid, symbols, strict=True):
+        held, scores = ours[symbol]
+        _draw_scores(first, scores)
+        _finish(first, symbol, held, list(scores))
+        first.set_ylabel(plain(f"accuracy on {table.evidence.data} (%)"), fontsize=NORMAL)
+        for axes, searches in zip(others, printed.values(), strict=True):
+            if symbol not in searches:
+                axes.set_axis_off()
+                continue
+            held, values = searches[symbol]
+            axes.plot([*values], [*values.values()], "D-", color=GREY, mfc="white", ms=5, lw=1.4)
+            _finish(axes, symbol, held, list(values))
+    for axes, title in zip(
+        grid[0], ("measured here", *(f"paper,\n{column}" for column in printed)), strict=True
+    ):
+        axes.set_title(plain(title), fontsize=NORMAL)
+    legend(figure, handles)
+    return figure
+
+
+def _draw_scores(axes: Axes, scores: Mapping[float, Score]) -> None:
+    weights, means = list(scores), [np.mean(score.per_seed) for score in scores.values()]
+    for weight, score in scores.items():
+        axes.plot([weight] * len(score.per_seed), score.per_seed, "o", color=BLUE, alpha=0.4, ms=3)
+    spans = [score.interval for score in scores.values()]
+    low = [span.low if span else math.nan for span in spans]
+    high = [span.high if span else math.nan for span in spans]
+    axes.fill_between(weights, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    axes.vlines(weights, low, high, color=BLUE, linewidth=1.2)
+    axes.plot(weights, means, "D-", color=BLUE, markersize=5, linewidth=1.4)
+
+
+def _finish(axes: Axes, symbol: str, held: float, weights: Sequence[float]) -> None:
+    """A logarithmic axis on which 0 has a place, with ticks at the weights that were tried."""
+    axes.set_xscale("symlog", linthresh=min(weight for weight in weights if weight > 0))
+    axes.set_xticks(weights, [f"{weight:g}" for weight in weights])
+    axes.minorticks_off()
+    axes.margins(x=0.08)
+    style(axes, grid="y")
+    other = SYMBOLS[1] if symbol == SYMBOLS[0] else SYMBOLS[0]
+    axes.set_xlabel(f"{symbol}, at {other} = {held:g}", fontsize=NORMAL)

@@ -1,4 +1,4 @@
-"""Style of all figures: colours, sizes, axes at fixed places, and saving."""
+"""Style of all figures: colours, sizes, axes at fixed places, kinds of plots, and saving."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure as Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from cmkd.stats import Interval
 
 # Okabe and Ito's palette: told apart with any common colour vision, and by marker in grey print.
 BLUE = "#0072B2"
@@ -28,6 +32,7 @@ DOTS = 150
 """Of a PNG, per inch."""
 MANY = 100
 """From this many points of a kind on they are a picture inside an SVG, to save megabytes."""
+MINUS = "\N{MINUS SIGN}"
 
 
 def panels(
@@ -111,6 +116,69 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def is_clear(interval: Interval | None) -> bool:
+    """True if an interval of a difference does not hold 0."""
+    return interval is not None and not interval.low <= 0 <= interval.high
+
+
+def draw_estimate(
+    axes: Axes,
+    line: int,
+    mean: float,
+    interval: Interval | None,
+    per_seed: Sequence[float],
+    colour: str,
+    *,
+    text: str = "",
+    face: str | None = None,
+) -> None:
+    """Mean and interval on a horizontal `line`, the seeds below, and `text` above."""
+    if interval is not None:
+        axes.hlines(line, interval.low, interval.high, color=colour, linewidth=2)
+    axes.plot(mean, line, "D", color=colour, mfc=face or colour, markersize=5, zorder=3)
+    below, many = [line + 0.27] * len(per_seed), len(per_seed) > MANY
+    axes.plot(per_seed, below, "o", color=colour, alpha=0.55, ms=3, mew=0, rasterized=many)
+    if text:
+        axes.annotate(
+            text,
+            (mean, line),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=SMALL,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+        )
+
+
+def draw_matrix(
+    axes: Axes, shares: np.ndarray, low: float, high: float, *, write: bool = True
+) -> QuadMesh:
+    """Matrix in whole numbers, its first row on top; blue, or two colours around 0."""
+    colours, edges = "PuOr" if low < 0 else "Blues", "white" if write else "none"
+    # Without edges, a picture inside an SVG.
+    mesh = axes.pcolormesh(
+        shares, vmin=low, vmax=high, cmap=colours, edgecolors=edges, lw=0.5, rasterized=not write
+    )
+    for (row, column), share in np.ndenumerate(shares) if write else ():
+        value = round(float(share))
+        if value:
+            text = f"{value:+d}".replace("-", MINUS) if low < 0 else str(value)
+            colour = "white" if abs(share) > 0.6 * high else "black"
+            centre = column + 0.5, row + 0.5
+            axes.text(*centre, text, ha="center", va="center", fontsize=SMALL, color=colour)
+    axes.set_ylim(len(shares), 0)
+    axes.tick_params(labelsize=SMALL, length=0)
+    axes.spines[:].set_visible(False)
+    return mesh
+
+
+def draw_curves(axes: Axes, x: Sequence[float], per_seed: np.ndarray, marked: str = "-") -> None:
+    """Lines of all seeds, Float "S X", and of their mean; `marked` is the format of the mean."""
+    if len(per_seed) > 1:
+        axes.plot(x, per_seed.T, color=BLUE, linewidth=0.6, alpha=0.45)
+    axes.plot(x, per_seed.mean(axis=0), marked, color=BLUE, markersize=2.5, linewidth=1.7)
+
+
 def note(figure: Figure, text: str) -> None:
     """One small line in the upper left corner."""
     places = 0.06 / figure.get_figwidth(), 1 - 0.05 / figure.get_figheight()
@@ -124,3 +192,43 @@ def save(figure: Figure) -> tuple[bytes, bytes]:
         figure.savefig(svg, format="svg", dpi=DOTS, metadata={"Date": None})
     figure.savefig(png, format="png", dpi=DOTS, metadata={"Software": None})
     return svg.getvalue(), png.getvalue()
+
+
+_Rgb = UInt8[np.ndarray, "H W 3"]
+
+
+def render_pictures(
+    *,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[_Rgb]]],
+    legend: _Rgb,
+    legend_text: str,
+) -> bytes:
+    """A PNG with a line of equally large pictures per row, each row with its name.
+
+    Equal pictures give equal bytes with one matplotlib version.
+    """
+    height, width = rows[0][1][0].shape[:2]
+    line = 2.2 * height / width + 0.05
+    heights = (line * len(rows) + 0.8, 1.2)
+    figure = Figure(figsize=(0.9 + 2.2 * len(columns), sum(heights)))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
+    grid = above.subplots(len(rows), len(columns), squeeze=False)
+    for line_of_panels, (name, pictures) in zip(grid, rows, strict=True):
+        for axes, picture in zip(line_of_panels, pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+        line_of_panels[0].set_ylabel(name, fontsize=8)
+    for axes, name in zip(grid[0], columns, strict=True):
+        axes.set_title(name, fontsize=9)
+    above.suptitle(plain(title), fontsize=11, fontweight="bold")
+    disc, words = below.subplots(1, 2, width_ratios=[1, 6])
+    disc.imshow(legend)
+    for axes in (disc, words):
+        axes.set_axis_off()
+    words.text(0, 0.5, legend_text, fontsize=9, va="center")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
