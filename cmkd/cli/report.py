@@ -63,7 +63,7 @@ def claims(
     from cmkd.report.build import claim_report, other_data, write_files
     from cmkd.report.claims import load_claims, read_claims
     from cmkd.report.gather import Request
-    from cmkd.report.writers import render_notice
+    from cmkd.report.page import render_notice
 
     wanted = read_claims(file) if file else load_claims()
     request = Request((), data, sweep, tracking_uri, costs or out / "cost.json")
@@ -233,7 +233,7 @@ def _show(then: Baseline, finding: Finding) -> None:
 
 def _print_grid(page: Page) -> None:
     """The table of a page: compact on a terminal, Markdown elsewhere."""
-    from cmkd.report.writers import render_grid
+    from cmkd.report.page import render_grid
 
     grid = page.grids[0]
     if not sys.stdout.isatty():
@@ -326,8 +326,8 @@ def tables(
     from cmkd import __version__
     from cmkd.report.build import parse_formats, table_report, write_files
     from cmkd.report.gather import Request
+    from cmkd.report.page import render_notice
     from cmkd.report.provenance import render_trace, traces
-    from cmkd.report.writers import render_notice
 
     request = Request(
         tuple(table or ()), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url

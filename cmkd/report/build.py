@@ -21,11 +21,10 @@ from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
 from cmkd.report.latex import render_latex
-from cmkd.report.page import Page, Picture
+from cmkd.report.page import Page, Picture, render_csv, render_html, render_json, render_markdown
 from cmkd.report.paper import TABLES, read_costs
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table
-from cmkd.report.writers import render_csv, render_html, render_json, render_markdown
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
