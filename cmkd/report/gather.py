@@ -24,8 +24,6 @@ from cmkd.report.evidence import (
     Trial,
     collect,
     no_evidence,
-    number,
-    tag,
 )
 from cmkd.report.paper import (
     TABLES,
@@ -38,6 +36,7 @@ from cmkd.report.paper import (
 )
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.tables import ArmResult, Table, build_table
+from cmkd.results import read_runs
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord
 from cmkd.tracking.uri import default_uri, redact, store_exists
@@ -96,11 +95,11 @@ def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
     """
     if not store_exists(request.tracking_uri):
         return {}
-    found: dict[str, set[str]] = {}
-    for run in open_reader(request.tracking_uri).find({"kind": "trial"}):
-        if run.status == "FINISHED" and "data" in run.tags:
-            found.setdefault(run.tags["data"], set()).add(run.tags.get("sweep", ""))
-    return {data: tuple(sorted(names - {""})) for data, names in sorted(found.items())}
+    runs = read_runs(open_reader(request.tracking_uri), {"kind": "trial"})
+    return {
+        data: tuple(sorted(set(own["sweep"].dropna())))
+        for data, own in runs[runs["status"] == "FINISHED"].groupby("data")
+    }
 
 
 class _Snapshot(RunReader):
@@ -240,17 +239,16 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
 
     Trials of an earlier protocol have other setting ids and are left out.
     """
-    runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
+    runs = read_runs(store, {"kind": "trial", "sweep": name})
+    runs = runs[runs["status"] == "FINISHED"]
     if data:
-        runs = [run for run in runs if data in (run.tags.get("data"), run.tags.get("data_id"))]
-    lacking = [run.run_id for run in runs if not run.params]
-    params = {run.run_id: run.params for run in runs} | dict(store.params(lacking))
+        runs = runs[(runs["data"] == data) | (runs["data_id"] == data)]
     arms: dict[str, Arm] = {}
-    for run in runs:
-        setting_id = tag(run, "setting_id")
-        setting = _setting(params[run.run_id]) if setting_id not in arms else None
+    first = runs.drop_duplicates("setting_id")
+    params = store.params(first["run_id"].tolist())
+    for run_id, setting_id, own in first[["run_id", "setting_id", "arm"]].itertuples(index=False):
+        setting = _setting(params[run_id])
         if setting is not None and setting.id == setting_id:
-            own = tag(run, "arm")
             names = {arm.name for arm in arms.values()}
             arms[setting_id] = Arm(own if own not in names else f"{own} {setting_id}", setting)
     if not arms:
@@ -258,8 +256,8 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
     spec = SweepSpec(
         name=name,
         description="",
-        data=tag(runs[-1], "data"),
-        seeds=1 + max(number(run, "seed") for run in runs),
+        data=runs["data"].iloc[-1],
+        seeds=1 + int(runs["seed"].astype(int).max()),
         blocks={"stored": {}},
     )
     return Sweep(spec, Document(Path(name), {}, {}), tuple(arms.values()), {}, {})
