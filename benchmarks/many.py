@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.servers import mlflow_server, postgres_server, resident_mebibytes
-from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
+from cmkd.data.dataset import ensure_synthetic
+from cmkd.data.synthetic import SyntheticRecipe
 from cmkd.tracking.mlflow_store import open_store
 
 RECIPE = SyntheticRecipe(name="one-step", train=24, val=12, test=12)

@@ -133,12 +133,8 @@ def train(config: dict[str, Any]) -> None:
     from ray import tune
 
     from cmkd.training.batches import ClipReader, first_rows, measure_scales
-    from cmkd.training.evaluate import accuracy
-    from cmkd.training.features import (
-        OnlineFeatures,
-        load_frozen_teacher,
-        measure_channel_stats,
-    )
+    from cmkd.training.features import online_features
+    from cmkd.training.outcome import accuracy
     from cmkd.training.runtime import configure, pick_device
     from cmkd.training.student import StudentLearner
 
@@ -153,9 +149,7 @@ def train(config: dict[str, Any]) -> None:
     reader = ClipReader(arrays, measure_scales(arrays, plain), device, trial.setting)
     features, mean_edges = None, {}
     if method.needs_teacher:
-        teacher = load_frozen_teacher(trial, cache, classes, device)
-        stats = measure_channel_stats(teacher, reader, plain[:32]).to(device)
-        features = OnlineFeatures(teacher, reader, stats)
+        features = online_features(trial, cache, dataset, reader)
         mean_edges = dict.fromkeys(method.tg, 1.0)
     reader.arrays = Decoded(dataset, trial)  # type: ignore[assignment]
     learner = StudentLearner(

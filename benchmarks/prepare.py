@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.prepare.reencode import EncodeTask, reencode
+from cmkd.data.reencode import reencode
 
 CLIPS = (
     "v_SoccerJuggling_g23_c01.avi",
@@ -45,14 +45,14 @@ def measure_prepare(folder: Path) -> PrepareFigures | str:
     if not all((clips / name).is_file() for name in CLIPS):
         return f"there are no real clips at {clips}"
     encoding = EncodingConfig()
-    reencode(_task(clips / CLIPS[0], folder, encoding))
+    reencode(*_files(clips / CLIPS[0], folder), encoding)
     rounds = []
     for _ in range(ROUNDS):
         ours, ffmpeg = _Cost(0.0, 0.0), _Cost(0.0, 0.0)
         for name in CLIPS:
-            task = _task(clips / name, folder, encoding)
-            command = _command(task.source, folder / "ffmpeg.mp4", encoding)
-            ours += _cost(lambda task=task: reencode(task))
+            files = _files(clips / name, folder)
+            command = _command(files[0], folder / "ffmpeg.mp4", encoding)
+            ours += _cost(lambda files=files: reencode(*files, encoding))
             ffmpeg += _cost(lambda command=command: subprocess.run(command, check=True))
         rounds.append((ours, ffmpeg))
     return PrepareFigures(
@@ -80,10 +80,11 @@ def _cost(work: Callable[[], object]) -> _Cost:
     return _Cost(sum(after[:4]) - sum(before[:4]), time.perf_counter() - started)
 
 
-def _task(source: Path, folder: Path, encoding: EncodingConfig) -> EncodeTask:
+def _files(source: Path, folder: Path) -> tuple[Path, Path, Path]:
+    """Source, output and a record that is not there."""
     record = folder / f"{source.name}.json"
     record.unlink(missing_ok=True)
-    return EncodeTask(source, folder / f"{source.name}.mp4", record, encoding)
+    return source, folder / f"{source.name}.mp4", record
 
 
 def _command(source: Path, output: Path, encoding: EncodingConfig) -> list[str]:

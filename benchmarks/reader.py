@@ -1,6 +1,6 @@
 """How fast clips are read, beside other ways on the same files; ``python -m benchmarks.reader``.
 
-The files are real clips as `cmkd.data.prepare.reencode` writes them: 320 x 256, a GOP of 12. All
+The files are real clips as `cmkd.data.reencode` writes them: 320 x 256, a GOP of 12. All
 ways run in this process on one thread and take turns, clip by clip; times are CPU times, of each
 clip and way the least of its rounds, to which other work on the machine adds least. A figure is
 the median over the clips of the ratio of two ways on one clip.
@@ -38,8 +38,8 @@ from av.video.reformatter import VideoReformatter
 from benchmarks.prepare import CLIPS
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_compressed
-from cmkd.data.codec.mpeg4 import DecodePlan, open_mpeg4
-from cmkd.data.prepare.reencode import EncodeTask, reencode
+from cmkd.data.mpeg4 import decode_plan, open_mpeg4
+from cmkd.data.reencode import reencode
 from cmkd.data.sampling import sample_clip
 
 ROUNDS = 5
@@ -129,7 +129,7 @@ def real_clips(folder: Path) -> Mapping[str, Sequence[Path]] | str:
 
 def _prepared(source: Path, folder: Path, number: int) -> Path:
     output = folder / f"{source.parent.name}-{number}.mp4"
-    reencode(EncodeTask(source, output, output.with_suffix(".json"), EncodingConfig()))
+    reencode(source, output, output.with_suffix(".json"), EncodingConfig())
     return output
 
 
@@ -143,8 +143,8 @@ def measure_reader(paths: Sequence[Path]) -> ReaderFigures:
             kinds = list(video.kinds)
             samples = {count: sample_clip(kinds, count).positions for count in POSITIONS}
             for count, positions in samples.items():
-                runs = DecodePlan.of(kinds, positions).runs
-                shares[count].append(sum(map(len, runs)) / len(kinds))
+                runs = decode_plan(kinds, positions)
+                shares[count].append(sum(len(run.frames) for run in runs) / len(kinds))
         lengths.append(len(kinds))
         laps: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(ROUNDS):

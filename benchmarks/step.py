@@ -69,7 +69,7 @@ def _time_steps(config: TrialConfig, cache: Path) -> dict[str, float]:
     trial = TrialRun(config, cache)
     learner = trial.learner
     assert isinstance(learner, StudentLearner)
-    student = learner.student.train()
+    student = learner.model.train()
     rows = view_rows(trial.reader.arrays, trial.split.train, 0)
     clock = Clock()
     for lap in range(WARM_UP + COUNTED):

@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load ``cmkd.results`` when it is first used, since pandas takes a third of a second."""
-    if name == "results":
-        from importlib import import_module
+    """Load ``cmkd.results`` and ``cmkd.load_student`` at first use: pandas and torch are slow."""
+    from importlib import import_module
 
+    if name == "results":
         return import_module("cmkd.results")
+    if name == "load_student":
+        return import_module("cmkd.predict").load_student
     raise AttributeError(f"module 'cmkd' has no attribute {name!r}")

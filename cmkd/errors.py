@@ -4,6 +4,7 @@
     |-- InputError             2   a file, option or value the user gave is wrong
     |   |-- ConfigError        2   a spec or config: carries file, line and key
     |   `-- DataError          2   a video, annotation or prepared data set
+    |       `-- FileError      2   one file of them: carries path and reason
     |-- TrialFailed            1   at least one trial failed, or a regression was found
     `-- InfrastructureError    3   store, disk or engine failed; the same command resumes
 
@@ -48,6 +49,21 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A video, an annotation file or a prepared data set is wrong."""
+
+
+class FileError(DataError):
+    """A video, clip or line of an annotation file cannot be used.
+
+    Attributes:
+        path: of the file.
+        reason: `problem` without the path.
+    """
+
+    def __init__(self, path: object, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}", remedy)
+        self.args = (path, reason, remedy)
+        self.path = str(path)
+        self.reason = reason
 
 
 class TrialFailed(CmkdError):

@@ -18,7 +18,9 @@ from cmkd.io import damaged, write_text
 FILE = "made_by.json"
 """In the folder of a trial or teacher: all that trained it, the first one first."""
 PACKAGES = ("cmkd", "torch", "numpy", "av")
-NEUTRAL = frozenset({"cli", "report", "sweep", "tracking", "results.py", "__main__.py"})
+NEUTRAL = frozenset(
+    {"cli", "report", "sweep", "tracking", "predict.py", "results.py", "__main__.py"}
+)
 """Parts of the package that change no result; an edit of them leaves `Provenance.code` as it is."""
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
 """Processor features by which kernels, and with them the rounding, are chosen."""

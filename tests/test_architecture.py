@@ -38,18 +38,20 @@ LAYERS: dict[str, set[str]] = {
         *("errors", "io", "machine", "provenance", "config", "data"),
         *("backbones", "tracking.store", "method"),
     },
+    "predict": {"errors", "io", "config", "data", "tracking", "training"},
     "sweep": {
         *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
     "report": {"errors", "io", "stats", "config", "tracking", "results"},
     "cli": {
-        *("errors", "io", "machine", "config", "data", "tracking", "training", "sweep", "report"),
+        *("errors", "io", "machine", "config", "data", "tracking", "training", "predict"),
+        *("sweep", "report"),
     },
     "__main__": {"cli"},
 }
 DOORS: dict[str, str] = {
-    "av": r"cmkd/data/codec/\w+\.py",
+    "av": r"cmkd/data/(mpeg4|video)\.py",
     "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster)\.py",
     "mlflow": r"cmkd/tracking/mlflow_(store|calls)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",
@@ -57,7 +59,7 @@ DOORS: dict[str, str] = {
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/stats\.py",
-    "torch": r"cmkd/(data|backbones|method|training|sweep)/(\w+/)?\w+\.py",
+    "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict)\.py",
 }
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
 

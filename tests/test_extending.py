@@ -19,7 +19,8 @@ import pytest
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.data.prepare import official
+from cmkd.data.annotations import OFFICIAL
+from cmkd.data.sources import OfficialRequest, find_official
 from cmkd.errors import ConfigError, DataError
 from cmkd.report.arms import family_of_arm, find_arm
 from cmkd.report.evidence import no_evidence
@@ -28,7 +29,7 @@ from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
 from cmkd.sweep.plan import axes_of
 from cmkd.sweep.search import pruner_of
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,7 +136,7 @@ def test_a_table_finds_the_arms_of_its_rows(folder: Path) -> None:
 
 
 def test_a_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(official, "OFFICIAL", dict(official.OFFICIAL))
+    monkeypatch.setitem(OFFICIAL, "gestures", OFFICIAL["ucf101"])  # taken back with the test
     monkeypatch.syspath_prepend(folder)
     importlib.import_module("my_sets")
     rows = [f"{c}{n} {c} p{n} {'test' if n == 2 else 'train'}" for c in "ab" for n in range(3)]
@@ -143,14 +144,14 @@ def test_a_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in rows:
         (folder / "videos" / f"{row.partition(' ')[0]}.mp4").parent.mkdir(exist_ok=True)
         (folder / "videos" / f"{row.partition(' ')[0]}.mp4").touch()
-    request = official.OfficialRequest("gestures", folder, "1")
-    found = official.find_official(folder / "videos", request)
+    request = OfficialRequest("gestures", folder, "1")
+    found = find_official(folder / "videos", request)
     assert found.classes == ("a", "b") and len(found.sources) == 6
     assert {source.group for source in found.sources} == {"p0", "p1", "p2"}
     assert found.official is not None and found.official.complete
     (folder / "list.txt").write_text("a0 a p0 dev\n" + "\n".join(rows[1:]))
     with pytest.raises(DataError, match="NAME CLASS PERSON"):
-        official.find_official(folder / "videos", request)
+        find_official(folder / "videos", request)
 
 
 def installed(folder: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ Names of parameters and buffers are torchvision's, so that its ImageNet files (w
 less their prefixes, those of TSM fit as they are.
 
 Sources: torchvision.models.resnet (the "v1.5" with its stride in the 3x3 convolution);
-mit-han-lab/temporal-shift-module, ``blockres``.
+mit-han-lab/temporal-shift-module, ``blockres`` (the shift stands before the first convolution of a
+residual block, inside the residual branch).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from cmkd.backbones.tsm import TemporalShift
 from cmkd.config.backbones import Size
 
 Depth = Literal[18, 34, 50]
+Edge = Literal["zero", "replicate"]
 STRIDE = 32
 """Input size / map size, rounded up."""
 
@@ -33,6 +35,67 @@ _BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
 }
+
+
+def temporal_shift(
+    x: Float[Tensor, "B T C H W"], fold: int, edge: Edge = "zero"
+) -> Float[Tensor, "B T C H W"]:
+    """Give channels [0, fold) the frame t + 1 and [fold, 2 fold) the frame t - 1.
+
+    Args:
+        x: feature maps of T frames.
+        fold: channels per direction, 2 * fold <= C.
+        edge: beyond the clip's ends there is zero, as in the official code, or the end frame.
+    """
+    return cast(Tensor, _Shift.apply(x, fold, edge == "replicate"))  # type: ignore[no-untyped-call]
+
+
+class _Shift(torch.autograd.Function):
+    """One copy forward and one backward; slicing and joining would make autograd add many."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, fold: int, replicate: bool) -> Tensor:
+        ctx.fold, ctx.replicate = fold, replicate  # type: ignore[attr-defined]
+        out = _move(x, slice(0, fold), slice(fold, 2 * fold))
+        if replicate:
+            out[:, -1, :fold] = x[:, -1, :fold]
+            out[:, 0, fold : 2 * fold] = x[:, 0, fold : 2 * fold]
+        return out
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        fold = ctx.fold  # type: ignore[attr-defined]
+        # The adjoint of looking ahead is looking back.
+        out = _move(grads[0], slice(fold, 2 * fold), slice(0, fold))
+        if ctx.replicate:  # type: ignore[attr-defined]
+            out[:, -1, :fold] += grads[0][:, -1, :fold]
+            out[:, 0, fold : 2 * fold] += grads[0][:, 0, fold : 2 * fold]
+        return out, None, None
+
+
+def _move(x: Tensor, ahead: slice, back: slice) -> Tensor:
+    out = x.clone()
+    out[:, :-1, ahead] = x[:, 1:, ahead]
+    out[:, 1:, back] = x[:, :-1, back]
+    out[:, -1, ahead] = 0
+    out[:, 0, back] = 0
+    return out
+
+
+class TemporalShift(nn.Module):
+    """`temporal_shift` on maps whose frames are folded into the batch: (B T, C, H, W)."""
+
+    def __init__(self, num_frames: int, divisor: int, edge: Edge = "zero") -> None:
+        super().__init__()
+        self.num_frames = num_frames
+        self.divisor = divisor
+        self.edge = edge
+
+    def forward(self, x: Float[Tensor, "BT C H W"]) -> Float[Tensor, "BT C H W"]:
+        """Shift along time; the shape stays."""
+        clips = x.unflatten(0, (-1, self.num_frames))
+        fold = x.shape[1] // self.divisor
+        return temporal_shift(clips, fold, self.edge).flatten(0, 1)
 
 
 class BasicBlock(nn.Module):
@@ -120,27 +183,24 @@ class ResNet(nn.Module):
 
     Args:
         depth: layers with weights.
-        in_channels: 3 for pictures and residuals, 2 for motion vectors.
-        shifted_frames: T, frames per clip, where blocks look one frame ahead and back; None for
-            a network that sees every frame alone.
+        shifted: True if blocks look one frame ahead and back; else every frame is seen alone.
 
     Attributes:
         checkpointing: whether training computes the activations inside blocks twice.
     """
 
-    def __init__(self, depth: Depth, in_channels: int, *, shifted_frames: int | None) -> None:
+    def __init__(self, size: Size, *, depth: Depth, shifted: bool = False) -> None:
         super().__init__()
+        assert size.total_stride == STRIDE, size
         self.checkpointing = False
-        self.num_frames = shifted_frames
+        self.num_frames = size.num_frames if shifted else None
         kind = Bottleneck if depth == 50 else BasicBlock
 
         def block(inputs: int, planes: int, stride: int) -> nn.Module:
-            shift: nn.Module = nn.Identity()
-            if shifted_frames is not None:
-                shift = TemporalShift(shifted_frames, _SHIFT_DIVISOR)
+            shift = TemporalShift(size.num_frames, _SHIFT_DIVISOR) if shifted else nn.Identity()
             return kind(inputs, planes, stride, shift)
 
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        self.conv1 = nn.Conv2d(size.in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -158,12 +218,6 @@ class ResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = run_blocks(stage, maps, self.checkpointing)
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
-
-
-def resnet(size: Size, *, depth: Depth, shifted: bool = False) -> ResNet:
-    """Builder: a ResNet that sees frames alone, or across time if `shifted`."""
-    assert size.total_stride == STRIDE, size
-    return ResNet(depth, size.in_channels, shifted_frames=size.num_frames if shifted else None)
 
 
 def run_blocks(

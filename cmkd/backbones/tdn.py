@@ -113,23 +113,20 @@ def _plain(inputs: int, planes: int, stride: int) -> Bottleneck:
 class LongTermTDN(nn.Module):
     """TDN without its short-term module, for frames whose neighbours do not exist.
 
-    Args:
-        in_channels: 3 for pictures and residuals, 2 for motion vectors.
-        num_frames: T, frames per clip.
-
     Attributes:
         checkpointing: whether training computes the activations inside blocks twice.
     """
 
-    def __init__(self, in_channels: int, num_frames: int) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
+        assert size.total_stride == STRIDE, size
         self.checkpointing = False
-        self.num_frames = num_frames
+        self.num_frames = size.num_frames
 
         def block(inputs: int, planes: int, stride: int) -> DifferenceBottleneck:
-            return DifferenceBottleneck(inputs, planes, stride, num_frames)
+            return DifferenceBottleneck(inputs, planes, stride, size.num_frames)
 
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3)
+        self.conv1 = nn.Conv2d(size.in_channels, 64, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -165,11 +162,11 @@ class TDN(LongTermTDN):
     differences count half each for T = 8, and 3 to 1 for other T.
     """
 
-    def __init__(self, in_channels: int, num_frames: int) -> None:
-        super().__init__(in_channels, num_frames)
-        self.in_channels = in_channels
-        self.share = 0.5 if num_frames == 8 else 0.25
-        stem = nn.Conv2d((SEGMENT - 1) * in_channels, 64, 7, 2, 3, bias=False)
+    def __init__(self, size: Size) -> None:
+        super().__init__(size)
+        self.in_channels = size.in_channels
+        self.share = 0.5 if size.num_frames == 8 else 0.25
+        stem = nn.Conv2d((SEGMENT - 1) * size.in_channels, 64, 7, 2, 3, bias=False)
         self.conv1_5 = nn.Sequential(stem, nn.BatchNorm2d(64), nn.ReLU(inplace=True))
         self.resnext_layer1 = make_stage(_plain, 64, 64, 1, 3)
         initialise(self.resnext_layer1)
@@ -196,15 +193,3 @@ class TDN(LongTermTDN):
 def inflate(stem: Float[Tensor, "64 C 7 7"]) -> Float[Tensor, "64 4C 7 7"]:
     """First convolution for the four differences, from that for one frame: its channels' mean."""
     return stem.mean(1, keepdim=True).repeat(1, (SEGMENT - 1) * stem.shape[1], 1, 1)
-
-
-def tdn(size: Size) -> TDN:
-    """Builder: the whole network."""
-    assert size.total_stride == STRIDE, size
-    return TDN(size.in_channels, size.num_frames)
-
-
-def long_term_tdn(size: Size) -> LongTermTDN:
-    """Builder: without the short-term module."""
-    assert size.total_stride == STRIDE, size
-    return LongTermTDN(size.in_channels, size.num_frames)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmkd.backbones.tsm import TemporalShift
+from cmkd.backbones.resnet import TemporalShift
 from cmkd.config.backbones import Size
 
 
@@ -78,37 +78,24 @@ class TinyResNet(nn.Module):
     The shift repeats the end frames of a clip instead of padding with zeros.
 
     Args:
-        in_channels: 3 for pictures and residuals, 2 for motion vectors.
-        num_frames: T, frames per clip in the batch (the shift needs it).
-        total_stride: input size / feature map size, one of 1, 2, 4, 8, 16.
-        width: channels of the first stage; the last has 4 * width.
-        blocks: basic blocks per stage.
+        size: its `total_stride` is one of 1, 2, 4, 8, 16; the last stage has 4 * `width` channels.
         shift_divisor: 1 / share of channels shifted per direction; None for no shift.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_frames: int,
-        *,
-        total_stride: int,
-        width: int,
-        blocks: int,
-        shift_divisor: int | None = None,
-    ) -> None:
+    def __init__(self, size: Size, *, shift_divisor: int | None = None) -> None:
         super().__init__()
-        average, first, *strides = split_stride(total_stride)
+        average, first, *strides = split_stride(size.total_stride)
         self.average: nn.Module = nn.AvgPool2d(average) if average > 1 else nn.Identity()
-        self.stem: nn.Module = stem(in_channels, width, first)
+        self.stem: nn.Module = stem(size.in_channels, size.width, first)
         self.activation = nn.ReLU(inplace=True)
         layers: list[nn.Module] = []
-        inputs = width
+        inputs = size.width
         for stage, stride in enumerate(strides):
-            outputs = width * 2**stage
-            for block in range(blocks):
+            outputs = size.width * 2**stage
+            for block in range(size.blocks):
                 shift: nn.Module = nn.Identity()
                 if shift_divisor is not None:
-                    shift = TemporalShift(num_frames, shift_divisor, "replicate")
+                    shift = TemporalShift(size.num_frames, shift_divisor, "replicate")
                 layers.append(BasicBlock(inputs, outputs, stride if block == 0 else 1, shift))
                 inputs = outputs
         self.stages = nn.Sequential(*layers)
@@ -128,18 +115,9 @@ def frame_differences(x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C H W
 class TinyTDN(TinyResNet):
     """A shifted `TinyResNet` whose stem also sees the difference to the frame before."""
 
-    def __init__(
-        self, in_channels: int, num_frames: int, *, total_stride: int, width: int, blocks: int
-    ) -> None:
-        super().__init__(
-            in_channels,
-            num_frames,
-            total_stride=total_stride,
-            width=width,
-            blocks=blocks,
-            shift_divisor=4,
-        )
-        self.difference_stem = stem(in_channels, width, self.first_stride)
+    def __init__(self, size: Size) -> None:
+        super().__init__(size, shift_divisor=4)
+        self.difference_stem = stem(size.in_channels, size.width, self.first_stride)
 
     def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
         """Feature maps of every frame."""
@@ -148,26 +126,3 @@ class TinyTDN(TinyResNet):
         moving = self.difference_stem(frame_differences(pixels).flatten(0, 1))
         maps = self.stages(self.activation(still + moving))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
-
-
-def tiny_resnet(size: Size, *, shift_divisor: int | None = None) -> TinyResNet:
-    """Builder: sees frames alone, or across time with a `shift_divisor`."""
-    return TinyResNet(
-        size.in_channels,
-        size.num_frames,
-        total_stride=size.total_stride,
-        width=size.width,
-        blocks=size.blocks,
-        shift_divisor=shift_divisor,
-    )
-
-
-def tiny_tdn(size: Size) -> TinyTDN:
-    """Builder: stem differences and shifts."""
-    return TinyTDN(
-        size.in_channels,
-        size.num_frames,
-        total_stride=size.total_stride,
-        width=size.width,
-        blocks=size.blocks,
-    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cmkd.training.flops import Cost, Speed, Subject
+    from cmkd.training.cost import Cost, Speed, Subject
 
 
 def cost(
@@ -29,7 +29,7 @@ def cost(
 ) -> None:
     """Count GMACs and parameters of every network of Tables 2 and 3 that cmkd builds."""
     from cmkd.report.build import write_files
-    from cmkd.training.flops import SIDE, count, subjects
+    from cmkd.training.cost import SIDE, count, subjects
     from cmkd.training.runtime import pick_device
 
     where = pick_device(device).type if measure else ""
@@ -49,7 +49,7 @@ def _timed(name: str, device: str, batch: int) -> Speed:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from cmkd.training.flops import measure
+    from cmkd.training.cost import measure
 
     # A process of its own, whose memory nothing else has raised.
     context = multiprocessing.get_context("spawn")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from cmkd.config.data import SplitConfig
-    from cmkd.data.prepare.official import OfficialRequest
+    from cmkd.data.sources import OfficialRequest
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,8 +35,8 @@ def verify(
     dataset = open_dataset(data, cache_root())
     with progress("verifying") as on_progress:
         damaged = run(dataset, workers=count, on_progress=on_progress)
-    for damage in damaged:
-        typer.echo(f"{damage.path}: {'; '.join(damage.problems)}")
+    for path, problems in damaged.items():
+        typer.echo(f"{path}: {'; '.join(problems)}")
     total = len(dataset.clips)
     typer.echo(f"{dataset.info.name}: {total - len(damaged)} of {total} clips are intact")
     if damaged:
@@ -62,7 +62,7 @@ def inspect(
     from cmkd.report.figures.style import render_pictures
 
     path = _clip(clip)
-    seen = inspect_clip(path, frames)
+    sights, full = inspect_clip(path, frames)
     picture = render_pictures(
         title=path.name,
         columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
@@ -72,12 +72,12 @@ def inspect(
                 f"rebuilt {frame.error:.1f}",
                 (frame.frame, frame.iframe, frame.motion, frame.residual, frame.rebuilt),
             )
-            for frame in seen.frames
+            for frame in sights
         ],
         legend=wheel(120),
         legend_text=(
             "Motion: the hue is the direction towards the I-frame, as on the disc; brightness is "
-            f"full from {seen.full:.1f} pixels on.\n"
+            f"full from {full:.1f} pixels on.\n"
             "Residual: middle grey is none, a level is a level.\n"
             "Rebuilt: the I-frame moved by 4 x 4 cells of motion, plus 2 x 2 cells of residual.\n"
             "Error: mean absolute difference from the decoded frame in grey levels, of the moved "
@@ -86,8 +86,8 @@ def inspect(
     )
     target = output or Path(f"{path.stem}.png")
     write_atomic(target, lambda draft: draft.write_bytes(picture))
-    mean = sum(frame.error for frame in seen.frames) / len(seen.frames)
-    typer.echo(f"{target}: {len(seen.frames)} frames, rebuilt to {mean:.2f} grey levels on average")
+    mean = sum(frame.error for frame in sights) / len(sights)
+    typer.echo(f"{target}: {len(sights)} frames, rebuilt to {mean:.2f} grey levels on average")
 
 
 def _clip(text: str) -> Path:
@@ -142,10 +142,6 @@ def prepare(
     subset: Annotated[
         bool, typer.Option("--subset", help="with --as: leave out what is not in ROOT")
     ] = False,
-    checksums: Annotated[
-        Path | None,
-        typer.Option(help="list of md5sum, sha1sum, sha256sum or sha512sum; refuse what differs"),
-    ] = None,
     ignore_column: Annotated[
         list[str] | None, typer.Option(help="column of manifest.csv to pass over")
     ] = None,
@@ -189,8 +185,8 @@ def prepare(
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
     from cmkd.config.paths import slug, usable_cache
-    from cmkd.data.prepare.run import PrepareRequest
-    from cmkd.data.prepare.run import prepare as run
+    from cmkd.data.prepare import PrepareRequest
+    from cmkd.data.prepare import prepare as run
     from cmkd.errors import InputError
 
     if slug(name) != name:
@@ -219,7 +215,6 @@ def prepare(
         ),
         split=splits,
         official=official,
-        checksums=checksums,
         ignored_columns=tuple(ignore_column or ()),
         workers=usable_workers(workers),
     )
@@ -266,7 +261,7 @@ def list_datasets() -> None:
     rows = [("name", "kind", "clips", "classes", "folds", "groups", "where")]
     found = find_datasets(cache_root())
     for name, recipe in RECIPES.items():
-        clips, classes = sum(recipe.sizes.values()), len(recipe.plan.classes)
+        clips, classes = sum(recipe.sizes.values()), len(recipe.info.classes)
         where = str(found.pop(name, "made on first use"))
         rows.append((name, "embedded", str(clips), str(classes), "1", "0", where))
     for name, folder in found.items():
@@ -287,7 +282,8 @@ def _official(
     name: str | None, annotations: Path | None, split: str | None, subset: bool
 ) -> OfficialRequest | None:
     from cmkd.config.yaml_loader import suggest
-    from cmkd.data.prepare.official import OFFICIAL, OfficialRequest
+    from cmkd.data.annotations import OFFICIAL
+    from cmkd.data.sources import OfficialRequest
     from cmkd.errors import InputError
 
     if name is None:

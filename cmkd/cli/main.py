@@ -12,6 +12,7 @@ import cmkd
 from cmkd.cli import data, report, teacher, work
 from cmkd.cli.cost import cost
 from cmkd.cli.keys import keys
+from cmkd.cli.predict import predict
 from cmkd.cli.status import status
 from cmkd.cli.sweep import sweep
 from cmkd.cli.ui import ui
@@ -31,6 +32,7 @@ app.add_typer(teacher.app, name="teacher")
 app.command()(sweep)
 app.command()(status)
 app.add_typer(report.app, name="report")
+app.command()(predict)
 app.command()(keys)
 app.command()(cost)
 app.command()(ui)

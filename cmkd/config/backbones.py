@@ -117,13 +117,13 @@ class Backbone:
 
 
 def _tiny(name: str, family: str, temporal: Lazy) -> Backbone:
-    shifted = Lazy("cmkd.backbones.tiny:tiny_resnet", {"shift_divisor": 4})
+    shifted = Lazy("cmkd.backbones.tiny:TinyResNet", {"shift_divisor": 4})
     return Backbone(
         name,
         family,
         channels=lambda width: 4 * width,
         temporal=temporal,
-        image=Lazy("cmkd.backbones.tiny:tiny_resnet"),
+        image=Lazy("cmkd.backbones.tiny:TinyResNet"),
         i_temporal=shifted,
         stride=None,
         scalable=True,
@@ -134,21 +134,21 @@ def _tiny(name: str, family: str, temporal: Lazy) -> Backbone:
 
 
 def _tsm(depth: int, channels: int) -> Backbone:
-    shifted = Lazy("cmkd.backbones.resnet:resnet", {"depth": depth, "shifted": True})
+    shifted = Lazy("cmkd.backbones.resnet:ResNet", {"depth": depth, "shifted": True})
     return Backbone(
         f"tsm_r{depth}",
         "TSM",
         channels=lambda _: channels,
         temporal=shifted,
-        image=Lazy("cmkd.backbones.resnet:resnet", {"depth": depth}),
+        image=Lazy("cmkd.backbones.resnet:ResNet", {"depth": depth}),
         i_temporal=shifted,
         in_paper=depth == 50,
     )
 
 
 _ENTRIES = (
-    _tiny("tiny_tsm", "TSM", Lazy("cmkd.backbones.tiny:tiny_resnet", {"shift_divisor": 4})),
-    _tiny("tiny_tdn", "TDN", Lazy("cmkd.backbones.tiny:tiny_tdn")),
+    _tiny("tiny_tsm", "TSM", Lazy("cmkd.backbones.tiny:TinyResNet", {"shift_divisor": 4})),
+    _tiny("tiny_tdn", "TDN", Lazy("cmkd.backbones.tiny:TinyTDN")),
     _tsm(18, 512),
     _tsm(34, 512),
     _tsm(50, 2048),
@@ -156,9 +156,9 @@ _ENTRIES = (
         "tdn_r50",
         "TDN",
         channels=lambda _: 2048,
-        temporal=Lazy("cmkd.backbones.tdn:tdn"),
-        image=Lazy("cmkd.backbones.resnet:resnet", {"depth": 50}),
-        i_temporal=Lazy("cmkd.backbones.tdn:long_term_tdn"),
+        temporal=Lazy("cmkd.backbones.tdn:TDN"),
+        image=Lazy("cmkd.backbones.resnet:ResNet", {"depth": 50}),
+        i_temporal=Lazy("cmkd.backbones.tdn:LongTermTDN"),
         segment=5,
         in_paper=True,
     ),

@@ -10,7 +10,7 @@ computed for the frames that are returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Float16, Int8, Shaped, UInt8
 
 from cmkd.config.data import ReaderConfig
-from cmkd.data.codec.mpeg4 import Frame, Mpeg4Reader, Planes, open_mpeg4
 from cmkd.data.color import planes_to_rgb
 from cmkd.data.motion import MOTION_CELL as MOTION_CELL
 from cmkd.data.motion import RESIDUAL_CELL as RESIDUAL_CELL
 from cmkd.data.motion import MotionTrace, pool_motion, pool_residual, residual, step
+from cmkd.data.mpeg4 import Mpeg4Reader, Planes, open_mpeg4
 from cmkd.data.sampling import clip_windows, gop_windows, sample_clip
-from cmkd.errors import DataError
+from cmkd.data.video import REENCODE
+from cmkd.errors import FileError
 
 _KEPT_BYTES = 31 << 20
 """Just below the largest value of glibc's adaptive threshold."""
@@ -64,7 +65,7 @@ def read_clip(
         phase: in [0, 1); see `cmkd.data.sampling`.
 
     Raises:
-        DataError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
+        FileError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
             are no multiples of 4.
     """
     compressed, shown = _read(path, config, phase, with_raw=True)
@@ -89,16 +90,22 @@ def _read(
         changed = gop_windows(video.kinds, sample.positions, config.compressed_segment)
         raw_positions = sample.positions if with_raw else ()
         shown = clip_windows(video.kinds, raw_positions, config.raw_segment)
-        maps = _Maps(video, _distinct(changed), _distinct(shown), sample.intra)
-        maps.read(accumulated=inputs.motion == "accumulated")
-    slots = np.searchsorted(maps.intra, sample.intra)
+        intra = sorted(set(sample.intra))
+        iframes, motion, residuals, frames = _read_maps(
+            video,
+            intra,
+            _distinct(changed),
+            _distinct(shown),
+            accumulated=inputs.motion == "accumulated",
+        )
+    slots = np.searchsorted(intra, sample.intra)
     compressed = CompressedClip(
-        iframes=maps.iframes if len(slots) == len(maps.intra) else maps.iframes[slots],
+        iframes=iframes if len(slots) == len(intra) else iframes[slots],
         gop=np.array(sample.slot, np.int8),
-        motion=_fold(maps.motion, changed),
-        residual=_fold(maps.residual, changed),
+        motion=_fold(motion, changed),
+        residual=_fold(residuals, changed),
     )
-    return compressed, _fold(maps.frames, shown)
+    return compressed, _fold(frames, shown)
 
 
 def keep_freed_memory() -> None:
@@ -111,58 +118,51 @@ def keep_freed_memory() -> None:
     np.empty(_KEPT_BYTES, np.uint8)
 
 
-class _Maps:
-    """Output arrays, filled frame by frame so that one frame is held at a time."""
+def _read_maps(
+    video: Mpeg4Reader,
+    intra: Sequence[int],
+    changed: Sequence[int],
+    shown: Sequence[int],
+    *,
+    accumulated: bool,
+) -> tuple[
+    UInt8[np.ndarray, "I 3 H W"],
+    Float16[np.ndarray, "C 2 H/4 W/4"],
+    Float16[np.ndarray, "C 3 H/2 W/2"],
+    UInt8[np.ndarray, "R 3 H W"],
+]:
+    """I-frames, motion and residuals of the changed frames, and RGB of the shown ones.
 
-    def __init__(
-        self,
-        video: Mpeg4Reader,
-        changed: Sequence[int],
-        shown: Sequence[int],
-        intra: Collection[int],
-    ) -> None:
-        self.video, self.changed, self.shown = video, changed, shown
-        self.intra = sorted(set(intra))
-        height, width = video.height, video.width
-        self.iframes = np.empty((len(self.intra), 3, height, width), np.uint8)
-        self.frames = np.empty((len(shown), 3, height, width), np.uint8)
-        self.motion = np.empty(
-            (len(changed), 2, height // MOTION_CELL, width // MOTION_CELL), np.float16
-        )
-        self.residual = np.empty(
-            (len(changed), 3, height // RESIDUAL_CELL, width // RESIDUAL_CELL), np.float16
-        )
-
-    def read(self, *, accumulated: bool) -> None:
-        row_of = {index: row for row, index in enumerate(self.changed)}
-        rgb = {index: self.frames[row] for row, index in enumerate(self.shown)}
-        intra_rgb = {index: self.iframes[row] for row, index in enumerate(self.intra)}
-        intra: Planes | None = None
-        trace: MotionTrace | None = None
-        for frame in self.video.frames({*self.intra, *self.shown}, self.changed):
-            if frame.kind == "I":
-                intra, trace = frame.picture, None
-            elif frame.vectors is not None:
-                trace = step(frame.vectors, self.video.height, self.video.width, trace)
-            if frame.index in row_of:
-                assert trace is not None and intra is not None
-                self._set_change(row_of[frame.index], frame, intra, trace, accumulated)
-            for targets in (rgb, intra_rgb):
-                if frame.index in targets:
-                    assert frame.picture is not None
-                    targets[frame.index][...] = _rgb(frame.picture)
-
-    def _set_change(
-        self, row: int, frame: Frame, intra: Planes, trace: MotionTrace, accumulated: bool
-    ) -> None:
-        assert frame.picture is not None and frame.warped is not None
-        field = (
-            trace.displacement
-            if accumulated
-            else trace.motion.field(self.video.height, self.video.width)
-        )
-        self.motion[row] = pool_motion(field)
-        self.residual[row] = pool_residual(residual(frame.picture, frame.warped, intra, trace))
+    They are filled frame by frame so that one decoded frame is held at a time.
+    """
+    height, width = video.height, video.width
+    iframes = np.empty((len(intra), 3, height, width), np.uint8)
+    frames = np.empty((len(shown), 3, height, width), np.uint8)
+    cells = height // MOTION_CELL, width // MOTION_CELL
+    motion = np.empty((len(changed), 2, *cells), np.float16)
+    cells = height // RESIDUAL_CELL, width // RESIDUAL_CELL
+    residuals = np.empty((len(changed), 3, *cells), np.float16)
+    row_of = {index: row for row, index in enumerate(changed)}
+    targets = [dict(zip(intra, iframes, strict=True)), dict(zip(shown, frames, strict=True))]
+    opening: Planes | None = None
+    trace: MotionTrace | None = None
+    for frame in video.frames({*intra, *shown}, changed):
+        if frame.kind == "I":
+            opening, trace = frame.picture, None
+        elif frame.vectors is not None:
+            trace = step(frame.vectors, height, width, trace)
+        if frame.index in row_of:
+            assert opening and trace and frame.picture and frame.warped
+            row = row_of[frame.index]
+            field = trace.displacement if accumulated else trace.motion.field(height, width)
+            motion[row] = pool_motion(field)
+            residuals[row] = pool_residual(residual(frame.picture, frame.warped, opening, trace))
+        for rgb_of in targets:
+            if frame.index in rgb_of:
+                assert frame.picture
+                planes = (plane[None] for plane in frame.picture)
+                rgb_of[frame.index][...] = planes_to_rgb(*planes)[0]
+    return iframes, motion, residuals, frames
 
 
 def _distinct(windows: Sequence[Sequence[int]]) -> list[int]:
@@ -183,19 +183,11 @@ def _fold(
 
 def _require_usable(path: Path | str, video: Mpeg4Reader, num_frames: int) -> None:
     if len(video.kinds) < num_frames:
-        raise DataError(
-            f"{path}: has {len(video.kinds)} frames, {num_frames} are to be sampled; lower "
-            "num_frames or prepare the data set with more frames a clip"
-        )
+        reason = f"has {len(video.kinds)} frames, {num_frames} are to be sampled"
+        remedy = "lower num_frames or prepare the data set with more frames a clip"
+        raise FileError(path, reason, remedy)
     if "P" not in video.kinds:
-        raise DataError(f"{path}: has no P-frame; re-encode it with: cmkd data prepare")
+        raise FileError(path, "has no P-frame", REENCODE)
     if video.height % MOTION_CELL or video.width % MOTION_CELL:
-        raise DataError(
-            f"{path}: sides of {video.width}x{video.height} are no multiples of {MOTION_CELL}; "
-            "re-encode it with: cmkd data prepare"
-        )
-
-
-def _rgb(picture: Planes) -> UInt8[np.ndarray, "3 H W"]:
-    frame: UInt8[np.ndarray, "3 H W"] = planes_to_rgb(*(plane[None] for plane in picture))[0]
-    return frame
+        sides = f"{video.width}x{video.height}"
+        raise FileError(path, f"sides of {sides} are no multiples of {MOTION_CELL}", REENCODE)

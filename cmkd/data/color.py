@@ -92,3 +92,8 @@ def difference_to_rgb(
     green = np.float32(-_GU / 2**_BITS) * u - np.float32(_GV / 2**_BITS) * v
     blue = np.float32(_BU / 2**_BITS) * u
     return np.stack([luma + red, luma + green, luma + blue], axis=1)
+
+
+def to_bytes(levels: np.ndarray) -> UInt8[np.ndarray, ...]:
+    """Grey levels rounded and cut to 0..255."""
+    return np.asarray(np.clip(np.rint(levels), 0, 255), np.uint8)

@@ -1,21 +1,35 @@
-"""Data sets by name or path; embedded ones are generated on first use."""
+"""Data sets on disk, opened by name or path; embedded ones are generated on first use.
+
+A folder holds ``dataset.json`` and ``manifest.csv`` beside the encoded clips.
+"""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
+from filelock import FileLock
+from pydantic import ValidationError
+
 from cmkd.config.data import DatasetInfo
-from cmkd.config.yaml_loader import suggest
-from cmkd.data.manifest import INFO_FILE, ClipEntry, read_dataset
-from cmkd.data.splits import Split, number_of_folds, split_clips
-from cmkd.data.synthetic import RECIPES, ensure_synthetic, folder_of
+from cmkd.config.yaml_loader import explain, suggest
+from cmkd.data.splits import ClipEntry, Split, number_of_folds, split_clips
+from cmkd.data.synthetic import RECIPES, SyntheticRecipe, draw_clips
 from cmkd.data.workers import OnProgress
 from cmkd.errors import DataError
+from cmkd.io import make_folder, write_text
+from cmkd.machine import usable_cpus
 
-__all__ = ["ClipEntry", "Dataset", "Split", "find_datasets", "open_dataset", "read_folder"]
+INFO_FILE = "dataset.json"
+MANIFEST_FILE = "manifest.csv"
+_COLUMNS = ("path", "label", "group", "split", "sha256")
+_AGAIN = "prepare the data set again"
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Dataset:
 
     @property
     def num_folds(self) -> int:
-        """How many folds the split rule makes."""
+        """Folds that the split rule makes."""
         return number_of_folds(self.clips, self.info.split)
 
     @property
@@ -87,13 +101,68 @@ def _range(counts: Collection[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def digest(clips: Iterable[ClipEntry], classes: Sequence[str]) -> str:
+    """SHA-256 over the sorted manifest rows, so that the order of files does not matter."""
+    text = "\n".join(sorted("\t".join(_row(clip, classes)) for clip in clips))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _row(clip: ClipEntry, classes: Sequence[str]) -> tuple[str, ...]:
+    return clip.path, classes[clip.label], clip.group, clip.split, clip.sha256
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV with a head and line feeds."""
+    stream = StringIO(newline="")
+    csv.writer(stream, lineterminator="\n").writerows([columns, *rows])
+    return stream.getvalue()
+
+
+def write_dataset(root: Path, info: DatasetInfo, clips: Sequence[ClipEntry]) -> None:
+    """Write manifest and metadata; the latter come last and make the data set valid.
+
+    Args:
+        info: its digest is replaced by that of the clips.
+
+    Raises:
+        InfrastructureError: they cannot be written.
+    """
+    info = info.model_copy(update={"digest": digest(clips, info.classes)})
+    rows = (_row(clip, info.classes) for clip in clips)
+    write_text(root / MANIFEST_FILE, csv_text(_COLUMNS, rows))
+    write_text(root / INFO_FILE, info.model_dump_json(indent=1) + "\n")
+
+
 def read_folder(root: Path) -> Dataset:
     """Open a prepared folder.
 
     Raises:
         DataError: manifest or metadata missing, invalid, or of different data sets.
     """
-    return Dataset(root, *read_dataset(root))
+    path = root / INFO_FILE
+    try:
+        info = DatasetInfo.model_validate_json(path.read_text(encoding="utf-8"))
+        path = root / MANIFEST_FILE
+        labels = {name: index for index, name in enumerate(info.classes)}
+        with path.open(encoding="utf-8", newline="") as stream:
+            clips = tuple(
+                ClipEntry(
+                    row["path"], labels[row["label"]], row["group"], row["split"], row["sha256"]
+                )
+                for row in csv.DictReader(stream)
+            )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from None
+    except ValidationError as error:
+        raise DataError(f"{path}: {explain(error, DatasetInfo)[1]}", _AGAIN) from None
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: invalid ({error})", _AGAIN) from None
+    if digest(clips, info.classes) != info.digest:
+        raise DataError(
+            f"{path}: differs from the manifest {INFO_FILE} was written for",
+            "change the source and prepare the data set again",
+        )
+    return Dataset(root, info, clips)
 
 
 def open_dataset(
@@ -115,7 +184,8 @@ def open_dataset(
     known = {*RECIPES, *find_datasets(cache)}
     raise DataError(
         f"data set {name_or_path!r} is neither known nor a folder with {INFO_FILE}"
-        f"{suggest(name_or_path, known)}; prepare one with: cmkd data prepare"
+        f"{suggest(name_or_path, known)}",
+        "prepare one with: cmkd data prepare",
     )
 
 
@@ -129,7 +199,8 @@ def open_planned(name_or_path: str, data_id: str, cache: Path) -> Dataset:
     if dataset.id != data_id:
         raise DataError(
             f"{dataset.root}: has id {dataset.id} and not {data_id}, so it was changed after the "
-            f"sweep was planned; start the sweep again"
+            "sweep was planned",
+            "start the sweep again",
         )
     return dataset
 
@@ -139,3 +210,42 @@ def find_datasets(cache: Path) -> dict[str, Path]:
     embedded = {folder_of(recipe, cache).name: name for name, recipe in RECIPES.items()}
     folders = [path.parent for path in sorted((cache / "data").glob(f"[!.]*/{INFO_FILE}"))]
     return {embedded.get(folder.name, folder.name): folder for folder in folders}
+
+
+def folder_of(recipe: SyntheticRecipe, cache: Path) -> Path:
+    """Folder of the recipe's clips once they are generated."""
+    return cache / "data" / f"{recipe.name}-{recipe.id}"
+
+
+def ensure_synthetic(
+    recipe: SyntheticRecipe,
+    cache: Path,
+    *,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Generate the clips unless the cache has them; safe to call from several processes.
+
+    Args:
+        workers: processes; None uses every CPU.
+
+    Returns:
+        The data set's folder. It appears complete or not at all.
+
+    Raises:
+        InputError: the cache cannot be written.
+        InfrastructureError: the disk is full.
+    """
+    folder = folder_of(recipe, cache)
+    make_folder(folder.parent)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / INFO_FILE).exists():
+            draft = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(draft, ignore_errors=True)
+            try:
+                clips = draw_clips(recipe, draft, workers or usable_cpus(), on_progress)
+                write_dataset(draft, recipe.info, clips)
+                draft.rename(folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    return folder

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from filelock import FileLock
 from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
-from cmkd.config.data import EncodingConfig, ReaderConfig
+from cmkd.config.data import DatasetInfo, EncodingConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, read_clip
-from cmkd.data.codec.video import probe
-from cmkd.data.dataset import Dataset
-from cmkd.data.manifest import MANIFEST_FILE
+from cmkd.data.dataset import MANIFEST_FILE, Dataset
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import probe
 from cmkd.data.views import View, apply_view, view_index
 from cmkd.data.workers import OnProgress, run_tasks
-from cmkd.errors import CmkdError, DataError, InfrastructureError
+from cmkd.errors import CmkdError, DataError, FileError, InfrastructureError
 from cmkd.io import file_sha256, load_array, make_folder, publish_folder, require_space, write_text
 
 READER = 2
@@ -45,6 +46,7 @@ CHECKED_BYTES = 1 << 30
 SAMPLED_BYTES = 64 << 20
 """Clips that `open_arrays` compares, once per process: about 0.1 s."""
 
+_AGAIN = "prepare the data set again"
 _READY = "ready.json"
 _DIGESTS = "digests.npy"
 _DIGEST_BYTES = 16
@@ -147,18 +149,22 @@ def _folder(dataset: Dataset, config: ReaderConfig, cache: Path) -> Path:
 
 def _load(folder: Path, name: str, checked_bytes: int) -> ClipArrays:
     """Map a folder and compare up to `checked_bytes` of its clips with their digests."""
-    marker = _marker(folder)
-    if marker is None:
-        raise DataError(f"{folder}: the clips of {name} are not decoded yet; run it again")
     try:
-        if marker.get("id") != folder.name:
-            raise _damaged(folder / _READY, f"belongs to {marker.get('id')}")
-        for file, sha256 in marker["files"].items():
+        marker = json.loads((folder / _READY).read_bytes())
+        owner, files, kinds = marker["id"], marker["files"], marker["maps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{folder}: the clips of {name} are not decoded yet", "run it again"
+        ) from None
+    try:
+        if owner != folder.name:
+            raise _damaged(folder / _READY, f"belongs to {owner}")
+        for file, sha256 in files.items():
             if file_sha256(folder / file) != sha256:
                 raise _damaged(folder / file, "its SHA-256 has changed")
         maps = {key: load_array(folder / f"{key}.npy", mapped=True) for key in _MAPPED}
         for key, array in maps.items():
-            if _kind(array) != marker["maps"][key]:
+            if _kind(array) != kinds[key]:
                 raise _damaged(folder / f"{key}.npy", f"holds {_kind(array)}")
         small = {key: load_array(folder / f"{key}.npy") for key in _SMALL}
         stamp = (folder, (folder / _READY).stat().st_mtime_ns)
@@ -179,17 +185,9 @@ def _load(folder: Path, name: str, checked_bytes: int) -> ClipArrays:
         raise _damaged(folder, f"{error} is missing") from error
 
 
-def _marker(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / _READY).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"id", "files", "maps"} <= found.keys() else None
-
-
 def _damaged(path: Path, reason: str) -> InfrastructureError:
     return InfrastructureError(
-        f"{path}: is damaged ({reason}); run it again, which decodes the damaged clips anew"
+        f"{path}: is damaged ({reason})", "run it again, which decodes the damaged clips anew"
     )
 
 
@@ -224,18 +222,6 @@ def _digest(rows: np.ndarray) -> bytes:
     return hashlib.blake2b(rows.data, digest_size=_DIGEST_BYTES).digest()
 
 
-@dataclass(frozen=True)
-class _ReadTask:
-    path: Path
-    sha256: str
-    remedy: str
-    encoding: EncodingConfig
-    views: tuple[View, ...]
-    row: int
-    config: ReaderConfig
-    draft: Path
-
-
 def _build(
     dataset: Dataset,
     config: ReaderConfig,
@@ -255,39 +241,23 @@ def _build(
         for number in range(len(rows))
         if not digests[number].any() or _wrong_map(maps, rows[number], digests[number])
     ]
-    remedy, encoding = _remedy(dataset), dataset.info.encoding
-    tasks = [
-        _ReadTask(
-            dataset.root / dataset.clips[number].path,
-            dataset.clips[number].sha256,
-            remedy,
-            encoding,
-            plan.views[number],
-            rows[number].start,
-            config,
-            draft,
-        )
-        for number in todo
-    ]
     results = run_tasks(
-        _read_views, tasks, workers=workers, timeout=SECONDS_PER_CLIP, name=lambda task: task.path
+        partial(_read_views, dataset.root, dataset.info, config, draft),
+        [(dataset.clips[number], plan.views[number], rows[number]) for number in todo],
+        workers=workers,
+        timeout=SECONDS_PER_CLIP,
+        name=lambda task: dataset.root / task[0].path,
+        on_progress=on_progress,
     )
-    for done, (number, result) in enumerate(results, len(rows) - len(todo) + 1):
-        if isinstance(result, InfrastructureError):
+    for number, result in results:
+        if isinstance(result, FileError):
             raise result
-        if isinstance(result, CmkdError):
-            path = tasks[number].path
-            raise DataError(str(result) if str(path) in str(result) else f"{path}: {result}")
         digests[todo[number]] = np.frombuffer(result, np.uint8).reshape(len(_MAPPED), -1)
-        if on_progress:
-            on_progress(done, len(rows))
     digests.flush()
     for name in _SMALL:
         np.save(draft / f"{name}.npy", getattr(plan, name))
     marker = {
         "id": identity,
-        "data": dataset.id,
-        "rows": len(plan.labels),
         "files": {
             file: file_sha256(draft / file)
             for file in (*(f"{name}.npy" for name in _SMALL), _DIGESTS)
@@ -298,7 +268,7 @@ def _build(
 
 
 def _open_draft(draft: Path, shapes: _Shapes) -> np.memmap[Any, Any]:
-    """The digests of a draft folder, which is begun anew unless its files are as they must be."""
+    """Digests of a draft folder, which is begun anew unless its files have the right shapes."""
     with suppress(OSError, ValueError, EOFError):
         found = {name: np.load(draft / f"{name}.npy", mmap_mode="r+") for name in shapes}
         if all((map.shape, map.dtype.str[1:]) == shapes[name] for name, map in found.items()):
@@ -311,12 +281,6 @@ def _open_draft(draft: Path, shapes: _Shapes) -> np.memmap[Any, Any]:
     for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.dtype(kind), shape)
     return np.lib.format.open_memmap(draft / _DIGESTS, "r+")
-
-
-def _remedy(dataset: Dataset) -> str:
-    if dataset.info.kind == "embedded":
-        return f"remove {dataset.root} and run it again, which draws the clips anew"
-    return "prepare the data set again"
 
 
 def _shapes(dataset: Dataset, config: ReaderConfig, rows: int) -> _Shapes:
@@ -348,17 +312,25 @@ def _lengths(dataset: Dataset) -> Iterator[int]:
         yield probe(dataset.root / clip.path).frames_declared
 
 
-def _read_views(task: _ReadTask) -> bytes:
+def _read_views(
+    root: Path,
+    info: DatasetInfo,
+    config: ReaderConfig,
+    draft: Path,
+    task: tuple[ClipEntry, tuple[View, ...], slice],
+) -> bytes:
     """Write the rows of one clip; returns the digests of its arrays."""
     import torch
 
     torch.set_num_threads(1)  # the workers already use every CPU
-    _check_content(task)
-    maps = {name: np.lib.format.open_memmap(task.draft / f"{name}.npy", "r+") for name in _MAPPED}
-    for phase in dict.fromkeys(view.phase for view in task.views):
-        read = read_clip(task.path, task.config, phase=phase)
-        _check_fit(task, read[0], slots=maps["iframes"].shape[1])
-        for row, view in enumerate(task.views, task.row):
+    entry, views, rows = task
+    path = root / entry.path
+    _check_content(path, entry.sha256, root, info)
+    maps = {name: np.lib.format.open_memmap(draft / f"{name}.npy", "r+") for name in _MAPPED}
+    for phase in dict.fromkeys(view.phase for view in views):
+        read = read_clip(path, config, phase=phase)
+        _check_fit(path, read[0], info.encoding, slots=maps["iframes"].shape[1])
+        for row, view in enumerate(views, rows.start):
             if view.phase != phase:
                 continue
             clip, raw = apply_view(*read, view)
@@ -368,24 +340,23 @@ def _read_views(task: _ReadTask) -> bytes:
             maps["motion"][row] = clip.motion
             maps["residual"][row] = clip.residual
             maps["frames"][row] = raw.frames
-    rows = slice(task.row, task.row + len(task.views))
     return b"".join(_digest(array[rows]) for array in maps.values())
 
 
-def _check_content(task: _ReadTask) -> None:
+def _check_content(path: Path, sha256: str, root: Path, info: DatasetInfo) -> None:
+    remedy = _AGAIN
+    if info.kind == "embedded":
+        remedy = f"remove {root} and run it again, which draws the clips anew"
     try:
-        found = file_sha256(task.path)
+        found = file_sha256(path)
     except OSError as error:
-        raise DataError(f"{task.path}: cannot be read ({error.strerror}); {task.remedy}") from None
-    if found != task.sha256:
-        raise DataError(f"{task.path}: differs from {MANIFEST_FILE}; {task.remedy}")
+        raise FileError(path, f"cannot be read ({error.strerror})", remedy) from None
+    if found != sha256:
+        raise FileError(path, f"differs from {MANIFEST_FILE}", remedy)
 
 
-def _check_fit(task: _ReadTask, clip: CompressedClip, slots: int) -> None:
+def _check_fit(path: Path, clip: CompressedClip, encoding: EncodingConfig, slots: int) -> None:
     height, width = clip.iframes.shape[-2:]
-    fits = (height, width) == (task.encoding.height, task.encoding.width)
-    if not fits or len(clip.iframes) > slots:
-        raise DataError(
-            f"{task.path}: {len(clip.iframes)} I-frames of {width}x{height} do not fit the data "
-            "set's encoding; prepare the data set again"
-        )
+    if (height, width) != (encoding.height, encoding.width) or len(clip.iframes) > slots:
+        found = f"{len(clip.iframes)} I-frames of {width}x{height}"
+        raise FileError(path, f"{found} do not fit the data set's encoding", _AGAIN)

@@ -1,33 +1,27 @@
-"""Checks of prepared clips, and pictures of the inputs that a student gets from one."""
+"""Checks of prepared clips, and pictures of a student's inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip, read_clip
-from cmkd.data.codec.video import scan
-from cmkd.data.dataset import Dataset
-from cmkd.data.manifest import MANIFEST_FILE
+from cmkd.data.color import to_bytes
+from cmkd.data.dataset import MANIFEST_FILE, Dataset
 from cmkd.data.sampling import sample_clip
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import scan
 from cmkd.data.workers import OnProgress, run_tasks
-from cmkd.errors import CmkdError, DataError, InfrastructureError
+from cmkd.errors import FileError
 from cmkd.io import file_sha256
 
 SECONDS_PER_CLIP = 300.0
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A clip and all that is wrong with it."""
-
-    path: str
-    problems: tuple[str, ...]
 
 
 def verify(
@@ -36,10 +30,10 @@ def verify(
     workers: int,
     timeout: float = SECONDS_PER_CLIP,
     on_progress: OnProgress | None = None,
-) -> tuple[Damage, ...]:
-    """Decode every clip in worker processes; the damaged ones in manifest order.
+) -> dict[str, list[str]]:
+    """Decode every clip in worker processes; problems of the damaged ones in manifest order.
 
-    Looked at: the file and its SHA-256, codec, size, pixel format, corrupt frames, decoded against
+    Checked: the file and its SHA-256, codec, size, pixel format, corrupt frames, decoded against
     declared and configured frames, B-frames, and I-frames at the head of every GOP and only there.
 
     Args:
@@ -48,45 +42,36 @@ def verify(
     Raises:
         InfrastructureError: a worker process cannot start or was killed.
     """
-    encoding, clips = dataset.info.encoding, dataset.clips
-    tasks = (_Task(dataset.root / clip.path, clip.sha256, encoding) for clip in clips)
-    damaged: dict[int, Damage] = {}
     results = run_tasks(
-        _problems, tasks, workers=workers, timeout=timeout, name=lambda task: task.path
+        partial(_problems, dataset.root, dataset.info.encoding),
+        dataset.clips,
+        workers=workers,
+        timeout=timeout,
+        name=lambda clip: dataset.root / clip.path,
+        on_progress=on_progress,
     )
-    for done, (number, result) in enumerate(results, 1):
-        if isinstance(result, InfrastructureError):
-            raise result
-        problems = (str(result),) if isinstance(result, CmkdError) else result
-        if problems:
-            damaged[number] = Damage(clips[number].path, problems)
-        if on_progress:
-            on_progress(done, len(clips))
-    return tuple(damaged[number] for number in sorted(damaged))
+    found = {
+        number: [result.reason] if isinstance(result, FileError) else result
+        for number, result in results
+    }
+    return {clip.path: found[number] for number, clip in enumerate(dataset.clips) if found[number]}
 
 
-@dataclass(frozen=True)
-class _Task:
-    path: Path
-    sha256: str
-    encoding: EncodingConfig
-
-
-def _problems(task: _Task) -> tuple[str, ...]:
+def _problems(root: Path, encoding: EncodingConfig, clip: ClipEntry) -> list[str]:
+    path = root / clip.path
     try:
-        found = file_sha256(task.path)
+        found = file_sha256(path)
     except OSError as error:
-        return (f"cannot be read ({error.strerror})",)
-    changed = () if found == task.sha256 else (f"SHA-256 is not that of {MANIFEST_FILE}",)
+        return [f"cannot be read ({error.strerror})"]
+    problems = [] if found == clip.sha256 else [f"SHA-256 is not that of {MANIFEST_FILE}"]
     try:
-        return (*changed, *_faults(task.path, task.encoding))
-    except DataError as error:
-        reason = str(error).removeprefix(f"{task.path}: ").rpartition("; ")[0]
-        return (*changed, reason)
+        return [*problems, *_faults(path, encoding)]
+    except FileError as error:
+        return [*problems, error.reason]
 
 
 def _faults(path: Path, encoding: EncodingConfig) -> Iterator[str]:
-    """What differs from a file that `cmkd.data.codec.video` writes."""
+    """Differences from a file that `cmkd.data.video` writes."""
     found = scan(path)
     wanted = ("mpeg4", encoding.width, encoding.height, "yuv420p")
     if (found.codec, found.width, found.height, found.pixel_format) != wanted:
@@ -122,43 +107,33 @@ def _first(numbers: tuple[int, ...] | list[int]) -> str:
 _Rgb = UInt8[np.ndarray, "H W 3"]
 
 
-@dataclass(frozen=True)
-class Sight:
-    """One sampled P-frame as the student sees it.
-
-    Attributes:
-        number: of the frame in the clip.
-        intra: number of the I-frame that it builds on.
-        frame: decoded.
-        iframe: decoded.
-        motion: accumulated displacement on cells of 4 x 4; hue is direction, brightness length.
-        residual: grey 128 is none, a level of grey is a level of difference.
-        rebuilt: the I-frame moved by the cells of motion, plus the residual.
-        motion_error: mean absolute difference of `frame` and the moved I-frame, in grey levels.
-        error: the same with the residual: what is lost between the decoder and the student.
-    """
+class Sight(NamedTuple):
+    """One sampled P-frame as the student sees it."""
 
     number: int
+    """Index of the frame in the clip."""
     intra: int
+    """Index of the I-frame that it builds on."""
     frame: _Rgb
+    """Decoded."""
     iframe: _Rgb
     motion: _Rgb
+    """Accumulated displacement on cells of 4 x 4; hue is direction, brightness length."""
     residual: _Rgb
+    """Grey 128 is none, a level of grey is a level of difference."""
     rebuilt: _Rgb
+    """The I-frame moved by the cells of motion, plus the residual."""
     motion_error: float
+    """Mean absolute difference of `frame` and the moved I-frame, in grey levels."""
     error: float
+    """The same of `rebuilt`: the loss between the decoder and the student."""
 
 
-@dataclass(frozen=True)
-class Sights:
-    """All sampled frames of a clip; motion of `full` pixels or more has full brightness."""
-
-    frames: tuple[Sight, ...]
-    full: float
-
-
-def inspect_clip(path: Path, num_frames: int) -> Sights:
+def inspect_clip(path: Path, num_frames: int) -> tuple[list[Sight], float]:
     """Read a clip as a trial with that many frames does, with accumulated motion.
+
+    Returns:
+        The sampled frames; the length in pixels from which motion has full brightness.
 
     Raises:
         DataError: not a usable MPEG-4 Part 2 file, or fewer frames than that.
@@ -173,7 +148,7 @@ def inspect_clip(path: Path, num_frames: int) -> Sights:
         _sight(clip, raw, at, number, sample.intra[sample.slot[at]], full)
         for at, number in enumerate(sample.positions)
     ]
-    return Sights(tuple(sights), full)
+    return sights, full
 
 
 def _sight(
@@ -184,14 +159,14 @@ def _sight(
     motion = clip.motion[at].transpose(1, 2, 0).astype(np.float32)
     residual = _enlarged(clip.residual[at].transpose(1, 2, 0).astype(np.float32), RESIDUAL_CELL)
     moved = _moved(iframe, _enlarged(motion, MOTION_CELL))
-    rebuilt = _bytes(moved + residual)
+    rebuilt = to_bytes(moved + residual)
     return Sight(
         number=number,
         intra=intra,
         frame=frame,
         iframe=iframe,
         motion=_enlarged(colours(motion / full), MOTION_CELL),
-        residual=_bytes(128 + residual),
+        residual=to_bytes(128 + residual),
         rebuilt=rebuilt,
         motion_error=_difference(frame, moved),
         error=_difference(frame, rebuilt),
@@ -220,7 +195,7 @@ def colours(motion: Float[np.ndarray, "h w 2"]) -> UInt8[np.ndarray, "h w 3"]:
     angle = np.arctan2(motion[..., 1], motion[..., 0]) / (2 * np.pi) % 1
     length = np.clip(np.hypot(motion[..., 0], motion[..., 1]), 0, 1)
     turns = (angle[..., None] * 6 + np.array([0, 4, 2])) % 6
-    return _bytes(255 * length[..., None] * np.clip(np.abs(turns - 3) - 1, 0, 1))
+    return to_bytes(255 * length[..., None] * np.clip(np.abs(turns - 3) - 1, 0, 1))
 
 
 def wheel(side: int) -> UInt8[np.ndarray, "side side 3"]:
@@ -234,10 +209,5 @@ def wheel(side: int) -> UInt8[np.ndarray, "side side 3"]:
     return disc
 
 
-def _bytes(values: np.ndarray) -> UInt8[np.ndarray, ...]:
-    levels: UInt8[np.ndarray, ...] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return levels
-
-
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one.astype(np.float32) - other.astype(np.float32)).mean())
+def _difference(picture: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(picture.astype(np.float32) - other.astype(np.float32)).mean())

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float16, Int, Int16, Int64, Shaped, UInt8
 
-from cmkd.data.codec.mpeg4 import Planes
 from cmkd.data.color import difference_to_rgb
+from cmkd.data.mpeg4 import Planes
 
 MOTION_CELL = 4
 """Pixels a side of a cell of the motion map."""
@@ -45,7 +45,7 @@ def block_motion(vectors: np.ndarray, height: int, width: int) -> BlockMotion:
     """Map of a frame's block vectors.
 
     Args:
-        vectors: one frame's structured array (`cmkd.data.codec.mpeg4.VECTORS`), half-pel units,
+        vectors: one frame's structured array (`cmkd.data.mpeg4.VECTORS`), half-pel units,
             square blocks of 16 or 8 pixels.
     """
     # Macroblocks may stick out of the picture: the maps have whole ones.

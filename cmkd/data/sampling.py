@@ -1,4 +1,4 @@
-"""Which frames of a clip are used: decided by the codec's picture types, never by arithmetic."""
+"""Sampling of a clip's frames by the codec's picture types, never by arithmetic."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 
 class Sample(NamedTuple):
-    """What is read of a clip, as indices of frames in decoding order."""
+    """Frames that are read of a clip, as indices in decoding order."""
 
     positions: list[int]
     """T P-frames, ascending."""
     intra: list[int]
     """G I-frames, ascending."""
     slot: list[int]
-    """Of each P-frame the place in `intra` of the I-frame that opens its GOP."""
+    """Index into `intra` of the I-frame that opens each P-frame's GOP."""
 
 
 def sample_clip(
@@ -86,7 +86,7 @@ def sample_gops(
     usable = long_enough if len(long_enough) >= num_gops else list(gops)
     chosen = _one_per_segment(usable, num_gops, phase)
     positions: list[int] = []
-    for opening, slots in groupby(chosen, key=lambda one: one[0]):
+    for opening, slots in groupby(chosen, key=lambda choice: choice[0]):
         rests = [rest for _, rest in slots]
         frames = _one_per_segment(gops[opening], len(rests) * frames_per_gop, rests[0])
         positions += [position for position, _ in frames]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Float32, UInt8
 from pydantic import Field
 
 from cmkd.config.base import Config, content_id
-from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.video import encode
-from cmkd.data.manifest import INFO_FILE, ClipEntry, DatasetPlan, write_dataset
+from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import encode
 from cmkd.data.workers import OnProgress, run_tasks
-from cmkd.errors import CmkdError
-from cmkd.io import file_sha256, make_folder
-from cmkd.machine import usable_cpus
+from cmkd.io import file_sha256
 
 COLOURS = {"red": (205, 45, 45), "green": (45, 185, 60), "blue": (50, 75, 215)}
 PROFILES = ("left", "right", "bounce", "dash")
@@ -28,7 +24,7 @@ Range = tuple[float, float]
 
 
 class SceneConfig(Config):
-    """What the scenes are made of; part of the data set's recipe. Lengths are pixels."""
+    """Parameters of the scenes, part of the data set's recipe. Lengths are pixels."""
 
     size: int = Field(default=64, ge=32)
     frames: int = Field(default=16, ge=4)
@@ -215,10 +211,10 @@ class SyntheticRecipe(Config):
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @property
-    def plan(self) -> DatasetPlan:
-        """The identity card of the data set, less its digest."""
+    def info(self) -> DatasetInfo:
+        """Metadata of the data set, without a digest."""
         mirror = {name: name.replace("left", "right") for name in CLASSES if "left" in name}
-        return DatasetPlan(
+        return DatasetInfo(
             name=self.name,
             kind="embedded",
             classes=CLASSES,
@@ -226,6 +222,7 @@ class SyntheticRecipe(Config):
             views=self.views,
             split=SplitConfig(rule="given"),
             flip_labels={"horizontal": mirror | {right: left for left, right in mirror.items()}},
+            digest="",
         )
 
 
@@ -239,81 +236,36 @@ RECIPES = {
 }
 
 
-def folder_of(recipe: SyntheticRecipe, cache: Path) -> Path:
-    """Where the recipe's clips lie once generated."""
-    return cache / "data" / f"{recipe.name}-{recipe.id}"
-
-
-def ensure_synthetic(
-    recipe: SyntheticRecipe,
-    cache: Path,
-    *,
-    workers: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> Path:
-    """Generate the clips unless the cache has them; safe to call from several processes.
-
-    Args:
-        workers: processes; None uses every CPU.
-
-    Returns:
-        The data set's folder. It appears complete or not at all.
+def draw_clips(
+    recipe: SyntheticRecipe, root: Path, workers: int, on_progress: OnProgress | None = None
+) -> list[ClipEntry]:
+    """Draw and encode every clip of the recipe into a new folder.
 
     Raises:
-        InputError: the cache cannot be written.
         InfrastructureError: the disk is full.
     """
-    folder = folder_of(recipe, cache)
-    make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / INFO_FILE).exists():
-            draft = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            try:
-                _generate(recipe, draft, workers or usable_cpus(), on_progress)
-                draft.rename(folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return folder
-
-
-@dataclass(frozen=True)
-class _ClipTask:
-    recipe: SyntheticRecipe
-    part: str
-    index: int
-    root: Path
-
-
-def _generate(
-    recipe: SyntheticRecipe, root: Path, workers: int, on_progress: OnProgress | None
-) -> None:
     for name in CLASSES:
         (root / name).mkdir(parents=True)
-    tasks = [
-        _ClipTask(recipe, part, index, root)
-        for part, size in recipe.sizes.items()
-        for index in range(size)
-    ]
-    clips: dict[int, ClipEntry] = {}
-    made = run_tasks(
-        _make_clip, tasks, workers=workers, name=lambda task: f"{root}, {task.part} {task.index}"
+    tasks = [(part, index) for part, size in recipe.sizes.items() for index in range(size)]
+    drawn = run_tasks(
+        partial(_draw_clip, recipe, root),
+        tasks,
+        workers=workers,
+        name=lambda task: f"{root}, {task[0]} {task[1]}",
+        on_progress=on_progress,
     )
-    for number, clip in made:
-        if isinstance(clip, CmkdError):
-            raise clip
+    clips: dict[int, ClipEntry] = {}
+    for number, clip in drawn:
+        assert isinstance(clip, ClipEntry), clip
         clips[number] = clip
-        if on_progress:
-            on_progress(len(clips), len(tasks))
-    ordered = [clips[number] for number in range(len(tasks))]
-    write_dataset(root, recipe.plan.info(ordered), ordered)
+    return [clips[number] for number in range(len(tasks))]
 
 
-def _make_clip(task: _ClipTask) -> ClipEntry:
-    recipe, label = task.recipe, task.index % len(CLASSES)
+def _draw_clip(recipe: SyntheticRecipe, root: Path, task: tuple[str, int]) -> ClipEntry:
+    part, index = task
+    label = index % len(CLASSES)
     # The part's number is a word of the seed: no clip of one part can recur in another.
-    part = list(recipe.sizes).index(task.part)
-    rng = np.random.default_rng([recipe.seed, part, task.index])
-    name = f"{CLASSES[label]}/{task.part}_{task.index:04d}.mp4"
-    encode(render(recipe.scene, label, rng), task.root / name, recipe.encoding)
-    return ClipEntry(name, label, "", task.part, file_sha256(task.root / name))
+    rng = np.random.default_rng([recipe.seed, list(recipe.sizes).index(part), index])
+    name = f"{CLASSES[label]}/{part}_{index:04d}.mp4"
+    encode(render(recipe.scene, label, rng), root / name, recipe.encoding)
+    return ClipEntry(name, label, "", part, file_sha256(root / name))

@@ -18,11 +18,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64
 from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, CompressedClip, RawClip
+from cmkd.data.color import to_bytes
 from cmkd.data.dataset import Dataset
 from cmkd.errors import DataError
 
@@ -37,7 +38,7 @@ CROP_PLACES = (
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
-"""Where training crops lie: quarters of the free space to their left and above them."""
+"""Positions of training crops, in quarters of the free space to their left and above them."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def make_views(config: ViewsConfig, clip_key: str, height: int, width: int) -> t
 
     Args:
         clip_key: decides shifts, zooms, angles, crops and phases; use the clip's path.
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
+        height, width: of the frames, in pixels.
     """
     plain = plain_view(config, height, width)
     return (plain, *(_view(config, clip_key, n, height, width) for n in range(1, config.count)))
@@ -239,10 +239,10 @@ def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[Compress
     A crop of side c gives pictures of c x c pixels, motion of c/4 x c/4 cells and residuals of
     c/2 x c/2; cut on whole cells and not resized, they are exact slices.
 
-    What comes into the picture from outside repeats the edge in I-frames and RGB, and is zero in
-    motion and residual. Vectors also turn with the picture: they are multiplied by the inverse
-    of the linear part, so a horizontal flip negates their x. The view's phase is not applied
-    here; it decides which frames `cmkd.data.clip.read_clip` reads.
+    Padding is edge replication for I-frames and RGB, zeros for motion and residual. Vectors turn
+    with the picture: they are multiplied by the inverse of the linear part, so a horizontal flip
+    negates their x. The view's phase is not applied here; it decides which frames
+    `cmkd.data.clip.read_clip` reads.
     """
     height, width = clip.iframes.shape[-2:]
     shown = (view.crop or height, view.crop or width)
@@ -255,11 +255,11 @@ def apply_view(clip: CompressedClip, raw: RawClip, view: View) -> tuple[Compress
     outside: Literal["border", "zeros"] = "zeros" if view.crop is None else "border"
     moved = replace(
         clip,
-        iframes=_bytes(_resample(clip.iframes, view, 1, "border")),
+        iframes=to_bytes(_resample(clip.iframes, view, 1, "border")),
         motion=_resample(turned, view, MOTION_CELL, outside).astype(np.float16),
         residual=_resample(clip.residual, view, RESIDUAL_CELL, outside).astype(np.float16),
     )
-    return moved, replace(raw, frames=_bytes(_resample(raw.frames, view, 1, "border")))
+    return moved, replace(raw, frames=to_bytes(_resample(raw.frames, view, 1, "border")))
 
 
 def _linear_in_pixels(
@@ -285,7 +285,3 @@ def _resample(
     )
     moved = grid_sample(folded, grid, mode="bilinear", padding_mode=padding, align_corners=False)
     return np.asarray(moved.reshape(*batch.shape[:2], *sides).numpy())
-
-
-def _bytes(maps: Float64[np.ndarray, "N C H W"]) -> UInt8[np.ndarray, "N C H W"]:
-    return np.asarray(np.clip(np.rint(maps), 0, 255), np.uint8)

@@ -3,227 +3,204 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import multiprocessing
 import signal
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Generic, TypeVar, cast
+from typing import Any, TypeVar
 
-from cmkd.errors import CmkdError, DataError, InfrastructureError
+from cmkd.errors import CmkdError, FileError, InfrastructureError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
-"""What a decoder dies of on a bad file; other signals come from outside."""
-
-ATTEMPTS = 3
-"""How often a task is given to a process before so many kills are no accident."""
-
 OnProgress = Callable[[int, int], None]
 """Called with (done, total) after each file."""
+
+ATTEMPTS = 3
+"""Processes that may be killed from outside at one task."""
+_CRASHES = {
+    int(crash): crash.name
+    for crash in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
+}
+"""Signals that end a decoder on a bad file; others come from outside."""
+_REMEDY = "repair or convert the file, or remove it"
 
 
 def run_tasks(
     function: Callable[[Task], Result],
-    tasks: Iterable[Task],
+    tasks: Sequence[Task],
     *,
     workers: int,
     timeout: float | None = None,
-    name: Callable[[Task], object] = repr,
-) -> Iterator[tuple[int, Result | CmkdError]]:
-    """Yield (task number, result or the deliberate error it ended with) as tasks finish.
+    name: Callable[[Task], object] = str,
+    on_progress: OnProgress | None = None,
+) -> Iterator[tuple[int, Result | FileError]]:
+    """Yield (task number, result or the FileError it ended with) as tasks finish.
 
     Without a `timeout` and with one worker everything runs in this process. Otherwise each
-    worker is a spawned process with one CPU's worth of work, killed when its task takes longer
-    than `timeout` seconds; the task then counts as a `DataError`, as it does when the process
-    crashes. A task whose process is killed from outside is tried again, and a line is logged.
-    Workers end by themselves when this process is gone.
+    worker is a spawned process. It is killed when a task takes longer than `timeout` seconds; the
+    task then ends with a `FileError`, as it does when the process crashes. A task whose process is
+    killed from outside is tried again, and a line is logged. Workers end when this process does.
 
     Args:
         function: importable by name; task and result must pickle.
         workers: processes, at least 1.
-        name: what a task is called in messages: its file.
+        name: file that a task works on, for messages.
+        on_progress: called once the caller has taken the result.
 
     Raises:
-        RuntimeError: `function` raised something that is not a `CmkdError`; has its traceback.
-        InfrastructureError: a worker process could not start, or several were killed from outside
-            at one task.
+        RuntimeError: `function` raised something that is not a `FileError`; has its traceback.
+        InfrastructureError: `function` raised it, a worker process could not start, or several
+            were killed from outside at one task.
     """
-    if timeout is None and workers <= 1:
-        for number, task in enumerate(tasks):
-            yield number, _attempt(function, task)
-        return
-    waiting = iter(enumerate(tasks))
-    pool: list[_Worker[Task, Result]] = []
-    kills: Counter[int] = Counter()
-    try:
-        for number, task in itertools.islice(waiting, workers):
-            pool.append(_Worker.started(function, number, task))
-        while pool:
-            worker = _next_ready(pool, timeout)
-            reply = worker.reply(timeout)
-            finished = worker.number
-            if isinstance(reply, _Killed):
-                kills[finished] += 1
-                _report(reply, f"{name(worker.task)}", kills[finished])
-                worker.stop()
-                pool[pool.index(worker)] = _Worker.started(function, finished, worker.task)
-                continue
-            following = next(waiting, None)
-            if following is None or not worker.process.is_alive():
-                worker.stop()
-                pool.remove(worker)
-                if following is not None:
-                    pool.append(_Worker.started(function, *following))
-            else:
-                worker.give(*following)
-            yield finished, reply
-    finally:
-        for worker in pool:
-            worker.stop()
+    results = (
+        ((number, _attempt(function, task)) for number, task in enumerate(tasks))
+        if timeout is None and workers <= 1
+        else _run_spawned(function, tasks, workers, timeout, name)
+    )
+    for done, result in enumerate(results, 1):
+        yield result
+        if on_progress:
+            on_progress(done, len(tasks))
 
 
-def _attempt(function: Callable[[Task], Result], task: Task) -> Result | CmkdError:
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | FileError:
     try:
         return function(task)
-    except CmkdError as error:
+    except FileError as error:
         return error
 
 
-@dataclass(frozen=True)
-class _Bug:
-    """An unforeseen exception of the worker, as text: not every exception pickles."""
+def _run_spawned(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    timeout: float | None,
+    name: Callable[[Task], object],
+) -> Iterator[tuple[int, Result | FileError]]:
+    waiting = deque(range(len(tasks)))
+    kills: Counter[int] = Counter()
+    busy: list[_Worker] = []
+    idle: list[_Worker] = []
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                worker = idle.pop() if idle else _Worker(function)
+                busy.append(worker)
+                number = waiting.popleft()
+                worker.give(number, tasks[number])
+            worker = _next_ready(busy, timeout)
+            number, path = worker.number, name(tasks[worker.number])
+            try:
+                reply = worker.reply(path, timeout)
+            except _Killed as killed:
+                kills[number] += 1
+                if kills[number] == ATTEMPTS:
+                    raise InfrastructureError(
+                        f"{path}: {killed}, the third one at it",
+                        "run it again, with fewer --workers if memory ran out",
+                    ) from None
+                logging.getLogger(__name__).warning(f"{path}: {killed}; it is tried again")
+                waiting.appendleft(number)
+                busy.remove(worker)
+                worker.stop()
+                continue
+            busy.remove(worker)
+            if worker.process.is_alive():
+                idle.append(worker)
+            else:
+                worker.stop()
+            yield number, reply
+    finally:
+        for worker in (*busy, *idle):
+            worker.stop()
 
-    trace: str
+
+class _Killed(Exception):
+    """A worker process was ended from outside."""
 
 
-def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
+def _serve(connection: Connection, function: Callable[[Any], object]) -> None:
+    """Loop of a worker: answer tasks until the connection is closed."""
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        try:
-            task = cast(Task, connection.recv())
-        except (EOFError, OSError):
-            return
-        reply: Result | CmkdError | _Bug
-        try:
-            reply = _attempt(function, task)
-        except Exception:
-            reply = _Bug(traceback.format_exc())
-        try:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            task = connection.recv()
+            try:
+                reply = _attempt(function, task)
+            except CmkdError as error:
+                reply = error
+            except Exception:
+                # As text: not every exception pickles.
+                reply = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
             connection.send(reply)
-        except OSError:
-            return
 
 
-@dataclass(frozen=True)
-class _Killed:
-    """The end of a process that says nothing of its file."""
+class _Worker:
+    """Spawned process that works on one task at a time."""
 
-    process_id: int
-    signal: int
-
-
-def _report(killed: _Killed, name: str, times: int) -> None:
-    """Log that the task `name` is tried again, or raise where that was done too often."""
-    worker = f"worker process {killed.process_id}"
-    if times < ATTEMPTS:
-        logging.getLogger(__name__).warning(
-            f"{name}: {worker} was ended from outside (signal {killed.signal}); it is tried again"
-        )
-    elif killed.signal == signal.SIGKILL:
-        raise InfrastructureError(
-            f"{name}: {worker} was killed at it, the third one, probably for want of memory; "
-            "use fewer --workers"
-        )
-    else:
-        raise InfrastructureError(
-            f"{name}: {worker} was ended from outside (signal {killed.signal}), the third one "
-            "at it; run it again"
-        )
-
-
-@dataclass
-class _Worker(Generic[Task, Result]):
-    process: SpawnProcess
-    connection: Connection
-    number: int
-    task: Task
-    since: float
-
-    @classmethod
-    def started(
-        cls, function: Callable[[Task], Result], number: int, task: Task
-    ) -> _Worker[Task, Result]:
+    def __init__(self, function: Callable[[Any], object]) -> None:
         context = multiprocessing.get_context("spawn")
         try:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-            process.start()
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+            self.process.start()
         except OSError as error:
             raise InfrastructureError(
-                f"a worker process cannot be started ({error.strerror}); use fewer --workers"
+                f"a worker process cannot be started ({error.strerror})", "use fewer --workers"
             ) from error
         theirs.close()
-        worker = cls(process, ours, number, task, 0.0)
-        worker.give(number, task)
-        return worker
 
-    def give(self, number: int, task: Task) -> None:
-        self.number, self.task, self.since = number, task, time.monotonic()
-        # To a process that is gone already: `reply` finds out what became of it.
+    def give(self, number: int, task: object) -> None:
+        """Send a task."""
+        self.number, self.since = number, time.monotonic()
+        # If the process has ended, `reply` tells why.
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
 
-    def reply(self, timeout: float | None) -> Result | CmkdError | _Killed:
-        """The answer that lies ready, or what became of a worker that will give none."""
+    def reply(self, path: object, timeout: float | None) -> Any:
+        """Answer of a worker that is ready or out of time.
+
+        Raises:
+            _Killed: there is none, through no fault of the file.
+        """
         if not self.connection.poll():
-            self.process.kill()
-            self.process.join()
-            return DataError(f"its process did not finish within {timeout:.0f} s")
+            self.stop()
+            return FileError(path, f"its process did not finish within {timeout:.0f} s", _REMEDY)
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return _end(self.process)
-        if isinstance(answer, _Bug):
-            raise RuntimeError(f"in a worker process:\n{answer.trace}")
-        return cast("Result | CmkdError", answer)
+            code = self.process.exitcode or 0
+            if code >= 0:
+                raise InfrastructureError(
+                    f"a worker process ended with exit code {code} before its work; its messages "
+                    "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
+                ) from None
+            if -code in _CRASHES:
+                return FileError(path, f"its process crashed ({_CRASHES[-code]})", _REMEDY)
+            raise _Killed(
+                f"worker process {self.process.pid} was ended from outside (signal {-code})"
+            ) from None
+        if isinstance(answer, Exception) and not isinstance(answer, FileError):
+            raise answer
+        return answer
 
     def stop(self) -> None:
+        """End the process."""
         self.connection.close()
-        if self.process.is_alive():
-            self.process.kill()
+        self.process.kill()
         self.process.join()
 
 
-def _end(process: SpawnProcess) -> DataError | _Killed:
-    """What the end of a process says of its file."""
-    code = process.exitcode or 0
-    if code >= 0:
-        raise InfrastructureError(
-            f"a worker process ended with exit code {code} before its work; its messages "
-            "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
-        ) from None
-    if -code not in _CRASHES:
-        return _Killed(process.pid or 0, -code)
-    return DataError(f"its process crashed ({signal.Signals(-code).name})")
-
-
-def _next_ready(
-    pool: Sequence[_Worker[Task, Result]], timeout: float | None
-) -> _Worker[Task, Result]:
-    oldest = min(pool, key=lambda worker: worker.since)
+def _next_ready(busy: Sequence[_Worker], timeout: float | None) -> _Worker:
+    """First worker with an answer; the oldest one if its time is up."""
+    oldest = min(busy, key=lambda worker: worker.since)
     left = None if timeout is None else max(0.0, oldest.since + timeout - time.monotonic())
-    ready = wait([worker.connection for worker in pool], left)
-    if not ready:
-        return oldest
-    return next(worker for worker in pool if worker.connection is ready[0])
+    ready = wait([worker.connection for worker in busy], left)
+    return next((worker for worker in busy if worker.connection in ready), oldest)

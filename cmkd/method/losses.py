@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cmkd.config.method import LOSSES, GraphIndex, MethodConfig
 from cmkd.config.paths import load_plugin
-from cmkd.method.student import StudentOutput
+from cmkd.method.networks import StudentOutput
 from cmkd.method.temporal_graph import edges
 
 KL_TEMPERATURE = 4.0

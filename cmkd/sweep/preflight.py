@@ -24,7 +24,7 @@ from cmkd.tracking.store import RunRecord
 
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
-    from cmkd.training.preflight import Probe
+    from cmkd.training.cost import Probe
 
 
 Pairs = Mapping[str, tuple[tuple[str, str], ...]]
@@ -254,7 +254,7 @@ def _probe(
 def _take_steps(
     task: tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[int, int], int],
 ) -> tuple[tuple[Probe, ...], tuple[Probe, ...], tuple[int, ...]]:
-    from cmkd.training.preflight import ProbeTask, probe
+    from cmkd.training.cost import ProbeTask, probe
     from cmkd.training.runtime import free_gpu_memory
 
     return *probe(ProbeTask(*task)), free_gpu_memory()

@@ -14,29 +14,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from cmkd.config.trial import TrialConfig
-from cmkd.provenance import Provenance
 from cmkd.sweep.failures import Failure, failure_of
 from cmkd.tracking.store import EpochRecord
+from cmkd.training.outcome import TrainingResult
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-    from cmkd.training.trial import TrialResult, TrialRun
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Final metrics and files of a trial or teacher, readable without torch.
-
-    Attributes:
-        notes: lines for the user about damaged checkpoints.
-        made_by: all code that trained it, oldest first.
-    """
-
-    summary: Mapping[str, float]
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
-    made_by: tuple[Provenance, ...] = ()
+    from cmkd.training.trial import TrialRun
 
 
 @dataclass(frozen=True)
@@ -120,7 +105,7 @@ class TrialWorker:
             trained = 1
         epochs = self._run.history[self._reported :]
         self._reported = len(self._run.history)
-        outcome = plain(self._run.finish()) if self._run.finished else None
+        outcome = self._run.finish() if self._run.finished else None
         return Update(self._trial_id, epochs, trained, outcome)
 
     def _release(self) -> None:
@@ -154,7 +139,7 @@ def train_teacher(config: TrialConfig, cache: Path) -> Iterator[Update]:
 def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) -> None:
     done = 0
 
-    def on_epoch(record: EpochRecord, saved_epochs: int) -> None:
+    def on_epoch(record: EpochRecord) -> None:
         nonlocal done
         done = record.step
         news.put(Update(config.teacher_id, (record,), 1))
@@ -164,17 +149,11 @@ def _teach(config: TrialConfig, cache: Path, news: queue.SimpleQueue[Update]) ->
         from cmkd.training.teacher import ensure_teacher
 
         configure(threads=1)
-        bundle = ensure_teacher(config, cache, on_epoch=on_epoch)
+        outcome = ensure_teacher(config, cache, on_epoch=on_epoch)
     except Exception as error:
         news.put(Update(config.teacher_id, failure=failure_of(error, done)))
         return
-    outcome = TrainingResult(dict(bundle.summary), bundle.files, bundle.notes, bundle.made_by)
-    news.put(Update(config.teacher_id, bundle.history, 0, outcome))
-
-
-def plain(outcome: TrialResult) -> TrainingResult:
-    """`outcome` in plain types."""
-    return TrainingResult(dict(outcome.summary), outcome.files, outcome.notes, outcome.made_by)
+    news.put(Update(config.teacher_id, outcome.history, 0, outcome))
 
 
 POLL_SECONDS = 1.0
@@ -291,8 +270,7 @@ class DistributedTrialWorker:
 def _train_share(task: _Task) -> None:
     from ray.train.torch import get_device
 
-    from cmkd.training.distributed import ProcessGroup
-    from cmkd.training.runtime import configure
+    from cmkd.training.runtime import ProcessGroup, configure
     from cmkd.training.trial import TrialRun
 
     configure(threads=1)
@@ -305,7 +283,7 @@ def _train_share(task: _Task) -> None:
             if not run.finished:
                 run.train_epoch()
                 trained = 1
-            outcome = plain(run.finish()) if run.finished else None
+            outcome = run.finish() if run.finished else None
             if group.is_main:
                 epochs = run.history[reported:]
                 task.news.put(Update(task.trial_id, epochs, trained, outcome))

@@ -17,8 +17,8 @@ from cmkd.config.base import content_id
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.decoded_cache import READER, ClipArrays
 from cmkd.data.splits import Split
-from cmkd.training.checkpoint import read_record, write_record
-from cmkd.training.networks import StudentInputs, sees_all_i_frames
+from cmkd.training.build import StudentInputs, sees_all_i_frames
+from cmkd.training.outcome import read_record, write_record
 
 Rows = NDArray[np.int64]
 

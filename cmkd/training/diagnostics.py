@@ -19,10 +19,9 @@ from torch import Tensor
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.data.dataset import Dataset
 from cmkd.method.temporal_graph import mean_square_edges
-from cmkd.training.checkpoint import write_json
 from cmkd.training.features import GRAPHS
+from cmkd.training.outcome import write_json
 
-DIAGNOSTICS_FILE = "inside.json"
 SCHEMA = 1
 MOST_CLIPS = 8
 """Most clips kept, each of another class as far as there are classes."""

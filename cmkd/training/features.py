@@ -1,4 +1,4 @@
-"""The frozen teacher: its features of training clips, on disk or computed in every step.
+"""Frozen teacher: its features of training clips, on disk or computed in every step.
 
 Also measured once per teacher: mean and SD of its channels, and the size of its temporal graphs.
 """
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,15 +23,16 @@ from torch import Tensor
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex, MethodConfig
+from cmkd.config.training import TeacherConfig
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import Dataset
 from cmkd.io import load_array, require_space
 from cmkd.method.losses import TeacherTargets
-from cmkd.method.teacher import Teacher
+from cmkd.method.networks import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
 from cmkd.training.batches import ClipReader, all_rows, first_rows, in_order, to_tensor
-from cmkd.training.checkpoint import read_finished, read_record, write_finished, write_record
-from cmkd.training.networks import build_teacher
+from cmkd.training.build import build_teacher
+from cmkd.training.outcome import read_finished, read_record, write_finished, write_record
 from cmkd.training.runtime import autocast, to_device
 
 SUMMARY_FILE, WEIGHTS_FILE = "summary.json", "teacher.safetensors"
@@ -72,40 +73,6 @@ def load_teacher(config: TrialConfig, cache: Path, num_classes: int) -> Teacher:
     return teacher.eval().requires_grad_(False)
 
 
-@dataclass(frozen=True)
-class FrozenTeacher:
-    """Finished teacher, never trained again.
-
-    Attributes:
-        network: in evaluation mode.
-        precision: of its forward pass, as in its training.
-        batch: clips that fit into memory together.
-    """
-
-    network: Teacher
-    precision: Literal["fp32", "bf16"]
-    batch: int
-    device: torch.device
-
-    def __call__(
-        self, frames: Float[Tensor, "B T C H W"]
-    ) -> tuple[Float[Tensor, "B T D h w"], Float[Tensor, "B K"]]:
-        """(h, logits) in fp32; see `Teacher.forward`."""
-        with torch.no_grad(), autocast(self.precision, self.device):
-            h, logits = self.network(frames)
-        return h.float(), logits.float()
-
-
-def load_frozen_teacher(
-    config: TrialConfig, cache: Path, num_classes: int, device: torch.device
-) -> FrozenTeacher:
-    """The trial's finished teacher on `device`; errors as of `load_teacher`."""
-    recipe = config.setting.teacher
-    network = to_device(load_teacher(config, cache, num_classes), device)
-    batch = find_backbone(recipe.backbone).eval_batch
-    return FrozenTeacher(network, recipe.training.precision, batch, device)
-
-
 class TeacherFeatures(Protocol):
     """Targets of the teacher for batches of training rows."""
 
@@ -115,6 +82,105 @@ class TeacherFeatures(Protocol):
 
     def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
         """h_t, standardised per channel over the unchanged training clips, and logits."""
+
+
+@dataclass(frozen=True)
+class ChannelStats:
+    """Mean and SD of every channel of h_t, (C, 1, 1) in fp64."""
+
+    mean: Float[Tensor, "C 1 1"]
+    std: Float[Tensor, "C 1 1"]
+
+    def to(self, device: torch.device) -> ChannelStats:
+        """The same for features on `device`, in fp32."""
+        return ChannelStats(self.mean.float().to(device), self.std.float().to(device))
+
+    def apply(self, h: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T C h w"]:
+        """Every channel with zero mean and unit SD, cut at +-LARGEST."""
+        return ((h - self.mean) / self.std).clamp(-LARGEST, LARGEST)
+
+
+class FrozenTeacher:
+    """Trained teacher on the device of `reader`, for rows of its arrays."""
+
+    def __init__(self, network: Teacher, recipe: TeacherConfig, reader: ClipReader) -> None:
+        self.network = to_device(network, reader.device)
+        self.precision = recipe.training.precision
+        self.batch = find_backbone(recipe.backbone).eval_batch
+        self.reader = reader
+
+    def outputs(self, rows: Rows) -> tuple[Float[Tensor, "B T C h w"], Float[Tensor, "B K"]]:
+        """(h, logits) in fp32; see `Teacher.forward`."""
+        with torch.no_grad(), autocast(self.precision, self.reader.device):
+            h, logits = self.network(self.reader.frames(rows))
+        return h.float(), logits.float()
+
+    def all_outputs(self, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(number of the first row, h, logits) of batches in order, on the CPU."""
+        for start in range(0, len(rows), self.batch):
+            h, logits = self.outputs(rows[start : start + self.batch])
+            yield start, h.cpu(), logits.cpu()
+
+    def measure_stats(self, rows: Rows) -> ChannelStats:
+        """Mean and SD of every channel over these rows.
+
+        A channel that hardly ever fires is not blown up to unit SD: a view in which it does fire
+        would rule the loss.
+        """
+        total, square, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
+        for _, h, _ in self.all_outputs(rows):
+            h = h.double()
+            total = total + h.sum((0, 1, 3, 4))
+            square = square + h.square().sum((0, 1, 3, 4))
+            count += h[:, :, 0].numel()
+        mean = total / count
+        std = (square / count - mean.square()).clamp_min(0).sqrt()
+        alive = std[std > 0]
+        floor = FLOOR * float(alive.median()) if len(alive) else 1.0
+        return ChannelStats(mean[:, None, None], std.clamp_min(floor)[:, None, None])
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """Targets of any rows by a forward pass; `CachedFeatures` rounds the same to fp16."""
+
+    teacher: FrozenTeacher
+    stats: ChannelStats
+
+    @property
+    def batch(self) -> int:
+        """Best number of clips per call."""
+        return self.teacher.batch
+
+    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
+        """Standardised features and logits of these rows."""
+        h, logits = self.teacher.outputs(rows)
+        return TeacherTargets(self.stats.apply(h), logits, mean_edges)
+
+
+def online_features(
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+) -> OnlineFeatures:
+    """Targets by the trial's finished teacher; errors as of `ensure_features`."""
+    teacher, stats = _open_teacher(config, cache, dataset, reader)
+    return OnlineFeatures(teacher, stats.to(reader.device))
+
+
+def _open_teacher(
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+) -> tuple[FrozenTeacher, ChannelStats]:
+    network = load_teacher(config, cache, len(dataset.info.classes))
+    teacher = FrozenTeacher(network, config.setting.teacher, reader)
+    path = teacher_folder(config, cache) / CHANNEL_STATS_FILE
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            plain = first_rows(reader.arrays, dataset.split(config.fold).train)
+            stats = teacher.measure_stats(plain)
+            values = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist()}
+            write_record(path, config.teacher_id, values)
+        stored = read_record(path, config.teacher_id)
+    mean, std = (torch.tensor(stored[name], dtype=torch.float64) for name in ("mean", "std"))
+    return teacher, ChannelStats(mean[:, None, None], std[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -141,41 +207,6 @@ class CachedFeatures:
         return TeacherTargets(h=h.float(), logits=logits, mean_edges=mean_edges)
 
 
-@dataclass(frozen=True)
-class ChannelStats:
-    """Mean and SD of every channel of h_t, (C, 1, 1); fp64 where measured."""
-
-    mean: Float[Tensor, "C 1 1"]
-    std: Float[Tensor, "C 1 1"]
-
-    def to(self, device: torch.device) -> ChannelStats:
-        """The same for features on `device`, in fp32."""
-        return ChannelStats(self.mean.float().to(device), self.std.float().to(device))
-
-    def apply(self, h: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T C h w"]:
-        """Every channel with zero mean and unit SD, cut at +-LARGEST."""
-        return ((h - self.mean) / self.std).clamp(-LARGEST, LARGEST)
-
-
-@dataclass(frozen=True)
-class OnlineFeatures:
-    """Targets by a forward pass of the teacher; `CachedFeatures` rounds the same to fp16."""
-
-    teacher: FrozenTeacher
-    reader: ClipReader
-    stats: ChannelStats
-
-    @property
-    def batch(self) -> int:
-        """Best number of clips per call."""
-        return self.teacher.batch
-
-    def targets(self, rows: Rows, mean_edges: Mapping[GraphIndex, float]) -> TeacherTargets:
-        """Targets of any rows of the arrays."""
-        h, logits = self.teacher(self.reader.frames(rows))
-        return TeacherTargets(self.stats.apply(h), logits, mean_edges)
-
-
 def ensure_features(
     config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
 ) -> TeacherFeatures:
@@ -190,11 +221,11 @@ def ensure_features(
     record = folder / FEATURES_FILE
     with FileLock(folder.with_name("features.lock")):
         if not record.is_file():
-            teacher = load_frozen_teacher(config, cache, len(dataset.info.classes), reader.device)
-            clips = dataset.split(config.fold).train
-            stats = _ensure_stats(config, cache, teacher, reader, first_rows(reader.arrays, clips))
-            _compute(teacher, reader, all_rows(reader.arrays, clips), stats, folder)
-            write_finished(record, config.teacher_id, _FEATURES, {})
+            teacher, stats = _open_teacher(config, cache, dataset, reader)
+            rows = all_rows(reader.arrays, dataset.split(config.fold).train)
+            _compute(teacher, stats, rows, folder)
+            files = ("rows.npy", "h.npy", "logits.npy")
+            write_finished(record, config.teacher_id, files, {})
     read_finished(record, config.teacher_id)
     return CachedFeatures(
         rows=load_array(folder / "rows.npy"),
@@ -205,45 +236,19 @@ def ensure_features(
     )
 
 
-_FEATURES = ("rows.npy", "h.npy", "logits.npy")
-
-
-def online_features(
-    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
-) -> OnlineFeatures:
-    """The trial's teacher itself, for any rows of the arrays; errors as of `ensure_features`."""
-    teacher = load_frozen_teacher(config, cache, len(dataset.info.classes), reader.device)
-    plain = first_rows(reader.arrays, dataset.split(config.fold).train)
-    with FileLock(teacher_folder(config, cache) / "features.lock"):
-        stats = _ensure_stats(config, cache, teacher, reader, plain)
-    return OnlineFeatures(teacher, reader, stats.to(reader.device))
-
-
-def drop_features(folder: Path) -> None:
-    """Remove everything that was measured of the teacher in `folder`."""
-    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
-    for name in (CHANNEL_STATS_FILE, GRAPH_STATS_FILE):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _compute(
-    teacher: FrozenTeacher, reader: ClipReader, rows: Rows, stats: ChannelStats, folder: Path
-) -> None:
-    """Write the arrays of `_FEATURES`; they count from the moment their record is there."""
+def _compute(teacher: FrozenTeacher, stats: ChannelStats, rows: Rows, folder: Path) -> None:
+    """Write the arrays of `CachedFeatures`; they count from the moment their record is there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     np.save(folder / "rows.npy", rows)
-    maps: np.memmap[Any, Any] | None = None
-    scores: np.memmap[Any, Any] | None = None
-    for start, (h, logits) in _outputs(teacher, reader, rows):
-        if maps is None or scores is None:
-            maps = _new_file(folder / "h.npy", np.float16, (len(rows), *h.shape[1:]))
-            scores = _new_file(folder / "logits.npy", np.float32, (len(rows), *logits.shape[1:]))
+    first_h, first_logits = teacher.outputs(rows[:1])
+    maps = _new_file(folder / "h.npy", np.float16, (len(rows), *first_h.shape[1:]))
+    scores = _new_file(folder / "logits.npy", np.float32, (len(rows), *first_logits.shape[1:]))
+    for start, h, logits in teacher.all_outputs(rows):
         maps[start : start + len(h)] = stats.apply(h).numpy()
         scores[start : start + len(h)] = logits.numpy()
-    assert maps is not None and scores is not None
-    for values in (maps, scores):
-        values.flush()
+    maps.flush()
+    scores.flush()
 
 
 def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -252,46 +257,11 @@ def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
-def _outputs(
-    teacher: FrozenTeacher, reader: ClipReader, rows: Rows
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    start = 0
-    for part in in_order(rows, teacher.batch):
-        h, logits = teacher(reader.frames(part))
-        yield start, (h.cpu(), logits.cpu())
-        start += len(part)
-
-
-def _ensure_stats(
-    config: TrialConfig, cache: Path, teacher: FrozenTeacher, reader: ClipReader, rows: Rows
-) -> ChannelStats:
-    path = teacher_folder(config, cache) / CHANNEL_STATS_FILE
-    if not path.is_file():
-        stats = measure_channel_stats(teacher, reader, rows)
-        values = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist()}
-        write_record(path, config.teacher_id, values)
-    stored = read_record(path, config.teacher_id)
-    mean, std = (torch.tensor(stored[name], dtype=torch.float64) for name in ("mean", "std"))
-    return ChannelStats(mean[:, None, None], std[:, None, None])
-
-
-def measure_channel_stats(teacher: FrozenTeacher, reader: ClipReader, rows: Rows) -> ChannelStats:
-    """Mean and SD of every channel over these rows.
-
-    A channel that hardly ever fires is not blown up to unit SD: a view in which it does fire
-    would rule the loss.
-    """
-    total, square, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
-    for _, (h, _) in _outputs(teacher, reader, rows):
-        h = h.double()
-        total = total + h.sum((0, 1, 3, 4))
-        square = square + h.square().sum((0, 1, 3, 4))
-        count += h[:, :, 0].numel()
-    mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt()
-    alive = std[std > 0]
-    floor = FLOOR * float(alive.median()) if len(alive) else 1.0
-    return ChannelStats(mean[:, None, None], std.clamp_min(floor)[:, None, None])
+def drop_features(folder: Path) -> None:
+    """Remove everything that was measured of the teacher in `folder`."""
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+    for name in (CHANNEL_STATS_FILE, GRAPH_STATS_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -330,30 +300,27 @@ def ensure_mean_edges(
             known[key] = {str(graph): asdict(measured[graph]) for graph in GRAPHS}
             write_record(path, owner, known)
     stats = {graph: GraphStats(**known[key][str(graph)]) for graph in GRAPHS}
-    if method.lambda_2:
-        for problem in find_problems(stats, method):
+    for graph in method.tg if method.lambda_2 else ():
+        if problem := find_problem(graph, stats[graph], method):
             warnings.warn(problem, stacklevel=2)
     return {graph: stats[graph].mean for graph in GRAPHS}
 
 
-def find_problems(stats: Mapping[GraphIndex, GraphStats], config: MethodConfig) -> list[str]:
-    """A line for each chosen graph whose size defeats temporal KD."""
-    found = []
-    for graph in config.tg:
-        zeros, raw = stats[graph].zeros, stats[graph].raw
-        if zeros > MOST_ZEROS or raw < SMALLEST:
-            found.append(
-                f"method.tg_kernel {config.tg_kernel}: TG_{graph} of the teacher vanishes; "
-                f"{100 * zeros:.1f} % of its vertices are exactly 0 and its mean edge is "
-                f"{raw:.3g}, so it cannot be taught; elementwise keeps it"
-            )
-        elif config.tg_edge == "raw" and raw > LARGEST_RAW:
-            found.append(
-                f"method.tg_edge raw: the mean edge of TG_{graph} of the teacher is {raw:.3g}, "
-                f"so its term of Eq. (6) is of the order {raw**2:.3g} beside a cross-entropy "
-                "of about 1; use sqrt or max, or a smaller lambda_2"
-            )
-    return found
+def find_problem(graph: GraphIndex, stats: GraphStats, config: MethodConfig) -> str | None:
+    """Reason why the size of a teacher's graph defeats temporal KD."""
+    if stats.zeros > MOST_ZEROS or stats.raw < SMALLEST:
+        return (
+            f"method.tg_kernel {config.tg_kernel}: TG_{graph} of the teacher vanishes; "
+            f"{100 * stats.zeros:.1f} % of its vertices are exactly 0 and its mean edge is "
+            f"{stats.raw:.3g}, so it cannot be taught; elementwise keeps it"
+        )
+    if config.tg_edge == "raw" and stats.raw > LARGEST_RAW:
+        return (
+            f"method.tg_edge raw: the mean edge of TG_{graph} of the teacher is {stats.raw:.3g}, "
+            f"so its term of Eq. (6) is of the order {stats.raw**2:.3g} beside a cross-entropy "
+            "of about 1; use sqrt or max, or a smaller lambda_2"
+        )
+    return None
 
 
 def measure_graph_stats(

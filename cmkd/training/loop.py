@@ -1,32 +1,37 @@
-"""Epochs of optimisation that can stop after any of them and go on bit-identically."""
+"""Training loop: epochs of optimisation that stop after any of them and go on bit-identically."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmkd.config.base import content_id
 from cmkd.config.training import TrainingConfig
+from cmkd.data.splits import Split
 from cmkd.errors import TrialFailed
 from cmkd.tracking.store import EpochRecord
+from cmkd.training.batches import ClipReader, first_rows, in_order, num_batches, shuffled, view_rows
 from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
-from cmkd.training.distributed import SINGLE_PROCESS, ProcessGroup
-from cmkd.training.evaluate import Validation
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
-from cmkd.training.runtime import Prefetcher
+from cmkd.training.outcome import Validation, accuracy
+from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, autocast, prefetch
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
 Rows = NDArray[np.int64]
 
@@ -36,7 +41,7 @@ CHECKPOINT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss of one batch, to be minimised, and metrics.
+    """Loss of one batch, a mean over its clips, and metrics.
 
     A metric is averaged over the clips of all batches of the epoch that give it.
     """
@@ -65,63 +70,72 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(content_id("epoch", seed, epoch), 16) % 2**31
 
 
-class EpochLoop(Generic[BatchT]):
-    """Training of a model under its `TrainingConfig`, with checkpoints.
+class TrainingLoop(ABC, Generic[ModelT, BatchT]):
+    """Training of a classifier of clips under its `TrainingConfig`, with checkpoints.
+
+    Subclasses give a batch (`load`), its loss (`step`) and the scores of clips (`logits`).
 
     Args:
         folder: of the checkpoints; a valid one of the same `owner` is continued.
         owner: id of the trial or teacher that is trained.
-        batches: epoch (0-based) -> rows of that epoch's batches, of all processes.
-        load: rows -> argument of `step`, on the device; must not wait for the device.
-        step: forward pass and loss, a mean over the clips; on CUDA it should not wait either.
-        validate: evaluates the model on the validation clips; the same in all processes.
+        eval_batch: clips of one forward pass without gradients.
         group: the processes that train this model together.
 
     Attributes:
+        history: records of the epochs done, those of earlier processes included.
+        best_epoch: selected epoch, from 1; `best` is its validation, `best_weights` its state.
         notes: lines for the user about damaged checkpoints.
         saved_epochs: epochs in the newest checkpoint.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: ModelT,
         config: TrainingConfig,
+        reader: ClipReader,
+        split: Split,
         folder: Path,
         *,
         owner: str,
         seed: int,
-        steps_per_epoch: int,
-        batches: Callable[[int], Iterable[Rows]],
-        load: Callable[[Rows], BatchT],
-        step: Callable[[BatchT], StepResult],
-        validate: Callable[[], Validation],
+        eval_batch: int,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.config = config
+        self.reader = reader
+        self.split = split
         self.folder = folder
         self.owner = owner
         self.seed = seed
-        self.batches = batches
-        self.load = load
-        self.step = step
-        self.validate = validate
+        self.eval_batch = eval_batch
         self.group = group
         self.device = next(model.parameters()).device
         group.convert_batch_norm(model)
         self._frozen = prepare(model, config)
-        self._parallel = group.parallel(_Step(model, step)) if group.size > 1 else None
         self.optimizer = make_optimizer(model, config)
-        self.scheduler = make_schedule(self.optimizer, config, steps_per_epoch)
-        self._prefetch = Prefetcher(self.device)
+        steps = num_batches(len(split.train), config.batch_size)
+        self.scheduler = make_schedule(self.optimizer, config, steps)
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 0
         self.best = Validation(-math.inf, -math.inf)
-        self.best_weights: dict[str, Tensor] = {}
+        self.best_weights: Mapping[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
         self._resume()
         self.saved_epochs = len(self.history)
         self._saved_at = time.monotonic()
+
+    @abstractmethod
+    def load(self, rows: Rows) -> BatchT:
+        """Argument of `step`, on the device; must not wait for the device."""
+
+    @abstractmethod
+    def step(self, batch: BatchT) -> StepResult:
+        """Forward pass and loss; on CUDA it should not wait for the device either."""
+
+    @abstractmethod
+    def logits(self, rows: Rows) -> Float[Tensor, "R K"]:
+        """Scores of single rows of the clip arrays, without gradients."""
 
     @property
     def finished(self) -> bool:
@@ -140,10 +154,7 @@ class EpochLoop(Generic[BatchT]):
         started = time.perf_counter()
         metrics = self._train_steps(epoch)
         step_seconds = time.perf_counter() - started
-        reached = self.validate()
-        if reached > self.best:
-            self.best_epoch, self.best = epoch + 1, reached
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+        reached = self.select(epoch + 1)
         record = EpochRecord(
             step=epoch + 1,
             timestamp_ms=int(time.time() * 1000),
@@ -170,14 +181,21 @@ class EpochLoop(Generic[BatchT]):
         clips: dict[str, int] = defaultdict(int)
         losses: list[Tensor] = []
         loss = torch.zeros((), device=self.device)
-        for part, batch in self._prefetch(self._parts(epoch), lambda part: self.load(part.rows)):
-            result, weighted = self._backward(part, batch)
-            loss = loss + weighted
+        parts = prefetch(self._parts(epoch), lambda part: self.load(part.rows), self.device)
+        for part, batch in parts:
+            result = self.step(batch)
+            weighted = result.loss * part.weight
+            weighted.backward()
+            loss = loss + weighted.detach()
             for name, value in {"train_loss": result.loss, **result.metrics}.items():
                 sums[name] += value.detach() * result.clips
                 clips[name] += result.clips
             if part.last:
-                self._optimizer_step()
+                self.group.sum_gradients(self.model)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+                self.optimizer.step()
+                self.scheduler.step()
+                self.optimizer.zero_grad(set_to_none=True)
                 losses.append(loss)
                 loss = torch.zeros_like(loss)
         # Nothing before this line waits for the device.
@@ -192,6 +210,11 @@ class EpochLoop(Generic[BatchT]):
         totals = self.group.sum(torch.stack([torch.stack([*sums.values()]), counts])).tolist()
         return {name: total / count for name, total, count in zip(sums, *totals, strict=True)}
 
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        """Rows of the batches of an epoch (from 0), of all processes."""
+        rows = view_rows(self.reader.arrays, self.split.train, epoch)
+        return shuffled(rows, self.config.batch_size, epoch_seed(self.seed, epoch))
+
     def _parts(self, epoch: int) -> Iterator[_Part]:
         for rows in self.batches(epoch):
             # Parts before shares, so that a part is the same clips for any number of processes.
@@ -201,48 +224,74 @@ class EpochLoop(Generic[BatchT]):
                 own = self.group.shard(part)
                 yield _Part(own, len(own) / len(rows), number == len(parts))
 
-    def _backward(self, part: _Part, batch: BatchT) -> tuple[StepResult, Tensor]:
-        """Add a part's gradients; returns its result and its share of the batch's loss."""
-        if self._parallel is None:
-            result = self.step(batch)
-            weighted = result.loss * part.weight
-            weighted.backward()
-            return result, weighted.detach()
-        with nullcontext() if part.last else self._parallel.no_sync():
-            loss, metrics = self._parallel(batch)
-            weighted = loss * part.weight
-            # Gradients of the processes are averaged, and these are parts of a sum.
-            (weighted * self.group.size).backward()
-        return StepResult(loss, metrics, len(part.rows)), weighted.detach()
+    def select(self, epoch: int) -> Validation:
+        """Validate the model and keep its weights if they are the best so far."""
+        reached = self.validate()
+        if reached > self.best:
+            self.best_epoch, self.best = epoch, reached
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        return reached
 
-    def _optimizer_step(self) -> None:
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def validate(self) -> Validation:
+        """Accuracy and loss on the validation clips; the same in all processes."""
+        rows = first_rows(self.reader.arrays, self.split.val)
+        scores, labels = self._scores(rows), self.reader.arrays.labels[rows]
+        loss = F.cross_entropy(scores, torch.from_numpy(np.asarray(labels)))
+        return Validation(accuracy(scores.argmax(1).numpy(), labels), -float(loss))
+
+    def _scores(self, rows: Rows) -> Float[Tensor, "R K"]:
+        """Scores of single rows, on the CPU; each process computes its share."""
+        self.model.eval()
+        own = self.group.shard(np.arange(len(rows)))
+        with torch.inference_mode(), autocast(self.config.precision, self.device):
+            parts = [self.logits(rows[part]).float() for part in in_order(own, self.eval_batch)]
+        scores = parts[0].new_zeros(len(rows), parts[0].shape[1])
+        scores[own] = torch.cat(parts)
+        return self.group.sum(scores).cpu()
+
+    def predict(self, rows: Int64[np.ndarray, "N M"]) -> tuple[Rows, Rows]:
+        """Classes of clips, given by their M rows, at the selected and at the last epoch."""
+        last = self._classes(rows)
+        if self.best_epoch == len(self.history):
+            return last, last
+        with self.selected():
+            return self._classes(rows), last
+
+    def _classes(self, rows: Int64[np.ndarray, "N M"]) -> Rows:
+        scores = self._scores(rows.reshape(-1)).unflatten(0, rows.shape).mean(1)
+        return np.asarray(scores.argmax(1).numpy())
+
+    @contextmanager
+    def selected(self) -> Iterator[None]:
+        """Give the model its selected weights while the block runs."""
+        last = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best_weights)
+        yield
+        self.model.load_state_dict(last)
+
+    def figures(self) -> dict[str, float]:
+        """Number of parameters."""
+        return {"parameters": float(sum(p.numel() for p in self.model.parameters()))}
 
     def save_checkpoint(self) -> None:
         """Keep the state of the training after its last epoch, unless that is done."""
         if self.group.is_main and self.saved_epochs < len(self.history):
-            save_checkpoint(self.folder, self.owner, self._state())
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "history": [asdict(record) for record in self.history],
+                "best_epoch": self.best_epoch,
+                "best": asdict(self.best),
+                "best_weights": self.best_weights,
+                "notes": list(self.notes),
+            }
+            save_checkpoint(self.folder, self.owner, state)
         self.saved_epochs = len(self.history)
         self._saved_at = time.monotonic()
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "history": [asdict(record) for record in self.history],
-            "best_epoch": self.best_epoch,
-            "best": asdict(self.best),
-            "best_weights": self.best_weights,
-            "notes": list(self.notes),
-        }
-
     def _resume(self) -> None:
-        restored = load_checkpoint(self.folder, self.owner)
-        state = restored.state
+        state, note = load_checkpoint(self.folder, self.owner)
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -252,18 +301,5 @@ class EpochLoop(Generic[BatchT]):
             self.best = Validation(**state["best"])
             self.best_weights = state["best_weights"]
             self.notes = tuple(state["notes"])
-        if restored.note:
-            self.notes = (*self.notes, f"epoch {len(self.history)}: {restored.note}")
-
-
-class _Step(nn.Module, Generic[BatchT]):
-    """A step as a module, whose gradients `DistributedDataParallel` reduces."""
-
-    def __init__(self, model: nn.Module, step: Callable[[BatchT], StepResult]) -> None:
-        super().__init__()
-        self.model = model
-        self.step = step
-
-    def forward(self, batch: BatchT) -> tuple[Tensor, dict[str, Tensor]]:
-        result = self.step(batch)
-        return result.loss, {name: value.detach() for name, value in result.metrics.items()}
+        if note:
+            self.notes = (*self.notes, f"epoch {len(self.history)}: {note}")

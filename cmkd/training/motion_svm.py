@@ -6,8 +6,6 @@ Where it comes near the student, motion vectors already hand over most of the an
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from torch.nn import functional as F
 from cmkd.data.splits import Split
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, all_rows, first_rows
-from cmkd.training.evaluate import Validation, accuracy
+from cmkd.training.outcome import Validation, accuracy
 
 GRID = (6, 8)
 SEGMENTS = 4
@@ -39,11 +37,15 @@ class MotionSvm:
         self.reader = reader
         self.split = split
         self.history: tuple[EpochRecord, ...] = ()
-        self.saved_epochs = 0
         self.best_epoch = 1
         self.notes: tuple[str, ...] = ()
         self.best = Validation(0.0, 0.0)
         self.model: Pipeline = make_pipeline(StandardScaler(), SVC())
+
+    @property
+    def finished(self) -> bool:
+        """True after its fit."""
+        return bool(self.history)
 
     def train_epoch(self) -> EpochRecord:
         """Fit and validate."""
@@ -51,7 +53,7 @@ class MotionSvm:
         train = all_rows(self.reader.arrays, self.split.train)
         self.model.fit(self._features(train), self.reader.arrays.labels[train])
         rows = first_rows(self.reader.arrays, self.split.val)
-        reached = accuracy(self._classes(rows), self.reader.arrays.labels[rows])
+        reached = accuracy(self.predict(rows[:, None])[0], self.reader.arrays.labels[rows])
         self.best = Validation(reached, 0.0)
         seconds = time.perf_counter() - started
         metrics = {"val_acc": reached, "seconds": seconds, "step_seconds": seconds}
@@ -68,19 +70,9 @@ class MotionSvm:
         classes = np.asarray(self.model.predict(features), dtype=np.int64)
         return classes, classes
 
-    def diagnose(self, rows: Rows) -> None:
-        """None: it has neither gate nor graphs."""
-
-    def summary(self) -> Mapping[str, float]:
+    def figures(self) -> dict[str, float]:
         """Number of support vectors."""
         return {"support_vectors": float(self.model[-1].n_support_.sum())}
-
-    def save(self, folder: Path) -> tuple[str, ...]:
-        """No files."""
-        return ()
-
-    def _classes(self, rows: Rows) -> Rows:
-        return np.asarray(self.model.predict(self._features(rows)), dtype=np.int64)
 
     def _features(self, rows: Rows) -> NDArray[np.float32]:
         motion = torch.from_numpy(self.reader.arrays.motion[rows].astype(np.float32))

@@ -1,13 +1,23 @@
-"""Process-wide switches of torch, devices, precision and the transfer of batches."""
+"""torch at run time: process-wide switches, devices, transfer of batches, several processes.
+
+One process and k of them compute the same losses and gradients up to rounding and dropout: batch
+normalisation uses the statistics of the whole batch, gradients are summed over all its clips.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmkd.errors import InputError
 
@@ -65,32 +75,128 @@ def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> torch.
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-class Prefetcher:
-    """Loads batches; on CUDA the next one is copied while the current one computes."""
+def prefetch(
+    parts: Iterable[PartT], load: Callable[[PartT], BatchT], device: torch.device
+) -> Iterator[tuple[PartT, BatchT]]:
+    """Each part with its batch; on CUDA the next one is copied while the current one computes.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(
-        self, parts: Iterable[PartT], load: Callable[[PartT], BatchT]
-    ) -> Iterator[tuple[PartT, BatchT]]:
-        """Each part with the batch that `load` makes of it.
-
-        `load` copies from pinned memory without waiting. The caller queues its step on the
-        current stream, without waiting either, and drops a batch when it takes the next.
-        """
-        if self._stream is None:
-            for part in parts:
-                yield part, load(part)
-            return
-        main = torch.cuda.current_stream(self.device)
-        passed = main.record_event()
+    `load` copies from pinned memory without waiting. The caller queues its step on the current
+    stream, without waiting either, and drops a batch when it takes the next.
+    """
+    if device.type != "cuda":
         for part in parts:
-            # The copy may fill memory of the batch before last, but runs beside the last step.
-            self._stream.wait_event(passed)
-            with torch.cuda.stream(self._stream):
-                batch = load(part)
-            main.wait_stream(self._stream)
-            passed = main.record_event()
-            yield part, batch
+            yield part, load(part)
+        return
+    copies, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    passed = main.record_event()
+    for part in parts:
+        # The copy may fill memory of the batch before last, but runs beside the last step.
+        copies.wait_event(passed)
+        with torch.cuda.stream(copies):
+            batch = load(part)
+        main.wait_stream(copies)
+        passed = main.record_event()
+        yield part, batch
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The `size` processes of one training, of which this one has number `rank`.
+
+    `SINGLE_PROCESS` never touches torch.distributed. All ranks make the same calls in the same
+    order.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> ProcessGroup:
+        """torch's default process group."""
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def is_main(self) -> bool:
+        """True in the process that writes files."""
+        return self.rank == 0
+
+    def shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of this process; sizes differ by one at most.
+
+        Raises:
+            InputError: fewer rows than processes.
+        """
+        if len(rows) < self.size:
+            raise InputError(
+                f"a batch of {len(rows)} clips for {self.size} processes; use fewer of them"
+            )
+        return np.array_split(rows, self.size)[self.rank]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Sum the gradients of `model` over all processes, in place and in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, summed in zip(gradients, total.split(sizes), strict=True):
+            gradient.copy_(summed.view(gradient.shape))
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def convert_batch_norm(self, model: nn.Module) -> None:
+        """Let the batch normalisation of `model` use the batches of all processes, in place."""
+        if self.size == 1:
+            return
+        for name, child in model.named_children():
+            if not isinstance(child, _BatchNorm):
+                self.convert_batch_norm(child)
+            elif child.weight.is_cuda:
+                setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            else:
+                setattr(model, name, CpuSyncBatchNorm(child))
+
+
+SINGLE_PROCESS = ProcessGroup()
+
+
+class CpuSyncBatchNorm(_BatchNorm):
+    """Batch normalisation over the batches of all processes; torch's own refuses the CPU."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def forward(self, input: Float[Tensor, "N C ..."]) -> Float[Tensor, "N C ..."]:
+        """`input` normalised over all axes but the second, and over processes while training."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        axes, shape = [0, *range(2, input.dim())], (1, -1, *[1] * (input.dim() - 2))
+        x = input.float()
+        count = all_reduce(x.new_tensor(x.numel() // x.shape[1]))
+        mean = all_reduce(x.sum(axes)) / count
+        centred = x - mean.view(shape)
+        # The mean of squared differences: a difference of two large sums would lose digits.
+        var = all_reduce(centred.square().sum(axes)) / count
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_((var * count / (count - 1)).detach(), self.momentum)
+        scale = (self.weight * (var + self.eps).rsqrt()).view(shape)
+        normalised: Tensor = (centred * scale + self.bias.view(shape)).to(input.dtype)
+        return normalised
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass

@@ -4,76 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.decoded_cache import open_arrays
-from cmkd.provenance import Provenance, makers, sign
+from cmkd.io import file_sha256
+from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, ensure_scales, first_rows
-from cmkd.training.checkpoint import drop_checkpoints, read_finished, write_finished, write_json
-from cmkd.training.diagnostics import (
-    DIAGNOSTICS_FILE,
-    ClipDiagnostics,
-    choose_clips,
-    graphs_of,
-    motion_lengths,
-    write_diagnostics,
-)
-from cmkd.training.distributed import SINGLE_PROCESS, ProcessGroup
-from cmkd.training.evaluate import PREDICTIONS_FILE, Validation, accuracy, write_predictions
+from cmkd.training.checkpoint import drop_checkpoints, write_tensors
+from cmkd.training.diagnostics import choose_clips, graphs_of, motion_lengths, write_diagnostics
 from cmkd.training.features import ensure_features, ensure_mean_edges, online_features
-from cmkd.training.runtime import pick_device
+from cmkd.training.outcome import (
+    DIAGNOSTICS_FILE,
+    STUDENT_CONFIG_FILE,
+    STUDENT_FILE,
+    StudentDescription,
+    TrainingResult,
+    read_result,
+    write_json,
+    write_result,
+)
+from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device
 from cmkd.training.student import StudentLearner
 
-CONFIG_FILE, OUTCOME_FILE = "config.json", "outcome.json"
+if TYPE_CHECKING:
+    from cmkd.training.motion_svm import MotionSvm
 
-Rows = NDArray[np.int64]
-
-
-class Learner(Protocol):
-    """Model that a trial trains: the student network, or the reference on motion vectors."""
-
-    history: tuple[EpochRecord, ...]
-    saved_epochs: int
-    best_epoch: int
-    best: Validation
-    notes: tuple[str, ...]
-
-    def train_epoch(self) -> EpochRecord:
-        """Train and validate one epoch."""
-
-    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of clips, given by their rows (N, M), at the selected and at the last epoch."""
-
-    def diagnose(self, rows: Rows) -> ClipDiagnostics | None:
-        """Gate and graphs on single rows (B,) at the selected epoch; None without any."""
-
-    def summary(self) -> Mapping[str, float]:
-        """Further figures of the trial."""
-
-    def save(self, folder: Path) -> tuple[str, ...]:
-        """Write the selected weights; returns names of files."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """Final figures (accuracies in percent) and the files that belong to the run.
-
-    `notes` are lines for the user about damaged checkpoints.
-    """
-
-    summary: Mapping[str, float]
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
-    made_by: tuple[Provenance, ...] = ()
+OUTCOME_FILE = "outcome.json"
 
 
 class TrialRun:
@@ -104,11 +66,10 @@ class TrialRun:
         self.cache = cache
         self.folder = cache / "trials" / config.id
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.epochs = 1 if config.setting.model == "motion_svm" else config.setting.training.epochs
-        self._stored = self._read_outcome()
+        self._result = self._read_result()
         # All of them must have looked before one can write.
         group.barrier()
-        if self._stored is None:
+        if self._result is None:
             self._open(device)
 
     def _open(self, device: str) -> None:
@@ -124,7 +85,7 @@ class TrialRun:
         self.learner = self._make_learner()
         self._open_seconds = time.perf_counter() - started
 
-    def _make_learner(self) -> Learner:
+    def _make_learner(self) -> StudentLearner | MotionSvm:
         config, cache = self.config, self.cache
         if config.setting.model == "motion_svm":
             # Here, as scikit-learn takes 1.3 s and 150 MiB to import.
@@ -152,88 +113,91 @@ class TrialRun:
     @property
     def history(self) -> tuple[EpochRecord, ...]:
         """All epochs done so far, those of earlier processes included."""
-        if self._stored is not None:
-            return tuple(EpochRecord(**record) for record in self._stored["history"])
-        return self.learner.history
-
-    @property
-    def saved_epochs(self) -> int:
-        """Number of epochs that a later process finds done."""
-        return self.epochs if self._stored is not None else self.learner.saved_epochs
+        return self.learner.history if self._result is None else self._result.history
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for the user about damaged checkpoints."""
-        return tuple(self._stored["notes"]) if self._stored is not None else self.learner.notes
+        return self.learner.notes if self._result is None else self._result.notes
 
     @property
     def finished(self) -> bool:
         """True if all epochs are done."""
-        return len(self.history) >= self.epochs
+        return self._result is not None or self.learner.finished
 
     def train_epoch(self) -> EpochRecord:
-        """One epoch with validation; see `EpochLoop.train_epoch` for its checkpoint."""
+        """One epoch with validation; see `TrainingLoop.train_epoch` for its checkpoint."""
         return self.learner.train_epoch()
 
-    def finish(self) -> TrialResult:
+    def finish(self) -> TrainingResult:
         """Test the selected and the last epoch and write the outcome; repeatable."""
         assert self.finished
-        if self._stored is None:
+        if self._result is None:
             self._test()
             self.group.barrier()
-            self._stored = self._read_outcome()
-        assert self._stored is not None
-        names = (CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE)
-        files = tuple(self.folder / name for name in names if name in self._stored["files"])
-        return TrialResult(self._stored["summary"], files, self.notes, makers(self.folder))
+            self._result = self._read_result()
+        assert self._result is not None
+        return self._result
 
-    def _read_outcome(self) -> dict[str, Any] | None:
+    def _read_result(self) -> TrainingResult | None:
         path = self.folder / OUTCOME_FILE
-        if not path.is_file():
-            return None
-        stored: dict[str, Any] = read_finished(path, self.config.id)
-        return stored
+        return read_result(path, self.config.id) if path.is_file() else None
 
     def _test(self) -> None:
         rows = self.reader.arrays.test_index[list(self.split.test)]
-        labels = self.reader.arrays.labels[rows[:, 0]]
-        selected, last = self.learner.predict(rows)
+        predicted = self.learner.predict(rows)
         if not self.group.is_main:
             return
-        write_predictions(
-            self.folder / PREDICTIONS_FILE, self.dataset, self.split.test, selected, last
+        metrics = [record.metrics for record in self.history]
+        write_result(
+            self.folder / OUTCOME_FILE,
+            self.config.id,
+            self.learner,
+            self.dataset,
+            self.split.test,
+            predicted,
+            self.reader.arrays.labels[rows[:, 0]],
+            config={"trial_id": self.config.id, **self.config.as_json()},
+            figures={
+                "seconds_step": sum(epoch["step_seconds"] for epoch in metrics),
+                "seconds_train": sum(epoch["seconds"] for epoch in metrics),
+                "seconds_open": self._open_seconds,
+                **self.learner.figures(),
+            },
+            files=self._save(self.learner) if isinstance(self.learner, StudentLearner) else (),
         )
-        write_json(self.folder / CONFIG_FILE, {"trial_id": self.config.id, **self.config.as_json()})
-        files = (CONFIG_FILE, PREDICTIONS_FILE, *self._diagnose(), *self.learner.save(self.folder))
-        steps = [record.metrics.get("step_seconds", 0.0) for record in self.history]
-        summary = {
-            "test_acc": accuracy(selected, labels),
-            "test_acc_last": accuracy(last, labels),
-            "best_val_acc": self.learner.best.accuracy,
-            "selected_epoch": float(self.learner.best_epoch),
-            "seconds_step": sum(steps),
-            "seconds_train": sum(record.metrics["seconds"] for record in self.history),
-            "seconds_open": self._open_seconds,
-            **self.learner.summary(),
-        }
-        history = [asdict(record) for record in self.history]
-        stored = {"summary": summary, "history": history, "notes": list(self.notes)}
-        write_finished(self.folder / OUTCOME_FILE, self.config.id, files, stored)
         # Only now: a kill before this line must leave something to go on from.
         drop_checkpoints(self.folder)
 
-    def _diagnose(self) -> tuple[str, ...]:
-        """Write gate and graphs on a few test clips; returns names of files."""
+    def _save(self, learner: StudentLearner) -> tuple[str, ...]:
+        """Write the student, and gate and graphs on a few test clips; names the files."""
+        self._save_student(learner)
+        files = (STUDENT_FILE, STUDENT_CONFIG_FILE)
         clips = choose_clips(self.dataset, self.split.test)
         rows = self.reader.arrays.test_index[clips, 0]
-        found = self.learner.diagnose(rows)
+        found = learner.diagnose(rows)
         if found is None:
-            return ()
+            return files
         method = self.config.setting.method
         if method.needs_teacher:
             teacher = online_features(self.config, self.cache, self.dataset, self.reader)
-            h = teacher.targets(rows, {}).h
-            found = replace(found, teacher=graphs_of(h, method))
+            found = replace(found, teacher=graphs_of(teacher.targets(rows, {}).h, method))
         motion = motion_lengths(self.reader.arrays.motion[rows])
         write_diagnostics(self.folder / DIAGNOSTICS_FILE, self.dataset, clips, motion, found)
-        return (DIAGNOSTICS_FILE,)
+        return (*files, DIAGNOSTICS_FILE)
+
+    def _save_student(self, learner: StudentLearner) -> None:
+        """Write the selected weights, and what `cmkd.load_student` needs beside them."""
+        weights, info = self.folder / STUDENT_FILE, self.dataset.info
+        write_tensors(weights, learner.best_weights, {"id": self.config.id})
+        description = StudentDescription(
+            trial_id=self.config.id,
+            setting=self.config.setting,
+            classes=info.classes,
+            encoding=info.encoding,
+            views=info.views,
+            motion_scale=self.reader.scales.motion,
+            residual_scale=self.reader.scales.residual,
+            weights_sha256=file_sha256(weights),
+        )
+        write_json(self.folder / STUDENT_CONFIG_FILE, description.as_json())

@@ -1,4 +1,4 @@
-"""Published checkpoints under our names: which layout and family, and whether all of it is there.
+"""Published checkpoints under our names: layout, family, and differences from its network.
 
 Sources of the names: mit-han-lab/temporal-shift-module and MCG-NJU/TDN (``ops/models.py`` of both),
 torchvision's ResNet.
@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +20,8 @@ from cmkd.config.backbones import BACKBONES, Size
 from cmkd.errors import InputError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_SHIFTED = re.compile(r"^(layer\d+\.\d+\.conv1)\.net\.")
+_COUNTER = ".num_batches_tracked"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -33,86 +34,86 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         InputError: no such file, no checkpoint, cut short, or one that needs more of pickle than
             tensors and plain data.
     """
-    start = _start_of(path)
-    if start[8:9] == b"{":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(
-                f"{path}: is safetensors but cut short or damaged ({error}); get it again"
-            ) from None
-    if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise InputError(f"{path}: {_what_else(start)}")
-    return _named_tensors(path, _unpickle(path))
-
-
-def _start_of(path: Path) -> bytes:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name the checkpoint file in it")
     try:
         with path.open("rb") as stream:
-            start = stream.read(256)
+            start = stream.read(9)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
-    if not start:
-        raise InputError(f"{path}: is empty; get it again")
-    return start
-
-
-def _what_else(start: bytes) -> str:
-    if start.lstrip().startswith(b"<"):
-        return "is a web page, not a checkpoint; the link led to a notice, so open it in a browser"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the file; run git lfs pull where it came from"
-    return "is neither safetensors nor written by torch.save; give a checkpoint of one of the two"
-
-
-def _unpickle(path: Path) -> Any:
     try:
+        if start[8:] == b"{":
+            return load_file(path)
         # As a stream, since torch takes the name's end for the format.
         with path.open("rb") as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can end in any of them
-        # The reasons of torch advise to load such files unsafely, so they are not passed on.
-        message = str(error)
-    if named := _GLOBAL.search(message):
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
         raise InputError(
-            f"{path}: needs the Python object {named[1]}, and loading such objects can run any "
-            "code; save only its state_dict() with torch.save or safetensors, where you trust it"
-        )
-    if "TorchScript" in message:
-        raise InputError(f"{path}: is a TorchScript program; save its state_dict() instead")
-    raise InputError(f"{path}: is cut short, damaged or no checkpoint of torch; get it again")
-
-
-def _named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    inner = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(inner, Mapping) or not inner:
+            f"{path}: is safetensors but cut short or damaged ({error}); get it again"
+        ) from None
+    except Exception as error:  # A damaged pickle can end in any of them.
+        # torch's own message advises to load the file unsafely, so it is not passed on.
+        if named := _GLOBAL.search(str(error)):
+            raise InputError(
+                f"{path}: needs the Python object {named[1]}, and loading such objects can run any "
+                "code; save only its state_dict() with torch.save or safetensors, where you trust "
+                "it"
+            ) from None
         raise InputError(
-            f"{path}: holds a {type(inner).__name__} in place of named tensors; save a state_dict()"
+            f"{path}: is cut short, damaged, or neither safetensors nor a state_dict() written by "
+            "torch.save; get it again"
+        ) from None
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not state:
+        raise InputError(
+            f"{path}: holds a {type(state).__name__} in place of named tensors; save a state_dict()"
         )
-    wrong = [str(key) for key, value in inner.items() if not _is_plain(key, value)]
+    wrong = [
+        str(key)
+        for key, value in state.items()
+        if not isinstance(key, str)
+        or not isinstance(value, Tensor)
+        or value.layout != torch.strided
+    ]
     if wrong:
         raise InputError(
             f"{path}: not every entry is a plain tensor under a name, as in a state_dict(): "
             f"{', '.join(wrong)}"
         )
-    return {key: value.detach() for key, value in inner.items()}
+    return {key: value.detach() for key, value in state.items()}
 
 
-def _is_plain(key: object, value: object) -> bool:
-    return (
-        isinstance(key, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-    )
+def find_differences(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    keys: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
+) -> str:
+    """All differences of names and shapes, in words; empty without any.
+
+    Args:
+        keys: names of the tensors of `found` in their file, where others than in `found`.
+        optional: names that need not be found.
+    """
+    keys = keys or {}
+    misshapen = [
+        f"{keys.get(name, name)} {_kind(found[name])} in place of {_kind(wanted[name])}"
+        for name in sorted(found.keys() & wanted.keys())
+        if _kind(found[name]) != _kind(wanted[name])
+    ]
+    differences = {
+        "missing": sorted(wanted.keys() - found.keys() - set(optional)),
+        "unexpected": sorted(keys.get(name, name) for name in found.keys() - wanted.keys()),
+        "wrong shape": misshapen,
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in differences.items() if names)
 
 
-_SHIFTED = re.compile(r"^(layer\d+\.\d+\.conv1)\.net\.")
-_COUNTER = ".num_batches_tracked"
+def _kind(tensor: Tensor) -> str:
+    """Shape, and the type where it is no floating one."""
+    kind = "" if tensor.is_floating_point() else f"{tensor.dtype} ".removeprefix("torch.")
+    return f"{kind}{tuple(tensor.shape)}"
 
 
 @dataclass(frozen=True)
@@ -133,60 +134,6 @@ class Recognised:
     num_classes: int | None
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Differences:
-    """How two sets of named tensors differ, in words for each name."""
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """Names that differ."""
-        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
-
-    def __str__(self) -> str:
-        parts = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "wrong shape": self.misshapen,
-        }
-        return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
-
-
-def compare(
-    found: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    *,
-    keys: Mapping[str, str] | None = None,
-    optional: Collection[str] = (),
-) -> Differences:
-    """All differences at once.
-
-    Args:
-        keys: what to call the names of `found`, where not by themselves.
-        optional: names that need not be found.
-    """
-    keys = keys or {}
-    common = sorted(found.keys() & wanted.keys())
-    return Differences(
-        missing=tuple(sorted(wanted.keys() - found.keys() - set(optional))),
-        unexpected=tuple(sorted(keys.get(name, name) for name in found.keys() - wanted.keys())),
-        misshapen=tuple(
-            f"{keys.get(name, name)} {_kind(found[name])} in place of {_kind(wanted[name])}"
-            for name in common
-            if _kind(found[name]) != _kind(wanted[name])
-        ),
-    )
-
-
-def _kind(tensor: Tensor) -> str:
-    # All floating types are as good as float32.
-    kind = "" if tensor.is_floating_point() else f"{tensor.dtype} ".removeprefix("torch.")
-    return f"{kind}{tuple(tensor.shape)}"
 
 
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
@@ -211,9 +158,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
             f"{path}: is of no network known here ({', '.join(BACKBONES)}); unexpected: "
             f"{', '.join(sorted(tensors))}"
         )
-    optional = [name for name in wanted if name.endswith(_COUNTER)]
-    differences = compare(found, wanted, keys=keys, optional=optional)
-    if differences.count:
+    counters = [name for name in wanted if name.endswith(_COUNTER)]
+    if differences := find_differences(found, wanted, keys=keys, optional=counters):
         raise InputError(
             f"{path}: is not a whole {backbone}, the family that it comes closest to; "
             f"{differences}; use a checkpoint of {', '.join(BACKBONES)}"
@@ -229,17 +175,12 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Recognised:
             f"{path}: not a number, or infinite: {', '.join(broken)}; use an earlier checkpoint"
         )
     head = ours.get("classifier.weight")
-    return Recognised(
-        layout=_layout(tensors, found),
-        backbone=backbone,
-        width=width,
-        num_classes=None if head is None else len(head),
-        tensors=ours,
-        dropped=dropped,
-    )
+    num_classes = None if head is None else len(head)
+    return Recognised(_layout(tensors, found), backbone, width, num_classes, ours, dropped)
 
 
 def _own_name(key: str) -> str | None:
+    """Our name of a tensor; None for the one that no forward pass reads."""
     key = key.removeprefix("module.")
     if key.startswith(("backbone.", "classifier.")):
         return key
@@ -248,9 +189,9 @@ def _own_name(key: str) -> str | None:
         # TDN makes `conv1_5` from it and then keeps it unused.
         return None
     # TSM and TDN trained without dropout leave the classifier inside their base model.
-    head = next((head for head in ("new_fc.", "fc.") if key.startswith(head)), None)
-    if head is not None:
-        return f"classifier.{key.removeprefix(head)}"
+    for head in ("new_fc.", "fc."):
+        if key.startswith(head):
+            return f"classifier.{key.removeprefix(head)}"
     return "backbone." + _SHIFTED.sub(r"\1.", key)
 
 
@@ -266,7 +207,7 @@ def _closest(found: Mapping[str, Tensor]) -> tuple[str, int | None, dict[str, Te
     """The family with most in common, then fewest differences; its width if free; its tensors."""
     stem = found.get("backbone.stem.0.weight", torch.empty(0))
     head = found.get("classifier.weight", torch.empty(0))
-    best: tuple[tuple[int, int], str, int | None, dict[str, Tensor]] | None = None
+    candidates = []
     for name, backbone in BACKBONES.items():
         width = max(4, *stem.shape[:1]) if backbone.scalable else None
         with torch.device("meta"):
@@ -276,10 +217,7 @@ def _closest(found: Mapping[str, Tensor]) -> tuple[str, int | None, dict[str, Te
                 classes = head.shape[0] if head.ndim else 0
                 wanted["classifier.weight"] = torch.empty(classes, backbone.channels(width or 4))
                 wanted["classifier.bias"] = torch.empty(classes)
-        differences = compare(found, wanted)
-        alike = len(found.keys() & wanted.keys()) - len(differences.misshapen)
-        order = (-alike, differences.count)
-        if best is None or order < best[0]:
-            best = order, name, width, wanted
-    assert best is not None
-    return best[1:]
+        common = found.keys() & wanted.keys()
+        alike = sum(_kind(found[key]) == _kind(wanted[key]) for key in common)
+        candidates.append((alike, len(common) - len(wanted), (name, width, wanted)))
+    return max(candidates, key=lambda candidate: candidate[:2])[2]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,9 +19,10 @@ from cmkd.backbones.tdn import inflate
 from cmkd.config.base import content_id
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InputError
-from cmkd.method.teacher import Teacher
+from cmkd.io import file_sha256
+from cmkd.method.networks import Teacher
 from cmkd.training.checkpoint import write_tensors
-from cmkd.training.weight_layouts import compare, read_tensors, recognise
+from cmkd.training.weight_layouts import find_differences, read_tensors, recognise
 
 _FIRST_CONVOLUTIONS = (
     "conv1.weight",
@@ -139,7 +140,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found.
+    """Result of an import.
 
     Attributes:
         tensors: number of tensors taken over.
@@ -153,14 +154,6 @@ class Imported:
     known: bool
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """`fresh`: names in the network that the weights say nothing of, so they start anew."""
-
-    weights: Weights
-    fresh: tuple[str, ...]
-
-
 def import_file(path: Path, cache: Path, name: str | None = None) -> Imported:
     """Check a checkpoint of TSM, TDN, torchvision or our own and keep it in the cache.
 
@@ -172,9 +165,7 @@ def import_file(path: Path, cache: Path, name: str | None = None) -> Imported:
         InfrastructureError: the disk is full or the cache cannot be written.
     """
     found = recognise(read_tensors(path), path)
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    target = _path(cache, _tensors_id(found.tensors))
+    target = cache / _FOLDER / f"{_tensors_id(found.tensors)}.safetensors"
     known = target.is_file()
     if not known:
         notes = {
@@ -184,7 +175,7 @@ def import_file(path: Path, cache: Path, name: str | None = None) -> Imported:
             "width": str(found.width or ""),
             "num_classes": str(found.num_classes or ""),
             "source": path.name,
-            "sha256": digest,
+            "sha256": file_sha256(path),
         }
         write_tensors(target, found.tensors, notes)
     return Imported(_read_notes(target), len(found.tensors), found.dropped, known)
@@ -206,27 +197,30 @@ def find_weights(weights_id: str, cache: Path) -> Weights:
     Raises:
         InputError: not imported, or damaged.
     """
-    known = list_weights(cache)
-    for weights in known:
-        if weights.id == weights_id:
-            return weights
-    named = [weights.id for weights in known if weights.name == weights_id]
-    hint = f"; {weights_id!r} is the name of {', '.join(named)}" if named else ""
-    if not known:
-        hint = "; nothing has been imported yet"
+    known = {weights.id: weights for weights in list_weights(cache)}
+    if weights_id in known:
+        return known[weights_id]
+    named = [weights.id for weights in known.values() if weights.name == weights_id]
+    if named:
+        hint = f"; {weights_id!r} is the name of {', '.join(named)}"
+    else:
+        hint = suggest(weights_id, known) if known else "; nothing has been imported yet"
     raise InputError(
-        f"weights {weights_id!r}: no such id{hint or suggest(weights_id, [w.id for w in known])}; "
+        f"weights {weights_id!r}: no such id{hint}; "
         "`cmkd teacher list` shows all, `cmkd teacher import FILE` adds some"
     )
 
 
 def load_into_backbone(
     network: nn.Module, weights_id: str, cache: Path, *, in_channels: int
-) -> Loaded:
+) -> tuple[str, ...]:
     """Load imported weights into the network of a backbone; see `for_network` for other channels.
 
     Args:
         in_channels: of one frame; other than 3, first convolutions get the mean over RGB.
+
+    Returns:
+        Names in the network that the weights say nothing of; they stay as they are.
 
     Raises:
         InputError: not imported, damaged, or of a network that this one cannot start from.
@@ -235,50 +229,42 @@ def load_into_backbone(
     return _load(network, weights, _read(weights), in_channels)
 
 
-def load_into_teacher(teacher: Teacher, weights_id: str, cache: Path) -> Loaded:
+def load_into_teacher(teacher: Teacher, weights_id: str, cache: Path) -> tuple[str, ...]:
     """Load imported weights into a teacher, with their classifier if its classes are as many.
 
-    `Loaded.fresh` names the classifier's tensors where they were left as they are.
+    Returns:
+        Names in the teacher that stay as they are.
 
     Raises:
         InputError: as `load_into_backbone`.
     """
     weights = find_weights(weights_id, cache)
     tensors = _read(weights)
-    loaded = _load(teacher.backbone, weights, tensors, 3)
-    fresh = [f"backbone.{name}" for name in loaded.fresh]
+    fresh = [f"backbone.{name}" for name in _load(teacher.backbone, weights, tensors, 3)]
     head = {name.removeprefix("classifier."): tensors[name] for name in _HEAD if name in tensors}
-    if head and not compare(head, teacher.classifier.state_dict()).count:
+    if head and not find_differences(head, teacher.classifier.state_dict()):
         teacher.classifier.load_state_dict(head)
     else:
         fresh += _HEAD
-    return Loaded(weights, tuple(fresh))
+    return tuple(fresh)
 
 
 def _load(
     network: nn.Module, weights: Weights, tensors: Mapping[str, Tensor], in_channels: int
-) -> Loaded:
+) -> tuple[str, ...]:
+    """`load_into_backbone` of tensors that are read."""
     prefix = "backbone."
-    own = {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
+    own = {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
     target = network.state_dict()
     state, fresh = for_network(own, target, in_channels)
-    differences = compare(state, target, optional=fresh)
-    if differences.count:
+    if differences := find_differences(state, target, optional=fresh):
         width = f" of width {weights.width}" if weights.width else ""
         raise InputError(
             f"weights {weights.id} ({weights.name}) are of a {weights.backbone}{width} and do not "
             f"fit this network; {differences}; choose the same backbone and width"
         )
     network.load_state_dict(state, strict=False)
-    return Loaded(weights, fresh)
-
-
-def _path(cache: Path, weights_id: str) -> Path:
-    return cache / _FOLDER / f"{weights_id}.safetensors"
+    return fresh
 
 
 def _tensors_id(tensors: Mapping[str, Tensor]) -> str:
@@ -296,18 +282,10 @@ def _tensors_id(tensors: Mapping[str, Tensor]) -> str:
 def _read_notes(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as stream:
-            notes = stream.metadata()
-        return Weights(
-            id=path.stem,
-            path=path,
-            name=notes["name"],
-            layout=notes["layout"],
-            backbone=notes["backbone"],
-            width=int(notes["width"]) if notes["width"] else None,
-            num_classes=int(notes["num_classes"]) if notes["num_classes"] else None,
-            source=notes["source"],
-            sha256=notes["sha256"],
-        )
+            notes: dict[str, Any] = stream.metadata()
+        for name in ("width", "num_classes"):
+            notes[name] = int(notes[name]) if notes[name] else None
+        return Weights(path.stem, path, **notes)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise _damaged(path) from None
 

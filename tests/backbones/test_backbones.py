@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 import torch
 
+from cmkd.backbones.resnet import Edge, TemporalShift, temporal_shift
 from cmkd.backbones.tiny import Shortcut, frame_differences, split_stride
-from cmkd.backbones.tsm import Edge, TemporalShift, temporal_shift
 from cmkd.config.backbones import BACKBONES, Size
 
 FREE = sorted(name for name, backbone in BACKBONES.items() if backbone.stride is None)

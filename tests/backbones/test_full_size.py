@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmkd.backbones.resnet import BasicBlock, ResNet, run_blocks
+from cmkd.backbones.resnet import BasicBlock, ResNet, TemporalShift, run_blocks, temporal_shift
 from cmkd.backbones.tdn import (
     TDN,
     DifferenceBottleneck,
@@ -16,10 +16,12 @@ from cmkd.backbones.tdn import (
     LongTermTDN,
     MotionAttention,
 )
-from cmkd.backbones.tsm import TemporalShift, temporal_shift
+from cmkd.config.backbones import Size
 
 
-@pytest.mark.parametrize("make", [lambda: ResNet(18, 3, shifted_frames=None), lambda: TDN(3, 2)])
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet(Size(3, 2, 32, 4), depth=18), lambda: TDN(Size(3, 2, 32, 4))]
+)
 def test_convolutions_start_from_kaiming_by_fan_out(make: Callable[[], nn.Module]) -> None:
     checked = 0
     for name, module in make().named_modules():
@@ -32,7 +34,7 @@ def test_convolutions_start_from_kaiming_by_fan_out(make: Callable[[], nn.Module
 
 
 def test_stem_for_differences_starts_from_the_channels_mean_of_a_stem() -> None:
-    weight = TDN(2, 8).conv1_5[0].weight.detach()
+    weight = TDN(Size(2, 8, 32, 4)).conv1_5[0].weight.detach()
     assert weight.shape == (64, 8, 7, 7)
     assert torch.equal(weight, weight[:, :1].expand_as(weight))
     # A mean of two channels: 1 / sqrt(2) of the spread by fan-out.
@@ -57,9 +59,9 @@ def test_motion_attention_does_not_cross_clips() -> None:
 
 
 def test_long_term_network_is_the_whole_one_without_differences() -> None:
-    whole = TDN(3, 2).eval()
+    whole = TDN(Size(3, 2, 32, 4)).eval()
     with torch.device("meta"):
-        part = LongTermTDN(3, 2).eval()
+        part = LongTermTDN(Size(3, 2, 32, 4)).eval()
     state = whole.state_dict()
     left_out = set(state) - set(part.state_dict())
     assert {name.split(".")[0] for name in left_out} == {"conv1_5", "resnext_layer1"}
@@ -72,9 +74,9 @@ def test_long_term_network_is_the_whole_one_without_differences() -> None:
 
 def test_wrong_number_of_frames_is_refused() -> None:
     with torch.device("meta"), pytest.raises(AssertionError):
-        ResNet(18, 3, shifted_frames=4)(torch.zeros(1, 8, 3, 64, 64))
+        ResNet(Size(3, 4, 32, 4), depth=18, shifted=True)(torch.zeros(1, 8, 3, 64, 64))
     with torch.device("meta"), pytest.raises(AssertionError):
-        TDN(3, 4)(torch.zeros(1, 4, 3, 64, 64))
+        TDN(Size(3, 4, 32, 4))(torch.zeros(1, 4, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,11 @@ def test_recomputed_blocks_learn_the_same(block: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "channels"), [(lambda: ResNet(18, 3, shifted_frames=2), 3), (lambda: TDN(2, 2), 10)]
+    ("make", "channels"),
+    [
+        (lambda: ResNet(Size(3, 2, 32, 4), depth=18, shifted=True), 3),
+        (lambda: TDN(Size(2, 2, 32, 4)), 10),
+    ],
 )
 def test_checkpointing_saves_memory(make: Callable[[], nn.Module], channels: int) -> None:
     network = make()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cmkd.cli.main import main
 from cmkd.config.backbones import BACKBONES, Size
 from cmkd.config.training import StudentConfig, TeacherConfig
-from cmkd.method.teacher import Teacher
+from cmkd.method.networks import Teacher
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def other_keys(path: Path) -> None:
     ("damage", "reason"),
     [
         (Path.unlink, "cannot be read (No such file or directory)"),
-        (page, "is a web page, not a checkpoint"),
+        (page, "neither safetensors nor"),
         (half, "cut short or damaged"),
         (other_keys, "unexpected: module.base_model.features.0.0.weight"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec.video import encode
+from cmkd.data.video import encode
 
 SIZE = 64
 

@@ -4,8 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from cmkd.data.codec.mpeg4 import open_mpeg4
-from cmkd.data.codec.video import decode_rgb
+from cmkd.data.mpeg4 import open_mpeg4
+from cmkd.data.video import decode_rgb
 from cmkd.errors import DataError
 
 
@@ -110,7 +110,7 @@ def test_fewer_frames_than_declared_although_ffmpeg_is_content(tmp_path, write_w
 
 
 def test_a_huge_declared_size_is_refused_before_decoding(good, monkeypatch):
-    monkeypatch.setattr("cmkd.data.codec.video.LARGEST_SIDE", 63)
+    monkeypatch.setattr("cmkd.data.video.LARGEST_SIDE", 63)
     with pytest.raises(DataError, match="size 64x64 is outside 1..63"):
         decode_all(good)
 

@@ -8,9 +8,9 @@ import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip, read_compressed
-from cmkd.data.codec.mpeg4 import Mpeg4Reader, open_mpeg4
-from cmkd.data.codec.video import decode_rgb, encode
 from cmkd.data.motion import fetch, residual, step
+from cmkd.data.mpeg4 import Mpeg4Reader, open_mpeg4
+from cmkd.data.video import decode_rgb, encode
 from cmkd.errors import DataError
 
 SIZE = 64

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.dataset import find_datasets, open_dataset, read_folder
-from cmkd.data.manifest import MANIFEST_FILE, digest
-from cmkd.data.synthetic import SyntheticRecipe, ensure_synthetic
+from cmkd.data.dataset import (
+    MANIFEST_FILE,
+    digest,
+    ensure_synthetic,
+    find_datasets,
+    open_dataset,
+    read_folder,
+)
+from cmkd.data.synthetic import SyntheticRecipe
 from cmkd.errors import DataError
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.data import SplitConfig
-from cmkd.data.manifest import ClipEntry
-from cmkd.data.prepare.annotations import read_hmdb51, read_ucf101
-from cmkd.data.splits import number_of_folds, split_clips
+from cmkd.data.annotations import read_hmdb51, read_ucf101
+from cmkd.data.splits import ClipEntry, number_of_folds, split_clips
 from cmkd.errors import DataError
 
 GIVEN = SplitConfig(rule="given")

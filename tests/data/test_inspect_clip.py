@@ -11,10 +11,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cmkd.cli.data import app
-from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.video import decode_rgb, encode
+from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.data.dataset import write_dataset
 from cmkd.data.inspect import colours, inspect_clip, wheel
-from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import decode_rgb, encode
 from cmkd.errors import DataError
 from cmkd.io import file_sha256
 
@@ -23,19 +24,19 @@ def test_a_pan_is_rebuilt_from_motion(tmp_path: Path, texture) -> None:
     path = tmp_path / "pan.mp4"
     pan = [texture[20 : 20 + 96, 2 * t : 2 * t + 96] for t in range(24)]
     encode(pan, path, EncodingConfig(width=96, height=96, gop=12, qscale=2))
-    seen = inspect_clip(path, 4)
+    sights, _ = inspect_clip(path, 4)
     frames = list(decode_rgb(path))
-    assert [one.intra for one in seen.frames] == [0, 0, 12, 12]
-    for one in seen.frames:
-        assert one.number % 12 and one.number // 12 * 12 == one.intra
-        assert np.abs(one.frame.astype(int) - frames[one.number]).max() <= 4
-        assert np.abs(one.iframe.astype(int) - frames[one.intra]).max() <= 4
-        unmoved = np.abs(one.frame.astype(float) - one.iframe).mean()
-        assert one.motion_error < 0.5 * unmoved, "motion explains most of a pan"
-        assert one.error < 0.5 * one.motion_error, "and the residual the rest of it"
+    assert [sight.intra for sight in sights] == [0, 0, 12, 12]
+    for sight in sights:
+        assert sight.number % 12 and sight.number // 12 * 12 == sight.intra
+        assert np.abs(sight.frame.astype(int) - frames[sight.number]).max() <= 4
+        assert np.abs(sight.iframe.astype(int) - frames[sight.intra]).max() <= 4
+        unmoved = np.abs(sight.frame.astype(float) - sight.iframe).mean()
+        assert sight.motion_error < 0.5 * unmoved, "motion explains most of a pan"
+        assert sight.error < 0.5 * sight.motion_error, "and the residual the rest of it"
         # What comes in lies to the right, so the way back to the I-frame does too: red.
-        assert one.motion[32:64, 32:64].mean(axis=(0, 1)).argmax() == 0
-        pictures = (one.frame, one.iframe, one.motion, one.residual, one.rebuilt)
+        assert sight.motion[32:64, 32:64].mean(axis=(0, 1)).argmax() == 0
+        pictures = (sight.frame, sight.iframe, sight.motion, sight.residual, sight.rebuilt)
         assert {picture.shape for picture in pictures} == {(96, 96, 3)}
 
 
@@ -43,12 +44,12 @@ def test_a_still_clip_has_neither_motion_nor_residual(tmp_path: Path, texture) -
     path = tmp_path / "still.mp4"
     still = [texture[:64, :64]] * 14
     encode(still, path, EncodingConfig(width=64, height=64, gop=12, qscale=2))
-    seen = inspect_clip(path, 2)
-    assert seen.full == 1.0
-    for one in seen.frames:
-        assert not one.motion.any()
-        assert np.abs(one.residual.astype(int) - 128).mean() < 2
-        assert one.error < 1.5
+    sights, full = inspect_clip(path, 2)
+    assert full == 1.0
+    for sight in sights:
+        assert not sight.motion.any()
+        assert np.abs(sight.residual.astype(int) - 128).mean() < 2
+        assert sight.error < 1.5
 
 
 def test_colours_are_directions() -> None:
@@ -86,8 +87,16 @@ def test_a_clip_of_a_data_set(tmp_path: Path, good: Path) -> None:
     shutil.copy(good, root / "a" / "clip.mp4")
     clips = [ClipEntry("a/clip.mp4", 0, "", "", file_sha256(good))]
     encoding = EncodingConfig(width=64, height=64)
-    plan = DatasetPlan("mine", "folder", ("a", "b"), encoding, ViewsConfig(), SplitConfig(), {})
-    write_dataset(root, plan.info(clips), clips)
+    info = DatasetInfo(
+        name="mine",
+        kind="folder",
+        classes=("a", "b"),
+        encoding=encoding,
+        views=ViewsConfig(),
+        split=SplitConfig(),
+        digest="",
+    )
+    write_dataset(root, info, clips)
 
     wrong = CliRunner().invoke(app, ["inspect", "mine:clip.mp4"])
     assert isinstance(wrong.exception, DataError)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec.mpeg4 import VECTORS, open_mpeg4
-from cmkd.data.codec.video import encode
 from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, propagate_intra
+from cmkd.data.mpeg4 import VECTORS, open_mpeg4
+from cmkd.data.video import encode
 
 
 def read_frames(path):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
+from cmkd.config.data import DatasetInfo, EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.video import container_fault, scan
-from cmkd.data.dataset import read_folder
+from cmkd.data.dataset import read_folder, write_dataset
 from cmkd.data.inspect import verify
-from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
-from cmkd.data.prepare.reencode import MIN_FRAMES, Encoded, EncodeTask, reencode
+from cmkd.data.reencode import MIN_FRAMES, Encoded, reencode
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import container_fault, scan
 from cmkd.data.workers import run_tasks
 from cmkd.errors import CmkdError, DataError
 from cmkd.io import file_sha256
@@ -76,18 +76,18 @@ def test_damaged_videos_are_refused_or_make_whole_clips(
         source = tmp_path / f"{seed:03}{real.suffix}"
         source.write_bytes(damaged(real.read_bytes(), seed))
         output = tmp_path / "out" / f"{source.name}.mp4"
-        tasks.append(EncodeTask(source, output, tmp_path / f"{seed}.json", SMALL))
+        tasks.append((source, output, tmp_path / f"{seed}.json"))
     made, refused = [], []
-    for number, result in run_tasks(reencode, tasks, workers=1, timeout=SECONDS):
-        task = tasks[number]
+    for number, result in run_tasks(reencoded, tasks, workers=1, timeout=SECONDS):
+        source, output, _ = tasks[number]
         if isinstance(result, Encoded):
-            made.append((task.output, result))
-            found = scan(task.source)
+            made.append((output, result))
+            found = scan(source)
             assert not found.corrupt and found.error is None, "what the decoder sees, is refused"
             assert result.frames == len(found.kinds) >= max(MIN_FRAMES, found.frames_declared - 1)
         else:
             refused.append(result)
-            assert not task.output.exists(), "nothing is left of a refused file"
+            assert not output.exists(), "nothing is left of a refused file"
     for error in refused:
         assert isinstance(error, DataError) and len(str(error)) > 20
         assert "did not finish" not in str(error) and "crashed" not in str(error)
@@ -110,7 +110,7 @@ def test_what_counts_no_frames_is_refused_when_it_was_cut_off(
     source.write_bytes(whole[: round(share * len(whole))])
     assert scan(source).error is None and scan(real).frames_declared == 0
     with pytest.raises(DataError, match="container is damaged .File ended prematurely"):
-        reencode(EncodeTask(source, tmp_path / "out.mp4", tmp_path / "record", SMALL))
+        reencode(source, tmp_path / "out.mp4", tmp_path / "record", SMALL)
 
 
 def test_no_intact_file_is_called_damaged(shared_video: Path) -> None:
@@ -144,6 +144,11 @@ def test_damaged_clips_never_pass_for_whole_ones(
     assert sum(isinstance(result, DataError) for _, result in results) > 0.6 * len(clips)
 
 
+def reencoded(task: tuple[Path, Path, Path]) -> Encoded:
+    """Re-encode (source, output, record)."""
+    return reencode(*task, SMALL)
+
+
 def read(path: Path) -> None:
     """Read a clip as a trial does."""
     read_clip(path, ReaderConfig())
@@ -151,10 +156,16 @@ def read(path: Path) -> None:
 
 def check(root: Path, clips: list[ClipEntry]) -> Iterator[str]:
     """Paths that `cmkd data verify` complains of, when the manifest says what `clips` do."""
-    plan = DatasetPlan("mine", "folder", ("a", "b"), SMALL, ViewsConfig(), SplitConfig(), {})
-    write_dataset(root, plan.info(clips), clips)
-    for found in verify(read_folder(root), workers=1):
-        yield found.path
-        assert all(
-            "did not finish" not in text and "crashed" not in text for text in found.problems
-        )
+    info = DatasetInfo(
+        name="mine",
+        kind="folder",
+        classes=("a", "b"),
+        encoding=SMALL,
+        views=ViewsConfig(),
+        split=SplitConfig(),
+        digest="",
+    )
+    write_dataset(root, info, clips)
+    for path, problems in verify(read_folder(root), workers=1).items():
+        yield path
+        assert all("did not finish" not in text and "crashed" not in text for text in problems)

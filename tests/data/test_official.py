@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.prepare.annotations import read_hmdb51, read_kinetics, read_ssv2, read_ucf101
-from cmkd.data.prepare.official import OFFICIAL, AnnotationProblems, OfficialRequest, find_official
-from cmkd.data.prepare.sources import Source
+from cmkd.data.annotations import OFFICIAL, read_hmdb51, read_kinetics, read_ssv2, read_ucf101
+from cmkd.data.sources import AnnotationProblems, OfficialRequest, Source, find_official
 from cmkd.errors import DataError, InputError
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.video import encode
 from cmkd.data.color import difference_to_rgb, planes_to_rgb
 from cmkd.data.sampling import clip_windows, gop_windows, intra_of, sample_clip
+from cmkd.data.video import encode
 
 
 class Picture(NamedTuple):

@@ -53,8 +53,8 @@ def test_a_crash_costs_one_task(crash: str) -> None:
 @pytest.mark.parametrize(
     ("ended_by", "message"),
     [
-        (signal.SIGKILL, "was killed at it, the third one, .* want of memory; use fewer --workers"),
-        (signal.SIGTERM, r"ended from outside \(signal 15\), the third one at it"),
+        (signal.SIGKILL, r"\(signal 9\), the third one at it; .* fewer --workers"),
+        (signal.SIGTERM, r"\(signal 15\), the third one at it"),
     ],
 )
 def test_who_is_killed_again_and_again_blames_no_file(

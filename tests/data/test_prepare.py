@@ -19,11 +19,11 @@ from typer.testing import CliRunner, Result
 from cmkd.cli.data import app
 from cmkd.config.data import EncodingConfig, ReaderConfig, SplitConfig, ViewsConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.codec.video import encode, probe
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
-from cmkd.data.prepare.reencode import uniform_indices
-from cmkd.data.prepare.run import PrepareRequest, prepare
+from cmkd.data.prepare import PrepareRequest, prepare
+from cmkd.data.reencode import uniform_indices
+from cmkd.data.video import encode, scan
 from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 
 SMALL = EncodingConfig(width=80, height=64, gop=12, qscale=5)
@@ -114,7 +114,7 @@ def test_real_videos_with_bad_ones_among_them(
     dataset = open_dataset("real", cache)
     assert len(dataset.clips) == 7 and dataset.num_folds == 2
     for clip in dataset.clips:
-        info = probe(dataset.root / clip.path)
+        info = scan(dataset.root / clip.path)
         found = (info.codec, info.width, info.height, info.frames_declared)
         assert found == ("mpeg4", 80, 64, 24)
         compressed, raw = read_clip(dataset.root / clip.path, ReaderConfig())

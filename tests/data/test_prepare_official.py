@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from cmkd.cli.data import app
 from cmkd.config.data import ReaderConfig
+from cmkd.data.annotations import OFFICIAL
 from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
-from cmkd.data.prepare.official import OFFICIAL
 from cmkd.errors import DataError, InputError
 
 SMALL = ("--width", "80", "--height", "64", "--gop", "12", "--frames", "24", "--qscale", "5")

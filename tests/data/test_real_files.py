@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.codec.video import container_fault, decode_rgb
-from cmkd.data.prepare.reencode import EncodeTask, reencode
+from cmkd.data.reencode import reencode
+from cmkd.data.video import container_fault, decode_rgb
 from cmkd.errors import DataError
 
 SMALL = EncodingConfig(width=64, height=64, gop=12, qscale=5)
@@ -21,7 +21,7 @@ SMALL = EncodingConfig(width=64, height=64, gop=12, qscale=5)
 
 def made(source: Path, folder: Path) -> int:
     """Frames of a file after its preparation."""
-    return reencode(EncodeTask(source, folder / "out.mp4", folder / "record.json", SMALL)).frames
+    return reencode(source, folder / "out.mp4", folder / "record.json", SMALL).frames
 
 
 def written(path: Path, frames: Sequence[np.ndarray], times: Sequence[int]) -> Path:

@@ -16,8 +16,8 @@ MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.prepare.official import OfficialRequest
-from cmkd.data.prepare.run import PrepareRequest, plan_clips
+from cmkd.data.sources import OfficialRequest
+from cmkd.data.prepare import PrepareRequest, plan_clips
 root = Path(sys.argv[1])
 official = OfficialRequest("kinetics400", Path(sys.argv[2]), "val") if sys.argv[2:] else None
 split = SplitConfig(rule="given") if official else SplitConfig()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.data.prepare.sources import Source, find_sources
+from cmkd.data.sources import Source, find_sources
 from cmkd.errors import DataError
 
 
@@ -24,29 +24,31 @@ def manifest(root: Path, *lines: str) -> None:
 
 def test_folders_are_classes(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.AVI", "a/1.mp4", "a/notes.txt", "a/.hidden.mp4", ".cache/x.mp4")
-    sources, left_out = find_sources(tmp_path)
-    assert sources == (Source("a/1.mp4", "a", ""), Source("b/2.AVI", "b", ""))
-    assert [refusal.path for refusal in left_out] == ["a/notes.txt"]
+    found = find_sources(tmp_path)
+    assert found.sources == (Source("a/1.mp4", "a", ""), Source("b/2.AVI", "b", ""))
+    assert [refusal.path for refusal in found.left_out] == ["a/notes.txt"]
 
 
 def test_a_manifest_decides(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
     manifest(tmp_path, "path,group,extra,label", "a/1.mp4,s1,x,", "a/2.mp4,,x,b", "b/3.mp4, s2 ,x")
-    sources, left_out = find_sources(tmp_path, ignored=["extra"])
-    assert sources == (
+    found = find_sources(tmp_path, ignored=["extra"])
+    assert found.sources == (
         Source("a/1.mp4", "a", "s1"),
         Source("a/2.mp4", "b", ""),
         Source("b/3.mp4", "b", "s2"),
     )
-    assert [(r.path, r.reason) for r in left_out] == [("b/4.mp4", "not listed in manifest.csv")]
+    assert [(r.path, r.reason) for r in found.left_out] == [
+        ("b/4.mp4", "not listed in manifest.csv")
+    ]
 
 
 def test_a_split_is_read_when_it_is_to_be_given(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/2.mp4")
     manifest(tmp_path, "path,split", "a/1.mp4, train test ", "b/2.mp4,")
-    given, _ = find_sources(tmp_path, given=True)
+    given = find_sources(tmp_path, given=True).sources
     assert given == (Source("a/1.mp4", "a", "", "train test"), Source("b/2.mp4", "b", "", ""))
-    assert {source.split for source in find_sources(tmp_path)[0]} == {""}
+    assert {source.split for source in find_sources(tmp_path).sources} == {""}
     manifest(tmp_path, "path,group", "a/1.mp4,x", "b/2.mp4,y")
     with pytest.raises(DataError, match="has no column 'split' .found: path, group.; add it"):
         find_sources(tmp_path, given=True)
@@ -85,7 +87,7 @@ def test_a_manifest_that_is_none(tmp_path: Path, content: bytes, message: str) -
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 videos in 1 classes"):
         find_sources(touch(tmp_path, "a/1.mp4"))
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match="missing: cannot be read .No such file"):
         find_sources(tmp_path / "missing")
 
 
@@ -93,13 +95,13 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
 def test_a_manifest_may_lie_beside_the_folder(tmp_path: Path, prefix: str) -> None:
     root = touch(tmp_path / "videos", "a/1.mp4", "b/2.mp4")
     manifest(tmp_path, "path,group", f"{prefix}a/1.mp4,anna", f"{prefix}b/2.mp4,bo")
-    sources, _ = find_sources(root)
-    assert [(source.path, source.group) for source in sources] == [
+    found = find_sources(root)
+    assert [(source.path, source.group) for source in found.sources] == [
         ("a/1.mp4", "anna"),
         ("b/2.mp4", "bo"),
     ]
     manifest(root, "path,group", "a/1.mp4,here", "b/2.mp4,here")
-    assert {source.group for source in find_sources(root)[0]} == {"here"}
+    assert {source.group for source in find_sources(root).sources} == {"here"}
 
 
 def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -113,10 +115,10 @@ def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 def test_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/2.mp4")
     Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"/caf\xe9.mp4")).touch()
-    sources, left_out = find_sources(tmp_path)
-    assert [source.path for source in sources] == ["a/1.mp4", "b/2.mp4"]
-    assert [(file.path, file.reason) for file in left_out] == [
+    found = find_sources(tmp_path)
+    assert [source.path for source in found.sources] == ["a/1.mp4", "b/2.mp4"]
+    assert [(file.path, file.reason) for file in found.left_out] == [
         ("b/caf\ufffd.mp4", "file name is not UTF-8")
     ]
     manifest(tmp_path, "path", "a/1.mp4", "b/2.mp4")
-    assert [file.path for file in find_sources(tmp_path)[1]] == ["b/caf\ufffd.mp4"]
+    assert [file.path for file in find_sources(tmp_path).left_out] == ["b/caf\ufffd.mp4"]

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmkd.config.data import SplitConfig
-from cmkd.data.manifest import ClipEntry
-from cmkd.data.splits import Split, number_of_folds, split_clips
+from cmkd.data.splits import ClipEntry, Split, number_of_folds, split_clips
 from cmkd.errors import DataError
 
 CLASSES = ("a", "b", "c")

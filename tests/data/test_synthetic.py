@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from cmkd.data import synthetic
-from cmkd.data.dataset import read_folder
+from cmkd.data.dataset import ensure_synthetic, folder_of, read_folder
 from cmkd.data.synthetic import (
     CLASSES,
     COLOURS,
     RECIPES,
     SceneConfig,
     SyntheticRecipe,
-    ensure_synthetic,
-    folder_of,
     render,
 )
 
@@ -113,7 +111,7 @@ def test_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
 
 
 def test_mirrored_classes_change_places() -> None:
-    swap = MINI.plan.flip_labels
+    swap = MINI.info.flip_labels
     assert swap["horizontal"]["red_left"] == "red_right"
     assert swap["horizontal"]["blue_right"] == "blue_left"
     assert "vertical" not in swap and len(swap["horizontal"]) == 6

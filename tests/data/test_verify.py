@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.data import app
-from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-from cmkd.data.codec.video import encode, scan
-from cmkd.data.dataset import Dataset, read_folder
+from cmkd.config.data import DatasetInfo, EncodingConfig, SplitConfig, ViewsConfig
+from cmkd.data.dataset import Dataset, read_folder, write_dataset
 from cmkd.data.inspect import verify
-from cmkd.data.manifest import ClipEntry, DatasetPlan, write_dataset
+from cmkd.data.splits import ClipEntry
+from cmkd.data.video import encode, scan
 from cmkd.errors import DataError
 from cmkd.io import file_sha256
 
@@ -27,8 +27,16 @@ def dataset_of(root: Path, encoding: EncodingConfig = ENCODING) -> Dataset:
         ClipEntry(path.name, number % 2, "", "", file_sha256(path))
         for number, path in enumerate(sorted(root.glob("*.mp4")))
     ]
-    plan = DatasetPlan("mine", "folder", ("a", "b"), encoding, ViewsConfig(), SplitConfig(), {})
-    write_dataset(root, plan.info(clips), clips)
+    info = DatasetInfo(
+        name="mine",
+        kind="folder",
+        classes=("a", "b"),
+        encoding=encoding,
+        views=ViewsConfig(),
+        split=SplitConfig(),
+        digest="",
+    )
+    write_dataset(root, info, clips)
     return read_folder(root)
 
 
@@ -51,7 +59,7 @@ def folder(tmp_path: Path, good: Path) -> Path:
 def test_a_good_data_set(folder: Path) -> None:
     seen = []
     dataset = dataset_of(folder)
-    assert verify(dataset, workers=2, on_progress=lambda *done: seen.append(done)) == ()
+    assert verify(dataset, workers=2, on_progress=lambda *done: seen.append(done)) == {}
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -73,7 +81,7 @@ def test_everything_that_can_be_wrong(folder: Path, panning, write_with_av) -> N
     # From its front half only: the index at the end goes, as in a copy that broke off.
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
 
-    found = {damage.path: damage.problems for damage in verify(dataset, workers=1)}
+    found = verify(dataset, workers=1)
 
     assert list(found) == sorted(found)
     assert set(found) == {
@@ -81,12 +89,12 @@ def test_everything_that_can_be_wrong(folder: Path, panning, write_with_av) -> N
         "short.mp4", "small.mp4", "text.mp4",
     }  # fmt: skip
     changed = "SHA-256 is not that of manifest.csv"
-    assert found["gone.mp4"] == ("cannot be read (No such file or directory)",)
-    assert found["extra_intra.mp4"] == (
+    assert found["gone.mp4"] == ["cannot be read (No such file or directory)"]
+    assert found["extra_intra.mp4"] == [
         "I-frames are not those of GOP 12: see frame 5, 12, 17",
-    )  # the encoder counts its GOP from there
-    assert found["short.mp4"] == ("has 20 frames, not 24",)
-    assert found["small.mp4"] == ("is mpeg4 48x48 yuv420p, not mpeg4 64x64 yuv420p",)
+    ]  # the encoder counts its GOP from there
+    assert found["short.mp4"] == ["has 20 frames, not 24"]
+    assert found["small.mp4"] == ["is mpeg4 48x48 yuv420p, not mpeg4 64x64 yuv420p"]
     assert found["h264.mp4"][0] == "is h264 64x64 yuv420p, not mpeg4 64x64 yuv420p"
     assert found["b_frames.mp4"][0].startswith("frames that are neither I nor P: 1, 2, 4")
     assert found["text.mp4"][0].startswith("cannot be decoded")
@@ -100,14 +108,14 @@ def test_damage_inside_of_the_stream_is_seen(folder: Path) -> None:
     middle = len(content) // 2
     content[middle : middle + 400] = bytes(400)
     (folder / "one.mp4").write_bytes(content)
-    (damage,) = verify(dataset, workers=1)
-    assert damage.path == "one.mp4" and len(damage.problems) >= 2
-    assert any("corrupt frames" in problem for problem in damage.problems)
+    ((path, problems),) = verify(dataset, workers=1).items()
+    assert path == "one.mp4" and len(problems) >= 2
+    assert any("corrupt frames" in problem for problem in problems)
 
 
 def test_a_clip_that_takes_too_long(folder: Path) -> None:
     found = verify(dataset_of(folder), workers=1, timeout=0.0)
-    assert [damage.problems for damage in found] == [("its process did not finish within 0 s",)] * 2
+    assert list(found.values()) == [["its process did not finish within 0 s"]] * 2
 
 
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from cmkd.config.data import (
     ViewsConfig,
 )
 from cmkd.data.clip import CompressedClip, RawClip, read_clip
-from cmkd.data.codec.video import encode
+from cmkd.data.video import encode
 from cmkd.data.views import (
     IDENTITY,
     View,

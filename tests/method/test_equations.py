@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.config.method import MethodConfig
-from cmkd.method.attention_gate import AttentionGate, entropy
 from cmkd.method.losses import (
     TeacherTargets,
     logits_loss,
@@ -16,8 +15,8 @@ from cmkd.method.losses import (
     temporal_loss,
     total_loss,
 )
+from cmkd.method.networks import AttentionGate, StudentOutput, entropy
 from cmkd.method.pseudo_decoder import BiConvLSTM, CrossModalAttention, attn
-from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import EPS, adjacency, edges, vertices
 
 OWN = torch.zeros(1, 1, dtype=torch.int64)

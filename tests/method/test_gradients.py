@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cmkd.config.backbones import BACKBONES, Size
 from cmkd.config.method import MethodConfig
 from cmkd.method.losses import TeacherTargets, total_loss
-from cmkd.method.student import Branches, Student
+from cmkd.method.networks import Branches, Student
 from cmkd.method.temporal_graph import edges
 
 T, K = 4, 3

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.method.losses import TeacherTargets, spatial_loss, temporal_loss, total_loss
-from cmkd.method.student import StudentOutput
+from cmkd.method.networks import StudentOutput
 from cmkd.method.temporal_graph import adjacency, edges, mean_square_edges
 from cmkd.training.features import LARGEST
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.method.losses import TeacherTargets, gradient_ratios, total_loss
+from cmkd.method.networks import StudentOutput
 from cmkd.method.pseudo_decoder import PseudoDecoder
-from cmkd.method.student import StudentOutput
 from cmkd.method.temporal_graph import mean_square_edges
 
 GRAPHS: tuple[GraphIndex, ...] = (1, 2, 3)

@@ -8,7 +8,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
 from cmkd.sweep.plan import axes_of, flat
 from cmkd.sweep.preflight import noop_axes, pairs_to_try
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 
 def settings_of(tmp_path: Path, blocks: str) -> list[Setting]:

@@ -16,7 +16,7 @@ from cmkd.sweep.forecast import BESIDES
 from cmkd.sweep.plan import Plan, expand, flat, make_plan, teachers_of
 from cmkd.sweep.preflight import preflight
 from cmkd.tracking.store import RunRecord
-from cmkd.training.preflight import Probe
+from cmkd.training.cost import Probe
 
 SPEC = """
 name: s

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmkd.report.paper import read_costs
-from cmkd.training.flops import Cost, count, measure, subjects
+from cmkd.training.cost import Cost, count, measure, subjects
 
 COUNTED: dict[str, Cost] = {}
 

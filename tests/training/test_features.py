@@ -32,7 +32,7 @@ from cmkd.training.features import (
     TeacherFeatures,
     ensure_features,
     ensure_mean_edges,
-    find_problems,
+    find_problem,
     teacher_folder,
 )
 from cmkd.training.teacher import ensure_teacher
@@ -117,16 +117,18 @@ def test_a_trial_with_an_online_teacher_runs_to_its_end(
 
 def test_an_imported_teacher_is_taken_as_it_is(own_cache: Path, make_trial: MakeTrial) -> None:
     trained = ensure_teacher(make_trial(), own_cache, device="cpu")
-    weights = import_file(trained.folder / WEIGHTS_FILE, own_cache).weights.id
+    weights = import_file(
+        teacher_folder(make_trial(), own_cache) / WEIGHTS_FILE, own_cache
+    ).weights.id
     config = with_teacher(make_trial(), weights=weights, training=TeacherTrainingConfig(epochs=0))
     taken = ensure_teacher(config, own_cache, device="cpu")
-    assert taken.folder != trained.folder
+    assert config.teacher_id != make_trial().teacher_id
     assert taken.history == ()
     assert taken.summary["selected_epoch"] == 0
     for figure in ("test_acc", "best_val_acc", "parameters"):
         assert taken.summary[figure] == trained.summary[figure]
     assert taken.summary["test_acc_last"] == taken.summary["test_acc"]
-    assert (taken.folder / "predictions.csv").is_file()
+    assert (teacher_folder(config, own_cache) / "predictions.csv").is_file()
     features, reader, train = features_of(config, own_cache)
     assert features.targets(first_rows(reader.arrays, train)[:2], {}).h.isfinite().all()
 
@@ -134,8 +136,8 @@ def test_an_imported_teacher_is_taken_as_it_is(own_cache: Path, make_trial: Make
 def test_a_teacher_for_other_classes_cannot_be_taken_as_it_is(
     own_cache: Path, make_trial: MakeTrial
 ) -> None:
-    trained = ensure_teacher(make_trial(), own_cache, device="cpu")
-    tensors = load_file(trained.folder / WEIGHTS_FILE)
+    ensure_teacher(make_trial(), own_cache, device="cpu")
+    tensors = load_file(teacher_folder(make_trial(), own_cache) / WEIGHTS_FILE)
     other = {name: value for name, value in tensors.items() if "classifier" not in name}
     other["classifier.weight"] = torch.zeros(3, 16)
     other["classifier.bias"] = torch.zeros(3)
@@ -193,8 +195,9 @@ def test_raw_edges_warn_with_their_size(tmp_path: Path) -> None:
 
 def test_what_counts_as_vanishing() -> None:
     good, small = GraphStats(0.1, 10.0, 0.4), GraphStats(1e-9, 1e-9, 0.0)
-    assert find_problems({1: good, 2: good, 3: good}, MethodConfig(tg_edge="raw")) == []
-    (line,) = find_problems({1: good, 2: small, 3: good}, MethodConfig())
+    assert find_problem(2, good, MethodConfig(tg_edge="raw")) is None
+    line = find_problem(2, small, MethodConfig())
+    assert line is not None
     assert "TG_2 of the teacher vanishes" in line
     assert "1e-09" in line
 

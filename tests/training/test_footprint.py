@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmkd.training.preflight import COPIES, MARGIN, footprint
+from cmkd.training.cost import COPIES, MARGIN, footprint
 
 
 def of_layers(clips: int) -> tuple[nn.Module, Tensor]:

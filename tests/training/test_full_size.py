@@ -12,16 +12,15 @@ from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.method import LOSSES
 from cmkd.config.spec import preset
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
-from cmkd.data.prepare.run import PrepareRequest, prepare
+from cmkd.data.prepare import PrepareRequest, prepare
 from cmkd.method.losses import total_loss
 from cmkd.training.batches import ClipReader, measure_scales
+from cmkd.training.build import build_student, build_teacher
 from cmkd.training.features import (
     FrozenTeacher,
     OnlineFeatures,
-    measure_channel_stats,
     measure_graph_stats,
 )
-from cmkd.training.networks import build_student, build_teacher
 from cmkd.training.optim import make_optimizer
 from cmkd.training.optim import prepare as set_up
 from cmkd.training.runtime import to_device
@@ -62,9 +61,9 @@ def test_the_loss_of_student_d_falls_on_one_batch(real_clips: ClipArrays) -> Non
     rows = np.array([0, 3])
     reader = ClipReader(real_clips, measure_scales(real_clips, rows), CPU, SETTING)
     torch.manual_seed(0)
-    teacher = FrozenTeacher(build_teacher(SETTING, 2).eval(), "fp32", 2, CPU)
-    stats = measure_channel_stats(teacher, reader, rows).to(CPU)
-    features = OnlineFeatures(teacher, reader, stats)
+    recipe = SETTING.teacher.model_copy(update={"training": training})
+    teacher = FrozenTeacher(build_teacher(SETTING, 2).eval(), recipe, reader)
+    features = OnlineFeatures(teacher, teacher.measure_stats(rows).to(CPU))
     graphs = measure_graph_stats(features, rows, method)
     targets = features.targets(rows, {graph: stats.mean for graph, stats in graphs.items()})
     assert targets.h.shape == (2, 16, 2048, 7, 7)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmkd.backbones.tiny import TinyResNet
+from cmkd.config.backbones import Size
 from cmkd.config.training import TrainingConfig
-from cmkd.method.teacher import Teacher
+from cmkd.data.splits import Split
+from cmkd.method.networks import Teacher
 from cmkd.training.checkpoint import CURRENT, PREVIOUS
-from cmkd.training.evaluate import Validation, clip_scores
-from cmkd.training.loop import EpochLoop, StepResult
+from cmkd.training.loop import StepResult, TrainingLoop
+from cmkd.training.outcome import Validation
 from cmkd.training.runtime import autocast, configure, to_device
 
 CPU = torch.device("cpu")
@@ -27,40 +31,43 @@ Rows = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
 
 
-def make_loop(folder: Path, network: nn.Module | None = None, **training: Any) -> EpochLoop[Batch]:
-    """A classifier of 20 random clips in batches of 10."""
+class Loop(TrainingLoop[Teacher, Batch]):
+    """Training on random clips in batches of 10."""
+
+    clips = torch.randn(20, 2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(20) % 4
+
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        return np.array_split(np.random.default_rng(epoch).permutation(20), 2)
+
+    def load(self, rows: Rows) -> Batch:
+        return self.clips[rows], self.labels[rows]
+
+    def step(self, batch: Batch) -> StepResult:
+        with autocast(self.config.precision, CPU):
+            _, logits = self.model(batch[0])
+        loss = F.cross_entropy(logits.float(), batch[1])
+        return StepResult(loss, {"level": logits.float().mean()}, len(batch[1]))
+
+    def logits(self, rows: Rows) -> Tensor:
+        logits: Tensor = self.model(self.clips[rows])[1]
+        return logits
+
+
+def make_loop(
+    folder: Path, network: nn.Module | None = None, kind: type[Loop] = Loop, **training: Any
+) -> Loop:
+    """A classifier of 20 random clips, validated on the first four."""
     configure(threads=1)
     fields = {"epochs": 3, "batch_size": 10, "lr": 0.01, "dropout": 0.0} | training
     config = TrainingConfig.model_validate(fields)
     torch.manual_seed(1)
-    clips, labels = torch.randn(20, 2, 3, 16, 16), torch.arange(20) % 4
-    backbone = network or TinyResNet(3, 2, total_stride=4, width=4, blocks=1, shift_divisor=4)
+    backbone = network or TinyResNet(Size(3, 2, 4, 4), shift_divisor=4)
     model = to_device(Teacher(backbone, 16, 4, config.dropout), CPU)
-
-    def batches(epoch: int) -> Iterable[Rows]:
-        return np.array_split(np.random.default_rng(epoch).permutation(20), 2)
-
-    def load(rows: Rows) -> Batch:
-        return clips[rows], labels[rows]
-
-    def step(batch: Batch) -> StepResult:
-        with autocast(config.precision, CPU):
-            _, logits = model(batch[0])
-        loss = F.cross_entropy(logits.float(), batch[1])
-        return StepResult(loss, {"level": logits.float().mean()}, len(batch[1]))
-
-    return EpochLoop(
-        model,
-        config,
-        folder,
-        owner="trial",
-        seed=0,
-        steps_per_epoch=2,
-        batches=batches,
-        load=load,
-        step=step,
-        validate=lambda: Validation(0.0, 0.0),
-    )
+    arrays = SimpleNamespace(labels=Loop.labels.numpy(), index=np.arange(20)[:, None])
+    reader: Any = SimpleNamespace(arrays=arrays)
+    split = Split(tuple(range(20)), tuple(range(4)), ())
+    return kind(model, config, reader, split, folder, owner="trial", seed=0, eval_batch=3)
 
 
 class NoNorm(nn.Module):
@@ -74,7 +81,7 @@ class NoNorm(nn.Module):
         return torch.tanh(self.layer(x.flatten(0, 1))).unflatten(0, x.shape[:2])
 
 
-def train(loop: EpochLoop[Batch]) -> list[float]:
+def train(loop: Loop) -> list[float]:
     """The training losses of its epochs."""
     while not loop.finished:
         loop.train_epoch()
@@ -160,11 +167,34 @@ def test_damaged_checkpoint_is_told_and_stays_told(tmp_path: Path) -> None:
     assert note.endswith("training began anew")
 
 
-def test_scores_of_a_clip_are_averaged_over_its_rows() -> None:
-    table = torch.tensor([[0.0, 4.0], [2.0, 0.0], [1.0, 1.0], [5.0, 3.0]])
+class Table(Loop):
+    """A model whose scores are known."""
+
+    def logits(self, rows: Rows) -> Tensor:
+        return torch.tensor([[0.0, 4.0], [2.0, 0.0], [1.0, 1.0], [5.0, 3.0]])[rows]
+
+
+def test_scores_of_a_clip_are_averaged_over_its_rows(tmp_path: Path) -> None:
     rows = np.array([[0, 1], [3, 2]])
-    scores = clip_scores(lambda flat: table[torch.from_numpy(flat)], rows)
-    assert scores.tolist() == [[1.0, 2.0], [3.0, 2.0]]
+    selected, last = make_loop(tmp_path, kind=Table).predict(rows)
+    # Means (1, 2) and (3, 2).
+    assert selected.tolist() == last.tolist() == [1, 0]
+
+
+def test_validation_is_accuracy_and_mean_cross_entropy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loop, "labels", torch.tensor([1, 1, 0, 0]))
+    reached = make_loop(tmp_path, kind=Table).validate()
+    assert reached.accuracy == 75.0
+    losses = [math.log(1 + math.exp(other)) for other in (-4, 2, 0, -2)]
+    assert -reached.negative_loss == pytest.approx(sum(losses) / 4)
+
+
+def test_accuracy_decides_and_loss_breaks_ties() -> None:
+    assert Validation(50.0, -2.0) > Validation(49.0, -0.1)
+    assert Validation(50.0, -0.5) > Validation(50.0, -0.6)
+    assert not Validation(50.0, -0.5) > Validation(50.0, -0.5)
 
 
 @pytest.mark.slow  # compiles with the C++ compiler

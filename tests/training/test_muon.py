@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmkd.training.muon import ADAM_RATE, Muon, orthogonalise
+from cmkd.training.optim import ADAM_RATE, Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16)])

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.backbones.tiny import TinyResNet
+from cmkd.config.backbones import Size
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import TrainingConfig
 from cmkd.errors import ConfigError
-from cmkd.method.student import Branches, Student
+from cmkd.method.networks import Branches, Student
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
 
 PLAIN = TrainingConfig(epochs=3, lr=0.1, weight_decay=0.01)
@@ -22,9 +23,9 @@ def student() -> Student:
     """A student whose parts have every kind of parameter there is."""
     torch.manual_seed(0)
     branches = Branches(
-        i_frame=TinyResNet(3, 1, total_stride=4, width=4, blocks=1),
-        motion=TinyResNet(2, 4, total_stride=4, width=4, blocks=1, shift_divisor=4),
-        residual=TinyResNet(3, 4, total_stride=4, width=4, blocks=1, shift_divisor=4),
+        i_frame=TinyResNet(Size(3, 1, 4, 4)),
+        motion=TinyResNet(Size(2, 4, 4, 4), shift_divisor=4),
+        residual=TinyResNet(Size(3, 4, 4, 4), shift_divisor=4),
         channels=16,
         grid=(2, 2),
     )

@@ -2,64 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
 from cmkd.backbones.tiny import TinyResNet
+from cmkd.config.backbones import Size
 from cmkd.config.training import TrainingConfig
+from cmkd.data.splits import Split
 from cmkd.errors import InputError
-from cmkd.method.teacher import Teacher
+from cmkd.method.networks import Teacher
 from cmkd.training.checkpoint import CURRENT
-from cmkd.training.distributed import SINGLE_PROCESS, CpuSyncBatchNorm, ProcessGroup
-from cmkd.training.evaluate import Validation
-from cmkd.training.loop import EpochLoop, StepResult
-from cmkd.training.runtime import configure
+from cmkd.training.loop import StepResult, TrainingLoop
+from cmkd.training.runtime import SINGLE_PROCESS, CpuSyncBatchNorm, ProcessGroup, configure
 
 EPOCHS = 3
 CLIPS = 21
+Rows = NDArray[np.int64]
+Batch = tuple[Tensor, Tensor]
+
+
+class Loop(TrainingLoop[Teacher, Batch]):
+    """Training on random clips; batches of 11 and 10 clips leave unequal shares."""
+
+    clips = torch.randn(CLIPS, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(CLIPS) % 3
+
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        return np.array_split(np.random.default_rng(epoch).permutation(CLIPS), 2)
+
+    def load(self, rows: Rows) -> Batch:
+        return self.clips[rows], self.labels[rows]
+
+    def step(self, batch: Batch) -> StepResult:
+        _, logits = self.model(batch[0])
+        correct = (logits.argmax(1) == batch[1]).float().mean()
+        return StepResult(F.cross_entropy(logits, batch[1]), {"train_acc": correct}, len(batch[1]))
+
+    def logits(self, rows: Rows) -> Tensor:
+        logits: Tensor = self.model(self.clips[rows])[1]
+        return logits
 
 
 def train(folder: Path, group: ProcessGroup, stop_after: int | None = None) -> dict[str, Any]:
     """Losses, weights and statistics of a small network with batch normalisation.
 
-    Batches of 11 and 10 clips leave unequal shares; a parameter without gradient is among them.
+    A parameter without gradient is among them.
     """
     configure(threads=1)
     config = TrainingConfig(epochs=EPOCHS, batch_size=10, lr=0.01, accumulate=2)
     torch.manual_seed(0)
-    clips, labels = torch.randn(CLIPS, 2, 3, 8, 8), torch.arange(CLIPS) % 3
-    model = Teacher(
-        TinyResNet(3, 2, total_stride=4, width=4, blocks=1, shift_divisor=4), 16, 3, 0.0
-    )
+    backbone = TinyResNet(Size(3, 2, 4, 4), shift_divisor=4)
+    model = Teacher(backbone, 16, 3, 0.0)
     model.register_parameter("idle", nn.Parameter(torch.ones(2)))
-
-    def step(batch: tuple[Tensor, Tensor]) -> StepResult:
-        _, logits = model(batch[0])
-        correct = (logits.argmax(1) == batch[1]).float().mean()
-        return StepResult(F.cross_entropy(logits, batch[1]), {"train_acc": correct}, len(batch[1]))
-
-    loop = EpochLoop(
-        model,
-        config,
-        folder,
-        owner="trial",
-        seed=0,
-        steps_per_epoch=2,
-        batches=lambda epoch: np.array_split(np.random.default_rng(epoch).permutation(CLIPS), 2),
-        load=lambda rows: (clips[rows], labels[rows]),
-        step=step,
-        validate=lambda: Validation(0.0, 0.0),
-        group=group,
+    arrays = SimpleNamespace(labels=Loop.labels.numpy(), index=np.arange(CLIPS)[:, None])
+    reader: Any = SimpleNamespace(arrays=arrays)
+    split = Split(tuple(range(CLIPS)), tuple(range(5)), ())
+    loop = Loop(
+        model, config, reader, split, folder, owner="trial", seed=0, eval_batch=2, group=group
     )
     while not loop.finished and len(loop.history) != stop_after:
         loop.train_epoch()
-    metrics = [(r.metrics["train_loss"], r.metrics["train_acc"]) for r in loop.history]
+    names = ("train_loss", "train_acc", "val_loss")
+    metrics = [tuple(record.metrics[name] for name in names) for record in loop.history]
     return {"metrics": metrics, "state": model.state_dict()}
 
 

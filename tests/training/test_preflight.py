@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cmkd.config.trial import Setting
-from cmkd.training.preflight import ProbeTask, probe
+from cmkd.training.cost import ProbeTask, probe
 
 SMALL = {
     "method": {"heads": 1, "hidden": 4},

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cmkd.config.backbones import BACKBONES, Size
 from cmkd.errors import InputError
-from cmkd.method.teacher import Teacher
+from cmkd.method.networks import Teacher
 from cmkd.training.weight_layouts import read_tensors, recognise
 from cmkd.training.weights import (
     find_weights,
@@ -192,7 +192,7 @@ def test_an_official_tsm_file_is_recognised_and_noted(imported_tsm):
 
 def test_an_imported_teacher_computes_what_its_weights_say(imported_tsm, tsm_state):
     teacher = Teacher(network("tsm_r18"), 512, 400, 0.5).eval()
-    assert load_into_teacher(teacher, *imported_tsm).fresh == ()
+    assert load_into_teacher(teacher, *imported_tsm) == ()
     by_hand = network("tsm_r18")
     prefix = "module.base_model."
     own = {
@@ -256,8 +256,8 @@ def test_a_teacher_of_ours_comes_back_as_it_was(tmp_path):
 def test_a_classifier_of_other_classes_stays_fresh_and_is_named(imported_tsm):
     teacher = Teacher(network("tsm_r18"), 512, 51, 0.5)
     before = teacher.classifier.weight.clone()
-    loaded = load_into_teacher(teacher, *imported_tsm)
-    assert loaded.fresh == ("classifier.weight", "classifier.bias")
+    fresh = load_into_teacher(teacher, *imported_tsm)
+    assert fresh == ("classifier.weight", "classifier.bias")
     assert torch.equal(teacher.classifier.weight, before)
 
 
@@ -360,9 +360,8 @@ class Runs:
 
 def bad_files() -> Iterator[tuple[str, object, str]]:
     """Name, content (bytes, or what torch saves) and words of the reason."""
-    yield "empty", b"", "is empty"
-    yield "page", b"\n<!DOCTYPE html><title>Too many requests</title>", "is a web page"
-    yield "pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"
+    yield "empty", b"", "cut short"
+    yield "page", b"\n<!DOCTYPE html><title>Too many requests</title>", "neither safetensors nor"
     yield "text", b"epoch,loss\n1,0.5\n" * 9, "neither safetensors nor"
     yield "safetensors", b"\x10\0\0\0\0\0\0\0{" + b'"a": [1, 2, 3' * 9, "safetensors but cut short"
     yield "zip", b"PK\x03\x04" + b"\0" * 99, "cut short, damaged"
@@ -394,17 +393,6 @@ def test_files_that_cannot_be_used_are_refused(name, content, reason, new, tmp_p
     assert sorted(tmp_path.iterdir()) == [path], "nothing ran and nothing was kept"
 
 
-def test_a_program_of_torchscript_is_refused(tmp_path):
-    class Empty(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    with pytest.warns(DeprecationWarning):
-        torch.jit.script(Empty()).save(str(tmp_path / "model.pt"))
-    with pytest.raises(InputError, match=r"is a TorchScript program; save its state_dict\(\)"):
-        read_tensors(tmp_path / "model.pt")
-
-
 def test_the_name_of_a_file_does_not_decide_its_format(tmp_path):
     expected = {"a": torch.ones(2)}
     torch.save(expected, tmp_path / "torch.safetensors")
@@ -416,7 +404,7 @@ def test_the_name_of_a_file_does_not_decide_its_format(tmp_path):
 def test_no_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="none.pth: cannot be read"):
         read_tensors(tmp_path / "none.pth")
-    with pytest.raises(InputError, match="is a folder; name the checkpoint file in it"):
+    with pytest.raises(InputError, match="cannot be read .*directory"):
         read_tensors(tmp_path)
 
 
@@ -439,7 +427,7 @@ def test_a_motion_branch_sees_the_mean_over_rgb(imported_tsm):
     grey = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     for channels in (2, 3, 5):
         branch = network("tsm_r18", in_channels=channels)
-        assert load_into_backbone(branch, weights_id, cache, in_channels=channels).fresh == ()
+        assert load_into_backbone(branch, weights_id, cache, in_channels=channels) == ()
         with torch.inference_mode():
             outputs[channels] = branch.conv1(grey.expand(1, channels, 32, 32))
     torch.testing.assert_close(outputs[2] / 2, outputs[3] / 3, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed
 from cmkd.tracking.store import EpochRecord
 from cmkd.training import features as features_module
-from cmkd.training import trial as run_module
+from cmkd.training import outcome as outcome_module
 from cmkd.training.batches import (
     ClipReader,
     all_rows,
@@ -29,13 +29,13 @@ from cmkd.training.batches import (
     shuffled,
     view_rows,
 )
+from cmkd.training.build import build_teacher
 from cmkd.training.checkpoint import CURRENT
-from cmkd.training.features import load_teacher
+from cmkd.training.features import load_teacher, teacher_folder
 from cmkd.training.loop import epoch_seed
-from cmkd.training.networks import build_teacher
 from cmkd.training.runtime import pick_device
 from cmkd.training.student import StudentLearner
-from cmkd.training.teacher import ensure_teacher, open_teacher
+from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
 MakeTrial = Callable[..., TrialConfig]
@@ -164,16 +164,15 @@ def test_every_replicate_learns_from_its_own_teacher(
 ) -> None:
     trials = [make_trial(seed=seed, epochs=1) for seed in (0, 1)]
     bundles = [ensure_teacher(config, own_cache, device="cpu") for config in trials]
-    assert bundles[0].folder != bundles[1].folder
     assert bundles[0].history != bundles[1].history
-    for config, bundle in zip(trials, bundles, strict=True):
+    for config in trials:
         run_to_end(config, own_cache)
-        recorded = json.loads((bundle.folder / "config.json").read_text())
+        recorded = json.loads((teacher_folder(config, own_cache) / "config.json").read_text())
         assert recorded["seed"] == config.seed
     fixed = trials[1].setting.teacher.model_copy(update={"seed": 0})
     setting = trials[1].setting.model_copy(update={"teacher": fixed})
     same = trials[1].model_copy(update={"setting": setting})
-    assert open_teacher(same, own_cache) == bundles[0]
+    assert ensure_teacher(same, own_cache) == bundles[0]
 
 
 def test_an_untrained_teacher_is_frozen_at_its_initialisation(
@@ -185,7 +184,7 @@ def test_an_untrained_teacher_is_frozen_at_its_initialisation(
     config = config.model_copy(update={"setting": setting})
     bundle = ensure_teacher(config, own_cache, device="cpu")
     assert bundle.history == ()
-    kept = load_file(bundle.folder / "teacher.safetensors")
+    kept = load_file(teacher_folder(config, own_cache) / "teacher.safetensors")
     torch.manual_seed(epoch_seed(config.seed, -1))
     fresh = build_teacher(setting, len(kept["classifier.bias"])).state_dict()
     assert fresh.keys() == kept.keys()
@@ -225,7 +224,7 @@ def test_non_finite_loss_fails_and_names_epoch_and_step(
 def test_a_teacher_tells_of_its_damaged_checkpoint(own_cache: Path, make_trial: MakeTrial) -> None:
     config = make_trial()
 
-    def stop(record: EpochRecord, _saved: int) -> None:
+    def stop(record: EpochRecord) -> None:
         if record.step == config.setting.teacher.training.epochs:
             raise KeyboardInterrupt
 
@@ -234,7 +233,7 @@ def test_a_teacher_tells_of_its_damaged_checkpoint(own_cache: Path, make_trial: 
     os.truncate(own_cache / "teachers" / config.teacher_id / CURRENT, 100)
     (note,) = ensure_teacher(config, own_cache, device="cpu").notes
     assert note.startswith("epoch 1: ")
-    assert open_teacher(config, own_cache).notes == (note,)
+    assert ensure_teacher(config, own_cache).notes == (note,)
 
 
 def test_teacher_is_trained_once_and_its_features_match_it(
@@ -243,7 +242,7 @@ def test_teacher_is_trained_once_and_its_features_match_it(
     config = make_trial()
     epochs: list[int] = []
     bundle = ensure_teacher(
-        config, own_cache, device="cpu", on_epoch=lambda record, _: epochs.append(record.step)
+        config, own_cache, device="cpu", on_epoch=lambda record: epochs.append(record.step)
     )
     assert epochs == [1, 2]
     again = ensure_teacher(
@@ -253,7 +252,7 @@ def test_teacher_is_trained_once_and_its_features_match_it(
         on_epoch=lambda *_: epochs.append(9),
     )
     assert epochs == [1, 2]
-    assert again == bundle == open_teacher(config, own_cache)
+    assert again == bundle
 
     dataset = open_dataset(config.data, own_cache)
     arrays = open_arrays(dataset, config.setting.reading, own_cache)
@@ -340,7 +339,7 @@ def test_kill_before_the_outcome_is_written_loses_nothing(
     config = make_trial(epochs=1, lambda_1=0.0, lambda_2=0.0)
     trial = TrialRun(config, own_cache)
     record = trial.train_epoch()
-    monkeypatch.setattr(run_module, "write_finished", _full_disk)
+    monkeypatch.setattr(outcome_module, "write_finished", _full_disk)
     with pytest.raises(InfrastructureError):
         trial.finish()
     monkeypatch.undo()

@@ -13,14 +13,14 @@ from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
 from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
 from cmkd.config.trial import Setting
-from cmkd.method.student import Branch, Student
-from cmkd.training.checkpoint import write_tensors
-from cmkd.training.networks import (
-    DummyInputs,
+from cmkd.method.networks import Branch, Student
+from cmkd.training.build import (
     StudentInputs,
     build_student,
+    random_inputs,
     sees_all_i_frames,
 )
+from cmkd.training.checkpoint import write_tensors
 from cmkd.training.weights import import_file
 
 CLIPS, SIDE = 1, 64
@@ -40,13 +40,9 @@ def setting(
 def batch(of: Setting) -> StudentInputs:
     """Noise for `CLIPS` clips with two I-frames each."""
     gops, frames = 2, of.inputs.num_frames
-    dummy = DummyInputs(
-        of.model_copy(update={"inputs": of.inputs.model_copy(update={"num_gops": gops})}),
-        (SIDE, SIDE),
-        CLIPS,
-        torch.device("cpu"),
-    )
-    i_frames, own, motion, residual = dummy.compressed()
+    setting = of.model_copy(update={"inputs": of.inputs.model_copy(update={"num_gops": gops})})
+    inputs = random_inputs(setting, "student", (SIDE, SIDE), CLIPS, torch.device("cpu"))
+    i_frames, own, motion, residual = inputs
     if sees_all_i_frames(of):
         return i_frames, own, motion, residual
     assert own.shape == (CLIPS, frames)

@@ -231,7 +231,11 @@ def pictures_of(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
         InputError: a file that is there is not what its name says.
         OSError: `folder` cannot be written to.
     """
-    texts = {path.name: path.read_text(encoding="utf-8") for path in files if path.suffix != ".png"}
+    texts = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in files
+        if path.suffix in (".csv", ".json")
+    }
     trial = str(json.loads(texts.get("config.json", "{}")).get("trial_id", "one trial"))
     figures: dict[str, tuple[Figure, str]] = {}
     if "predictions.csv" in texts:

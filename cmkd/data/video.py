@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import av
 import av.logging
@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from cmkd.config.data import EncodingConfig
 from cmkd.data.color import rgb_to_planes
-from cmkd.errors import DataError
+from cmkd.errors import FileError
 from cmkd.io import write_atomic
 
 LARGEST_SIDE = 8192
@@ -38,66 +38,49 @@ CONVERT = "convert it to avi, mkv, mov, mp4, mpg or webm, or remove it"
 
 @contextmanager
 def open_video(path: Path | str, remedy: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; errors of FFmpeg become `DataError`."""
+    """The container and its first video stream; errors of FFmpeg become `FileError`."""
     if not Path(path).is_file():
-        raise DataError(f"{path}: there is no such file; check the path")
+        raise FileError(path, "there is no such file", "check the path")
     # Metadata is not always UTF-8 (HMDB-51 has such files).
     options = {"format_whitelist": FORMATS}
     try:
         with av.open(str(path), metadata_errors="replace", options=options) as container:
             if not container.streams.video:
-                raise DataError(f"{path}: has no video stream; {REPLACE}")
+                raise FileError(path, "has no video stream", REPLACE)
             stream = container.streams.video[0]
             if stream.codec_context is None:  # the header is cut off
-                raise DataError(f"{path}: has a video stream of no known codec; {REPLACE}")
+                raise FileError(path, "has a video stream of no known codec", REPLACE)
             if not 0 < max(stream.width, stream.height) <= LARGEST_SIDE:
-                raise DataError(
-                    f"{path}: size {stream.width}x{stream.height} is outside 1..{LARGEST_SIDE} "
-                    "pixels a side; scale it first"
-                )
+                size = f"{stream.width}x{stream.height}"
+                reason = f"size {size} is outside 1..{LARGEST_SIDE} pixels a side"
+                raise FileError(path, reason, "scale it first")
             yield container, stream
     except av.ArgumentError as error:
-        raise DataError(
-            f"{path}: cannot be decoded (not a video container: {error.strerror}); {CONVERT}"
-        ) from None
+        reason = f"cannot be decoded (not a video container: {error.strerror})"
+        raise FileError(path, reason, CONVERT) from None
     except av.FFmpegError as error:
-        raise DataError(f"{path}: cannot be decoded ({error.strerror}); {remedy}") from None
+        raise FileError(path, f"cannot be decoded ({error.strerror})", remedy) from None
 
 
-@dataclass(frozen=True)
-class StreamInfo:
-    """Header of a file's first video stream, and the rotation of its first frame."""
+class StreamInfo(NamedTuple):
+    """Header of a file's first video stream."""
 
-    codec: str
-    width: int
-    """Pixels, before rotation; `height` too."""
-    height: int
     frames_declared: int
     """0 where the container does not count its frames. AVI counts dropped frames too."""
     fps: float
     """0 where the container does not say."""
-    rotation: int
-    """Degrees, counterclockwise, by which a frame is to be turned for display."""
 
 
 def probe(path: Path | str) -> StreamInfo:
     """Header of a video of any codec.
 
     Raises:
-        DataError: no such file, not a video, or its first frame cannot be decoded.
+        FileError: no such file, not a video, or its first frame cannot be decoded.
     """
     with open_video(path, REPLACE) as (container, stream):
-        first = next(container.decode(stream), None)
-        if first is None:
-            raise DataError(f"{path}: no frame can be decoded; {REPLACE}")
-        return StreamInfo(
-            codec=stream.codec_context.name,
-            width=stream.width,
-            height=stream.height,
-            frames_declared=stream.frames,
-            fps=float(stream.average_rate or 0),
-            rotation=first.rotation,
-        )
+        if next(container.decode(stream), None) is None:
+            raise FileError(path, "no frame can be decoded", REPLACE)
+        return StreamInfo(stream.frames, float(stream.average_rate or 0))
 
 
 def container_fault(path: Path | str) -> str | None:
@@ -108,7 +91,7 @@ def container_fault(path: Path | str) -> str | None:
     nothing: AVI counts dropped frames, edit lists hide some, Matroska has no count.
 
     Raises:
-        DataError: no such file, or not a video.
+        FileError: no such file, or not a video.
     """
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
@@ -153,18 +136,13 @@ def _early_end(stream: VideoStream, reader: str, end: int, longest: int) -> str 
 
 def _riff_is_whole(path: Path | str) -> bool:
     """True if an AVI file has all the bytes that its header declares, and declares any."""
+    end = 0
     with open(path, "rb") as file:
-        declared, size = 0, os.fstat(file.fileno()).st_size
-        while (head := _chunk_size(file)) is not None and head:
-            declared += 8 + head
-            file.seek(declared)
-    return 0 < declared <= size
-
-
-def _chunk_size(file: BinaryIO) -> int | None:
-    """Size of the RIFF chunk that starts here; files above 1 GB have several."""
-    head = file.read(8)
-    return int.from_bytes(head[4:], "little") if head[:4] == b"RIFF" and len(head) == 8 else None
+        # Files above 1 GB have several RIFF chunks.
+        while len(head := file.read(8)) == 8 and head[:4] == b"RIFF" and any(head[4:]):
+            end += 8 + int.from_bytes(head[4:], "little")
+            file.seek(end)
+        return 0 < end <= file.seek(0, os.SEEK_END)
 
 
 @dataclass(frozen=True)
@@ -189,7 +167,7 @@ def scan(path: Path | str) -> StreamScan:
     """Decode all of a file and collect every reason for which `open_mpeg4` would refuse it.
 
     Raises:
-        DataError: no such file, or not a video.
+        FileError: no such file, or not a video.
     """
     with open_video(path, REPLACE) as (container, stream):
         codec = stream.codec_context
@@ -220,47 +198,37 @@ def decode_rgb(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     `container_fault` tells whether packets are missing; this checks what becomes of those there.
 
     Raises:
-        DataError: not a video, a corrupt frame, a frame of another size, or packets that give no
+        FileError: not a video, a corrupt frame, a frame of another size, or packets that give no
             frame; in the last three cases after the intact frames before it.
     """
     with open_video(path, REPLACE) as (container, stream):
         stream.codec_context.thread_count = 1
         indexed = sum(entry.size > 0 for entry in stream.index_entries)
-        convert, packets, shown, count = _Converter(), 0, 0, 0
+        packets, shown, count = 0, 0, 0
         size: tuple[int, int] | None = None
+        # `VideoFrame.to_ndarray` sets one up per frame, which costs more than the conversion.
+        reformatter = VideoReformatter()
         for packet in container.demux(stream):
             packets += packet.size > 0
             shown += packet.size > 0 and not packet.is_discard  # an edit list hides some
             for frame in packet.decode():
                 size = size or (frame.width, frame.height)
                 if frame.is_corrupt:
-                    raise DataError(f"{path}: frame {count} is corrupt; {REPLACE}")
+                    raise FileError(path, f"frame {count} is corrupt", REPLACE)
                 if (frame.width, frame.height) != size:
-                    raise DataError(
-                        f"{path}: frame {count} changes the size from {size[0]}x{size[1]} to "
-                        f"{frame.width}x{frame.height}; scale it to one size or cut it there"
+                    reason = (
+                        f"frame {count} changes the size from {size[0]}x{size[1]} to "
+                        f"{frame.width}x{frame.height}"
                     )
+                    raise FileError(path, reason, "scale it to one size or cut it there")
                 count += 1
-                yield np.ascontiguousarray(np.rot90(convert(frame), round(frame.rotation / 90)))
+                rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
+                yield np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)))
         # An AVI with packed B-frames has one packet without a picture. Matroska, which declares
         # no frames, may have many (VP8's hidden frames).
         declared = shown + max(0, indexed - packets) if stream.frames else 1
         if count < max(1, declared - 1):
-            raise DataError(f"{path}: holds {declared} frames, {count} can be decoded; {REPLACE}")
-
-
-class _Converter:
-    """Pictures as RGB by one conversion context; `VideoFrame.to_ndarray` sets one up per frame,
-    which takes several times as long as the conversion."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        rgb: UInt8[np.ndarray, "H W 3"] = self._reformatter.reformat(
-            frame, format="rgb24"
-        ).to_ndarray()
-        return rgb
+            raise FileError(path, f"holds {declared} frames, {count} can be decoded", REPLACE)
 
 
 _QP2LAMBDA = 118

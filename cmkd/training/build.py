@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.trial import Setting
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
-from cmkd.method.student import Branch, Branches, Resizing, Side, Student
-from cmkd.method.teacher import Teacher
+from cmkd.method.networks import Branch, Branches, Resizing, Side, Student, Teacher
 from cmkd.training.weights import load_into_backbone
 
+Role = Literal["teacher", "student"]
 StudentInputs = tuple[
     Float[Tensor, "N G 3 H W"],
     Int[Tensor, "B T"],
@@ -115,39 +115,37 @@ def _load_weights(setting: Setting, branches: Branches, cache: Path) -> None:
             load_into_backbone(branch.backbone, of_p, cache, in_channels=in_channels)
 
 
-class DummyInputs:
-    """Standard normal inputs of a setting's networks, the same for equal shapes in any process.
+def build(setting: Setting, role: Role, picture: Side, num_classes: int) -> nn.Module:
+    """Teacher or student of a setting, freshly initialised."""
+    if role == "teacher":
+        return build_teacher(setting, num_classes)
+    return build_student(setting, picture, num_classes)
+
+
+def noise(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal tensor, the same for equal shapes in any process."""
+    generator = torch.Generator().manual_seed(len(shape))
+    return torch.randn(shape, generator=generator).to(device)
+
+
+def random_inputs(
+    setting: Setting, role: Role, picture: Side, batch: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Arguments of `Teacher.forward` or `Student.forward` for `batch` views, as `noise`.
 
     Args:
         picture: (height, width) of the frames.
-        batch: views.
     """
-
-    def __init__(self, setting: Setting, picture: Side, batch: int, device: torch.device) -> None:
-        self.setting = setting
-        self.picture = picture
-        self.batch = batch
-        self.device = device
-
-    def noise(self, *shape: int) -> Tensor:
-        """Standard normal tensor."""
-        generator = torch.Generator().manual_seed(len(shape))
-        return torch.randn(shape, generator=generator).to(self.device)
-
-    def frames(self) -> Float[Tensor, "B T C H W"]:
-        """Input of the teacher."""
-        channels = 3 * self.setting.raw_segment
-        return self.noise(self.batch, self.setting.inputs.num_frames, channels, *self.picture)
-
-    def compressed(self) -> StudentInputs:
-        """Arguments of `Student.forward`."""
-        frames, gops = self.setting.inputs.num_frames, self.setting.inputs.num_gops or 1
-        segment, (height, width), batch = self.setting.compressed_segment, self.picture, self.batch
-        own = torch.arange(frames, device=self.device) * gops // frames
-        clips = torch.arange(batch, device=self.device)[:, None]
-        return (
-            self.noise(batch, gops, 3, height, width),
-            own + gops * clips,
-            self.noise(batch, frames, 2 * segment, height // MOTION_CELL, width // MOTION_CELL),
-            self.noise(batch, frames, 3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL),
-        )
+    frames, gops = setting.inputs.num_frames, setting.inputs.num_gops or 1
+    if role == "teacher":
+        return (noise((batch, frames, 3 * setting.raw_segment, *picture), device),)
+    segment, (height, width) = setting.compressed_segment, picture
+    own = torch.arange(frames, device=device) * gops // frames
+    motion = (2 * segment, height // MOTION_CELL, width // MOTION_CELL)
+    residual = (3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL)
+    return (
+        noise((batch, gops, 3, height, width), device),
+        own + gops * torch.arange(batch, device=device)[:, None],
+        noise((batch, frames, *motion), device),
+        noise((batch, frames, *residual), device),
+    )

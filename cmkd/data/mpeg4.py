@@ -15,7 +15,7 @@ that leaves out the residual. FFmpeg's conventions, verified in ``tests/data/tes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,9 @@ from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from cmkd.data.codec.video import REENCODE, open_video
-from cmkd.errors import DataError
+from cmkd.data.sampling import intra_of
+from cmkd.data.video import REENCODE, open_video
+from cmkd.errors import FileError
 
 _PICTURE = b"\x00\x00\x01\xb6"
 """Start code of a picture; the two bits after it are its type."""
@@ -43,54 +44,33 @@ class UnusableStream(Exception):
     """Reason why a file cannot be used, without its name."""
 
 
-@dataclass(frozen=True)
-class DecodePlan:
-    """Frames to decode: those wanted and those they depend on.
+class GopRun(NamedTuple):
+    """Frames of a GOP to decode: from its I-frame to the last one that is wanted."""
 
-    Attributes:
-        opening: I-frame of each frame's GOP.
-        runs: the frames of each GOP that is needed.
-        last_residual, last_motion: last frame of a GOP with one, by the GOP's I-frame.
-    """
+    frames: range
+    last_residual: int
+    """Last frame that is also decoded without its residual; -1 if there is none."""
+    last_motion: int
+    """Last frame with vectors; -1 if there is none."""
 
-    pictures: frozenset[int]
-    residuals: frozenset[int]
-    opening: Sequence[int]
-    runs: Sequence[range]
-    last_residual: Mapping[int, int]
-    last_motion: Mapping[int, int]
 
-    @classmethod
-    def of(
-        cls,
-        kinds: Sequence[str],
-        pictures: Collection[int],
-        residuals: Collection[int] = (),
-        motions: Collection[int] = (),
-    ) -> DecodePlan:
-        """Plan for planes of `pictures`, `residuals` of P-frames and vectors of `motions`."""
-        opening: list[int] = []
-        for index, kind in enumerate(kinds):
-            opening.append(index if kind == "I" else opening[-1])
+def decode_plan(
+    kinds: Sequence[str],
+    pictures: Collection[int],
+    residuals: Collection[int] = (),
+    motions: Collection[int] = (),
+) -> list[GopRun]:
+    """GOPs that hold planes of `pictures`, `residuals` of P-frames or vectors of `motions`."""
+    opening = intra_of(kinds)
 
-        def last(*wanted: int) -> Mapping[int, int]:
-            return {opening[at]: at for at in sorted(wanted)}
+    def last(*wanted: int) -> dict[int, int]:
+        return {opening[index]: index for index in sorted(wanted)}
 
-        return cls(
-            pictures=frozenset(pictures),
-            residuals=frozenset(residuals),
-            opening=opening,
-            runs=[
-                range(start, end + 1)
-                for start, end in last(*pictures, *residuals, *motions).items()
-            ],
-            last_residual=last(*residuals),
-            last_motion=last(*residuals, *motions),
-        )
-
-    def moves(self, index: int) -> bool:
-        """True if the frame's vectors are wanted."""
-        return index <= self.last_motion.get(self.opening[index], -1)
+    with_residual, moving = last(*residuals), last(*residuals, *motions)
+    return [
+        GopRun(range(start, end + 1), with_residual.get(start, -1), moving.get(start, -1))
+        for start, end in last(*pictures, *residuals, *motions).items()
+    ]
 
 
 def picture_kinds(packet: bytes) -> str:
@@ -161,17 +141,17 @@ def open_mpeg4(path: Path | str) -> Iterator[Mpeg4Reader]:
     here; the manifest's SHA-256 and `cmkd data verify` find them.
 
     Raises:
-        DataError: here and while reading frames: not MPEG-4 Part 2 with I- and P-frames in
+        FileError: here and while reading frames: not MPEG-4 Part 2 with I- and P-frames in
             half-pel 4:2:0, unreadable, corrupt, or another number of frames than declared.
     """
     with open_video(path, REENCODE) as (container, stream):
         if stream.codec_context.name != "mpeg4":
-            name = stream.codec_context.name
-            raise DataError(f"{path}: codec is {name}, not MPEG-4 Part 2; {REENCODE}")
+            codec = stream.codec_context.name
+            raise FileError(path, f"codec is {codec}, not MPEG-4 Part 2", REENCODE)
         try:
             yield Mpeg4Reader(container, stream)
         except UnusableStream as problem:
-            raise DataError(f"{path}: {problem}; {REENCODE}") from None
+            raise FileError(path, str(problem), REENCODE) from None
 
 
 class Mpeg4Reader:
@@ -208,23 +188,40 @@ class Mpeg4Reader:
                 vectors.
             motions: P-frames to give vectors of.
         """
-        plan = DecodePlan.of(self.kinds, pictures, residuals, motions)
-        full = self._decoder({"flags2": "+export_mvs"} if plan.last_motion else {})
-        bare = self._decoder({"skip_idct": "nokey"}) if residuals else None
-        waiting: deque[tuple[int, bool]] = deque()
+        plan = decode_plan(self.kinds, pictures, residuals, motions)
+        wanted, changed = {*pictures, *residuals}, set(residuals)
+        moves = any(run.last_motion >= 0 for run in plan)
+        full = self._decoder({"flags2": "+export_mvs"} if moves else {})
+        bare = self._decoder({"skip_idct": "nokey"})
+        waiting: deque[tuple[int, GopRun]] = deque()
         decoded: deque[VideoFrame] = deque()
         warped: deque[VideoFrame] = deque()
-        for index, packet in self._packets(plan):
-            moves = index <= plan.last_residual.get(plan.opening[index], -1)
-            waiting.append((index, moves))
+
+        def finished() -> Iterator[Frame]:
+            while waiting and decoded and (warped or waiting[0][0] > waiting[0][1].last_residual):
+                index, run = waiting.popleft()
+                frame = decoded.popleft()
+                moved = warped.popleft() if index <= run.last_residual else None
+                self._check(frame, index)
+                is_p = self.kinds[index] == "P"
+                yield Frame(
+                    index,
+                    self.kinds[index],
+                    _planes(frame) if not is_p or index in wanted else None,
+                    _planes(moved) if moved is not None and index in changed else None,
+                    _vectors(frame, index) if is_p and index <= run.last_motion else None,
+                )
+
+        for index, run, packet in self._packets(plan):
+            waiting.append((index, run))
             decoded.extend(full.decode(packet))
-            if moves and bare is not None:
+            if index <= run.last_residual:
                 warped.extend(bare.decode(packet))
-            yield from self._finished(plan, waiting, decoded, warped)
+            yield from finished()
         decoded.extend(full.decode(None))
-        if bare is not None:
+        if residuals:
             warped.extend(bare.decode(None))
-        yield from self._finished(plan, waiting, decoded, warped)
+        yield from finished()
         if waiting:
             raise UnusableStream(f"frame {waiting[0][0]} and others cannot be decoded")
 
@@ -239,20 +236,20 @@ class Mpeg4Reader:
         codec.options = options
         return codec
 
-    def _packets(self, plan: DecodePlan) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    def _packets(self, plan: Sequence[GopRun]) -> Iterator[tuple[int, GopRun, Packet[VideoStream]]]:
         following = -1
         packets: Iterator[Packet[VideoStream]] = iter(())
-        for run in plan.runs:
-            if run.start != following:
-                start = self._packet_keys[run.start]
+        for run in plan:
+            if run.frames.start != following:
+                start = self._packet_keys[run.frames.start]
                 self._container.seek(start.time or 0, stream=self._stream)
-                packets = self._from(run.start)
-            for index in run:
+                packets = self._from(run.frames.start)
+            for index in run.frames:
                 packet = next(packets, None)
                 if packet is None:
                     raise UnusableStream(f"frame {index} cannot be found again")
-                yield index, packet
-            following = run.stop
+                yield index, run, packet
+            following = run.frames.stop
 
     def _from(self, index: int) -> Iterator[Packet[VideoStream]]:
         """Packets from a frame's own on; a seek may land before it."""
@@ -262,27 +259,6 @@ class Mpeg4Reader:
                 yield packet
                 break
         yield from packets
-
-    def _finished(
-        self,
-        plan: DecodePlan,
-        waiting: deque[tuple[int, bool]],
-        decoded: deque[VideoFrame],
-        warped: deque[VideoFrame],
-    ) -> Iterator[Frame]:
-        while waiting and decoded and (warped or not waiting[0][1]):
-            index, moves = waiting.popleft()
-            frame, bare = decoded.popleft(), warped.popleft() if moves else None
-            self._check(frame, index)
-            is_p = self.kinds[index] == "P"
-            wanted = not is_p or index in plan.pictures or index in plan.residuals
-            yield Frame(
-                index,
-                self.kinds[index],
-                _planes(frame) if wanted else None,
-                _planes(bare) if bare is not None and index in plan.residuals else None,
-                _vectors(frame, index) if is_p and plan.moves(index) else None,
-            )
 
     def _check(self, frame: VideoFrame, index: int) -> None:
         if frame.is_corrupt:

@@ -1,4 +1,4 @@
-"""Compressed-domain student: three branches, pseudo-decoder, gate and classifier (Fig. 1).
+"""Networks of Fig. 1: RGB teacher, and student of three branches, pseudo-decoder and gate.
 
 Legend: B clips, T frames, C channels of the input, D of the maps.
 """
@@ -14,13 +14,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmkd.config.method import MethodConfig
-from cmkd.method.attention_gate import AttentionGate
 from cmkd.method.pseudo_decoder import PseudoDecoder
 
 Side = tuple[int, int]
 """(height, width)."""
 
+REDUCTION = 4
+"""Channels of a frame per hidden unit of the gate's excitation."""
+
 Resizing = Literal["nearest", "bilinear"]
+
+
+class Teacher(nn.Module):
+    """Video classifier that returns its last feature maps.
+
+    Args:
+        backbone: (B, T, 3, H, W) -> (B, T, channels, h, w).
+        channels: of its last feature map.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, channels: int, num_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(
+        self, frames: Float[Tensor, "B T 3 H W"]
+    ) -> tuple[Float[Tensor, "B T C h w"], Float[Tensor, "B K"]]:
+        """(h, logits): feature maps of all frames, and the mean over frames of their logits."""
+        h = self.backbone(frames)
+        per_frame = self.classifier(self.dropout(h.mean((3, 4))))
+        return h, per_frame.mean(1)
 
 
 class Branch(nn.Module):
@@ -102,6 +129,59 @@ class Branches:
     residual: nn.Module
     channels: int
     grid: tuple[int, int]
+
+
+class AttentionGate(nn.Module):
+    """alpha_t of Eq. (4): squeeze-and-excitation over the T frames' motion and residual features.
+
+    "channels" squeezes positions: a frame's pooled [f^M_t, f^R_t] gives its own score, by one
+    excitation shared over time, so alpha follows the content of a frame. "frames" squeezes
+    channels and positions to one number per frame and modality and excites over the T frames.
+
+    "softmax" returns T * softmax: weights average 1 and cannot all shrink to zero, the minimum of
+    Eq. (4) under the plain "sigmoid" of SE (A8).
+
+    Args:
+        num_frames: T.
+        channels: D.
+    """
+
+    def __init__(
+        self,
+        num_frames: int,
+        channels: int,
+        kind: Literal["softmax", "sigmoid"],
+        squeeze: Literal["channels", "frames"],
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.squeeze = squeeze
+        wide, inner, out = 2 * num_frames, num_frames, num_frames
+        if squeeze == "channels":
+            wide, inner, out = 2 * channels, max(channels // REDUCTION, 1), 1
+        # A shift common to all frames would not change a softmax over them.
+        last = nn.Linear(inner, out, bias=kind == "sigmoid" or squeeze == "frames")
+        self.excite = nn.Sequential(nn.Linear(wide, inner), nn.ReLU(), last)
+
+    def forward(
+        self, f_m: Float[Tensor, "B T D h w"], f_r: Float[Tensor, "B T D h w"]
+    ) -> Float[Tensor, "B T"]:
+        """alpha_t: in (0, 1) for "sigmoid"; positive with mean 1 over T for "softmax"."""
+        if self.squeeze == "channels":
+            squeezed = torch.cat([f_m.mean((3, 4)), f_r.mean((3, 4))], dim=2)
+            scores = cast(Tensor, self.excite(squeezed)).float().squeeze(2)
+        else:
+            squeezed = torch.cat([f_m.mean((2, 3, 4)), f_r.mean((2, 3, 4))], dim=1)
+            scores = cast(Tensor, self.excite(squeezed)).float()
+        if self.kind == "sigmoid":
+            return torch.sigmoid(scores)
+        return scores.shape[1] * torch.softmax(scores, dim=1)
+
+
+def entropy(alpha: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Mean entropy of alpha / sum(alpha) in nats: log T when even, 0 when on one frame."""
+    share = alpha / alpha.sum(1, keepdim=True).clamp_min(1e-12)
+    return -(share * share.clamp_min(1e-12).log()).sum(1).mean()
 
 
 @dataclass(frozen=True)

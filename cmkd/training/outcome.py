@@ -1,0 +1,258 @@
+"""Results of trainings on disk: records with owner and digest, predictions, summaries.
+
+A record counts only for the id it was written for and with its digest intact. A damaged file is
+removed with an error that names it, so that the same command makes it again. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmkd.config.base import Config
+from cmkd.config.data import EncodingConfig, ViewsConfig
+from cmkd.config.trial import Setting
+from cmkd.data.dataset import Dataset
+from cmkd.errors import InfrastructureError
+from cmkd.io import file_sha256, write_atomic, write_text
+from cmkd.provenance import Provenance, makers
+from cmkd.tracking.store import EpochRecord
+
+CONFIG_FILE, PREDICTIONS_FILE = "config.json", "predictions.csv"
+DIAGNOSTICS_FILE = "inside.json"
+STUDENT_FILE, STUDENT_CONFIG_FILE = "student.safetensors", "student.json"
+KEPT_WITH_RUN = (
+    *(CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE),
+    *(STUDENT_FILE, STUDENT_CONFIG_FILE),
+)
+PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
+
+Rows = NDArray[np.int64]
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `data` as indented JSON, atomically."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def write_record(path: Path, owner: str, data: object) -> None:
+    """Write `data` as JSON with the id it belongs to and a digest, atomically."""
+    write_json(path, {"id": owner, "data": data, "sha256": _digest(owner, data)})
+
+
+def read_record(path: Path, owner: str) -> Any:
+    """Data that `write_record` wrote for `owner`.
+
+    Raises:
+        InfrastructureError: it is damaged or belongs to something else, and has been removed.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found, data, digest = stored["id"], stored["data"], stored["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _discard(path, f"no record: {error!r}") from error
+    if found != owner:
+        raise _discard(path, f"it belongs to {found}, not to {owner}")
+    if digest != _digest(owner, data):
+        raise _discard(path, "its digest is wrong")
+    return data
+
+
+def write_finished(
+    path: Path, owner: str, files: Iterable[str], data: Mapping[str, object]
+) -> None:
+    """Write the record of something finished, with digests of the files beside it, atomically."""
+    digests = {name: _file_digest(path.parent / name) for name in files}
+    write_record(path, owner, {**data, "files": digests})
+
+
+def read_finished(path: Path, owner: str) -> Any:
+    """Data that `write_finished` wrote for `owner`; its files are compared with their digests.
+
+    Raises:
+        InfrastructureError: one is damaged; it has been removed with the record.
+    """
+    stored = read_record(path, owner)
+    for name, digest in stored["files"].items():
+        file = path.parent / name
+        if not file.is_file() or _file_digest(file) != digest:
+            path.unlink(missing_ok=True)
+            raise _discard(file, "its digest is wrong")
+    return stored
+
+
+def _digest(owner: str, data: object) -> str:
+    return hashlib.sha256(json.dumps([owner, data], sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    state = path.stat()
+    return _cached_digest(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _cached_digest(path: Path, *_state: int) -> str:
+    """SHA-256 of a file, read once per process while the file stays as it is."""
+    return file_sha256(path)
+
+
+def _discard(path: Path, reason: str) -> InfrastructureError:
+    """Remove a damaged file or folder of the cache; returns the error to raise."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    return InfrastructureError(
+        f"{path}: was damaged ({reason}) and has been removed; the same command makes it again"
+    )
+
+
+@dataclass(frozen=True, order=True)
+class Validation:
+    """Result of a model on the validation clips; the greater of two is selected.
+
+    Accuracy alone ties often on a few dozen clips, and ties would go to half-trained weights.
+
+    Attributes:
+        accuracy: in percent.
+        negative_loss: minus the mean cross-entropy.
+    """
+
+    accuracy: float
+    negative_loss: float
+
+
+class StudentDescription(Config):
+    """Contents of ``student.json``: everything but the weights that a prediction needs.
+
+    Attributes:
+        views: of the data set, which decide those at test.
+        motion_scale, residual_scale: see `cmkd.training.batches.InputScales`.
+        weights_sha256: of ``student.safetensors`` beside it.
+    """
+
+    trial_id: str
+    setting: Setting
+    classes: tuple[str, ...]
+    encoding: EncodingConfig
+    views: ViewsConfig
+    motion_scale: float
+    residual_scale: float
+    weights_sha256: str
+
+
+class Trained(Protocol):
+    """Model after its last epoch."""
+
+    history: tuple[EpochRecord, ...]
+    notes: tuple[str, ...]
+    best_epoch: int
+    best: Validation
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Finished trial or teacher.
+
+    Attributes:
+        summary: test_acc, test_acc_last, best_val_acc (percent), selected_epoch and others.
+        files: to be kept with its run.
+        notes: lines for the user about damaged checkpoints.
+        made_by: all code that trained it, oldest first.
+    """
+
+    summary: Mapping[str, float]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    made_by: tuple[Provenance, ...] = ()
+    history: tuple[EpochRecord, ...] = ()
+
+
+def write_result(
+    path: Path,
+    owner: str,
+    trained: Trained,
+    dataset: Dataset,
+    clips: tuple[int, ...],
+    predicted: tuple[Rows, Rows],
+    labels: Rows,
+    *,
+    config: Mapping[str, object],
+    figures: Mapping[str, float],
+    files: Iterable[str] = (),
+) -> None:
+    """Write configuration, predictions and the record of a finished training.
+
+    Args:
+        path: of the record, which `read_result` reads.
+        clips: test clips.
+        predicted: classes at the selected and at the last epoch.
+        labels: classes that the clips show.
+        figures: further entries of the summary.
+        files: further files beside the record.
+    """
+    folder, (selected, last) = path.parent, predicted
+    write_json(folder / CONFIG_FILE, config)
+    _write_predictions(folder / PREDICTIONS_FILE, dataset, clips, selected, last)
+    stored = {
+        "history": [asdict(record) for record in trained.history],
+        "notes": list(trained.notes),
+        "summary": {
+            "test_acc": accuracy(selected, labels),
+            "test_acc_last": accuracy(last, labels),
+            "best_val_acc": trained.best.accuracy,
+            "selected_epoch": float(trained.best_epoch),
+            **figures,
+        },
+    }
+    write_finished(path, owner, (CONFIG_FILE, PREDICTIONS_FILE, *files), stored)
+
+
+def read_result(path: Path, owner: str) -> TrainingResult:
+    """Result of a finished training.
+
+    Raises:
+        FileNotFoundError: it is not finished.
+        InfrastructureError: a file of it is damaged and has been removed.
+    """
+    stored, folder = read_finished(path, owner), path.parent
+    return TrainingResult(
+        stored["summary"],
+        tuple(folder / name for name in KEPT_WITH_RUN if name in stored["files"]),
+        tuple(stored["notes"]),
+        makers(folder),
+        tuple(EpochRecord(**record) for record in stored["history"]),
+    )
+
+
+def accuracy(predicted: Rows, labels: Rows) -> float:
+    """Share of correct predictions in percent, [0, 100]."""
+    return 100.0 * float((predicted == labels).mean())
+
+
+def _write_predictions(
+    path: Path, dataset: Dataset, clips: Iterable[int], selected: Rows, last: Rows
+) -> None:
+    """One row per test clip: classes predicted at the selected and at the last epoch."""
+    classes = dataset.info.classes
+
+    def write(draft: Path) -> None:
+        with draft.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(PREDICTION_COLUMNS)
+            for number, first, second in zip(clips, selected, last, strict=True):
+                clip = dataset.clips[number]
+                shown = (classes[clip.label], classes[first], classes[second])
+                writer.writerow([clip.path, clip.group, *shown])
+
+    write_atomic(path, write)
