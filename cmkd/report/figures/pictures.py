@@ -231,11 +231,8 @@ def pictures_of(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
         InputError: a file that is there is not what its name says.
         OSError: `folder` cannot be written to.
     """
-    texts = {
-        path.name: path.read_text(encoding="utf-8")
-        for path in files
-        if path.suffix in (".csv", ".json")
-    }
+    wanted = ("config.json", "predictions.csv", FILE)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files if path.name in wanted}
     trial = str(json.loads(texts.get("config.json", "{}")).get("trial_id", "one trial"))
     figures: dict[str, tuple[Figure, str]] = {}
     if "predictions.csv" in texts:
