@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import TeacherConfig, TeacherTrainingConfig
-from cmkd.config.trial import Setting, TrialConfig
+from cmkd.config.trial import Setting, TeacherConfig, TeacherTrainingConfig, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.method.losses import total_loss

@@ -9,14 +9,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from cmkd.errors import InfrastructureError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
@@ -100,6 +100,12 @@ def publish_folder(draft: Path, folder: Path) -> None:
         sync(folder.parent)
 
 
+def mark_used(folder: Path) -> None:
+    """Renew the time of change of a folder, by which `cmkd cache` tells what is unused."""
+    with suppress(OSError):  # A cache that is only read stays as it is.
+        os.utime(folder)
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -125,6 +131,8 @@ def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     Raises:
         InfrastructureError: the file is damaged.
     """
+    import numpy as np  # Here, as commands that load no array start without it.
+
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
         return found
@@ -162,7 +170,7 @@ def make_folder(folder: Path) -> None:
                 "space and run it again"
             ) from error
         raise InputError(
-            f"{folder}: is no folder that can be written ({error.strerror}); choose another one"
+            f"{folder}: is no folder that can be written ({error.strerror})", "choose another one"
         ) from error
 
 

@@ -44,9 +44,10 @@ LAYERS: dict[str, set[str]] = {
         *("backbones", "tracking", "method", "training"),
     },
     "report": {"errors", "io", "stats", "config", "tracking", "results"},
+    "api": {"errors", "machine", "config", "sweep", "report"},
     "cli": {
         *("errors", "io", "machine", "config", "data", "tracking", "training", "predict"),
-        *("sweep", "report"),
+        *("sweep", "report", "api"),
     },
     "__main__": {"cli"},
 }

@@ -135,10 +135,18 @@ def test_the_list_of_keys_is_that_of_the_program() -> None:
 
 def renewed(page: str) -> str:
     """The page with the keys of the program."""
-    from cmkd.cli.keys import markdown
+    from cmkd.cli.keys import sections
 
+    lines: list[str] = []
+    for title, keys in sections().items():
+        lines += [f"### {title}", ""]
+        lines += ["| key | type | range | default | meaning |", "|---|---|---|---|---|"]
+        for key in keys:
+            kind, meaning = (text.replace("|", "\\|") for text in (key.type, key.meaning))
+            lines.append(f"| `{key.key}` | {kind} | {key.range} | `{key.default}` | {meaning} |")
+        lines.append("")
     before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{markdown()}{END}{rest.partition(END)[2]}"
+    return "\n".join([before + BEGIN, *lines]) + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":

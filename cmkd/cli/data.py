@@ -1,4 +1,4 @@
-"""``cmkd data``: prepare data sets, list what is there."""
+"""``cmkd data``: prepare, list and check data sets."""
 
 from __future__ import annotations
 
@@ -7,111 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cmkd.cli.work import progress, usable_workers
-from cmkd.errors import DataError
+from cmkd.cli.work import Workers, aligned, checked_name, progress, usable_workers
+from cmkd.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
+    from cmkd.config.base import Config
     from cmkd.config.data import SplitConfig
+    from cmkd.data.dataset import Dataset
     from cmkd.data.sources import OfficialRequest
 
-    Model = TypeVar("Model", bound=BaseModel)
+    Model = TypeVar("Model", bound=Config)
 
-
-def verify(
-    data: Annotated[str, typer.Argument(metavar="NAME|PATH", help="prepared data set")],
-    workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
-) -> None:
-    """Decode every clip and compare it with the manifest and the encoding of the data set.
-
-    Prints all that is wrong with each clip and a summary; exit code 2 if there is anything.
-    """
-    from cmkd.config.paths import cache_root
-    from cmkd.data.dataset import open_dataset
-    from cmkd.data.inspect import verify as run
-
-    count = usable_workers(workers)
-    dataset = open_dataset(data, cache_root())
-    with progress("verifying") as on_progress:
-        damaged = run(dataset, workers=count, on_progress=on_progress)
-    for path, problems in damaged.items():
-        typer.echo(f"{path}: {'; '.join(problems)}")
-    total = len(dataset.clips)
-    typer.echo(f"{dataset.info.name}: {total - len(damaged)} of {total} clips are intact")
-    if damaged:
-        embedded = dataset.info.kind == "embedded"
-        again = "run it again" if embedded else "give the same cmkd data prepare again"
-        raise DataError(
-            f"{dataset.root}: {len(damaged)} clips are damaged (listed above); remove these files "
-            f"and {again}, which makes them anew"
-        )
-
-
-def inspect(
-    clip: Annotated[str, typer.Argument(metavar="FILE|NAME:CLIP", help="a prepared clip")],
-    output: Annotated[Path | None, typer.Option(help="default: CLIP.png in this folder")] = None,
-    frames: Annotated[int, typer.Option(min=2, max=64, help="sampled P-frames")] = 8,
-) -> None:
-    """Draw what the student sees of a clip: I-frames, motion, residuals and what they add up to.
-
-    In NAME:CLIP the name is that of a data set and the clip a path of its manifest.
-    """
-    from cmkd.data.inspect import inspect_clip, wheel
-    from cmkd.io import write_atomic
-    from cmkd.report.figures.style import render_pictures
-
-    path = _clip(clip)
-    sights, full = inspect_clip(path, frames)
-    picture = render_pictures(
-        title=path.name,
-        columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
-        rows=[
-            (
-                f"frame {frame.number} from {frame.intra}\nerror: moved {frame.motion_error:.1f}, "
-                f"rebuilt {frame.error:.1f}",
-                (frame.frame, frame.iframe, frame.motion, frame.residual, frame.rebuilt),
-            )
-            for frame in sights
-        ],
-        legend=wheel(120),
-        legend_text=(
-            "Motion: the hue is the direction towards the I-frame, as on the disc; brightness is "
-            f"full from {full:.1f} pixels on.\n"
-            "Residual: middle grey is none, a level is a level.\n"
-            "Rebuilt: the I-frame moved by 4 x 4 cells of motion, plus 2 x 2 cells of residual.\n"
-            "Error: mean absolute difference from the decoded frame in grey levels, of the moved "
-            "I-frame alone and of the rebuilt frame."
-        ),
-    )
-    target = output or Path(f"{path.stem}.png")
-    write_atomic(target, lambda draft: draft.write_bytes(picture))
-    mean = sum(frame.error for frame in sights) / len(sights)
-    typer.echo(f"{target}: {len(sights)} frames, rebuilt to {mean:.2f} grey levels on average")
-
-
-def _clip(text: str) -> Path:
-    """The file, or the clip of a data set.
-
-    Raises:
-        DataError: there is neither.
-    """
-    from cmkd.config.paths import cache_root
-    from cmkd.data.dataset import open_dataset
-
-    name, colon, inside = text.partition(":")
-    if Path(text).is_file() or not colon:
-        return Path(text)
-    dataset = open_dataset(name, cache_root())
-    if inside not in {clip.path for clip in dataset.clips}:
-        first = dataset.clips[0].path
-        raise DataError(f"{name}: has no clip {inside!r}; give a path of its manifest, as {first}")
-    return dataset.root / inside
-
+Data = Annotated[str, typer.Argument(metavar="NAME|PATH", help="embedded or prepared data set")]
 
 app = typer.Typer(help="Prepare, list and check data sets.", no_args_is_help=True)
-app.command()(verify)
-app.command()(inspect)
 
 
 @app.command()
@@ -175,7 +84,7 @@ def prepare(
     crop: Annotated[
         int | None, typer.Option(help="cut squares of this side, as TSM does (say 224)")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="processes (default: every CPU)")] = None,
+    workers: Workers = None,
 ) -> None:
     """Re-encode a labelled folder, or a published data set, to MPEG-4 Part 2 and split it.
 
@@ -184,70 +93,52 @@ def prepare(
     after a kill.
     """
     from cmkd.config.data import EncodingConfig, ViewsConfig
-    from cmkd.config.paths import slug, usable_cache
+    from cmkd.config.paths import usable_cache
     from cmkd.data.prepare import PrepareRequest
     from cmkd.data.prepare import prepare as run
-    from cmkd.errors import InputError
 
-    if slug(name) != name:
-        raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
     official = _official(published, annotations, split, subset)
-    splits = _split_rule(official, given, folds, leave_one_group_out, train_only or [], split_seed)
     request = PrepareRequest(
         root=root,
-        output=(output or usable_cache() / "data" / name).absolute(),
-        name=name,
+        output=(output or usable_cache() / "data" / checked_name(name)).absolute(),
+        name=checked_name(name),
         encoding=_config(
-            EncodingConfig,
-            {"width": width, "height": height, "gop": gop, "qscale": qscale, "num_frames": frames},
+            EncodingConfig, width=width, height=height, gop=gop, qscale=qscale, num_frames=frames
         ),
         views=_config(
             ViewsConfig,
-            {
-                "count": views,
-                "flip": "horizontal" if flip else "none",
-                "shift": shift,
-                "scale": scale,
-                "rotation": rotation,
-                "phase": phase,
-                "crop": crop,
-            },
+            count=views,
+            flip="horizontal" if flip else "none",
+            shift=shift,
+            scale=scale,
+            rotation=rotation,
+            phase=phase,
+            crop=crop,
         ),
-        split=splits,
+        split=_split(official, given, folds, leave_one_group_out, train_only or [], split_seed),
         official=official,
         ignored_columns=tuple(ignore_column or ()),
         workers=usable_workers(workers),
     )
     with progress("re-encoding") as on_progress:
         report = run(request, on_progress)
-    dataset, kept = report.dataset, len(report.dataset.clips)
+    refused = f"{len(report.refused)} refused"
     typer.echo(
-        f"{kept} prepared ({report.reused} of them before), {len(report.refused)} refused"
-        + (f" -> {report.refused_file}" if report.refused else "")
+        f"{len(report.dataset.clips)} prepared ({report.reused} of them before), "
+        + (f"{refused} -> {report.refused_file}" if report.refused else refused)
     )
     if report.missing:
         typer.echo(f"{report.missing} annotated clips are not in {root} (--subset)")
-    typer.echo(f"{dataset.info.name}: id {dataset.id}, in {dataset.root}")
-    if dataset.info.official is not None:
-        typer.echo(dataset.info.official.words)
-    for line in dataset.summary():
-        typer.echo(line)
+    _describe(report.dataset)
 
 
 @app.command()
-def show(
-    data: Annotated[str, typer.Argument(metavar="NAME|PATH", help="embedded or prepared data set")],
-) -> None:
+def show(data: Data) -> None:
     """Show classes, groups and the folds of a data set with their sizes per class."""
     from cmkd.config.paths import usable_cache
     from cmkd.data.dataset import open_dataset
 
-    dataset = open_dataset(data, usable_cache())
-    typer.echo(f"{dataset.info.name}: id {dataset.id}, in {dataset.root}")
-    if dataset.info.official is not None:
-        typer.echo(dataset.info.official.words)
-    for line in dataset.summary():
-        typer.echo(line)
+    _describe(open_dataset(data, usable_cache()))
 
 
 @app.command("list")
@@ -256,7 +147,6 @@ def list_datasets() -> None:
     from cmkd.config.paths import cache_root
     from cmkd.data.dataset import find_datasets, read_folder
     from cmkd.data.synthetic import RECIPES
-    from cmkd.errors import DataError
 
     rows = [("name", "kind", "clips", "classes", "folds", "groups", "where")]
     found = find_datasets(cache_root())
@@ -267,15 +157,102 @@ def list_datasets() -> None:
     for name, folder in found.items():
         try:
             dataset = read_folder(folder)
-            clips, classes = len(dataset.clips), len(dataset.info.classes)
-            counts = str(clips), str(classes), str(dataset.num_folds), str(dataset.num_groups)
-            rows.append((name, dataset.info.kind, *counts, str(folder)))
         except DataError as error:
             rows.append((name, "damaged", "-", "-", "-", "-", str(error)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+            continue
+        clips, classes = len(dataset.clips), len(dataset.info.classes)
+        counts = str(clips), str(classes), str(dataset.num_folds), str(dataset.num_groups)
+        rows.append((name, dataset.info.kind, *counts, str(folder)))
+    typer.echo("\n".join(aligned(rows)))
+
+
+@app.command()
+def verify(data: Data, workers: Workers = None) -> None:
+    """Decode every clip and compare it with the manifest and the encoding of the data set.
+
+    Prints all that is wrong with each clip and a summary; exit code 2 if there is anything.
+    """
+    from cmkd.config.paths import cache_root
+    from cmkd.data.dataset import open_dataset
+    from cmkd.data.inspect import verify as run
+
+    count = usable_workers(workers)
+    dataset = open_dataset(data, cache_root())
+    with progress("verifying") as on_progress:
+        damaged = run(dataset, workers=count, on_progress=on_progress)
+    for path, problems in damaged.items():
+        typer.echo(f"{path}: {'; '.join(problems)}")
+    total = len(dataset.clips)
+    typer.echo(f"{dataset.info.name}: {total - len(damaged)} of {total} clips are intact")
+    if damaged:
+        embedded = dataset.info.kind == "embedded"
+        again = "run it again" if embedded else "give the same cmkd data prepare again"
+        raise DataError(
+            f"{dataset.root}: {len(damaged)} clips are damaged (listed above); remove these files "
+            f"and {again}, which makes them anew"
+        )
+
+
+@app.command()
+def inspect(
+    clip: Annotated[str, typer.Argument(metavar="FILE|NAME:CLIP", help="a prepared clip")],
+    output: Annotated[Path | None, typer.Option(help="default: CLIP.png in this folder")] = None,
+    frames: Annotated[int, typer.Option(min=2, max=64, help="sampled P-frames")] = 8,
+) -> None:
+    """Draw what the student sees of a clip: I-frames, motion, residuals and what they add up to.
+
+    In NAME:CLIP the name is that of a data set and the clip a path of its manifest.
+    """
+    from cmkd.data.inspect import inspect_clip, wheel
+    from cmkd.io import write_atomic
+    from cmkd.report.figures.style import render_pictures
+
+    path = _clip(clip)
+    sights, full = inspect_clip(path, frames)
+    picture = render_pictures(
+        title=path.name,
+        columns=("decoded frame", "I-frame", "motion", "residual", "rebuilt"),
+        rows=[
+            (
+                f"frame {frame.number} from {frame.intra}\nerror: moved {frame.motion_error:.1f}, "
+                f"rebuilt {frame.error:.1f}",
+                (frame.frame, frame.iframe, frame.motion, frame.residual, frame.rebuilt),
+            )
+            for frame in sights
+        ],
+        legend=wheel(120),
+        legend_text=(
+            "Motion: the hue is the direction towards the I-frame, as on the disc; brightness is "
+            f"full from {full:.1f} pixels on.\n"
+            "Residual: middle grey is none, a level is a level.\n"
+            "Rebuilt: the I-frame moved by 4 x 4 cells of motion, plus 2 x 2 cells of residual.\n"
+            "Error: mean absolute difference from the decoded frame in grey levels, of the moved "
+            "I-frame alone and of the rebuilt frame."
+        ),
+    )
+    target = output or Path(f"{path.stem}.png")
+    write_atomic(target, lambda draft: draft.write_bytes(picture))
+    mean = sum(frame.error for frame in sights) / len(sights)
+    typer.echo(f"{target}: {len(sights)} frames, rebuilt to {mean:.2f} grey levels on average")
+
+
+def _clip(text: str) -> Path:
+    """The file, or the clip of a data set.
+
+    Raises:
+        DataError: there is neither.
+    """
+    from cmkd.config.paths import cache_root
+    from cmkd.data.dataset import open_dataset
+
+    name, colon, inside = text.partition(":")
+    if Path(text).is_file() or not colon:
+        return Path(text)
+    dataset = open_dataset(name, cache_root())
+    if inside not in {clip.path for clip in dataset.clips}:
+        first = dataset.clips[0].path
+        raise DataError(f"{name}: has no clip {inside!r}; give a path of its manifest, as {first}")
+    return dataset.root / inside
 
 
 def _official(
@@ -284,7 +261,6 @@ def _official(
     from cmkd.config.yaml_loader import suggest
     from cmkd.data.annotations import OFFICIAL
     from cmkd.data.sources import OfficialRequest
-    from cmkd.errors import InputError
 
     if name is None:
         if annotations or split or subset:
@@ -298,7 +274,7 @@ def _official(
     return OfficialRequest(name, annotations, split or OFFICIAL[name].splits[0], subset)
 
 
-def _split_rule(
+def _split(
     official: OfficialRequest | None,
     given: bool,
     folds: int | None,
@@ -307,36 +283,37 @@ def _split_rule(
     seed: int,
 ) -> SplitConfig:
     from cmkd.config.data import SplitConfig
-    from cmkd.errors import InputError
 
     asked = {
-        f"--as {official.name}" if official else "": official is not None,
-        "--given": given,
-        "--folds": folds is not None,
-        "--leave-one-group-out": leave_one_group_out,
+        f"--as {official.name if official else ''}": ("given", official is not None),
+        "--given": ("given", given),
+        "--folds": ("folds", folds is not None),
+        "--leave-one-group-out": ("leave_one_group_out", leave_one_group_out),
     }
-    rules = [option for option, is_asked in asked.items() if is_asked]
+    rules = {option: rule for option, (rule, is_asked) in asked.items() if is_asked}
     if len(rules) > 1:
         raise InputError(f"{' and '.join(rules)}: give one of them, for each is a rule of its own")
-    if train_only and (official or given):
-        raise InputError(f"{rules[0]} and --train-only: the split says what trains; leave one out")
-    values: dict[str, Any] = {"train_only": tuple(train_only), "seed": seed}
-    if official or given:
-        values["rule"] = "given"
-    elif leave_one_group_out:
-        values["rule"] = "leave_one_group_out"
-    elif folds is not None:
-        values["folds"] = folds
-    return _config(SplitConfig, values)
+    option, rule = next(iter(rules.items()), ("", "folds"))
+    if train_only and rule == "given":
+        raise InputError(f"{option} and --train-only: the split says what trains; leave one out")
+    values = {"rule": rule, "train_only": tuple(train_only), "seed": seed}
+    return _config(SplitConfig, **values, **({"folds": folds} if folds is not None else {}))
 
 
-def _config(model: type[Model], values: dict[str, Any]) -> Model:
+def _config(model: type[Model], **values: Any) -> Model:
     from pydantic import ValidationError
 
     from cmkd.config.yaml_loader import explain
-    from cmkd.errors import InputError
 
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise InputError(f"options of the data set: {explain(error, model)[1]}") from None
+
+
+def _describe(dataset: Dataset) -> None:
+    typer.echo(f"{dataset.info.name}: id {dataset.id}, in {dataset.root}")
+    if dataset.info.official is not None:
+        typer.echo(dataset.info.official.words)
+    for line in dataset.summary():
+        typer.echo(line)

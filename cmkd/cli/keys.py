@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from cmkd.errors import InputError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from cmkd.config.base import Config
 
 Schema = Mapping[str, Any]
 
@@ -28,14 +27,20 @@ _BOUNDS = {
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
 }
-_TYPES = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "null": "null"}
+_TYPES = {
+    "integer": "int",
+    "number": "float",
+    "string": "str",
+    "boolean": "bool",
+    "null": "null",
+    "object": "mapping",
+}
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One key: dotted name, type, bounds, default ("required" without one) and meaning."""
 
-    name: str
+    key: str
     type: str
     range: str
     default: str
@@ -45,157 +50,114 @@ class Key:
 def sections() -> Mapping[str, tuple[Key, ...]]:
     """Keys of a sweep file, of the settings in it, and of a prepared data set, by title."""
     from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
-    from cmkd.config.spec import SweepSpec
+    from cmkd.config.sweep import SweepSpec
     from cmkd.config.trial import Setting
 
-    data: dict[str, type[BaseModel]] = {
-        "encoding": EncodingConfig,
-        "views": ViewsConfig,
-        "split": SplitConfig,
-    }
     return {
         "Sweep file": tuple(_keys(SweepSpec)),
         "Setting (keys of base, blocks and search.ranges)": tuple(_keys(Setting)),
-        "Data set (options of cmkd data prepare, kept in dataset.json)": tuple(
-            key for name, model in data.items() for key in _keys(model, f"{name}.")
+        "Data set (options of cmkd data prepare, kept in dataset.json)": (
+            *_keys(EncodingConfig, "encoding."),
+            *_keys(ViewsConfig, "views."),
+            *_keys(SplitConfig, "split."),
         ),
     }
 
 
 def sweep_schema() -> dict[str, Any]:
     """JSON Schema of a sweep file, with the dotted keys of a setting spelt out."""
-    from cmkd.config.spec import SweepSpec
+    from cmkd.config.sweep import NAME, SweepSpec
     from cmkd.config.trial import Setting
 
-    settings = Setting.model_json_schema()
-    values = {name: field for name, field in _fields(settings, settings) if "$ref" not in field}
-    lists = {
-        name: {"type": "array", "items": {"anyOf": [field, {"type": "string", "pattern": r"^\$"}]}}
-        for name, field in values.items()
-    }
-    schema = SweepSpec.model_json_schema()
-    fields = schema["properties"]
-    single = {"properties": values, "patternProperties": _mappings(values)}
-    listed = {"properties": lists, "patternProperties": {key: {} for key in _mappings(values)}}
-    fields["base"] |= {**single, "additionalProperties": False}
-    block = {"type": "object", **listed, "additionalProperties": False}
-    fields["blocks"] = {
-        name: value for name, value in fields["blocks"].items() if name != "patternProperties"
-    } | {"additionalProperties": block}
-    named = {**settings.get("$defs", {}), **schema.pop("$defs", {})}
-    kept: dict[str, Any] = {}
-    while missing := _references({**schema, "$defs": kept}) - kept.keys():
-        kept |= {name: named[name] for name in missing}
-    document: dict[str, Any] = _untitled({**schema, "$defs": kept})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
-
-
-def _mappings(values: Mapping[str, Schema]) -> dict[str, Any]:
-    """Patterns of the dotted keys that lead into a mapping, with the schemas of its values."""
-    return {
-        f"^{re.escape(name)}\\.": field["additionalProperties"]
+    schema, values = _schema(SweepSpec), dict(_fields(_schema(Setting)))
+    # Dotted keys that lead into a mapping, as weights of extra losses do.
+    below = {
+        rf"^{re.escape(name)}\.": field["additionalProperties"]
         for name, field in values.items()
         if isinstance(field.get("additionalProperties"), Mapping)
     }
 
+    def listed(fields: Schema) -> dict[str, Any]:
+        """Schemas of lists of values or ``$NAME`` of a selection."""
+        selection = {"type": "string", "pattern": r"^\$"}
+        return {
+            key: {"type": "array", "items": {"anyOf": [field, selection]}}
+            for key, field in fields.items()
+        }
 
-def _references(schema: Schema) -> set[str]:
-    return set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)))
-
-
-def _untitled(part: Any) -> Any:
-    """Without the titles that pydantic makes of names in the code."""
-    if isinstance(part, list):
-        return [_untitled(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    return {
-        name: _untitled(value)
-        for name, value in part.items()
-        if name != "title" or not isinstance(value, str)
+    block = {
+        "type": "object",
+        "properties": listed(values),
+        "patternProperties": listed(below),
+        "additionalProperties": False,
     }
+    single = {"properties": values, "patternProperties": below, "additionalProperties": False}
+    schema["properties"]["base"] |= single
+    blocks = {"patternProperties": {NAME: block}, "additionalProperties": False}
+    schema["properties"]["blocks"] |= blocks
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+def _schema(model: type[Config]) -> dict[str, Any]:
+    """JSON Schema of a model, with the models inside in place of references to them."""
     schema = model.model_json_schema()
-    for name, field in _fields(schema, schema, prefix):
-        kind, bounds = _type(field, schema)
-        default = json.dumps(field["default"]) if "default" in field else "required"
-        yield Key(name, kind, bounds, default, field.get("description", ""))
+    parts = schema.pop("$defs", {})
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        own = {key: inlined(value) for key, value in part.items() if key != "$ref"}
+        if "$ref" not in part:
+            return own
+        # The description of a model is none of the field that holds it.
+        named = inlined(parts[part["$ref"].rpartition("/")[2]])
+        return {key: value for key, value in named.items() if key != "description"} | own
+
+    whole: dict[str, Any] = inlined(schema)
+    return whole
 
 
-def _fields(model: Schema, root: Schema, prefix: str = "") -> Iterator[tuple[str, Schema]]:
-    """Fields without parts of their own by dotted name; a mapping's key is shown as ``NAME``."""
-    required = model.get("required", ())
-    for name, field in model.get("properties", {}).items():
-        inner = _model(field, root)
-        below = next((found for part in _values(field) if (found := _model(part, root))), None)
-        if inner is not None and "description" not in field:
-            yield from _fields(inner, root, f"{prefix}{name}.")
-            continue
-        # A default of a required field would be one that pydantic has to make.
-        yield (
-            f"{prefix}{name}",
-            {k: v for k, v in field.items() if k != "default"} if (name in required) else field,
-        )
-        if inner is not None or below is not None:
-            step = "" if below is None else "NAME."
-            yield from _fields(inner or below or {}, root, f"{prefix}{name}.{step}")
-
-
-def _values(field: Schema) -> Sequence[object]:
-    """Schemas of the values of a mapping, whatever its names."""
-    return (field.get("additionalProperties"), *field.get("patternProperties", {}).values())
-
-
-def _model(field: object, root: Schema) -> Schema | None:
-    """The schema of the model that `field` holds, if it holds one."""
-    if not isinstance(field, Mapping):
-        return None
-    for part in (field, *field.get("anyOf", ())):
-        if "$ref" in part:
-            found: Schema = root["$defs"][part["$ref"].rpartition("/")[2]]
-            if "properties" in found:
-                return found
-    return None
-
-
-def _type(field: Schema, root: Schema) -> tuple[str, str]:
-    parts: Sequence[Schema] = field.get("anyOf", (field,))
-    kinds = [_kind(part, root) for part in parts]
-    bounds = [
-        text.format(p[key]) for p in (field, *parts) for key, text in _BOUNDS.items() if key in p
-    ]
-    return " | ".join(dict.fromkeys(kinds)), ", ".join(dict.fromkeys(bounds))
-
-
-def _kind(part: Schema, root: Schema) -> str:
-    if "$ref" in part:
-        found: Schema = root["$defs"][part["$ref"].rpartition("/")[2]]
-        return "mapping" if "properties" in found else _kind(found, root)
-    if "enum" in part or "const" in part:
-        return " | ".join(map(str, part.get("enum", [part.get("const")])))
-    if part.get("type") == "array":
-        items = _kind(part.get("items", {}), root)
-        return f"list of {items}" if " | " not in items else f"list of ({items})"
-    return "mapping" if part.get("type") == "object" else _TYPES.get(part.get("type", ""), "any")
-
-
-def markdown() -> str:
-    """The sections as Markdown tables, for the documentation."""
-    lines: list[str] = []
-    for title, keys in sections().items():
-        lines += [
-            f"### {title}",
-            "",
-            "| key | type | range | default | meaning |",
-            "|---|---|---|---|---|",
+def _keys(model: type[Config], prefix: str = "") -> Iterator[Key]:
+    for name, field in _fields(_schema(model), prefix):
+        bounds = [
+            text.format(part[key])
+            for part in (field, *field.get("anyOf", ()))
+            for key, text in _BOUNDS.items()
+            if key in part
         ]
-        for key in keys:
-            kind, meaning = (text.replace("|", "\\|") for text in (key.type, key.meaning))
-            lines.append(f"| `{key.name}` | {kind} | {key.range} | `{key.default}` | {meaning} |")
-        lines.append("")
-    return "\n".join(lines)
+        default = json.dumps(field["default"]) if "default" in field else "required"
+        meaning = " ".join(field.get("description", "").split())
+        yield Key(name, _kind(field), ", ".join(dict.fromkeys(bounds)), default, meaning)
+
+
+def _fields(model: Schema, prefix: str = "") -> Iterator[tuple[str, Schema]]:
+    """Fields by dotted name, those of models inside too; the key of a mapping is ``NAME``."""
+    for name, field in model["properties"].items():
+        values = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
+        inside = {"": field.get("anyOf", [field]), "NAME.": values}
+        models = {
+            step: part
+            for step, parts in inside.items()
+            for part in parts
+            if isinstance(part, Mapping) and "properties" in part
+        }
+        if not models or "description" in field:
+            yield f"{prefix}{name}", field
+        for step, part in models.items():
+            yield from _fields(part, f"{prefix}{name}.{step}")
+
+
+def _kind(field: Schema) -> str:
+    if "anyOf" in field:
+        return " | ".join(dict.fromkeys(map(_kind, field["anyOf"])))
+    if "enum" in field or "const" in field:
+        return " | ".join(map(str, field.get("enum", [field.get("const")])))
+    if field.get("type") == "array":
+        items = _kind(field.get("items", {}))
+        return f"list of {items}" if " | " not in items else f"list of ({items})"
+    return _TYPES.get(field.get("type", ""), "any")
 
 
 def keys(
@@ -205,9 +167,6 @@ def keys(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the JSON Schema of a sweep file, for editors.")
     ] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown tables.", hidden=True)
-    ] = False,
 ) -> None:
     """List every key that a sweep file may set: type, range, default, meaning."""
     from rich.console import Console
@@ -216,23 +175,23 @@ def keys(
 
     from cmkd.config.yaml_loader import suggest
 
-    if as_json or as_markdown:
-        typer.echo(json.dumps(sweep_schema(), indent=2) if as_json else markdown())
+    if as_json:
+        typer.echo(json.dumps(sweep_schema(), indent=2))
         return
+    known = sections()
     found = {
-        title: [key for key in listed if key.name.startswith(prefix)]
-        for title, listed in sections().items()
+        title: [key for key in listed if key.key.startswith(prefix)]
+        for title, listed in known.items()
     }
     if not any(found.values()):
-        known = [key.name for listed in sections().values() for key in listed]
-        raise InputError(f"no key begins with {prefix!r}{suggest(prefix, known)}")
+        names = [key.key for listed in known.values() for key in listed]
+        raise InputError(f"no key begins with {prefix!r}{suggest(prefix, names)}")
     console = Console()
     if not console.is_terminal:
         console.width = 1000
     for title, listed in found.items():
         if listed:
-            table = Table("key", "type", "range", "default", "meaning", box=None, pad_edge=False)
+            table = Table(*Key._fields, box=None, pad_edge=False)
             for key in listed:
-                cells = (key.name, key.type, key.range, key.default, key.meaning)
-                table.add_row(*map(Text, cells))
+                table.add_row(*map(Text, key))
             console.print(Text(f"\n{title}", style="bold"), table, sep="\n")

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 import cmkd
-from cmkd.cli import data, report, teacher, work
-from cmkd.cli.cost import cost
+from cmkd.cli import data, models, report, work
+from cmkd.cli.cache import cache
 from cmkd.cli.keys import keys
-from cmkd.cli.predict import predict
 from cmkd.cli.status import status
 from cmkd.cli.sweep import sweep
 from cmkd.cli.ui import ui
@@ -28,27 +27,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(data.app, name="data")
-app.add_typer(teacher.app, name="teacher")
+app.add_typer(models.teacher, name="teacher")
 app.command()(sweep)
 app.command()(status)
 app.add_typer(report.app, name="report")
-app.command()(predict)
+app.command()(models.predict)
 app.command()(keys)
-app.command()(cost)
+app.command()(models.cost)
+app.command()(cache)
 app.command()(ui)
 
-
-def _keep_help_lines_whole(group: typer.Typer) -> None:
-    """Give every command its whole first line in the list of commands; typer cuts it at "..."."""
+for group in (app, data.app, models.teacher, report.app):
     for command in group.registered_commands:
-        if command.callback is not None:
-            command.short_help = (inspect.getdoc(command.callback) or "").partition("\n")[0]
-    for part in group.registered_groups:
-        if part.typer_instance is not None:
-            _keep_help_lines_whole(part.typer_instance)
-
-
-_keep_help_lines_whole(app)
+        # Whole first lines in the lists of commands; typer cuts them at "...".
+        command.short_help = (inspect.getdoc(command.callback) or "").partition("\n")[0]
 
 
 def _version(asked: bool) -> None:
@@ -81,15 +73,10 @@ def main() -> None:
     """
     try:
         app()
-    except CmkdError as error:
-        if work.VERBOSITY.verbose:
+    except (CmkdError, Interrupted) as error:
+        if work.VERBOSITY.verbose and isinstance(error, CmkdError):
             sys.excepthook(type(error), error, error.__traceback__)
-        _print_error(str(error))
+        interrupted = isinstance(error, Interrupted)
+        message = f"stopped by {error}; nothing done is lost" if interrupted else str(error)
+        sys.stderr.write(f"cmkd: {' '.join(message.split())}\n")
         sys.exit(error.exit_code)
-    except Interrupted as interruption:
-        _print_error(f"stopped by {interruption}; nothing done is lost")
-        sys.exit(interruption.exit_code)
-
-
-def _print_error(message: str) -> None:
-    sys.stderr.write(f"cmkd: {' '.join(message.split())}\n")

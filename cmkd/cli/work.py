@@ -1,16 +1,34 @@
-"""Parts that several commands share: verbosity, number of processes, progress bar."""
+"""Parts that commands share: options, verbosity, workers, progress bar, aligned rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from cmkd.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="Tracking store; default: $MLFLOW_TRACKING_URI, else ./mlflow.db.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes; default: one per CPU.", show_default=False)
+]
+Out = Annotated[Path, typer.Option(help="Folder the files are written to.")]
+GENERATED = Path("reports", "generated")
+"""Default of `Out`."""
 
 
 @dataclass
@@ -31,6 +49,17 @@ def progress_console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, quiet=VERBOSITY.quiet)
 
 
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress bar on stderr while the block runs; yields a function of (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=progress_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def usable_workers(asked: int | None) -> int:
     """Processes to use: as asked, else one per CPU.
 
@@ -44,12 +73,23 @@ def usable_workers(asked: int | None) -> int:
     return asked or usable_cpus()
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress bar on stderr while the block runs; yields a function of (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line per row, its cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+def checked_name(name: str) -> str:
+    """The value of ``--name``, if it can be the name of a file.
+
+    Raises:
+        InputError: it has other characters.
+    """
+    from cmkd.config.paths import slug
+
+    if slug(name) != name:
+        raise InputError(f"--name {name!r}: use letters, digits, _ . - only, as in {slug(name)!r}")
+    return name

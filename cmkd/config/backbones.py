@@ -8,7 +8,7 @@ both lead to a `Backbone`. See ``docs/extending.md``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 
@@ -54,18 +54,6 @@ class Size:
 
 Builder = Callable[[Size], Any]
 """Makes a freshly initialised ``torch.nn.Module``."""
-
-
-@dataclass(frozen=True)
-class Lazy:
-    """Builder named ``module:function``, imported when it is first called."""
-
-    path: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, size: Size) -> Any:
-        """The network of `size`."""
-        return load_plugin("backbone", self.path)(size, **self.arguments)
 
 
 @dataclass(frozen=True)
@@ -116,15 +104,23 @@ class Backbone:
         return self.stride or FREE_STRIDE // cell
 
 
-def _tiny(name: str, family: str, temporal: Lazy) -> Backbone:
-    shifted = Lazy("cmkd.backbones.tiny:TinyResNet", {"shift_divisor": 4})
+def _lazy(path: str, **arguments: Any) -> Builder:
+    """Builder ``module:function``, imported when it is first called."""
+    return lambda size: load_plugin("backbone", path)(size, **arguments)
+
+
+_RESNET = "cmkd.backbones.resnet:ResNet"
+_TINY_TSM = _lazy("cmkd.backbones.tiny:TinyResNet", shift_divisor=4)
+
+
+def _tiny(name: str, family: str, temporal: Builder) -> Backbone:
     return Backbone(
         name,
         family,
         channels=lambda width: 4 * width,
         temporal=temporal,
-        image=Lazy("cmkd.backbones.tiny:TinyResNet"),
-        i_temporal=shifted,
+        image=_lazy("cmkd.backbones.tiny:TinyResNet"),
+        i_temporal=_TINY_TSM,
         stride=None,
         scalable=True,
         normalisation=NATURAL,
@@ -134,21 +130,21 @@ def _tiny(name: str, family: str, temporal: Lazy) -> Backbone:
 
 
 def _tsm(depth: int, channels: int) -> Backbone:
-    shifted = Lazy("cmkd.backbones.resnet:ResNet", {"depth": depth, "shifted": True})
+    shifted = _lazy(_RESNET, depth=depth, shifted=True)
     return Backbone(
         f"tsm_r{depth}",
         "TSM",
         channels=lambda _: channels,
         temporal=shifted,
-        image=Lazy("cmkd.backbones.resnet:ResNet", {"depth": depth}),
+        image=_lazy(_RESNET, depth=depth),
         i_temporal=shifted,
         in_paper=depth == 50,
     )
 
 
 _ENTRIES = (
-    _tiny("tiny_tsm", "TSM", Lazy("cmkd.backbones.tiny:TinyResNet", {"shift_divisor": 4})),
-    _tiny("tiny_tdn", "TDN", Lazy("cmkd.backbones.tiny:TinyTDN")),
+    _tiny("tiny_tsm", "TSM", _TINY_TSM),
+    _tiny("tiny_tdn", "TDN", _lazy("cmkd.backbones.tiny:TinyTDN")),
     _tsm(18, 512),
     _tsm(34, 512),
     _tsm(50, 2048),
@@ -156,9 +152,9 @@ _ENTRIES = (
         "tdn_r50",
         "TDN",
         channels=lambda _: 2048,
-        temporal=Lazy("cmkd.backbones.tdn:TDN"),
-        image=Lazy("cmkd.backbones.resnet:ResNet", {"depth": 50}),
-        i_temporal=Lazy("cmkd.backbones.tdn:LongTermTDN"),
+        temporal=_lazy("cmkd.backbones.tdn:TDN"),
+        image=_lazy(_RESNET, depth=50),
+        i_temporal=_lazy("cmkd.backbones.tdn:LongTermTDN"),
         segment=5,
         in_paper=True,
     ),

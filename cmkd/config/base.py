@@ -18,7 +18,7 @@ class Neutral:
 
     Every field added to a config that enters an id needs one: the value at which the code does
     what it did before the field existed. It stays the same forever, also when the default changes:
-    ``lambda_3: Annotated[float, Neutral(0.0)] = Field(default=0.0, ge=0, description=...)``.
+    ``lambda_3: Annotated[float, Neutral(0.0)] = Field(0.0, ge=0)``.
     """
 
     value: Any
@@ -32,7 +32,13 @@ class Knob:
 class Config(BaseModel):
     """Frozen, strictly typed record: unknown keys are errors and ``"0"`` is not 0."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     def as_json(self) -> dict[str, Any]:
         """All fields as plain JSON types, in field order."""
@@ -70,19 +76,48 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of nested mappings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{below}": leaf for below, leaf in dotted(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings of dotted keys.
+
+    Raises:
+        KeyError: with the key that is inside of another one's value.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        level = tree
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise KeyError(key)
+        level[leaf] = value
+    return tree
+
+
 Part = Config | Mapping[str, Any] | str | int
 LENGTH = 12
+"""Hexadecimal digits of an id; they collide with probability 2e-5 in 10^5 ids."""
 
 
-def content_id(*parts: Part, length: int = LENGTH) -> str:
+def content_id(*parts: Part) -> str:
     """Digest that names content: equal parts give equal ids on every platform and Python.
 
     Args:
         parts: configs (their `identity`), JSON-like mappings, strings or integers, in order.
-        length: hexadecimal digits kept; 12 digits collide with probability 2e-5 in 10^5 ids.
     """
     text = f"[{','.join(map(_canonical, parts))}]"
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
 class ContentIds:

@@ -12,17 +12,16 @@ from cmkd.config.base import Config, Neutral, content_id
 class EncodingConfig(Config):
     """MPEG-4 Part 2 without B-frames, the codec of the paper's Sec. 3.1."""
 
-    width: int = Field(
-        default=320, ge=16, le=4096, multiple_of=16, description="pixels of a stored picture"
-    )
-    height: int = Field(
-        default=256, ge=16, le=4096, multiple_of=16, description="pixels of a stored picture"
-    )
-    gop: int = Field(default=12, ge=2, le=600, description="frames from one I-frame to the next")
-    qscale: int = Field(default=2, ge=1, le=31, description="MPEG-4 quantiser; 1 is best")
-    num_frames: int | None = Field(
-        default=None, ge=2, description="index-uniform resampling to this length; None keeps all"
-    )
+    width: int = Field(320, ge=16, le=4096, multiple_of=16)
+    """Pixels of a stored picture."""
+    height: int = Field(256, ge=16, le=4096, multiple_of=16)
+    """Pixels of a stored picture."""
+    gop: int = Field(12, ge=2, le=600)
+    """Frames from one I-frame to the next."""
+    qscale: int = Field(2, ge=1, le=31)
+    """MPEG-4 quantiser; 1 is best."""
+    num_frames: int | None = Field(None, ge=2)
+    """Index-uniform resampling to this length; None keeps all."""
 
 
 class ViewsConfig(Config):
@@ -37,20 +36,20 @@ class ViewsConfig(Config):
     replaces `shift`, `scale` and `rotation`; flips and phases stay.
     """
 
-    count: int = Field(default=1, ge=1, le=100, description="views per training clip")
-    flip: Literal["none", "horizontal", "both"] = Field(
-        default="none", description="mirror axes; labels follow `flip_labels` of the data set"
-    )
-    shift: float = Field(default=0.0, ge=0, le=0.5, description="largest shift / frame size")
-    scale: float = Field(default=0.0, ge=0, lt=0.5, description="largest relative zoom")
-    rotation: float = Field(default=0.0, ge=0, le=45, description="largest angle in degrees")
-    phase: bool = Field(default=False, description="vary the sampled frame inside its segment")
-    crop: int | None = Field(
-        default=None,
-        ge=16,
-        multiple_of=16,
-        description="side of the square that every view is cut to; None keeps the whole picture",
-    )
+    count: int = Field(1, ge=1, le=100)
+    """Views per training clip."""
+    flip: Literal["none", "horizontal", "both"] = "none"
+    """Mirror axes; labels follow `flip_labels` of the data set."""
+    shift: float = Field(0.0, ge=0, le=0.5)
+    """Largest shift / frame size."""
+    scale: float = Field(0.0, ge=0, lt=0.5)
+    """Largest relative zoom."""
+    rotation: float = Field(0.0, ge=0, le=45)
+    """Largest angle in degrees."""
+    phase: bool = False
+    """Vary the sampled frame inside its segment."""
+    crop: int | None = Field(None, ge=16, multiple_of=16)
+    """Side of the square that every view is cut to; None keeps the whole picture."""
 
     @model_validator(mode="after")
     def _one_geometric_rule(self) -> Self:
@@ -75,28 +74,29 @@ class SplitConfig(Config):
     in `train_only` (recordings of mixed origin, say) never leave the training part.
     """
 
-    rule: Literal["given", "folds", "leave_one_group_out"] = Field(
-        default="folds",
-        description="by the manifest, k group-disjoint folds, or one fold per group",
-    )
-    folds: int = Field(default=5, ge=2, le=100, description="k of `rule: folds`")
-    train_only: tuple[str, ...] = Field(
-        default=(), description="groups that are never validation or test"
-    )
-    seed: int = Field(default=0, ge=0, description="draw of the folds and validation groups")
+    rule: Literal["given", "folds", "leave_one_group_out"] = "folds"
+    """By the manifest, k group-disjoint folds, or one fold per group."""
+    folds: int = Field(5, ge=2, le=100)
+    """k of `rule: folds`."""
+    train_only: tuple[str, ...] = ()
+    """Groups that are never validation or test."""
+    seed: int = Field(0, ge=0)
+    """Draw of the folds and validation groups."""
 
 
 class OfficialPart(Config):
     """Published data set as found on disk, matched with its official annotation files."""
 
-    name: str = Field(min_length=1, max_length=64, description="as its paper writes it")
-    split: str = Field(
-        pattern="^(all|[123]|val|test)$",
-        description="``all``: three official splits as three folds; ``val``, ``test``: what tests",
-    )
-    clips: int = Field(ge=1, description="clips found on disk")
-    annotated: int = Field(ge=1, description="clips that the annotation files list for this split")
-    complete: bool = Field(description="every clip of the published set is listed and found")
+    name: str = Field(min_length=1, max_length=64)
+    """As its paper writes it."""
+    split: str = Field(pattern="^(all|[123]|val|test)$")
+    """``all``: three official splits as three folds; ``val``, ``test``: what tests."""
+    clips: int = Field(ge=1)
+    """Clips found on disk."""
+    annotated: int = Field(ge=1)
+    """Clips that the annotation files list for this split."""
+    complete: bool
+    """Every clip of the published set is listed and found."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -129,40 +129,28 @@ class DatasetInfo(Config):
     encoding: EncodingConfig
     views: ViewsConfig
     split: SplitConfig
-    flip_labels: dict[str, dict[str, str]] = Field(
-        default_factory=dict,
-        description="axis ('horizontal' or 'vertical') -> {class: class of its mirror image}",
-    )
-    digest: str = Field(description="SHA-256 over the manifest: paths, labels, groups, content")
-    official: Annotated[OfficialPart | None, Neutral(None)] = Field(
-        default=None, description="published set, of kind ``official`` only"
-    )
+    flip_labels: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """axis ('horizontal' or 'vertical') -> {class: class of its mirror image}."""
+    digest: str
+    """SHA-256 over the manifest: paths, labels, groups, content."""
+    official: Annotated[OfficialPart | None, Neutral(None)] = None
+    """Published set, of kind ``official`` only."""
 
     @model_validator(mode="after")
-    def _official_kind(self) -> Self:
+    def _consistent(self) -> Self:
         if (self.kind == "official") != (self.official is not None):
             raise ValueError(f"official: does not go with kind {self.kind!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
         if not self.views.fits(self.encoding):
             raise ValueError(
                 f"views.crop: {self.views.crop} is more than a side of "
                 f"{self.encoding.width}x{self.encoding.height} pictures"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _known_labels(self) -> Self:
-        known = set(self.classes)
-        if len(known) != len(self.classes):
+        if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: {sorted(self.classes)} names one of them twice")
         for axis, swap in self.flip_labels.items():
             if axis not in ("horizontal", "vertical"):
                 raise ValueError(f"flip_labels: axis {axis!r} is neither horizontal nor vertical")
-            unknown = (set(swap) | set(swap.values())) - known
-            if unknown:
+            if unknown := {*swap, *swap.values()} - {*self.classes}:
                 raise ValueError(f"flip_labels.{axis}: unknown classes {sorted(unknown)}")
             for label, mirrored in swap.items():
                 if swap.get(mirrored, mirrored) != label:
@@ -180,27 +168,18 @@ class DatasetInfo(Config):
 class InputConfig(Config):
     """Sampling of a clip, in training and in tests."""
 
-    num_frames: int = Field(default=8, ge=2, le=64, description="T, P-frames sampled per clip")
-    motion: Literal["accumulated", "per_frame"] = Field(
-        default="accumulated", description="vectors traced back to the I-frame, or of one frame"
-    )
-    num_gops: int | None = Field(
-        default=None,
-        ge=1,
-        description="GOPs sampled evenly, with num_frames / num_gops P-frames of each; None "
-        "samples P-frames evenly over the clip, whatever their GOPs",
-    )
-    test_clips: int = Field(
-        default=1,
-        ge=1,
-        le=10,
-        description="temporal samplings per test clip, by phases spread evenly; scores averaged",
-    )
-    test_crops: Literal[1, 3] = Field(
-        default=1,
-        description="crops per test clip, scores averaged; 3: both ends of the longer side as "
-        "well as the centre, for data sets with a crop",
-    )
+    num_frames: int = Field(8, ge=2, le=64)
+    """T, P-frames sampled per clip."""
+    motion: Literal["accumulated", "per_frame"] = "accumulated"
+    """Vectors traced back to the I-frame, or of one frame."""
+    num_gops: int | None = Field(None, ge=1)
+    """GOPs sampled evenly, with num_frames / num_gops P-frames of each; None samples P-frames
+    evenly over the clip, whatever their GOPs."""
+    test_clips: int = Field(1, ge=1, le=10)
+    """Temporal samplings per test clip, by phases spread evenly; scores averaged."""
+    test_crops: Literal[1, 3] = 1
+    """Crops per test clip, scores averaged; 3: both ends of the longer side as well as the centre,
+    for data sets with a crop."""
 
     @model_validator(mode="after")
     def _gops_share_frames(self) -> Self:
@@ -215,11 +194,7 @@ class ReaderConfig(Config):
     """Everything read of a clip; with the data set it decides the decoded arrays."""
 
     inputs: InputConfig = InputConfig()
-    raw_segment: int = Field(
-        default=1, ge=1, description="consecutive decoded frames per sampled P-frame, odd"
-    )
-    compressed_segment: int = Field(
-        default=1,
-        ge=1,
-        description="consecutive motion maps and residuals per sampled P-frame, odd",
-    )
+    raw_segment: int = Field(1, ge=1)
+    """Consecutive decoded frames per sampled P-frame, odd."""
+    compressed_segment: int = Field(1, ge=1)
+    """Consecutive motion maps and residuals per sampled P-frame, odd."""

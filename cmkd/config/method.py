@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from cmkd.config.base import Config, Neutral
+from cmkd.config.base import Config, Neutral, dotted
 from cmkd.config.paths import load_plugin
 
 GraphIndex = Literal[1, 2, 3]
@@ -50,21 +50,13 @@ def _weights(value: Any) -> Any:
     """(name, weight) pairs from a mapping or pairs; no zeros, ascending by name."""
     if not isinstance(value, Mapping | tuple | list):
         return value
-    pairs = dict(_flat(value) if isinstance(value, Mapping) else value)
+    # Dotted keys of a spec nest the dots of a module's name.
+    pairs = dotted(value) if isinstance(value, Mapping) else dict(value)
     for name in pairs:
         if name in LOSSES:
             raise ValueError(f"{name} is a term of its own; set {LOSSES[name].weight}")
         load_plugin("loss", name)
     return tuple(sorted((name, weight) for name, weight in pairs.items() if weight != 0))
-
-
-def _flat(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a spec nest the dots of a module's name; undone here."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{rest}", weight) for rest, weight in _flat(value))
-        else:
-            yield key, value
 
 
 Weight = Annotated[float, Field(ge=0)]
@@ -80,67 +72,48 @@ ExtraLosses = Annotated[
 class MethodConfig(Config):
     """Losses, pseudo-decoder, gate and graphs. Defaults are the paper's TSM/TDN+ours row."""
 
-    decoder: bool = Field(
-        default=True, description="pseudo-decoder of Eqs. 1-2; False is the three-branch baseline"
-    )
-    lambda_1: float = Field(default=0.1, ge=0, description="weight of spatial KD in Eq. 7")
-    lambda_2: float = Field(default=1.0, ge=0, description="weight of temporal KD in Eq. 7")
-    logits: Literal["off", "mse", "kl"] = Field(
-        default="off",
-        description="A16: logits KD by squared error, or by KL divergence at temperature 4",
-    )
-    lambda_logits: float = Field(default=1.0, ge=0, description="A16: weight of logits KD")
-    extra_losses: ExtraLosses = Field(
-        default=(),
-        description="NAME (module:function, or registered) -> weight of a loss term of yours",
-    )
+    decoder: bool = True
+    """Pseudo-decoder of Eqs. 1-2; False is the three-branch baseline."""
+    lambda_1: float = Field(0.1, ge=0)
+    """Weight of spatial KD in Eq. 7."""
+    lambda_2: float = Field(1.0, ge=0)
+    """Weight of temporal KD in Eq. 7."""
+    logits: Literal["off", "mse", "kl"] = "off"
+    """A16: logits KD by squared error, or by KL divergence at temperature 4."""
+    lambda_logits: float = Field(1.0, ge=0)
+    """A16: weight of logits KD."""
+    extra_losses: ExtraLosses = ()
+    """NAME (module:function, or registered) -> weight of a loss term of yours."""
 
-    attention: Literal["block", "literal"] = Field(
-        default="literal", description="A2: the bare sum of Eq. 1, or a transformer block"
-    )
-    content: Literal["literal", "value", "add"] = Field(
-        default="add",
-        description="A3: values from I only; values from I + R; or f_m + f_r added to Eq. 1",
-    )
-    heads: int = Field(default=1, ge=1, description="A2: attention heads")
-    hidden: int = Field(default=16, ge=1, description="A5: ConvLSTM channels per direction")
-    width: int | None = Field(
-        default=None,
-        ge=1,
-        description="A2: channels inside the pseudo-decoder; null: those of the maps",
-    )
+    attention: Literal["block", "literal"] = "literal"
+    """A2: the bare sum of Eq. 1, or a transformer block."""
+    content: Literal["literal", "value", "add"] = "add"
+    """A3: values from I only; values from I + R; or f_m + f_r added to Eq. 1."""
+    heads: int = Field(1, ge=1)
+    """A2: attention heads."""
+    hidden: int = Field(16, ge=1)
+    """A5: ConvLSTM channels per direction."""
+    width: int | None = Field(None, ge=1)
+    """A2: channels inside the pseudo-decoder; null: those of the maps."""
 
-    gate_squeeze: Literal["channels", "frames"] = Field(
-        default="channels",
-        description="A8: one excitation of a frame's channels, shared over time; or one number per "
-        "frame and an excitation over positions",
-    )
-    gate: Gate = Field(
-        default="off", description="A8: alpha = 1, T * softmax, or the plain sigmoid of SE"
-    )
-    gate_learns: Literal["pooling", "loss"] = Field(
-        default="pooling",
-        description="A8: alpha detached in Eq. 4 and trained as pooling weight, or through Eq. 4",
-    )
+    gate_squeeze: Literal["channels", "frames"] = "channels"
+    """A8: one excitation of a frame's channels, shared over time; or one number per frame and an
+    excitation over positions."""
+    gate: Gate = "off"
+    """A8: alpha = 1, T * softmax, or the plain sigmoid of SE."""
+    gate_learns: Literal["pooling", "loss"] = "pooling"
+    """A8: alpha detached in Eq. 4 and trained as pooling weight, or through Eq. 4."""
 
-    tg: tuple[GraphIndex, ...] = Field(
-        default=(1, 2, 3), min_length=1, description="temporal graphs of Eq. 5 that are distilled"
-    )
-    tg_features: Literal["map", "pooled"] = Field(
-        default="map", description="A6: vertices from the feature map or its global average"
-    )
-    tg_kernel: Literal["elementwise", "scalar"] = Field(
-        default="elementwise", description="A9: kernel per element, or the literal norm of Eq. 5"
-    )
-    tg_edge: Literal["sqrt", "max", "raw"] = Field(
-        default="sqrt",
-        description="A11: root of edge / mean teacher edge; edge / clip maximum; Eq. 3 as it is",
-    )
-    reduction: Reduction = Field(
-        default="level",
-        description="A12: KD terms at one scale for all map sizes; squared norms as printed; or "
-        "element means",
-    )
+    tg: tuple[GraphIndex, ...] = Field((1, 2, 3), min_length=1)
+    """Temporal graphs of Eq. 5 that are distilled."""
+    tg_features: Literal["map", "pooled"] = "map"
+    """A6: vertices from the feature map or its global average."""
+    tg_kernel: Literal["elementwise", "scalar"] = "elementwise"
+    """A9: kernel per element, or the literal norm of Eq. 5."""
+    tg_edge: Literal["sqrt", "max", "raw"] = "sqrt"
+    """A11: root of edge / mean teacher edge; edge / clip maximum; Eq. 3 as it is."""
+    reduction: Reduction = "level"
+    """A12: KD terms at one scale for all map sizes; squared norms as printed; or element means."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

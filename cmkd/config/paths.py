@@ -15,6 +15,7 @@ import platformdirs
 
 from cmkd.config.yaml_loader import suggest
 from cmkd.errors import InputError
+from cmkd.io import make_folder
 
 GROUPS = {"backbone": "cmkd.backbones", "loss": "cmkd.losses", "pruner": "cmkd.pruners"}
 """Entry-point groups in which other packages register objects."""
@@ -31,16 +32,15 @@ def usable_cache() -> Path:
 
     Raises:
         InputError: it is no folder, or cannot be written.
+        InfrastructureError: the disk is full or fails.
     """
     root = cache_root()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(root, os.W_OK | os.X_OK) else "cannot be written"
-    except OSError as error:
-        is_file = isinstance(error, FileExistsError)
-        reason = "not a folder" if is_file else error.strerror or str(error)
-    if reason:
-        raise InputError(f"cache {root}: {reason}; set CMKD_CACHE to a folder of your own")
+        make_folder(root)
+    except InputError as error:
+        raise InputError(
+            f"cache {error.problem}", "set CMKD_CACHE to a folder of your own"
+        ) from None
     return root
 
 

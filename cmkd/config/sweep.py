@@ -1,4 +1,4 @@
-"""Sweeps: grids over `Setting` expanded to arms, and selections between their stages."""
+"""Sweep files: their format, the arms they expand to, and selections between stages."""
 
 from __future__ import annotations
 
@@ -6,40 +6,114 @@ import fnmatch
 import itertools
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from cmkd.config.base import Config, dotted, nested
 from cmkd.config.paths import packaged
-from cmkd.config.spec import (
-    NAME,
-    Selection,
-    SweepSpec,
-    candidates,
-    check_selections,
-    nest,
-    presets,
-    references,
-)
-from cmkd.config.trial import Setting
-from cmkd.config.yaml_loader import Document, explain, read_yaml, suggest
-from cmkd.errors import ConfigError, InputError
+from cmkd.config.trial import Setting, presets
+from cmkd.config.yaml_loader import Document, explain, read_model, suggest
+from cmkd.errors import ConfigError
 
-TABLES = {
-    1: "comparison",
-    2: "comparison",
-    3: "comparison",
-    4: "ablation",
-    5: "hyperparameters",
-}
+TABLES = {1: "comparison", 2: "comparison", 3: "comparison", 4: "ablation", 5: "hyperparameters"}
 """Spec with the rows of a table of the paper, by the table's number."""
 MOST_ARMS = 10_000
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+BlockName = Annotated[str, Field(pattern=NAME)]
+
+
+class Selection(Config):
+    """Choice between stages: the value of `key` that later blocks take as ``$NAME``.
+
+    It is made among the arms of the blocks `among`, which differ in `key` alone, when all of them
+    have finished with every seed in every fold.
+    """
+
+    key: str
+    """Dotted key of a number that is chosen."""
+    among: tuple[BlockName, ...] = Field(min_length=1)
+    """Blocks that vary `key` and nothing else."""
+    rule: Literal["best_mean_val_acc"]
+    """Highest best_val_acc, mean over seeds and folds; of equal ones the smaller value of `key`."""
+
+
+class Limits(Config):
+    """Limits of a searched value, which is sampled by its logarithm."""
+
+    low: float = Field(gt=0)
+    """Least value."""
+    high: float = Field(gt=0)
+    """Largest value."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low: {self.low} must be less than high: {self.high}")
+        return self
+
+
+class SearchSpec(Config):
+    """Search for the values of highest validation accuracy, instead of blocks.
+
+    Each trial is one setting, trained with seed 0 on fold 0.
+    """
+
+    ranges: dict[str, Limits] = Field(min_length=1)
+    """Dotted key of a setting -> its limits."""
+    epochs: int = Field(ge=1)
+    """Budget: epochs of all trials together."""
+    batch: int = Field(4, ge=1)
+    """Settings proposed at once."""
+    rungs: tuple[int, ...] = ()
+    """Epochs after which the worse trials are pruned."""
+    reduction: int = Field(2, ge=2)
+    """One trial in so many goes on at a rung."""
+    pruner: str = "halving"
+    """`halving`, an entry point of cmkd.pruners, or module:Class."""
+    seed: int = Field(0, ge=0)
+    """Seed of the sampler."""
+
+
+class SweepSpec(Config):
+    """File ``sweeps/NAME.yaml``.
+
+    A block maps dotted keys of `Setting` to lists of values; its arms are their product.
+    Precedence: block > base > preset > default of the field.
+    """
+
+    name: str = Field(pattern=NAME)
+    """Name of the sweep, as in MLflow and reports."""
+    description: str
+    """The question the sweep answers."""
+    data: str = "synthetic"
+    """Data set when `--data` is not given."""
+    seeds: int = Field(5, ge=1, le=1000)
+    """Paired seeds 0 .. seeds - 1."""
+    preset: str | None = None
+    """Full-size settings to start from, as tsm-ssv2."""
+    base: dict[str, Any] = {}
+    """Dotted keys of a setting -> the value all arms start from."""
+    select: dict[BlockName, Selection] = {}
+    """name -> a choice between stages; later blocks write $name."""
+    search: SearchSpec | None = None
+    """A search by TPE instead of blocks."""
+    blocks: dict[BlockName, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
+        {}, min_length=1
+    )
+    """name -> dotted keys with lists of values; the arms are their product."""
+
+    @model_validator(mode="after")
+    def _blocks_or_search(self) -> Self:
+        if bool(self.blocks) == (self.search is not None):
+            raise ValueError("write either blocks or search, not both")
+        if self.search is not None and self.seeds != 1:
+            raise ValueError("seeds: a search trains each setting with one seed; write seeds: 1")
+        return self
 
 
 @dataclass(frozen=True)
@@ -81,26 +155,28 @@ class Sweep:
 
     def with_values(self, values: Sequence[Mapping[str, float]]) -> Sweep:
         """The search with one arm per mapping of its keys to values."""
-        arms = tuple(_candidate(self.spec, self.document, mapping) for mapping in values)
+        arms = tuple(
+            Arm(_name("search", chosen), _setting(self.spec, self.document, "search", chosen))
+            for chosen in values
+        )
         return replace(self, arms=arms)
 
     def only(self, patterns: Sequence[str]) -> Sweep:
-        """The sweep with the arms that match any of `patterns`; with all if there is no pattern.
+        """The sweep with the arms that match any of `patterns`; with all if there is none.
 
-        ``*`` and ``?`` are wildcards; brackets stand for themselves, as names of arms have them.
+        ``*`` and ``?`` are wildcards; brackets stand for themselves.
 
         Raises:
             ConfigError: a pattern matches no arm.
         """
-        if not patterns:
-            return self
         names = [*(arm.name for arm in self.arms), *self.waiting]
+        kept: set[str] = set() if patterns else set(names)
         for pattern in patterns:
-            if not any(_matches(name, pattern) for name in names):
-                raise ConfigError(
-                    f"{self.path}: no arm matches {pattern!r}{suggest(pattern, names)}"
-                )
-        kept = {name for name in names if any(map(partial(_matches, name), patterns))}
+            found = fnmatch.filter(names, pattern.replace("[", "[[]"))
+            if not found:
+                known = suggest(pattern, names)
+                raise ConfigError(f"{self.path}: no arm matches {pattern!r}{known}")
+            kept.update(found)
         arms = tuple(arm for arm in self.arms if arm.name in kept)
         waiting = {name: needs for name, needs in self.waiting.items() if name in kept}
         return replace(self, arms=arms, waiting=waiting)
@@ -110,21 +186,11 @@ def find_spec(name: str) -> Path:
     """Path of a spec: the file itself, ``./sweeps/NAME.yaml``, or the packaged one."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    if re.fullmatch(NAME, name):
-        for path in (Path("sweeps", f"{name}.yaml"), packaged("sweeps", f"{name}.yaml")):
-            if path.is_file():
-                return path
     folders = (Path("sweeps"), packaged("sweeps"))
-    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
-
-
-def spec_of_table(table: int) -> str:
-    """Name of the spec with the rows of the paper's table; InputError where there is none."""
-    if table not in TABLES:
-        known = ", ".join(map(str, TABLES))
-        raise InputError(f"the paper has no table {table} that is swept; known: {known}")
-    return TABLES[table]
+    known = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+    if name not in known:
+        raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
+    return known[name]
 
 
 def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
@@ -136,95 +202,119 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     Raises:
         ConfigError: with file, line, key and, for a typo, the nearest known key.
     """
-    document = read_yaml(find_spec(name))
-    try:
-        spec = SweepSpec.model_validate_json(json.dumps(document.data, default=str))
-    except ValidationError as error:
-        keys, message = explain(error, SweepSpec)
-        raise ConfigError(f"{document.where(*keys)}: {message}") from None
+    spec, document = read_model(find_spec(name), SweepSpec)
     if spec.preset is not None and spec.preset not in presets():
         where = document.where("preset")
         raise ConfigError(
             f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, presets())}"
         )
-    check_selections(document, spec)
-    if spec.search is not None:
-        ranges = spec.search.ranges
-        _candidate(spec, document, spec.search.lowest)
-        _candidate(spec, document, {key: limits.high for key, limits in ranges.items()})
+    _check_selections(spec, document)
     count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
     if count > MOST_ARMS and not unlimited:
         raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
     sweep = _expand(spec, document, {})
+    if spec.search is not None:
+        limits = spec.search.ranges.items()
+        for end in ("low", "high"):
+            sweep.with_values([{key: getattr(limit, end) for key, limit in limits}])
     if sweep.waiting:
-        known = {name: candidates(spec, choice) for name, choice in spec.select.items()}
+        known = {name: _candidates(spec, choice) for name, choice in spec.select.items()}
         for values in itertools.product(*known.values()):
             _expand(spec, document, dict(zip(known, values, strict=True)))
     return sweep
 
 
-def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
-    preset = presets()[spec.preset] if spec.preset else {}
-    arms: list[Arm] = []
-    waiting: dict[str, tuple[str, ...]] = {}
-    seen: set[str] = set()
+def _check_selections(spec: SweepSpec, document: Document) -> None:
+    """Refuse references to nothing, circles, and comparisons of arms that differ in more."""
     for block, axes in spec.blocks.items():
-        for name, chosen in _points(document, block, axes):
-            if name in seen:
+        for key, values in axes.items():
+            for name in _references(values):
+                if name not in spec.select:
+                    where = document.where("blocks", block, key)
+                    known = (
+                        suggest(name, spec.select) if spec.select else "; write a section `select`"
+                    )
+                    raise ConfigError(f"{where}: no selection {name!r}{known}")
+    earlier: list[str] = []
+    for name, selection in spec.select.items():
+        where, key = document.where("select", name, "among"), selection.key
+        for block in selection.among:
+            if block not in spec.blocks:
+                raise ConfigError(f"{where}: no block {block!r}{suggest(block, spec.blocks)}")
+            axes = spec.blocks[block]
+            others = [other for other, values in axes.items() if other != key and len(values) > 1]
+            if key not in axes or others:
+                raise ConfigError(
+                    f"{where}: block {block!r} must vary {key} and nothing else, but has lists of "
+                    f"{', '.join(others) or 'other keys'}"
+                )
+            for needed in _references(itertools.chain(*axes.values())):
+                if needed not in earlier:
+                    raise ConfigError(
+                        f"{where}: block {block!r} waits for {needed!r}, which must be selected "
+                        f"before {name!r}"
+                    )
+        values = _candidates(spec, selection)
+        if {*map(type, values)} - {int, float} or len(set(values)) < max(2, len(values)):
+            raise ConfigError(
+                f"{where}: selection {name!r} needs two or more different numbers of {key}, not "
+                f"{values}"
+            )
+        earlier.append(name)
+
+
+def _references(values: Iterable[Any]) -> list[str]:
+    """Names of selections, written ``$NAME``, among the values of a block."""
+    return [value[1:] for value in values if isinstance(value, str) and value.startswith("$")]
+
+
+def _candidates(spec: SweepSpec, selection: Selection) -> list[float]:
+    """Values of `selection.key` to choose from, in file order."""
+    return [value for block in selection.among for value in spec.blocks[block][selection.key]]
+
+
+def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
+    arms: dict[str, Arm] = {}
+    waiting: dict[str, tuple[str, ...]] = {}
+    for block, axes in spec.blocks.items():
+        for point in itertools.product(*axes.values()):
+            values = dict(zip(axes, point, strict=True))
+            name = _name(block, {key: values[key] for key in axes if len(axes[key]) > 1})
+            if name in arms or name in waiting:
                 raise ConfigError(f"{document.path}: two arms are called {name!r}")
-            seen.add(name)
-            needs = [ref for ref in references(chosen.values()) if ref not in selected]
+            needs = tuple(needed for needed in _references(point) if needed not in selected)
             if needs:
-                waiting[name] = tuple(needs)
+                waiting[name] = needs
                 continue
-            values = {key: _value(value, selected) for key, value in chosen.items()}
-            setting = _build(document, block, {**preset, **spec.base, **values})
-            arms.append(Arm(name, setting))
-    return Sweep(spec, document, tuple(arms), waiting, selected)
+            values |= {
+                key: selected[value[1:]] for key, value in values.items() if _references([value])
+            }
+            arms[name] = Arm(name, _setting(spec, document, block, values))
+    return Sweep(spec, document, tuple(arms.values()), waiting, selected)
 
 
-def _candidate(spec: SweepSpec, document: Document, values: Mapping[str, float]) -> Arm:
-    label = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
-    preset = presets()[spec.preset] if spec.preset else {}
-    return Arm(f"search[{label}]", _build(document, "search", {**preset, **spec.base, **values}))
+def _name(block: str, varying: Mapping[str, Any]) -> str:
+    """``block[lr=0.1,tg=1+2]``."""
+    words = []
+    for key, value in varying.items():
+        text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(f"{key.rpartition('.')[2]}={text}")
+    return f"{block}[{','.join(words)}]" if words else block
 
 
-def _points(
-    document: Document, block: str, axes: Mapping[str, list[Any]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for key, values in axes.items():
-        if not values:
-            raise ConfigError(f"{document.where('blocks', block, key)}: {key} lists no value")
-    varying = [key for key, values in axes.items() if len(values) > 1]
-    for point in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, point, strict=True))
-        label = ",".join(f"{key.rsplit('.', 1)[-1]}={_short(chosen[key])}" for key in varying)
-        yield f"{block}[{label}]" if label else block, chosen
-
-
-def _short(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _value(value: Any, selected: Mapping[str, float]) -> Any:
-    (name,) = references([value]) or ("",)
-    return selected[name] if name else value
-
-
-def _build(document: Document, block: str, dotted: Mapping[str, Any]) -> Setting:
-    for key, value in dotted.items():
+def _setting(spec: SweepSpec, document: Document, block: str, values: Mapping[str, Any]) -> Setting:
+    """Setting of `values` over base, preset and defaults."""
+    whole = {**(presets()[spec.preset] if spec.preset else {}), **spec.base, **values}
+    for key, value in whole.items():
         if isinstance(value, dict):
             where = _location(document, block, key)
             raise ConfigError(f"{where}: {key} holds a mapping; write dotted keys ({key}.x)")
     try:
-        nested = nest(dotted)
+        return Setting.model_validate_json(json.dumps(nested(whole), default=str))
     except KeyError as error:
         (key,) = error.args
-        raise ConfigError(
-            f"{_location(document, block, key)}: {key} overlaps another key"
-        ) from None
-    try:
-        return Setting.model_validate_json(json.dumps(nested, default=str))
+        where = _location(document, block, key)
+        raise ConfigError(f"{where}: {key} overlaps another key") from None
     except ValidationError as error:
         keys, message = explain(error, Setting)
         where = _location(document, block, ".".join(keys))
@@ -233,18 +323,15 @@ def _build(document: Document, block: str, dotted: Mapping[str, Any]) -> Setting
 
 def _location(document: Document, block: str, key: str) -> str:
     """``file:line`` of `key`, of a key below it, or of the nearest one above it."""
-    for below in (False, True):
-        for home in (("blocks", block), ("search", "ranges"), ("base",)):
-            for path in document.lines:
-                name = path[-1]
-                if path[:-1] == home and (name.startswith(f"{key}.") if below else name == key):
-                    return document.where(*path)
-    parent = key.rpartition(".")[0]
-    return _location(document, block, parent) if parent else document.where("blocks", block)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+    homes = (("blocks", block), ("search", "ranges"), ("base",))
+    keys = [path for home in homes for path in document.lines if path[:-1] == home]
+    while key:
+        exact = [path for path in keys if path[-1] == key]
+        below = [path for path in keys if path[-1].startswith(f"{key}.")]
+        if exact or below:
+            return document.where(*(exact or below)[0])
+        key = key.rpartition(".")[0]
+    return document.where("blocks", block)
 
 
 Scores = Mapping[tuple[str, int, int], float]
@@ -293,37 +380,21 @@ def resolve(
         The sweep with its known arms, and the choices in the order of the spec.
     """
     choices: list[Choice] = []
+    places = list(itertools.product(range(folds), range(seeds)))
     for name, selection in sweep.spec.select.items():
-        means = _means(sweep, selection, scores, folds, seeds)
-        if means is not None:
-            choice = Choice(name, selection.key, means, folds * seeds)
-            choices.append(choice)
-            sweep = sweep.select(name, choice.value)
+        if any(arm.partition("[")[0] in selection.among for arm in sweep.waiting):
+            continue
+        means: dict[float, float] = {}
+        for arm in sweep.arms:
+            if arm.block in selection.among:
+                setting_id = arm.setting.id
+                # The mean is NaN if a trial is missing.
+                reached = [scores.get((setting_id, *place), math.nan) for place in places]
+                # A weight of an extra loss that is 0 is left out of the setting.
+                value = float(dotted(arm.setting.as_json()).get(selection.key, 0.0))
+                # Rounded, so that the order of summation decides nothing.
+                means[value] = round(fmean(reached), 9)
+        if not any(map(math.isnan, means.values())):
+            choices.append(Choice(name, selection.key, means, len(places)))
+            sweep = sweep.select(name, choices[-1].value)
     return sweep, tuple(choices)
-
-
-def _means(
-    sweep: Sweep, selection: Selection, scores: Scores, folds: int, seeds: int
-) -> dict[float, float] | None:
-    """Mean score of each candidate; None if a trial is missing or an arm not known."""
-    if any(name.partition("[")[0] in selection.among for name in sweep.waiting):
-        return None
-    means: dict[float, float] = {}
-    for arm in sweep.arms:
-        if arm.block in selection.among:
-            setting_id = arm.setting.id
-            keys = [(setting_id, fold, seed) for fold in range(folds) for seed in range(seeds)]
-            reached = [scores[key] for key in keys if key in scores]
-            if len(reached) < len(keys):
-                return None
-            # Rounded, so that the order of summation decides nothing.
-            means[_number(arm.setting.as_json(), selection.key)] = round(fmean(reached), 9)
-    return means
-
-
-def _number(tree: Mapping[str, Any], key: str) -> float:
-    """Value at a dotted key; weights of extra losses have dots in their names, 0 is left out."""
-    if key in tree or "." not in key:
-        return float(tree.get(key, 0.0))
-    head, _, rest = key.partition(".")
-    return _number(tree.get(head, {}), rest)

@@ -1,18 +1,20 @@
-"""Trial: everything that decides its result, and its id."""
+"""Setting of an arm, trial of one seed and fold, and their ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import Literal, Self
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.backbones import find_backbone
-from cmkd.config.base import Config, ContentIds, content_id
+from cmkd.config.backbones import BackboneName, find_backbone
+from cmkd.config.base import Config, ContentIds, Knob, Neutral, content_id, nested
 from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
+from cmkd.config.yaml_loader import read_yaml
 
 PROTOCOL = 3
 """Version of the code's behaviour, part of the id of every setting, trial and teacher.
@@ -30,12 +32,154 @@ tiny networks of one block that repeat end frames and start from averaged pixels
 SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
 
 
+class TrainingConfig(Config):
+    """Optimisation of a network; the same fields for students and teachers.
+
+    The defaults suit the tiny networks: Muon under a one-cycle schedule. Published schedules of
+    the full-size ones are in ``presets.yaml``.
+    """
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the training clips."""
+    batch_size: int = Field(16, ge=2)
+    """Clips per step."""
+    lr: float = Field(0.02, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.02, ge=0)
+    """Decoupled but for sgd."""
+    clip_norm: float = Field(5.0, gt=0)
+    """Largest norm of the gradient."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Before the classifier."""
+    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
+    """muon: orthogonalised momentum for matrices, AdamW at a tenth of the rate for the rest; sgd:
+    momentum 0.9."""
+    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    """one_cycle: warm-up, then cosine (muon: linear) to 0; steps: see `milestones`."""
+    milestones: tuple[int, ...] = ()
+    """steps: epochs after which the rate is multiplied by 0.1."""
+    multipliers: Literal["none", "tsn"] = "none"
+    """tsn: rate x 2 for biases of convolutions, x 5 and x 10 for weight and bias of the classifier,
+    no decay of biases and normalisation."""
+    partial_bn: bool = False
+    """All batch normalisation but the first keeps its statistics."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a batch is computed in, to save memory."""
+    checkpointing: Annotated[bool, Knob()] = False
+    """Recompute activations in the backward pass, to save memory."""
+    compile: Annotated[bool, Knob()] = False
+    """Use torch.compile."""
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> Self:
+        if self.schedule == "one_cycle" and self.milestones:
+            raise ValueError("milestones belong to schedule: steps")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: {list(self.milestones)} must be ascending")
+        if self.milestones and not 0 < self.milestones[0] <= self.milestones[-1] < self.epochs:
+            raise ValueError(
+                f"milestones: {list(self.milestones)} must lie between 1 and epochs - 1 = "
+                f"{self.epochs - 1}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self
+
+
+class StudentConfig(Config):
+    """Three branches: I-frames, motion vectors, residuals.
+
+    `weights` names what `cmkd teacher import` brought in; without it a network starts from random
+    weights, as the tiny ones do. The paper's start from ImageNet (A17).
+    """
+
+    backbone: BackboneName = "tiny_tsm"
+    """Network of the I-frame branch, and of all branches by default."""
+    p_backbone: BackboneName | None = None
+    """Network of the motion and residual branches; null: `backbone`."""
+    width: int = Field(16, ge=4)
+    """Tiny networks: channels of the first stage; the last has 4x."""
+    motion_size: int | None = Field(None, ge=16)
+    """Side that motion maps are resized to; null: as they are."""
+    residual_size: int | None = Field(None, ge=16)
+    """Side that residuals are resized to; null: as they are."""
+    weights: str | None = None
+    """Id of imported weights to start from; null: random."""
+    p_weights: str | None = None
+    """Id of imported weights for the motion and residual branches."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of f^I, to which narrower maps of the other branches are widened."""
+        return find_backbone(self.backbone).channels(self.width)
+
+    @property
+    def backbone_of_p(self) -> BackboneName:
+        """Backbone of the motion and the residual branch."""
+        return self.p_backbone or self.backbone
+
+
+class TeacherTrainingConfig(TrainingConfig):
+    """Optimisation of the teacher; a class, so that one changed key keeps the other defaults."""
+
+    epochs: int = Field(20, ge=0)
+    """0: weights as they are, see `weights`."""
+
+
+class TeacherConfig(Config):
+    """RGB teacher: trained once per data set, fold and draw, then frozen.
+
+    One network gives one h_t sequence; TDN's published ensembles of two cannot (A18).
+    """
+
+    backbone: BackboneName = "tiny_tsm"
+    """Network of the RGB teacher."""
+    width: int = Field(16, ge=4)
+    """Tiny networks: channels of the first stage."""
+    weights: str | None = None
+    """Id of imported weights to start from; null: random."""
+    features: Literal["cached", "online"] = "cached"
+    """h_t of all views kept on disk, or computed in every step."""
+    training: TeacherTrainingConfig = TeacherTrainingConfig()
+    seed: int | None = Field(None, ge=0)
+    """Draw of the teacher; null: the trial's seed, so that every replicate has a teacher of its
+    own."""
+    untrained: Annotated[bool, Neutral(False)] = False
+    """Random weights, frozen at their initialisation, with training.epochs 0: tells knowledge of
+    the teacher from regularisation."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of h_t."""
+        return find_backbone(self.backbone).channels(self.width)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its seed plays any part: not in imported weights that are used as they are."""
+        return self.training.epochs > 0 or self.untrained
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.untrained and (self.training.epochs or self.weights is not None):
+            raise ValueError(
+                "untrained: true keeps random weights; set training.epochs to 0 and weights to null"
+            )
+        if not self.training.epochs and self.weights is None and not self.untrained:
+            raise ValueError(
+                "training.epochs: 0 leaves random weights; set weights, epochs or untrained: true"
+            )
+        return self
+
+
 class Setting(Config):
     """Settings of an arm of a sweep, for all data sets, folds and seeds."""
 
-    model: Literal["student", "motion_svm"] = Field(
-        default="student", description="motion_svm: a reference on motion vectors alone"
-    )
+    model: Literal["student", "motion_svm"] = "student"
+    """motion_svm: a reference on motion vectors alone."""
     method: MethodConfig = MethodConfig()
     student: StudentConfig = StudentConfig()
     training: TrainingConfig = TrainingConfig()
@@ -101,12 +245,36 @@ class Setting(Config):
         return content_id("setting", PROTOCOL, self)
 
 
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """Presets of ``presets.yaml`` by name: dotted keys of `Setting` -> values, as in `base`."""
+    parts = read_yaml(Path(__file__).with_name("presets.yaml")).data
+    found = {}
+    for student, recipe in parts["students"].items():
+        family, _, variant = student.partition("-")
+        for protocol, schedule in parts["protocols"].items():
+            if protocol.partition("-")[0] == family:
+                dotted = {**parts["common"], **recipe, **schedule}
+                training = {**parts["common"]["training"], **dotted.pop("training")}
+                for prefix in ("training", "teacher.training"):
+                    dotted |= {f"{prefix}.{key}": value for key, value in training.items()}
+                found[f"{protocol}-{variant}".rstrip("-")] = dotted
+    return found
+
+
+def preset(name: str) -> Setting:
+    """Setting of a preset; KeyError where `presets` has none of this name."""
+    return Setting.model_validate_json(json.dumps(nested(presets()[name])))
+
+
 class TrialConfig(Config):
     """One training of one student."""
 
     setting: Setting
-    data: str = Field(description="name of the data set")
-    data_id: str = Field(description="`DatasetInfo.id`")
+    data: str
+    """Name of the data set."""
+    data_id: str
+    """`DatasetInfo.id`."""
     fold: int = Field(ge=0)
     seed: int = Field(ge=0)
 

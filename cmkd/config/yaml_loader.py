@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from cmkd.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -24,7 +26,7 @@ _BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads numbers and booleans as in YAML 1.2.
+    """SafeLoader that reads numbers and booleans as in YAML 1.2, and refuses aliases and tags.
 
     ``1e-4`` is a float; ``no``, ``1:30`` and ``2020-12-05`` are strings; ``010`` is not 8.
     """
@@ -33,6 +35,24 @@ class _Loader(yaml.SafeLoader):
         first: [rule for rule in rules if rule[0].rpartition(":")[2] in ("null", "merge", "value")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node, as ``yaml.composer`` calls it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        problem = ""
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed; write the value out"
+        elif event.tag is not None:
+            problem = "tags (!name) are not allowed; remove it"
+        elif self._depth == MAX_DEPTH:
+            problem = f"nested deeper than {MAX_DEPTH} levels"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
@@ -50,11 +70,23 @@ class Document:
 
     def where(self, *keys: str) -> str:
         """``file:line`` of the longest prefix of `keys` in the file."""
-        for length in range(len(keys), 0, -1):
-            line = self.lines.get(keys[:length])
-            if line is not None:
-                return f"{self.path}:{line}"
-        return str(self.path)
+        known = (keys[:length] for length in range(len(keys), 0, -1))
+        line = next((self.lines[prefix] for prefix in known if prefix in self.lines), None)
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+def read_model(path: Path, model: type[Model]) -> tuple[Model, Document]:
+    """Read a YAML file as a model.
+
+    Raises:
+        ConfigError: as `read_yaml`; a key or value that the model refuses.
+    """
+    document = read_yaml(path)
+    try:
+        return model.model_validate_json(json.dumps(document.data, default=str)), document
+    except ValidationError as error:
+        keys, message = explain(error, model)
+        raise ConfigError(f"{document.where(*keys)}: {message}") from None
 
 
 def read_yaml(path: Path) -> Document:
@@ -71,13 +103,11 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError(f"{path}: {len(raw)} bytes is too large for a config; split it")
     lines: dict[KeyPath, int] = {}
     try:
-        text = raw.decode("utf-8")
-        _check_plain_data(path, text)
-        loader = _Loader(text)
+        loader = _Loader(raw.decode("utf-8"))
         node = loader.get_single_node()
         if node is None:
             raise ConfigError(f"{path}: is empty")
-        _walk(path, node, (), lines)
+        _add_lines(node, (), lines)
         data = loader.construct_document(node)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from None
@@ -93,39 +123,23 @@ def read_yaml(path: Path) -> Document:
     return Document(path, data, lines)
 
 
-def _check_plain_data(path: Path, text: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        assert event.start_mark is not None
-        where = f"{path}:{event.start_mark.line + 1}"
-        if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{where}: aliases (*name) are not allowed; write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{where}: tags (!name) are not allowed; remove it")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} levels")
-
-
-def _walk(path: Path, node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int]) -> None:
+def _add_lines(node: yaml.Node, above: KeyPath, lines: dict[KeyPath, int]) -> None:
+    """Lines of all keys below a node; every key must be text and stand once in its mapping."""
     if isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
-            _walk(path, item, (*keys, str(position)), lines)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        line = key.start_mark.line + 1
+            _add_lines(item, (*above, str(position)), lines)
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        keys = (*above, str(key.value))
+        problem = ""
         if key.tag != "tag:yaml.org,2002:str":
             shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "of many parts"
-            raise ConfigError(f"{path}:{line}: key {shown} must be text; quote it")
-        here = (*keys, str(key.value))
-        if here in lines:
-            raise ConfigError(
-                f"{path}:{line}: key {key.value!r} was given before, on line {lines[here]}"
-            )
-        lines[here] = line
-        _walk(path, value, here, lines)
+            problem = f"key {shown} must be text; quote it"
+        elif keys in lines:
+            problem = f"key {key.value!r} was given before, on line {lines[keys]}"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+        lines[keys] = key.start_mark.line + 1
+        _add_lines(value, keys, lines)
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
@@ -140,26 +154,26 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, st
     # A misspelt key is both unknown and missing; only the first of the two shows the typo.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     keys = tuple(str(part) for part in first["loc"])
+    *parents, name = keys or ("",)
     if first["type"] == "extra_forbidden":
-        owner = _model_at(model, keys[:-1])
-        known = owner.model_fields if owner else ()
-        parent = ".".join(keys[:-1])
-        name = f"{parent}.{keys[-1]!r}" if parent else repr(keys[-1])
-        return keys, f"unknown key {name}{suggest(keys[-1], known)}"
+        shown = f"{'.'.join(parents)}.{name!r}" if parents else repr(name)
+        return keys, f"unknown key {shown}{suggest(name, _fields_at(model, parents))}"
     message = str(first["msg"]).removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
-    label = ".".join(keys)
-    return keys, f"{label}: {message}{shown}" if label else f"{message}{shown}"
+    if first["type"] not in ("missing", "value_error"):
+        message += f" (got {first['input']!r})"
+    return keys, f"{'.'.join(keys)}: {message}" if keys else message
 
 
-def _model_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
-    current: type[BaseModel] | None = model
+def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> Collection[str]:
+    """Fields of the model at `keys` inside of `model`; none if there is no single one."""
     for key in keys:
-        field = current.model_fields.get(key) if current else None
-        annotation = field.annotation if field else None
-        options = [annotation, *get_args(annotation)]
-        current = next(
-            (kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)),
-            None,
-        )
-    return current
+        annotation = model.model_fields[key].annotation if key in model.model_fields else None
+        inside = [
+            part
+            for part in (annotation, *get_args(annotation))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        if not inside:
+            return ()
+        model = inside[0]
+    return model.model_fields

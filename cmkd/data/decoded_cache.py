@@ -35,7 +35,15 @@ from cmkd.data.video import probe
 from cmkd.data.views import View, apply_view, view_index
 from cmkd.data.workers import OnProgress, run_tasks
 from cmkd.errors import CmkdError, DataError, FileError, InfrastructureError
-from cmkd.io import file_sha256, load_array, make_folder, publish_folder, require_space, write_text
+from cmkd.io import (
+    file_sha256,
+    load_array,
+    make_folder,
+    mark_used,
+    publish_folder,
+    require_space,
+    write_text,
+)
 
 READER = 2
 """Raised when equal clips, views and inputs give other arrays than before."""
@@ -140,7 +148,9 @@ def open_arrays(dataset: Dataset, config: ReaderConfig, cache: Path) -> ClipArra
         DataError: they were not built.
         InfrastructureError: a file is damaged or belongs to other arrays.
     """
-    return _load(_folder(dataset, config, cache), dataset.info.name, SAMPLED_BYTES)
+    folder = _folder(dataset, config, cache)
+    mark_used(folder)
+    return _load(folder, dataset.info.name, SAMPLED_BYTES)
 
 
 def _folder(dataset: Dataset, config: ReaderConfig, cache: Path) -> Path:

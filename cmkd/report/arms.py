@@ -10,11 +10,10 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from cmkd.config.backbones import find_backbone
-from cmkd.config.base import Config
+from cmkd.config.base import Config, dotted
 from cmkd.config.method import NO_KD, MethodConfig
-from cmkd.config.spec import presets
 from cmkd.config.sweep import Arm, Sweep
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, presets
 from cmkd.config.yaml_loader import suggest
 
 Family = str
@@ -149,17 +148,7 @@ def marked_departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
 
 def flat(setting: Setting) -> dict[str, Any]:
     """The values of `setting` by dotted key, as JSON types."""
-    found: dict[str, Any] = {}
-
-    def add(prefix: str, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                add(f"{prefix}{key}.", value)
-            else:
-                found[prefix + key] = value
-
-    add("", setting.as_json())
-    return found
+    return dotted(setting.as_json())
 
 
 def standard_reference(sweep: Sweep, role: str, family: Family) -> Arm | None:

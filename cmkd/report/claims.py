@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from cmkd.config.base import Config
 from cmkd.config.paths import packaged
-from cmkd.config.spec import NAME
-from cmkd.config.yaml_loader import suggest
+from cmkd.config.sweep import NAME
+from cmkd.config.yaml_loader import read_model, suggest
 from cmkd.errors import ConfigError
 from cmkd.report.arms import ArmQuery, Family
 from cmkd.report.comparisons import Compared
 from cmkd.report.evidence import Evidence
-from cmkd.report.paper import ModelCost, RowCost, network_cost, read_model
+from cmkd.report.paper import ModelCost, RowCost, network_cost
 from cmkd.report.tables import Difference
 from cmkd.report.text import signed
 from cmkd.stats import LEAST_REPLICATES, MARGIN, MOST_REPLICATES, POWER, Estimate, decide

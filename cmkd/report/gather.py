@@ -12,8 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 from pydantic import ValidationError
 
-from cmkd.config.spec import SweepSpec, nest
-from cmkd.config.sweep import Arm, Sweep, find_spec, load_sweep
+from cmkd.config.base import nested
+from cmkd.config.sweep import Arm, Sweep, SweepSpec, find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError
@@ -272,7 +272,7 @@ def _setting(params: Mapping[str, str]) -> Setting | None:
         except ValueError:
             values[key] = text
     try:
-        return Setting.model_validate_json(json.dumps(nest(values)))
+        return Setting.model_validate_json(json.dumps(nested(values)))
     except (KeyError, ValidationError):
         return None
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -16,8 +16,8 @@ from cmkd.config.base import Config
 from cmkd.config.paths import packaged, slug
 from cmkd.config.sweep import TABLES as SPEC_OF_TABLE
 from cmkd.config.sweep import Sweep
-from cmkd.config.yaml_loader import Document, explain, read_yaml, suggest
-from cmkd.errors import ConfigError, InputError
+from cmkd.config.yaml_loader import read_model, suggest
+from cmkd.errors import InputError
 from cmkd.report.arms import (
     FAMILIES,
     ArmQuery,
@@ -92,23 +92,6 @@ class PublishedTable(Config):
         for number in re.findall(r"\[(\d+)\]", row.method):
             if number not in self.citations:
                 raise ValueError(f"row {row.method!r}: citations lacks {number!r}")
-
-
-Model = TypeVar("Model", bound=Config)
-
-
-def read_model(path: Path, kind: type[Model]) -> tuple[Model, Document]:
-    """The YAML file `path` as a `kind`, and the document for the lines of further errors.
-
-    Raises:
-        ConfigError: with file, line and key, when the file is no such thing.
-    """
-    document = read_yaml(path)
-    try:
-        return kind.model_validate_json(json.dumps(document.data, default=str)), document
-    except ValidationError as error:
-        keys, message = explain(error, kind)
-        raise ConfigError(f"{document.where(*keys)}: {message}") from None
 
 
 def load_published(name: str) -> PublishedTable:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cmkd.config.backbones import find_backbone
+from cmkd.config.base import dotted
 from cmkd.config.sweep import Choice, Sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.sweep.failures import is_transient
@@ -20,15 +21,10 @@ from cmkd.tracking.store import RunRecord
 
 def flat(tree: Mapping[str, Any]) -> dict[str, str]:
     """Dotted keys of a nested config to texts, as the tracking store keeps them."""
-    return dict(_pairs(tree, ""))
-
-
-def _pairs(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in dotted(tree).items()
+    }
 
 
 def axes_of(settings: Iterable[Setting]) -> dict[str, dict[str, str]]:

@@ -78,12 +78,14 @@ class SweepResult:
         finished: trials finished in this call.
         failures: (name, cause) of trials and teachers that failed in this call.
         seconds: from the start of the engine to the last record.
+        expected: forecast of a dry run; None once trials were trained.
     """
 
     plan: Plan
     finished: int = 0
     failures: tuple[tuple[str, Failure], ...] = ()
     seconds: float = 0.0
+    expected: Preflight | None = None
 
     def followed_by(self, plan: Plan, stage: SweepResult) -> SweepResult:
         """Add the counts of a stage; `plan` is the state after it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cmkd.config.paths import load_plugin
-from cmkd.config.spec import SearchSpec
+from cmkd.config.sweep import SearchSpec
 from cmkd.errors import ConfigError
 
 if TYPE_CHECKING:

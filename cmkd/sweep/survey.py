@@ -143,7 +143,7 @@ def _build_search_plan(
     by_trial: dict[str, list[RunRecord]] = {}
     for run in runs:
         by_trial.setdefault(run.trial_id, []).append(run)
-    epochs = epochs_of(request.sweep.with_values([search.lowest]).arms[0].setting)
+    epochs = epochs_of(request.sweep.with_values([{}]).arms[0].setting)
 
     def ended(values: Values) -> SearchedTrial | None:
         (trial,) = planned([values])

@@ -22,9 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
 from cmkd.config.method import NO_KD
-from cmkd.config.spec import preset
-from cmkd.config.training import TrainingConfig
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, TrainingConfig, preset
 from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.training.build import Role, build, grid_of, noise, random_inputs
 from cmkd.training.optim import make_optimizer, prepare

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex, MethodConfig
-from cmkd.config.training import TeacherConfig
-from cmkd.config.trial import TrialConfig
+from cmkd.config.trial import TeacherConfig, TrialConfig
 from cmkd.data.dataset import Dataset
 from cmkd.io import load_array, require_space
 from cmkd.method.losses import TeacherTargets

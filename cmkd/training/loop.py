@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmkd.config.base import content_id
-from cmkd.config.training import TrainingConfig
+from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
 from cmkd.errors import TrialFailed
 from cmkd.tracking.store import EpochRecord

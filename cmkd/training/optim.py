@@ -19,7 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from cmkd.config.training import TrainingConfig
+from cmkd.config.trial import TrainingConfig
 from cmkd.errors import ConfigError
 
 MOMENTUM = 0.95

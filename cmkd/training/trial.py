@@ -12,13 +12,18 @@ from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.decoded_cache import open_arrays
-from cmkd.io import file_sha256
+from cmkd.io import file_sha256, mark_used
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, ensure_scales, first_rows
 from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.diagnostics import choose_clips, graphs_of, motion_lengths, write_diagnostics
-from cmkd.training.features import ensure_features, ensure_mean_edges, online_features
+from cmkd.training.features import (
+    ensure_features,
+    ensure_mean_edges,
+    online_features,
+    teacher_folder,
+)
 from cmkd.training.outcome import (
     DIAGNOSTICS_FILE,
     STUDENT_CONFIG_FILE,
@@ -95,6 +100,7 @@ class TrialRun:
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:
+            mark_used(teacher_folder(config, cache))
             features = ensure_features(config, cache, self.dataset, self.reader)
             plain = first_rows(self.reader.arrays, self.split.train)
             mean_edges = ensure_mean_edges(config, cache, features, plain)

@@ -32,7 +32,7 @@ def models(base: type[Config] = Config) -> Iterator[type[Config]]:
 
 
 def listed() -> dict[str, str]:
-    return {key.name: key.meaning for keys in sections().values() for key in keys}
+    return {key.key: key.meaning for keys in sections().values() for key in keys}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def test_every_field_of_every_config_is_a_key(model: type[Config]) -> None:
         found = [
             name
             for name, meaning in names.items()
-            if name.split(".")[-1] == field and meaning == info.description
+            if name.split(".")[-1] == field
+            and meaning == " ".join((info.description or "").split())
         ]
         below = [name for name in names if f".{field}." in f".{name}"]
         assert below if is_group else found, f"{model.__name__}.{field} is no key"
@@ -60,7 +61,7 @@ def test_every_field_of_every_config_is_a_key(model: type[Config]) -> None:
 def test_every_key_has_type_default_and_meaning() -> None:
     keys = [key for keys in sections().values() for key in keys]
     assert all(key.meaning and key.type not in ("", "any") and key.default for key in keys)
-    by_name = {key.name: key for key in keys}
+    by_name = {key.key: key for key in keys}
     assert by_name["training.lr"].range == "> 0"
     assert by_name["method.gate"].type == "off | softmax | sigmoid"
     assert by_name["student.p_backbone"].default == "null"

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from cmkd.cli.live import LiveView, PlainView, make_view
+from cmkd.cli.status import LiveView, PlainView, sweep_view
 from cmkd.sweep.progress import Progress, TrialProgress
 from cmkd.tracking.store import EpochRecord
 
@@ -22,7 +22,7 @@ def progress():
 
 def test_without_a_terminal_there_is_one_line_per_event(progress):
     out = io.StringIO()
-    with make_view(Console(file=out, width=40)) as view:
+    with sweep_view(Console(file=out, width=40)) as view:
         assert isinstance(view, PlainView)
         view.stage("decoding clips", 0, 9)
         view.stage("decoding clips", 1, 9)
@@ -46,7 +46,7 @@ def test_without_a_terminal_there_is_one_line_per_event(progress):
 def test_a_terminal_gets_a_table_with_the_best_of_each_arm(progress):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
-    with make_view(console) as view:
+    with sweep_view(console) as view:
         assert isinstance(view, LiveView)
         progress.started("both")
         progress.advanced("both", 1, [EpochRecord(1, 0, {"val_acc": 41.5})])
@@ -71,14 +71,14 @@ def test_a_person_is_asked(monkeypatch, answer, agreed):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
-    with make_view(console) as view:
+    with sweep_view(console) as view:
         assert view.confirm("201 trials; go on?") is agreed
     assert "201 trials; go on? [y/N]" in out.getvalue()
 
 
 def test_where_nobody_is_there_the_answer_is_no(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with make_view(Console(file=io.StringIO(), force_terminal=True)) as view:
+    with sweep_view(Console(file=io.StringIO(), force_terminal=True)) as view:
         assert not view.confirm("go on?")
-    with make_view(Console(file=io.StringIO())) as view:
+    with sweep_view(Console(file=io.StringIO())) as view:
         assert not view.confirm("go on?")

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
-from cmkd.cli.sweep import _command, _summary, plan_json, plan_text
+from cmkd.cli.sweep import plan_json, plan_text, same_command, summary
 from cmkd.config.sweep import Choice, load_sweep
 from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
@@ -22,7 +22,6 @@ from cmkd.sweep.interim_looks import Comparison
 from cmkd.sweep.plan import expand, make_plan
 from cmkd.sweep.preflight import Preflight, Room
 from cmkd.sweep.run import SweepResult
-from cmkd.sweep.survey import SweepRequest
 from cmkd.tracking.store import RunRecord, RunStatus
 
 
@@ -52,8 +51,8 @@ def test_a_dry_run_lists_every_trial_and_makes_nothing(here):
         for seed in "01"
         for arm, axes in (
             ("baseline", "decoder=false lambda_1=0.0 lambda_2=0.0"),
-            ("control", "decoder=true lambda_1=0.0 lambda_2=0.0"),
-            ("both", "decoder=true lambda_1=0.1 lambda_2=1.0"),
+            ("control", "lambda_1=0.0 lambda_2=0.0"),
+            ("both", ""),
         )
     ]
     assert counts == "0 of 6 done; 6 to run"
@@ -65,7 +64,7 @@ def test_a_dry_run_lists_every_trial_and_makes_nothing(here):
     assert list(here.iterdir()) == []
 
 
-def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
+def test_the_json_of_a_plan_says_all_that_the_text_says():
     sweep = load_sweep("smoke").only(["control", "both"])
     trials = expand(sweep, data="d", data_id="id", folds=1, seeds=1)
     choice = Choice("best", "method.lambda_1", {0.1: 70.0, 0.5: 71.0}, 4)
@@ -79,12 +78,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
     cost = {class_of(trials[1].config.setting): Range(4.0, 5.0, 7.0)}
     times = forecast(plan, {}, cost, {}, workers=1)
     expected = Preflight(times, Room(7, (9, 5)), wanted=2)
-    request = SweepRequest(sweep, "d", 1, 2, tmp_path)
-    assert json.loads(json.dumps(plan_json(request, plan, expected))) == {
-        "schema": 1,
-        "sweep": "smoke",
-        "data": "d",
-        "seeds": 1,
+    assert json.loads(json.dumps(plan_json(plan, expected))) == {
         "resources": {
             "workers": 1,
             "cpus_per_worker": 1,
@@ -151,7 +145,17 @@ def test_the_json_of_a_plan_says_all_that_the_text_says(tmp_path):
     }
 
 
-def test_axes_of_one_name_are_told_apart(tmp_path):
+def test_a_dry_run_says_in_its_json_what_it_is_of(here):
+    done = CliRunner().invoke(app, ["sweep", "smoke", "--seeds", "1", "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert [told[key] for key in ("schema", "sweep", "data", "seeds")] == [
+        *(1, "smoke", "synthetic-smoke", 1)
+    ]
+    assert len(told["trials"]) == 3
+
+
+def test_axes_of_one_name_are_told_apart_and_defaults_are_left_out(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(
         "name: s\ndescription: d\nblocks:\n"
@@ -161,10 +165,11 @@ def test_axes_of_one_name_are_told_apart(tmp_path):
     trials = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
     plan = make_plan(trials, ())
     expected = Preflight(forecast(plan, {}, {}, {}, workers=1), Room(), wanted=1)
-    _, first, *_ = plan_text(plan, expected).splitlines()
-    axes = set(first.split()[5:])
-    assert {"student.backbone=tiny_tsm", "teacher.backbone=tiny_tsm"} <= axes
-    assert any(one.startswith("heads=") for one in axes)
+    _, tsm, tdn, *_ = plan_text(plan, expected).splitlines()
+    assert tsm.split()[4:] == ["tsm"]
+    assert set(tdn.split()[5:]) == {
+        *("student.backbone=tiny_tdn", "teacher.backbone=tiny_tdn", "heads=2")
+    }
 
 
 def test_equal_arms_and_waiting_ones_are_shown(tmp_path):
@@ -248,16 +253,17 @@ def test_a_large_sweep_runs_only_when_it_is_allowed(here):
 
 
 def test_the_command_to_go_on_repeats_the_options_and_no_password():
-    assert _command(["smoke"], (), {"--data": None, "--seeds": None}, None) == "cmkd sweep smoke"
-    given = {"--data": "x", "--seeds": 3, "--workers": 2, "--processes": 2}
-    options = "cmkd sweep 'a b.yaml' --only 'a*' --data x --seeds 3 --workers 2 --processes 2"
-    assert (
-        _command(["a b.yaml"], ["a*"], given, "sqlite:///a b.db")
-        == f"{options} --tracking-uri 'sqlite:///a b.db'"
+    given = ["sweep", "a b.yaml", "--only", "a*", "--seeds", "3", "--fresh", "--retry-failed"]
+    plain = "cmkd sweep 'a b.yaml' --only 'a*' --seeds 3"
+    assert same_command(given, None) == plain
+    store = "sqlite:///a b.db"
+    assert same_command([*given, "--tracking-uri", store], store) == (
+        f"{plain} --tracking-uri '{store}'"
     )
     for uri in ("postgresql://me:secret@h/db", "postgresql://h/db?password=secret"):
-        command = _command(["a b.yaml"], ["a*"], given, uri)
-        assert command == f"{options} (with MLFLOW_TRACKING_URI set)"
+        for words in (["--tracking-uri", uri], [f"--tracking-uri={uri}"]):
+            command = same_command([*given, *words], uri)
+            assert command == f"{plain} (with MLFLOW_TRACKING_URI set)"
 
 
 def test_the_summary_groups_failures():
@@ -266,11 +272,11 @@ def test_the_summary_groups_failures():
     ends: tuple[RunStatus, ...] = ("FAILED", "FAILED", "FINISHED")
     runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
     outcome = SweepResult(make_plan(trials, runs), 1, failures, 100.0)
-    assert _summary(outcome, "cmkd sweep smoke").splitlines() == [
+    assert summary(outcome, "cmkd sweep smoke").splitlines() == [
         "1 of 3 done, 1 of them now, in 2 min",
         "2 failed:",
         "  2 x E: why [baseline seed 0 fold 0, control seed 0 fold 0]",
         "to try what failed again: cmkd sweep smoke --retry-failed",
     ]
     later = replace(outcome, finished=0, failures=())
-    assert _summary(later, "cmkd sweep smoke").splitlines()[0] == "nothing to train: 1 of 3 done"
+    assert summary(later, "cmkd sweep smoke").splitlines()[0] == "nothing to train: 1 of 3 done"

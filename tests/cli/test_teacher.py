@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from cmkd.cli.main import main
 from cmkd.config.backbones import BACKBONES, Size
-from cmkd.config.training import StudentConfig, TeacherConfig
+from cmkd.config.trial import StudentConfig, TeacherConfig
 from cmkd.method.networks import Teacher
 
 

@@ -11,10 +11,15 @@ from pydantic import Field
 from cmkd.config.base import Config, Knob, Neutral, content_id
 from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.spec import preset
 from cmkd.config.sweep import load_sweep
-from cmkd.config.training import TeacherConfig, TeacherTrainingConfig, TrainingConfig
-from cmkd.config.trial import Setting, TrialConfig
+from cmkd.config.trial import (
+    Setting,
+    TeacherConfig,
+    TeacherTrainingConfig,
+    TrainingConfig,
+    TrialConfig,
+    preset,
+)
 
 REMEDY = "finished trials of every store would be trained again: give the new field a Neutral value"
 

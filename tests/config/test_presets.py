@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmkd.config.spec import preset, presets
+from cmkd.config.trial import preset, presets
 
 
 def test_presets_are_all_different() -> None:

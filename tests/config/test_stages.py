@@ -156,10 +156,10 @@ def test_names_of_waiting_arms_can_be_chosen() -> None:
             6,
             "has lists of method.tg",
         ),
-        ("blocks:\n  first: {method.lambda_1: [0.1]}\n", 6, "two or more different values"),
+        ("blocks:\n  first: {method.lambda_1: [0.1]}\n", 6, "two or more different numbers"),
         ("blocks:\n  first: {method.lambda_1: [0.1, 0.1]}\n", 6, "not [0.1, 0.1]"),
-        ("blocks:\n  first: {method.lambda_1: [0.1, '1']}\n", 9, "among numbers, not '1'"),
-        ("blocks:\n  first: {method.lambda_1: [0.1, true]}\n", 9, "among numbers, not True"),
+        ("blocks:\n  first: {method.lambda_1: [0.1, '1']}\n", 6, "not [0.1, '1']"),
+        ("blocks:\n  first: {method.lambda_1: [0.1, true]}\n", 6, "not [0.1, True]"),
         (
             "blocks:\n  first: {method.lambda_1: [0.1, 1.0], method.lambda_2: [$best]}\n",
             6,

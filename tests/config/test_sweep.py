@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.method import MethodConfig
-from cmkd.config.spec import preset
 from cmkd.config.sweep import find_spec, load_sweep
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, preset
 from cmkd.errors import ConfigError
 
 HEAD = "name: s\ndescription: d\n"
@@ -182,7 +181,7 @@ def test_a_pattern_that_matches_no_arm_names_the_nearest(sweep) -> None:
         ("blocks:\n  a:\n    method.tg: [[1, 4]]\n", 5, "(got 4)"),
         ("blocks:\n  a:\n    method.tg: [[2, 1]]\n", 5, "ascending"),
         ("blocks:\n  a:\n    method.decoder: [false]\n", 5, "set lambda_1 and lambda_2 to 0.0"),
-        ("blocks:\n  a:\n    training.lr: []\n", 5, "lists no value"),
+        ("blocks:\n  a:\n    training.lr: []\n", 5, "at least 1 item"),
         ("blocks:\n  a:\n    training.lr: 0.1\n", 5, "(got 0.1)"),
         ("base: {training.lr: -1.0}\nblocks:\n  a: {}\n", 3, "(got -1.0)"),
         ("base: {method: 3}\nblocks:\n  a:\n    method.tg: [[1]]\n", 6, "overlaps"),

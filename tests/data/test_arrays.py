@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -179,6 +180,14 @@ def test_they_are_built_once(dataset: Dataset, arrays: ClipArrays, cache: Path) 
     again = ensure_arrays(moved, READING, cache, workers=1)
     np.testing.assert_array_equal(again.labels, arrays.labels)
     assert isinstance(again.frames, np.memmap) and not again.frames.flags.writeable
+
+
+def test_opening_them_marks_them_as_used(dataset: Dataset, arrays: ClipArrays, cache: Path) -> None:
+    folders = [path for path in (cache / "arrays").iterdir() if path.is_dir()]
+    for folder in folders:
+        os.utime(folder, (0, 0))
+    open_arrays(dataset, READING, cache)
+    assert sum(folder.stat().st_mtime > 0 for folder in folders) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from cmkd.config.spec import Limits, SearchSpec
-from cmkd.config.sweep import load_sweep
+from cmkd.config.sweep import Limits, SearchSpec, load_sweep
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.identity import Origin

@@ -10,8 +10,14 @@ import pytest
 
 from cmkd.config.data import ReaderConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import StudentConfig, TeacherConfig, TeacherTrainingConfig, TrainingConfig
-from cmkd.config.trial import Setting, TrialConfig
+from cmkd.config.trial import (
+    Setting,
+    StudentConfig,
+    TeacherConfig,
+    TeacherTrainingConfig,
+    TrainingConfig,
+    TrialConfig,
+)
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
 from cmkd.training import loop

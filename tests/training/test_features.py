@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cmkd.config.method import GraphIndex, MethodConfig
-from cmkd.config.training import TeacherTrainingConfig
-from cmkd.config.trial import Setting, TrialConfig
+from cmkd.config.trial import Setting, TeacherTrainingConfig, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import InputError

@@ -10,7 +10,7 @@ import torch
 
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.config.method import LOSSES
-from cmkd.config.spec import preset
+from cmkd.config.trial import preset
 from cmkd.data.decoded_cache import ClipArrays, ensure_arrays
 from cmkd.data.prepare import PrepareRequest, prepare
 from cmkd.method.losses import total_loss

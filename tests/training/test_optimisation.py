@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cmkd.backbones.tiny import TinyResNet
 from cmkd.config.backbones import Size
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import TrainingConfig
+from cmkd.config.trial import TrainingConfig
 from cmkd.errors import ConfigError
 from cmkd.method.networks import Branches, Student
 from cmkd.training.optim import make_optimizer, make_schedule, prepare

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cmkd.backbones.tiny import TinyResNet
 from cmkd.config.backbones import Size
-from cmkd.config.training import TrainingConfig
+from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
 from cmkd.errors import InputError
 from cmkd.method.networks import Teacher

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmkd.config.training import TeacherConfig, TeacherTrainingConfig
-from cmkd.config.trial import TrialConfig
+from cmkd.config.trial import TeacherConfig, TeacherTrainingConfig, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from cmkd.config.data import InputConfig
 from cmkd.config.method import MethodConfig
-from cmkd.config.training import StudentConfig, TeacherConfig, TrainingConfig
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, StudentConfig, TeacherConfig, TrainingConfig
 from cmkd.method.networks import Branch, Student
 from cmkd.training.build import (
     StudentInputs,

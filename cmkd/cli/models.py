@@ -1,0 +1,163 @@
+"""Commands on networks: ``cmkd teacher``, ``cmkd predict`` and ``cmkd cost``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmkd.cli.work import GENERATED, Out, TrackingUri, aligned, checked_name
+
+if TYPE_CHECKING:
+    from cmkd.training.cost import Speed
+
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+
+teacher = typer.Typer(
+    help="Bring in weights for teachers and students, and list them.", no_args_is_help=True
+)
+
+
+@teacher.command("import")
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet or "
+            "a teacher.safetensors of cmkd"
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="shown in lists; default: the file's")] = None,
+) -> None:
+    """Check a checkpoint, keep it in the cache and print its id for specs.
+
+    The layout is told by its keys. Nothing inside the file is run. Any key that is missing, left
+    over or of another shape is listed, and the file refused.
+    """
+    from cmkd.config.paths import usable_cache
+    from cmkd.training.weights import import_file
+
+    found = import_file(file, usable_cache(), checked_name(name) if name is not None else None)
+    weights = found.weights
+    note = f" (imported before as {weights.name})" if found.known else ""
+    lines = {
+        "id": weights.id + note,
+        "layout": weights.layout,
+        "backbone": weights.backbone + (f", width {weights.width}" if weights.width else ""),
+        "classes": weights.num_classes or "none, the file has no classifier",
+        "tensors": f"{found.tensors}, all matched",
+        "dropped": ", ".join(found.dropped) or "none",
+        "file": weights.path,
+    }
+    for title, value in lines.items():
+        typer.echo(f"{title:<10}{value}")
+    typer.echo("\nTo start from them, in a spec:")
+    for part in ("teacher", "student"):
+        typer.echo(f"  {part}.backbone: {weights.backbone}")
+        if weights.width:
+            typer.echo(f"  {part}.width: {weights.width}")
+        # Quoted, since an id of digits alone would be a number.
+        typer.echo(f'  {part}.weights: "{weights.id}"')
+
+
+@teacher.command("list")
+def list_imported() -> None:
+    """Show the imported weights."""
+    from cmkd.config.paths import cache_root
+    from cmkd.training.weights import list_weights
+
+    rows = [("id", "backbone", "classes", "layout", "name", "file")]
+    rows += [
+        (w.id, w.backbone, str(w.num_classes or "none"), w.layout, w.name, w.source)
+        for w in list_weights(cache_root())
+    ]
+    typer.echo("\n".join(aligned(rows)))
+
+
+def predict(
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_FOLDER",
+            help="Id of a finished run or trial, or folder of its student.json.",
+        ),
+    ],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Files of any format.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 3,
+    tracking_uri: TrackingUri = None,
+    device: Device = "auto",
+) -> None:
+    """Print the most probable classes of videos by the student of a finished trial."""
+    from cmkd.predict import load_student
+
+    loaded = load_student(student, store=tracking_uri, device=device)
+    for video in videos:
+        found = loaded.predict(video).probabilities
+        best = sorted(found, key=lambda name: -found[name])[:top]
+        shown = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in best)
+        typer.echo(f"{video}: {shown}")
+
+
+def cost(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also time the networks; random weights serve.")
+    ] = False,
+    device: Device = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Views timed together.")] = 1,
+    out: Out = GENERATED,
+) -> None:
+    """Count GMACs and parameters of every network of Tables 2 and 3 that cmkd builds.
+
+    They are also written to cost.json, which `report tables` reads.
+    """
+    from cmkd.report.build import write_files
+    from cmkd.training.cost import SIDE, count, subjects
+    from cmkd.training.runtime import pick_device
+
+    where = pick_device(device).type if measure else ""
+    typer.echo(f"GMACs of one view at {SIDE} x {SIDE}, and of all views of a test clip (SSV2)")
+    records = []
+    for name, subject in subjects().items():
+        counted = count(subject)
+        total = counted.gmacs * subject.views
+        record: dict[str, Any] = {
+            "model": name,
+            "gmacs_per_view": counted.gmacs,
+            "views": subject.views,
+            "gmacs": total,
+            "parameters": counted.parameters,
+            "parts": dict(counted.parts),
+        }
+        parts = ", ".join(
+            f"{key} {value:.1f}" for key, value in counted.parts.items() if value > 0.05
+        )
+        line = (
+            f"{name:21} {counted.gmacs:6.1f} x {subject.views} = {total:6.1f}   "
+            f"{counted.parameters / 1e6:5.1f} M parameters   {parts}"
+        )
+        if measure:
+            speed = _timed(name, where, batch)
+            record["speed"] = asdict(speed)
+            line += (
+                f"   {speed.clips_per_second:.2f} views/s, peak {speed.peak_mib:.0f} MiB "
+                f"({speed.device}, {speed.precision}, batch {speed.batch})"
+            )
+        records.append(record)
+        typer.echo(line)
+    (path,) = write_files(out, {"cost.json": f"{json.dumps(records, indent=1)}\n".encode()})
+    typer.echo(path)
+
+
+def _timed(name: str, device: str, batch: int) -> Speed:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from cmkd.training.cost import measure
+
+    # A process of its own, whose memory nothing else has raised.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, name, device=device, batch=batch).result()
