@@ -102,6 +102,27 @@ def predictions(
     return _joined(_trials(reader, runs, metrics=False), clips, *PREDICTIONS)
 
 
+def read_runs(reader: RunReader, tags: Mapping[str, str]) -> pd.DataFrame:
+    """One row per run that has all `tags`, in the order of their start.
+
+    Columns are its ids, status, tags (texts) and metrics at their last value; those of `IDENTITY`
+    are always there. What a run lacks is NaN.
+    """
+    rows = [
+        {
+            **run.tags,
+            **run.metrics,
+            "run_id": run.run_id,
+            "trial_id": run.trial_id,
+            "status": run.status,
+            "experiment_id": run.experiment_id,
+        }
+        for run in reader.find(tags)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=list(dict.fromkeys([*IDENTITY, *frame.columns])))
+
+
 def _open(store: str | None) -> RunReader:
     if not store_exists(store):
         raise InputError(

@@ -67,7 +67,11 @@ def test_the_wheel_holds_the_package_and_every_data_file(wheel: Path) -> None:
     assert any(name.startswith("cmkd/_files/reports/published/") for name in data)
     meta = f"cmkd-{cmkd.__version__}.dist-info"
     inside = {name for name in names if not name.startswith(f"{meta}/")}
-    beside = {"cmkd/config/presets.yaml", "cmkd/report/report.html.jinja"}
+    beside = {
+        "cmkd/__init__.pyi",
+        "cmkd/config/presets.yaml",
+        "cmkd/report/report.html.jinja",
+    }
     assert inside == code | data | beside | {"cmkd/py.typed"}
     assert f"{meta}/licenses/LICENSE" in names
 

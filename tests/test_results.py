@@ -16,8 +16,9 @@ import pytest
 import cmkd
 from cmkd.config.backbones import BACKBONES, Backbone, find_backbone
 from cmkd.errors import InputError
-from cmkd.results import family_of
+from cmkd.results import family_of, read_runs
 from cmkd.tracking.mlflow_store import open_store
+from cmkd.tracking.reader import open_reader
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -119,6 +120,16 @@ def test_mlflow_reads_the_same(uri: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def reads() -> Iterator[Callable[[str], pd.DataFrame]]:
     yield from (cmkd.results.trials, cmkd.results.epochs, cmkd.results.predictions)
+
+
+def test_runs_have_their_tags_and_metrics(uri: str) -> None:
+    runs = read_runs(open_reader(uri), {"sweep": "mine"})
+    assert runs["trial_id"].tolist() == ["control-0", "control-1", "both-0", "both-1"]
+    assert runs["seed"].tolist() == ["0", "1"] * 2
+    assert runs["test_acc"].tolist() == [50.0, 51.0] * 2
+    assert runs["git_commit"].isna().all()
+    none = read_runs(open_reader(uri), {"sweep": "other"})
+    assert none.empty and {"trial_id", "seed", "data"} <= set(none.columns)
 
 
 def test_no_store_is_one_line_with_a_remedy(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def tables(
     """
     from cmkd.api import write_report
     from cmkd.report.build import parse_formats
+    from cmkd.report.page import render_notice
     from cmkd.report.provenance import render_trace, traces
-    from cmkd.report.writers import render_notice
 
     made = write_report(
         out,
@@ -153,7 +153,7 @@ def claims(
     from cmkd.report.build import claim_report, other_data, write_files
     from cmkd.report.claims import load_claims, read_claims
     from cmkd.report.gather import Request
-    from cmkd.report.writers import render_notice
+    from cmkd.report.page import render_notice
 
     wanted = read_claims(file) if file else load_claims()
     request = Request((), data, sweep, tracking_uri, costs or out / "cost.json")
@@ -301,7 +301,7 @@ def _show(then: Baseline, finding: Finding) -> None:
 def _print_grid(page: Page) -> None:
     """The table of a page: Markdown for pipes, on a terminal its measured rows and columns."""
     if not sys.stdout.isatty():
-        from cmkd.report.writers import render_grid
+        from cmkd.report.page import render_grid
 
         typer.echo(f"{page.heading}\n\n{render_grid(page.grids[0])}\n")
         return

@@ -1,0 +1,1 @@
+"""Reports: runs of `cmkd.results` -> `Evidence` -> `ArmResult` -> `Table` -> `Page` -> a writer."""

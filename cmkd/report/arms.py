@@ -22,12 +22,6 @@ Family = str
 FAMILIES: tuple[Family, ...] = ("TSM", "TDN")
 """Families of the paper, in its order."""
 
-PLAIN: Mapping[str, Any] = NO_KD
-"""Values of `MethodConfig` that a query implies; other keys have their default."""
-
-READINGS = ("inputs.motion",)
-"""Keys of the method outside of `MethodConfig`."""
-
 
 class ArmQuery(Config):
     """Query of an arm by its setting: students of a family, or its RGB teacher.
@@ -52,7 +46,7 @@ class ArmQuery(Config):
                 raise ValueError(f"method has no {key!r}{suggest(key, MethodConfig.model_fields)}")
             known = value
             if value is not True:
-                text = json.dumps({**PLAIN, key: value})
+                text = json.dumps({**NO_KD, key: value})
                 known = getattr(MethodConfig.model_validate_json(text), key)
             found[key] = known
         return found
@@ -91,41 +85,26 @@ def families_of(sweep: Sweep) -> tuple[Family, ...]:
     return (*(family for family in FAMILIES if family in found), *sorted(found - set(FAMILIES)))
 
 
-def distils(setting: Setting) -> bool:
-    """True if the RGB teacher influences the result."""
-    return setting.model == "student" and setting.method.needs_teacher
-
-
-def find_arms(sweep: Sweep, query: ArmQuery) -> tuple[Arm, ...]:
-    """Arms of `sweep` that fit `query`, those with the fewest `departures` first.
+def find_arm(sweep: Sweep, query: ArmQuery) -> Arm | None:
+    """Arm of `sweep` that fits `query`, the one with the fewest `departures`.
 
     Departures in training or networks fit, and are marked in a table.
     """
     if query.teacher:
-        return ()
-    plain = _plain_method(sweep)
+        return None
+    wanted = {**_plain_method(sweep), **query.method}
     fitting = [
         arm
         for arm in sweep.arms
         if arm.setting.model == "student"
         and query.family in (None, family_of_arm(arm.setting))
         and arm.setting.inputs.motion == Setting().inputs.motion
-        and all(_has(getattr(arm.setting.method, key), want) for key, want in query.method.items())
-        and all(
-            getattr(arm.setting.method, key) == value
-            for key, value in plain.items()
-            if key not in query.method
-        )
+        and all(_has(getattr(arm.setting.method, key), value) for key, value in wanted.items())
     ]
     if len(fitting) < 2:
-        return tuple(fitting)
+        return next(iter(fitting), None)
     known = departures(sweep)
-    return tuple(sorted(fitting, key=lambda arm: len(known[arm.name])))
-
-
-def find_arm(sweep: Sweep, query: ArmQuery) -> Arm | None:
-    """First of `find_arms`, or None."""
-    return next(iter(find_arms(sweep, query)), None)
+    return min(fitting, key=lambda arm: len(known[arm.name]))
 
 
 def departures(sweep: Sweep) -> Mapping[str, Mapping[str, Any]]:
@@ -226,12 +205,6 @@ def find_references(sweep: Sweep, role: str) -> Mapping[str, Arm]:
     return found
 
 
-def find_reference(sweep: Sweep, role: str, setting: Setting) -> Arm | None:
-    """The reference of the arm with `setting`; see `find_references`."""
-    name = next((arm.name for arm in sweep.arms if arm.setting == setting), "")
-    return find_references(sweep, role).get(name)
-
-
 def label_of(name: str, setting: Setting) -> str:
     """Text of a setting in the column `name`."""
     method = setting.method
@@ -256,12 +229,12 @@ def _plain_method(sweep: Sweep) -> dict[str, Any]:
     return {
         **{key: getattr(MethodConfig(), key) for key in MethodConfig.model_fields},
         **own,
-        **PLAIN,
+        **NO_KD,
     }
 
 
 def _is_method(key: str) -> bool:
-    return key.startswith("method.") or key in READINGS
+    return key.startswith("method.") or key == "inputs.motion"
 
 
 def _has(value: Any, wanted: Any) -> bool:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, get_args
 
 from cmkd.config.paths import slug
 from cmkd.config.sweep import load_sweep
 from cmkd.config.yaml_loader import suggest
-from cmkd.errors import InfrastructureError, InputError
+from cmkd.errors import InputError
+from cmkd.io import make_folder, sync, writing
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
 from cmkd.report.latex import render_latex
-from cmkd.report.page import Page, Picture
+from cmkd.report.page import Page, Picture, render_csv, render_html, render_json, render_markdown
 from cmkd.report.paper import TABLES, read_costs
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table
-from cmkd.report.writers import render_csv, render_html, render_json, render_markdown
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
@@ -40,40 +37,14 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
         InputError: `folder` cannot be created or written to.
         InfrastructureError: the disk failed on the way.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".report-")
-    except OSError as error:
-        if error.errno in FULL:
-            raise _full(folder, error) from error
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another with --out"
-        ) from None
-    with scratch as temporary:
-        try:
-            for name, content in files.items():
-                _write_synced(Path(temporary, name), content)
-            for name in files:
-                os.replace(Path(temporary, name), folder / name)
-        except OSError as error:
-            raise _full(folder, error) from error
+    make_folder(folder)
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as draft:
+        for name, content in files.items():
+            Path(draft, name).write_bytes(content)
+            sync(Path(draft, name))
+        for name in files:
+            Path(draft, name).replace(folder / name)
     return tuple(folder / name for name in files)
-
-
-def _full(folder: Path, error: OSError) -> InfrastructureError:
-    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(place).free
-    return InfrastructureError(
-        f"{folder}: the report cannot be written ({error.strerror}; {free / 1e6:.0f} MB free), so "
-        "an old one is left as it was; free some space and run it again"
-    )
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 Format = Literal["md", "tex", "csv", "json", "html"]
@@ -89,7 +60,7 @@ def parse_formats(text: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in names)
 
 
-def render_files(
+def _render(
     tables: Sequence[Table], pages: Sequence[Page], formats: Sequence[Format], *, plots: bool
 ) -> tuple[dict[str, bytes], dict[str, Sequence[Picture]]]:
     """Name -> content of all formats but HTML, and the pictures of each page by its key."""
@@ -98,14 +69,16 @@ def render_files(
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
         drawn[page.key] = _draw(table) if plots else ()
-        named = {
-            "_".join(filter(None, (stem, picture.name))): picture for picture in drawn[page.key]
+        named = {"_".join(filter(None, (stem, own.name))): own for own in drawn[page.key]}
+        texts = {
+            "md": render_markdown(page, {f"{name}.svg": own for name, own in named.items()}),
+            "tex": render_latex(page),
+            "csv": render_csv(page),
+            "json": render_json(page),
         }
-        for kind in formats:
-            if kind != "html":
-                files[f"{stem}.{kind}"] = _render(page, kind, named).encode()
-        for name, picture in named.items():
-            files |= {f"{name}.png": picture.png, f"{name}.svg": picture.svg}
+        files |= {f"{stem}.{kind}": texts[kind].encode() for kind in formats if kind in texts}
+        for name, own in named.items():
+            files |= {f"{name}.png": own.png, f"{name}.svg": own.svg}
     return files, drawn
 
 
@@ -114,22 +87,6 @@ def _draw(table: Table) -> Sequence[Picture]:
     from cmkd.report.figures.pictures import draw_pictures
 
     return draw_pictures(table)
-
-
-def _render(
-    page: Page, kind: Literal["md", "tex", "csv", "json"], pictures: Mapping[str, Picture]
-) -> str:
-    match kind:
-        case "md":
-            return render_markdown(
-                page, {f"{name}.svg": picture for name, picture in pictures.items()}
-            )
-        case "tex":
-            return render_latex(page)
-        case "csv":
-            return render_csv(page)
-        case "json":
-            return render_json(page)
 
 
 def _stem(table: Table) -> str:
@@ -187,7 +144,7 @@ def table_report(
     if not tables:
         raise lacking[0]
     pages = tuple(build_page(table, version=version) for table in tables)
-    files, pictures = render_files(tables, pages, formats, plots=plots)
+    files, pictures = _render(tables, pages, formats, plots=plots)
     if "html" in formats:
         data = list(dict.fromkeys(table.evidence.data for table in tables))
         own = [tables[0].sweep.spec.name] if request.sweep else []
@@ -214,7 +171,7 @@ def _parts(request: Request, home: Set[str]) -> list[Request]:
 
 def other_data(request: Request) -> tuple[str, ...]:
     """Commands that judge the other data sets of the store."""
-    if request.tables or request.data or request.sweep:
+    if not request.is_whole:
         return ()
     own = _home()
     return tuple(
@@ -265,12 +222,11 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
         InputError: the folder has none of the files.
     """
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    is_whole = not (request.tables or request.data or request.sweep)
     files: dict[str, bytes] = {}
     plots = any(name.endswith((".png", ".svg")) for name in there)
     files |= table_report(request, FORMATS, plots=plots, version=version).files
     if any(name.startswith("claims_") for name in there):
-        for part in (request, *(_single_sweeps(request, there) if is_whole else ())):
+        for part in (request, *(_single_sweeps(request, there) if request.is_whole else ())):
             files |= claim_report(part, claims, version=version).files
     compared = tuple(sorted(files.keys() & there))
     if not compared:
@@ -293,8 +249,8 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     ]
     return Verification(
         compared,
-        (*wrong, *foreign) if is_whole else tuple(wrong),
-        () if is_whole else tuple(foreign),
+        (*wrong, *foreign) if request.is_whole else tuple(wrong),
+        () if request.is_whole else tuple(foreign),
     )
 
 
@@ -313,15 +269,16 @@ def _kind(name: str) -> tuple[bool, str]:
 
 
 def _fault(kept: bytes, made: bytes) -> str | None:
+    """The first difference of two files; None for equal ones."""
     if kept == made:
         return None
     try:
         lines = kept.decode().splitlines(), made.decode().splitlines()
     except UnicodeDecodeError:
         return "is another picture than the store gives now"
-    longest = max(map(len, lines))
-    one, other = ([*side, *[""] * (longest - len(side))] for side in lines)
-    at = next((i for i in range(longest) if one[i] != other[i]), longest - 1)
-    same = len(os.path.commonprefix([one[at], other[at]]))
-    here, there = (repr(line[max(0, same - 20) : same + 40]) for line in (one[at], other[at]))
-    return f"line {at + 1}, column {same + 1}: {here}, but the store gives {there}"
+    for number, (old, new) in enumerate(zip_longest(*lines, fillvalue=""), 1):
+        if old != new:
+            same = len(os.path.commonprefix([old, new]))
+            shown, given = (repr(line[max(0, same - 20) : same + 40]) for line in (old, new))
+            return f"line {number}, column {same + 1}: {shown}, but the store gives {given}"
+    return "has other ends of lines than the store gives"

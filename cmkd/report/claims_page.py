@@ -238,9 +238,8 @@ def _difference_cells(difference: Difference, *adjusted: float | None) -> Iterat
         return
     interval, text = found.interval(), signed(found.mean)
     text += f" [{signed(interval.low)}, {signed(interval.high)}]" if interval else f" {FEW_MARK}"
-    low, high = (interval.low, interval.high) if interval else (None, None)
     count, trials = len(difference.seeds), difference.trials
-    yield Cell(text, "measured", found.mean, found.sd, low, high, count, trials)
+    yield Cell(text, "measured", found.mean, found.sd, interval, count, trials)
     yield Cell(f"{found.sd:.1f}" if found.sd is not None else DASH)
     yield Cell(f"{found.df:.0f}" if found.df is not None else DASH)
     yield Cell(str(count))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
-from math import isfinite, nan
+from math import nan
 
+import numpy as np
+import pandas as pd
 from pydantic import ValidationError
 
 from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.report.arms import Family, distils, family_of_arm
+from cmkd.report.arms import Family, family_of_arm
 from cmkd.report.predictions import EvaluatedClips, Predictions, parse_predictions
+from cmkd.results import read_runs
 from cmkd.tracking.reader import RunReader
-from cmkd.tracking.store import RunRecord
 
 TOLERANCE = 0.01
 """Points by which a logged accuracy may differ from its predictions (float32 logging)."""
+_PLACE = ["setting_id", "seed", "fold"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Teacher:
-    """RGB teacher of one fold; accuracies in [0, 100]. Fields of a missing run are None."""
+    """RGB teacher of one fold; accuracies in [0, 100]. Without its run only ids are known."""
 
     teacher_id: str
     backbone: str
-    run_id: str | None
-    experiment_id: str | None
-    commit: str | None
-    selected: float | None
-    last: float | None
+    run_id: str | None = None
+    experiment_id: str | None = None
+    commit: str | None = None
+    selected: float | None = None
+    last: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,58 +133,98 @@ def collect(
         InfrastructureError: the store does not answer.
     """
     command = command or f"cmkd sweep {sweep.spec.name} --data {data}"
-    runs = store.find({"kind": "trial", "data": data}) or store.find(
-        {"kind": "trial", "data_id": data}
-    )
-    finished = [run for run in runs if run.status == "FINISHED"]
-    sweep, choices = make_selections(sweep, finished)
+    runs = read_runs(store, {"kind": "trial", "data": data})
+    if runs.empty:
+        runs = read_runs(store, {"kind": "trial", "data_id": data})
+    sweep, choices = make_selections(sweep, runs[runs["status"] == "FINISHED"])
     arms = {arm.setting.id: arm for arm in sweep.arms}
-    order = {setting_id: position for position, setting_id in enumerate(arms)}
-    runs = [run for run in runs if run.tags.get("setting_id") in arms]
-    finished = [run for run in runs if run.status == "FINISHED"]
-    if not finished:
+    runs = _checked(runs[runs["setting_id"].isin(list(arms))], ("seed", "fold"))
+    finished = runs[runs["status"] == "FINISHED"]
+    if finished.empty:
         raise _nothing(store, sweep, data, command)
-    finished.sort(key=lambda run: (order[tag(run, "setting_id")], *place(run)))
+    _checked(finished, ("data",))
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
-    runs = [run for run in runs if run.tags.get("data_id") == data_id]
+    order = {setting_id: position for position, setting_id in enumerate(arms)}
+    finished = finished.assign(order=finished["setting_id"].map(order))
+    finished = finished.sort_values(["order", "seed", "fold"], kind="stable")
     trials = _read_all(store, finished, command, {} if known is None else known)
-    counts = {int(run.tags["folds"]) for run in finished if run.tags.get("folds", "").isdigit()}
+    runs = runs[runs["data_id"] == data_id]
+    unfinished = runs["status"][runs["status"] != "FINISHED"].value_counts().sort_index()
     return Evidence(
-        data=tag(finished[0], "data"),
+        data=finished["data"].iloc[0],
         data_id=data_id,
         data_kind=data_kind,
         selection=selection,
         folds=tuple(sorted({trial.fold for trial in trials})),
-        fold_count=max(counts, default=None),
-        seeds=tuple(sorted({number(run, "seed") for run in runs})),
+        fold_count=_fold_count(finished),
+        seeds=tuple(sorted(set(runs["seed"].tolist()))),
         trials=trials,
         teachers=teachers_of(store, finished, arms),
-        unfinished=dict(sorted(Counter(r.status for r in runs if r.status != "FINISHED").items())),
-        commits=tuple(sorted({run.tags.get("git_commit", "unknown") for run in finished})),
+        unfinished=unfinished.to_dict(),
+        commits=tuple(sorted({trial.commit for trial in trials})),
         sweep=sweep,
         choices=choices,
         test=EvaluatedClips.of({trial.fold: trial.predictions for trial in trials}),
-        official=_official(finished[0]),
+        official=_official(finished),
     )
 
 
-def _official(run: RunRecord) -> OfficialPart | None:
+def _checked(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """`runs` with the tags `names`; seeds and folds as whole numbers.
+
+    Raises:
+        InputError: a run without one of them.
+    """
+    for name in names:
+        texts = runs[name].fillna("").astype(str)
+        is_number = name in ("seed", "fold")
+        wrong = ~texts.str.isdecimal() if is_number else texts == ""
+        if wrong.any():
+            run = runs[wrong].iloc[0]
+            raise InputError(
+                f"run {run['run_id']}: tag {name!r} is {run[name]!r}, not what cmkd sweep writes; "
+                "delete it"
+            )
+        runs = runs.assign(**{name: texts.astype(int)}) if is_number else runs
+    return runs
+
+
+def one_value(runs: pd.DataFrame, name: str, remedy: str) -> str:
+    """The value of tag `name` that all `runs` share; InputError naming the runs otherwise."""
+    holders = _checked(runs, [name]).groupby(name)["run_id"].agg(list)
+    if len(holders) > 1:
+        listed = "; ".join(
+            f"{value!r} in {', '.join(ids[:3])}{f' and {len(ids) - 3} more' * (len(ids) > 3)}"
+            for value, ids in holders.items()
+        )
+        raise InputError(f"these runs mix values of {name}: {listed}; {remedy}")
+    return str(holders.index[0])
+
+
+def _fold_count(runs: pd.DataFrame) -> int | None:
+    """Folds of the data set, as the runs record them."""
+    counts = pd.to_numeric(runs["folds"], errors="coerce").dropna()
+    return None if counts.empty else int(counts.max())
+
+
+def _official(runs: pd.DataFrame) -> OfficialPart | None:
     """Part of the data set's id, so that all runs of one id agree."""
-    text = run.tags.get("data_official")
+    first = runs.iloc[0]
+    text = first.get("data_official")
     try:
-        return OfficialPart.model_validate_json(text) if text else None
+        return OfficialPart.model_validate_json(text) if isinstance(text, str) else None
     except ValidationError:
         raise InputError(
-            f"run {run.run_id}: tag 'data_official' is {text!r}, not what cmkd sweep writes; "
+            f"run {first['run_id']}: tag 'data_official' is {text!r}, not what cmkd sweep writes; "
             "delete that run and sweep again"
         ) from None
 
 
 def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> NothingMeasured:
-    trials = store.find({"kind": "trial"})
-    known = sorted({run.tags.get("data", "") for run in trials if run.status == "FINISHED"})
+    runs = read_runs(store, {"kind": "trial"})
+    known = sorted(set(runs["data"][runs["status"] == "FINISHED"].dropna()))
     other = f" (it has finished trials on: {', '.join(known)})" if known else ""
     return NothingMeasured(
         f"the store has no finished trial of sweep {sweep.spec.name!r} on data {data!r}{other}; "
@@ -191,19 +233,18 @@ def _nothing(store: RunReader, sweep: Sweep, data: str, command: str) -> Nothing
 
 
 def _read_all(
-    store: RunReader, runs: Sequence[RunRecord], command: str, known: dict[str, Trial]
+    store: RunReader, runs: pd.DataFrame, command: str, known: dict[str, Trial]
 ) -> tuple[Trial, ...]:
+    for _, same in runs[runs.duplicated(_PLACE, keep=False)].groupby(_PLACE):
+        one, other = same["run_id"].iloc[:2]
+        seed, fold = same[["seed", "fold"]].iloc[0]
+        raise InputError(
+            f"runs {one} and {other} are the same arm, seed {seed} and fold {fold}; delete the "
+            "older one"
+        )
     first: dict[int, Trial] = {}
-    arms: dict[tuple[str, int, int], str] = {}
-    for run in runs:
-        trial = known.get(run.run_id) or _read(store, run, command)
-        place = (trial.setting_id, trial.seed, trial.fold)
-        if place in arms:
-            raise InputError(
-                f"runs {arms[place]} and {run.run_id} are the same arm, seed {trial.seed} and fold "
-                f"{trial.fold}; delete the older one"
-            )
-        arms[place] = run.run_id
+    for _, run in runs.iterrows():
+        trial = known.get(run["run_id"]) or _read(store, run, command)
         own, shared = trial.predictions, first.setdefault(trial.fold, trial).predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
             raise InputError(
@@ -212,58 +253,72 @@ def _read_all(
             )
         # All trials of a fold share one list of clips in memory.
         thin = replace(own, clips=shared.clips, groups=shared.groups, labels=shared.labels)
-        known[run.run_id] = replace(trial, predictions=thin)
-    return tuple(known[run.run_id] for run in runs)
+        known[trial.run_id] = replace(trial, predictions=thin)
+    return tuple(known[run_id] for run_id in runs["run_id"])
 
 
-def _read(store: RunReader, run: RunRecord, command: str) -> Trial:
-    predictions = parse_predictions(_artifact(store, run, command), run.run_id)
+def _read(store: RunReader, run: pd.Series, command: str) -> Trial:
+    run_id = run["run_id"]
+    predictions = parse_predictions(_artifact(store, run, command), run_id)
     for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
-        logged, counted = metric(run, name), 100 * float(right.mean())
+        logged, counted = accuracy(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:
             raise InputError(
-                f"run {run.run_id}: metric {name} is {logged}, but its predictions.csv gives "
+                f"run {run_id}: metric {name} is {logged}, but its predictions.csv gives "
                 f"{counted:.4f}; delete that run and sweep again"
             )
     return Trial(
-        run.trial_id,
-        run.run_id,
-        tag(run, "setting_id"),
-        *place(run),
-        predictions,
-        run.tags.get("git_commit", "unknown"),
-        run.experiment_id,
+        trial_id=run["trial_id"],
+        run_id=run_id,
+        setting_id=run["setting_id"],
+        seed=int(run["seed"]),
+        fold=int(run["fold"]),
+        predictions=predictions,
+        commit=_commit(run),
+        experiment_id=run["experiment_id"],
     )
 
 
-def _artifact(store: RunReader, run: RunRecord, command: str) -> str:
+def _commit(run: pd.Series) -> str:
+    return run["git_commit"] if isinstance(run["git_commit"], str) else "unknown"
+
+
+def accuracy(run: pd.Series, name: str) -> float:
+    """The accuracy `name` of `run`; InputError when it is missing or outside [0, 100]."""
+    value = run.get(name, nan)
+    if not 0 <= value <= 100:
+        raise InputError(
+            f"run {run['run_id']}: metric {name} is {value}, not an accuracy in [0, 100]; "
+            "delete that run and sweep again"
+        )
+    return float(value)
+
+
+def _artifact(store: RunReader, run: pd.Series, command: str) -> str:
     try:
-        return store.read_text(run.run_id, "predictions.csv")
+        return store.read_text(run["run_id"], "predictions.csv")
     except InfrastructureError as error:
         # Raises if the store is down; otherwise the file is lost.
-        store.find({"trial_id": run.trial_id})
+        store.find({"trial_id": run["trial_id"]})
         raise InputError(
-            f"run {run.run_id} has no readable predictions.csv ({error}); put the folder of "
+            f"run {run['run_id']} has no readable predictions.csv ({error}); put the folder of "
             "artifacts back where it was when the run was made (artifact_uri in: mlflow runs "
-            f"describe --run-id {run.run_id}), or delete that run and run the sweep again: "
+            f"describe --run-id {run['run_id']}), or delete that run and run the sweep again: "
             f"{command}"
         ) from error
 
 
-def make_selections(sweep: Sweep, runs: Sequence[RunRecord]) -> tuple[Sweep, tuple[Choice, ...]]:
+def make_selections(sweep: Sweep, runs: pd.DataFrame) -> tuple[Sweep, tuple[Choice, ...]]:
     """Sweep and choices after the selections that the finished `runs` allow.
 
     The number of seeds is that finished by all candidates of the first selection.
     """
-    if not sweep.spec.select:
+    if not sweep.spec.select or "best_val_acc" not in runs:
         return sweep, ()
-    scores = {
-        (tag(run, "setting_id"), fold, seed): accuracy
-        for run in runs
-        if isfinite(accuracy := run.metrics.get("best_val_acc", nan))
-        for seed, fold in [place(run)]
-    }
-    folds = max((number(run, "folds") for run in runs if "folds" in run.tags), default=1)
+    scored = _checked(runs[np.isfinite(runs["best_val_acc"])], ("setting_id", "seed", "fold"))
+    keys = zip(scored["setting_id"], scored["fold"], scored["seed"], strict=True)
+    scores = dict(zip(keys, scored["best_val_acc"], strict=True))
+    folds = _fold_count(runs) or 1
     seeds = _complete_seeds(sweep, scores, folds)
     return resolve(sweep, scores, folds=folds, seeds=seeds) if seeds else (sweep, ())
 
@@ -281,7 +336,7 @@ def _complete_seeds(sweep: Sweep, scores: Scores, folds: int) -> int:
 
 
 def teachers_of(
-    store: RunReader, runs: Sequence[RunRecord], arms: Mapping[str, Arm]
+    store: RunReader, runs: pd.DataFrame, arms: Mapping[str, Arm]
 ) -> dict[Family, dict[int, dict[int, Teacher]]]:
     """Teachers of the students among `runs`, by family, seed and fold.
 
@@ -292,94 +347,42 @@ def teachers_of(
         InputError: students of one family, seed and fold had different teachers, or a teacher has
             two runs; the message names them and the remedy.
     """
-    groups: dict[tuple[Family, int, int], list[RunRecord]] = {}
-    for run in runs:
-        setting = arms[tag(run, "setting_id")].setting
-        if distils(setting):
-            groups.setdefault((family_of_arm(setting), *place(run)), []).append(run)
-    finished = [run for run in store.find({"kind": "teacher"}) if run.status == "FINISHED"]
+    settings = [arms[setting_id].setting for setting_id in runs["setting_id"]]
+    students = runs.assign(family=[family_of_arm(setting) for setting in settings])
+    students = students[[setting.needs_teacher for setting in settings]]
+    trained = read_runs(store, {"kind": "teacher"})
+    trained = trained[trained["status"] == "FINISHED"]
     known: dict[tuple[str, str], Teacher] = {}
     teachers: dict[Family, dict[int, dict[int, Teacher]]] = {}
-    for (family, seed, fold), group in sorted(groups.items()):
+    for (family, seed, fold), group in students.groupby(["family", "seed", "fold"]):
         remedy = (
             f"arms of the {family} family are compared under one teacher for each seed and fold: "
             "delete the older runs, or split the sweep"
         )
         teacher_id = one_value(group, "teacher", remedy)
-        backbone = arms[tag(group[0], "setting_id")].setting.teacher.backbone
+        backbone = arms[group["setting_id"].iloc[0]].setting.teacher.backbone
         if (teacher_id, backbone) not in known:
-            known[teacher_id, backbone] = _teacher(finished, teacher_id, backbone)
-        by_seed = teachers.setdefault(family, {}).setdefault(seed, {})
-        by_seed[fold] = known[teacher_id, backbone]
+            known[teacher_id, backbone] = _teacher(trained, teacher_id, backbone)
+        teachers.setdefault(family, {}).setdefault(int(seed), {})[int(fold)] = known[
+            teacher_id, backbone
+        ]
     return teachers
 
 
-def _teacher(runs: Sequence[RunRecord], teacher_id: str, backbone: str) -> Teacher:
-    found = [run for run in runs if teacher_id in (run.trial_id, run.tags.get("teacher"))]
-    if not found:
-        return Teacher(teacher_id, backbone, None, None, None, None, None)
+def _teacher(runs: pd.DataFrame, teacher_id: str, backbone: str) -> Teacher:
+    found = runs[(runs["trial_id"] == teacher_id) | (runs["teacher"] == teacher_id)]
+    if found.empty:
+        return Teacher(teacher_id, backbone)
     if len(found) > 1:
-        ids = ", ".join(sorted(run.run_id for run in found))
+        ids = ", ".join(sorted(found["run_id"]))
         raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
-    run = found[0]
+    run = found.iloc[0]
     return Teacher(
         teacher_id,
         backbone,
-        run.run_id,
-        run.experiment_id,
-        run.tags.get("git_commit", "unknown"),
-        metric(run, "test_acc"),
-        metric(run, "test_acc_last") if "test_acc_last" in run.metrics else None,
+        run["run_id"],
+        run["experiment_id"],
+        _commit(run),
+        accuracy(run, "test_acc"),
+        accuracy(run, "test_acc_last") if pd.notna(run.get("test_acc_last")) else None,
     )
-
-
-def tag(run: RunRecord, name: str) -> str:
-    """The tag `name` of `run`; InputError when it has none."""
-    value = run.tags.get(name)
-    if not value:
-        raise InputError(
-            f"run {run.run_id} has no tag {name!r}, so it was not written by cmkd sweep; delete it"
-        )
-    return value
-
-
-def number(run: RunRecord, name: str) -> int:
-    """The tag `name` of `run` as a whole number >= 0; InputError when it is none."""
-    value = tag(run, name)
-    if not value.isdecimal():
-        raise InputError(f"run {run.run_id}: tag {name!r} is {value!r}, not a number; delete it")
-    return int(value)
-
-
-def metric(run: RunRecord, name: str) -> float:
-    """The accuracy `name` of `run`; InputError when it is missing or outside [0, 100]."""
-    value = run.metrics.get(name)
-    if value is None or not isfinite(value) or not 0 <= value <= 100:
-        raise InputError(
-            f"run {run.run_id}: metric {name} is {value}, not an accuracy in [0, 100]; "
-            "delete that run and sweep again"
-        )
-    return value
-
-
-def place(run: RunRecord) -> tuple[int, int]:
-    """Seed and fold of a trial."""
-    return number(run, "seed"), number(run, "fold")
-
-
-def one_value(runs: Sequence[RunRecord], name: str, remedy: str) -> str:
-    """The value of tag `name` that all `runs` share; InputError naming the runs otherwise."""
-    holders: dict[str, list[str]] = {}
-    for run in runs:
-        holders.setdefault(tag(run, name), []).append(run.run_id)
-    if len(holders) > 1:
-        raise InputError(f"these runs mix values of {name}: {_listed(holders)}; {remedy}")
-    return next(iter(holders))
-
-
-def _listed(holders: Mapping[str, Sequence[str]]) -> str:
-    def some(run_ids: Sequence[str]) -> str:
-        more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
-        return ", ".join(run_ids[:3]) + more
-
-    return "; ".join(f"{value!r} in {some(ids)}" for value, ids in sorted(holders.items()))

@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from pydantic import ValidationError
 
+from cmkd.config.base import nested
 from cmkd.config.sweep import Arm, Sweep, SweepSpec, find_spec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
@@ -24,8 +24,6 @@ from cmkd.report.evidence import (
     Trial,
     collect,
     no_evidence,
-    number,
-    tag,
 )
 from cmkd.report.paper import (
     TABLES,
@@ -38,6 +36,7 @@ from cmkd.report.paper import (
 )
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.tables import ArmResult, Table, build_table
+from cmkd.results import read_runs
 from cmkd.tracking.reader import RunReader, open_reader
 from cmkd.tracking.store import History, RunRecord, default_uri, redact, store_exists
 
@@ -62,6 +61,11 @@ class Request:
     mlflow_url: str | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """True for a request of everything that the store has."""
+        return not (self.tables or self.data or self.sweep)
+
+    @property
     def server(self) -> str | None:
         """Address of the MLflow pages, without user and password.
 
@@ -81,12 +85,6 @@ class Request:
             )
         return None
 
-    def command(self, sweep: str, data: str) -> str:
-        """Command that trains `sweep` on `data` into this store."""
-        uri = self.tracking_uri
-        where = ["--tracking-uri", redact(uri)] if uri else []
-        return shlex.join(["cmkd", "sweep", sweep, "--data", data, *where])
-
 
 def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
     """Data set -> names of the sweeps with finished trials; empty without a store.
@@ -96,11 +94,11 @@ def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
     """
     if not store_exists(request.tracking_uri):
         return {}
-    found: dict[str, set[str]] = {}
-    for run in open_reader(request.tracking_uri).find({"kind": "trial"}):
-        if run.status == "FINISHED" and "data" in run.tags:
-            found.setdefault(run.tags["data"], set()).add(run.tags.get("sweep", ""))
-    return {data: tuple(sorted(names - {""})) for data, names in sorted(found.items())}
+    runs = read_runs(open_reader(request.tracking_uri), {"kind": "trial"})
+    return {
+        data: tuple(sorted(set(own["sweep"].dropna())))
+        for data, own in runs[runs["status"] == "FINISHED"].groupby("data")
+    }
 
 
 class _Snapshot(RunReader):
@@ -130,51 +128,47 @@ class _Snapshot(RunReader):
 
 
 class Gatherer:
-    """Evidence by name of a sweep; `request.sweep` replaces all of them.
+    """Evidence by name of a sweep, whose arms `request.sweep` replaces.
 
-    Without `store` it is opened at first use.
+    Attributes:
+        store: of the runs; None where there is none yet.
     """
 
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
-        self._request = request
+        self.request = request
+        if store is None and store_exists(request.tracking_uri):
+            store = _Snapshot(open_reader(request.tracking_uri))
         self.store = store
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._known: dict[str, Trial] = {}
         self._teachers: dict[str, Predictions] = {}
 
-    @property
-    def server(self) -> str | None:
-        """See `Request.server`."""
-        return self._request.server
-
     def sweep(self, name: str) -> tuple[Sweep, str, str]:
         """Sweep for `name`, its requested name, and the data set."""
-        name = self._request.sweep or name
+        name = self.request.sweep or name
         if name not in self._sweeps:
             self._sweeps[name] = self._load(name)
         sweep = self._sweeps[name]
-        return sweep, name, self._request.data or sweep.spec.data
+        return sweep, name, self.request.data or sweep.spec.data
 
     def _load(self, name: str) -> Sweep:
         """Sweep of a spec; from the stored runs without a spec or of a search."""
-        try:
+        sweep: Sweep | None = None
+        if _has_spec(name) or self.store is None:
             sweep = load_sweep(name)
-        except ConfigError:
-            if _has_spec(name) or not store_exists(self._request.tracking_uri):
-                raise
-            found = stored_sweep(self._reader(), name, self._request.data)
-            if found is None:
-                raise
-            return found
-        if sweep.arms or not store_exists(self._request.tracking_uri):
-            return sweep
-        return stored_sweep(self._reader(), sweep.spec.name, self._request.data) or sweep
+        if self.store is not None and (sweep is None or not sweep.arms):
+            own = sweep.spec.name if sweep is not None else name
+            sweep = stored_sweep(self.store, own, self.request.data) or sweep
+        # Without spec and runs the error names the specs that are there.
+        return sweep if sweep is not None else load_sweep(name)
 
     def command(self, name: str) -> str:
         """Command that trains the sweep for `name` into this store."""
         _, name, data = self.sweep(name)
-        return self._request.command(name, data)
+        uri = self.request.tracking_uri
+        where = ["--tracking-uri", redact(uri)] if uri else []
+        return shlex.join(["cmkd", "sweep", name, "--data", data, *where])
 
     def evidence(self, name: str) -> Evidence:
         """Evidence of the sweep `name`.
@@ -183,12 +177,15 @@ class Gatherer:
             NothingMeasured: no finished run.
             InputError: as `collect`.
         """
-        command = self.command(name)
         sweep, _, data = self.sweep(name)
+        command = self.command(name)
+        if self.store is None:
+            uri = redact(self.request.tracking_uri or default_uri())
+            raise NothingMeasured(f"{uri}: no tracking store is there yet; run: {command}")
         key = sweep.spec.name
         if key not in self._found:
             try:
-                self._found[key] = collect(self._open(command), sweep, data, command, self._known)
+                self._found[key] = collect(self.store, sweep, data, command, self._known)
             except NothingMeasured as error:
                 self._found[key] = error
         found = self._found[key]
@@ -204,23 +201,20 @@ class Gatherer:
         Raises:
             InputError: a teacher was tested on other clips than its students.
         """
-        by_seed = evidence.teachers.get(family, {})
         rows: list[np.ndarray] = []
         trials: list[str] = []
         for seed in students.seeds:
-            by_fold = by_seed.get(seed, {})
+            by_fold = evidence.teachers.get(family, {}).get(seed, {})
             clips: list[str] = []
             right: list[np.ndarray] = []
             for fold in evidence.folds:
-                run_id = by_fold[fold].run_id if fold in by_fold else None
-                if run_id is None or self.store is None:
+                teacher = by_fold.get(fold)
+                if teacher is None or teacher.run_id is None:
                     return None
-                if run_id not in self._teachers:
-                    text = self.store.read_text(run_id, "predictions.csv")
-                    self._teachers[run_id] = parse_predictions(text, run_id)
-                clips += self._teachers[run_id].clips
-                right.append(self._teachers[run_id].selected)
-                trials.append(by_fold[fold].teacher_id)
+                predictions = self._teacher_predictions(teacher.run_id)
+                clips += predictions.clips
+                right.append(predictions.selected)
+                trials.append(teacher.teacher_id)
             if tuple(clips) != evidence.test.clips:
                 raise InputError(
                     f"the RGB teacher of the {family} family was tested on other clips than its "
@@ -229,21 +223,14 @@ class Gatherer:
             rows.append(np.concatenate(right))
         if not rows:
             return None
-        matrix = np.stack(rows)
-        return replace(students, right={"selected": matrix}, trials=tuple(trials))
+        return replace(students, right={"selected": np.stack(rows)}, trials=tuple(trials))
 
-    def _open(self, command: str) -> RunReader:
-        uri = self._request.tracking_uri
-        if self.store is None and not store_exists(uri):
-            raise NothingMeasured(
-                f"{redact(uri or default_uri())}: no tracking store is there yet; run: {command}"
-            )
-        return self._reader()
-
-    def _reader(self) -> RunReader:
-        if self.store is None:
-            self.store = _Snapshot(open_reader(self._request.tracking_uri))
-        return self.store
+    def _teacher_predictions(self, run_id: str) -> Predictions:
+        if run_id not in self._teachers:
+            assert self.store is not None, "there is evidence, so there is a store"
+            text = self.store.read_text(run_id, "predictions.csv")
+            self._teachers[run_id] = parse_predictions(text, run_id)
+        return self._teachers[run_id]
 
 
 def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
@@ -251,19 +238,16 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
 
     Trials of an earlier protocol have other setting ids and are left out.
     """
-    runs = [run for run in store.find({"kind": "trial", "sweep": name}) if run.status == "FINISHED"]
+    runs = read_runs(store, {"kind": "trial", "sweep": name})
+    runs = runs[runs["status"] == "FINISHED"]
     if data:
-        runs = [run for run in runs if data in (run.tags.get("data"), run.tags.get("data_id"))]
-    lacking = [run.run_id for run in runs if not run.params]
-    params = {run.run_id: run.params for run in runs} | dict(store.params(lacking))
+        runs = runs[(runs["data"] == data) | (runs["data_id"] == data)]
     arms: dict[str, Arm] = {}
-    for run in runs:
-        setting_id = tag(run, "setting_id")
-        if setting_id in arms:
-            continue
-        setting = _setting(params[run.run_id])
+    first = runs.drop_duplicates("setting_id")
+    params = store.params(first["run_id"].tolist())
+    for run_id, setting_id, own in first[["run_id", "setting_id", "arm"]].itertuples(index=False):
+        setting = _setting(params[run_id])
         if setting is not None and setting.id == setting_id:
-            own = tag(run, "arm")
             names = {arm.name for arm in arms.values()}
             arms[setting_id] = Arm(own if own not in names else f"{own} {setting_id}", setting)
     if not arms:
@@ -271,8 +255,8 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
     spec = SweepSpec(
         name=name,
         description="",
-        data=tag(runs[-1], "data"),
-        seeds=1 + max(number(run, "seed") for run in runs),
+        data=runs["data"].iloc[-1],
+        seeds=1 + int(runs["seed"].astype(int).max()),
         blocks={"stored": {}},
     )
     return Sweep(spec, Document(Path(name), {}, {}), tuple(arms.values()), {}, {})
@@ -280,19 +264,15 @@ def stored_sweep(store: RunReader, name: str, data: str | None) -> Sweep | None:
 
 def _setting(params: Mapping[str, str]) -> Setting | None:
     """Setting of logged parameters; None if it is invalid now."""
-    nested: dict[str, Any] = {}
+    values = {}
     for key, text in params.items():
-        *parents, leaf = key.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
         try:
-            level[leaf] = json.loads(text)
+            values[key] = json.loads(text)
         except ValueError:
-            level[leaf] = text
+            values[key] = text
     try:
-        return Setting.model_validate_json(json.dumps(nested))
-    except ValidationError:
+        return Setting.model_validate_json(json.dumps(nested(values)))
+    except (KeyError, ValidationError):
         return None
 
 
@@ -318,33 +298,30 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
         ConfigError: as `load_sweep` and `build_table`.
         InfrastructureError: the store does not answer.
     """
-    names = tuple(dict.fromkeys(request.tables))
-    specs = [find_table(name, request.sweep) for name in names]
+    specs = [find_table(name, request.sweep) for name in dict.fromkeys(request.tables)]
     costs = read_costs(request.costs)
     gatherer = Gatherer(request)
-    if names:
-        return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
-    if request.sweep is not None:
+    if request.sweep is not None and not specs:
         sweep, _, _ = gatherer.sweep(request.sweep)
         specs = [spec for spec in TABLES.values() if spec.sweep == sweep.spec.name]
         specs = specs or [own_table(sweep)]
+    if specs:
         return tuple(_fill(spec, gatherer, costs, is_wanted=True) for spec in specs), ()
     tables: list[Table] = []
-    left_out: dict[str, NothingMeasured] = {}
+    left_out: dict[str, Exception] = {}
     for name, spec in TABLES.items():
         try:
             tables.append(_fill(spec, gatherer, costs, is_wanted=False))
         except NothingMeasured as error:
             left_out[name] = error
     known = {spec.sweep for spec in TABLES.values()}
-    for data, sweeps in sweeps_by_data(request).items() if request.data else ():
-        for name in sweeps if data == request.data else ():
-            if name not in known:
-                own = Gatherer(replace(request, sweep=name))
-                try:
-                    tables.append(_fill(own_table(own.sweep(name)[0]), own, costs, is_wanted=True))
-                except (NothingMeasured, ConfigError) as error:
-                    left_out[f"of sweep {name}"] = NothingMeasured(str(error))
+    stored = sweeps_by_data(request).get(request.data or "", ())
+    for name in (name for name in stored if name not in known):
+        own = Gatherer(replace(request, sweep=name), gatherer.store)
+        try:
+            tables.append(_fill(own_table(own.sweep(name)[0]), own, costs, is_wanted=True))
+        except (NothingMeasured, ConfigError) as error:
+            left_out[f"of sweep {name}"] = error
     if not tables:
         raise left_out[USUAL]
     return tuple(tables), tuple(f"table {name}: {error}" for name, error in left_out.items())
@@ -375,7 +352,7 @@ def _fill(
             f"the store has trials of the arms that its rows are compared with, and no other; "
             f"run: {gatherer.command(spec.sweep)}"
         )
-    return replace(table, store=gatherer.store, server=gatherer.server)
+    return replace(table, store=gatherer.store, server=gatherer.request.server)
 
 
 def _departs(measured: ArmResult) -> bool:

@@ -1,9 +1,26 @@
-"""Page of a report: grids of cells, unescaped, for all output formats."""
+"""Page of a report: grids of cells, and its writers: Markdown, CSV, JSON and HTML (`latex`: LaTeX).
+
+Writers escape every text; equal pages give equal bytes.
+"""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from cmkd.stats import Interval
 
 Source = Literal["text", "published", "measured"]
 
@@ -23,13 +40,18 @@ class Cell:
     source: Source = "text"
     value: float | None = None
     sd: float | None = None
-    low: float | None = None
-    high: float | None = None
+    interval: Interval | None = None
     n: int | None = None
     trials: tuple[str, ...] = ()
     best: bool = False
     arm: str = ""
     links: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """All numbers of the cell by name, unrounded; None where it has none."""
+        low, high = (self.interval.low, self.interval.high) if self.interval else (None, None)
+        return {"value": self.value, "sd": self.sd, "low": low, "high": high, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -82,3 +104,195 @@ class Page:
     def key(self) -> str:
         """Unique key in a report of several data sets."""
         return f"{self.name}-{self.data}" if self.data else self.name
+
+
+NO_PICTURES: Mapping[str, Picture] = MappingProxyType({})
+_SHOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\`*_[]|$~"}
+)
+
+
+def render_markdown(page: Page, pictures: Mapping[str, Picture] = NO_PICTURES) -> str:
+    """The whole report of one table; `pictures` by the names of their files."""
+    first, *others = page.grids
+    parts = [f"# {escape(page.heading)}", escape(first.caption), render_notice(page)]
+    shown = {picture.name: _figure(file, picture) for file, picture in pictures.items()}
+    parts += shown.pop("", [])
+    parts += [render_grid(first), "\n".join(f"- {escape(line)}" for line in page.circumstances)]
+    parts += [part for figure in shown.values() for part in figure]
+    for grid in others:
+        parts += [f"## {escape(grid.title)}", escape(grid.caption), render_grid(grid)]
+    if page.how:
+        parts += ["## How to read this", "\n".join(f"- {escape(line)}" for line in page.how)]
+    if page.notes:
+        numbered = (f"{index}. {escape(note)}" for index, note in enumerate(page.notes, 1))
+        parts += ["## About the paper's table", "\n".join(numbered)]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that shows as itself on one line of Markdown, inside a table cell as well."""
+    one_line = " ".join(text.split())
+    shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in one_line)
+    return "".join(shown).translate(_SHOWN)
+
+
+def _figure(file: str, picture: Picture) -> list[str]:
+    return [
+        f"![{escape(picture.alt)}]({file})",
+        f"*{escape(picture.title)}.* {escape(picture.caption)}",
+    ]
+
+
+def render_notice(page: Page) -> str:
+    """Headline and notice as a quotation."""
+    return f"> **{escape(page.headline)}** {escape(page.notice)}"
+
+
+def render_grid(grid: Grid) -> str:
+    """The cells of `grid`; those that are best in bold."""
+    head = [escape(column) for column in grid.columns]
+    rows = [
+        [f"**{escape(cell.text)}**" if cell.best else escape(cell.text) for cell in line.cells]
+        for line in grid.lines
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+SCHEMA = 1
+"""Version of the JSON; raised when a key changes its meaning or goes."""
+
+COLUMNS = (
+    "table",
+    "grid",
+    "line",
+    "group",
+    "row",
+    "column",
+    "text",
+    "source",
+    "value",
+    "sd",
+    "low",
+    "high",
+    "n",
+    "best",
+    "trials",
+)
+
+
+_FORMULA = re.compile(
+    r"[=@\t\r]"
+    # A sign begins a formula, but for a lone one and for a difference as the pages write it.
+    r"|[+\-](?!$)(?!\d[\d.]*(?: \[[+\-\u2212\d., ]+\])?(?: to [\w.\-\[\]=,]+)?(?: \(\d+ pairs?\))?"
+    r"(?: \u26a0)?$)"
+)
+
+
+def render_csv(page: Page) -> str:
+    """Every cell of every grid with its numbers unrounded; trial ids are parted by spaces."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for grid in page.grids:
+        for number, line in enumerate(grid.lines, 1):
+            place = (page.name, grid.name, number, line.group, line.cells[0].text)
+            for column, cell in zip(grid.columns, line.cells, strict=True):
+                shown = (*place, column, cell.text, cell.source, *cell.numbers.values())
+                end = (int(cell.best), " ".join(cell.trials))
+                writer.writerow([_harmless(value) for value in (*shown, *end)])
+    return buffer.getvalue()
+
+
+def _harmless(value: object) -> object:
+    """Text that no spreadsheet takes for a formula; numbers with a sign are left alone."""
+    if isinstance(value, str) and _FORMULA.match(value):
+        return f"'{value}"
+    return value
+
+
+def render_json(page: Page) -> str:
+    """The page as it is; keys of numbers that a cell does not have are left out."""
+    whole = {
+        "schema": SCHEMA,
+        "name": page.name,
+        "heading": page.heading,
+        "headline": page.headline,
+        "notice": page.notice,
+        "grids": [_grid(grid) for grid in page.grids],
+        "circumstances": page.circumstances,
+        "notes": page.notes,
+        "how_to_read": page.how,
+    }
+    return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    return {
+        "name": grid.name,
+        "title": grid.title,
+        "caption": grid.caption,
+        "columns": grid.columns,
+        "lines": [
+            {"cells": [_cell(cell) for cell in line.cells], "group": line.group}
+            for line in grid.lines
+        ],
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    numbers = {key: number for key, number in cell.numbers.items() if number is not None}
+    rest = {"trials": list(cell.trials)} if cell.trials else {}
+    best = {"best": True} if cell.best else {}
+    return {"text": cell.text, "source": cell.source, **numbers, **rest, **best}
+
+
+def render_html(
+    pages: Sequence[Page], pictures: Mapping[str, Sequence[Picture]], *, title: str
+) -> str:
+    """All `pages` in one file; `pictures` maps keys of pages to theirs, set inside it.
+
+    Every text is escaped. Pictures are data of ``img``, so that no script in one could run; the
+    policy of the page refuses any other source.
+    """
+    return _template().render(
+        title=title,
+        pages=pages,
+        pictures=pictures,
+        headlines=list(dict.fromkeys(page.headline for page in pages)),
+        how=list(dict.fromkeys(line for page in pages for line in page.how)),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("cmkd", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "anchor": _anchor,
+        "base64": lambda data: base64.b64encode(data).decode("ascii"),
+        "fragment": lambda text: quote(text, safe="()"),
+        "groups": _groups,
+        "has_trials": lambda line: any(cell.trials for cell in line.cells[1:]),
+        "runs": _runs_of,
+    }
+    return environment.get_template("report.html.jinja")
+
+
+def _anchor(page: Page) -> str:
+    return f"table-{page.key}".replace(" ", "-")
+
+
+def _groups(grid: Grid) -> list[list[Line]]:
+    return [list(lines) for _, lines in groupby(grid.lines, key=lambda line: line.group)]
+
+
+def _runs_of(arm: str, page: Page) -> str:
+    """Id of the line of the runs of an arm."""
+    return f"runs-{page.key}-{arm}".replace(" ", "-")

@@ -92,16 +92,14 @@ class EvaluatedClips:
     folds: tuple[int, ...] = ()
 
     @cached_property
-    def units(self) -> np.ndarray:
-        """Int "N": index of the group of a clip; a clip without one has its own."""
+    def sessions(self) -> np.ndarray | None:
+        """Int "N": index of the group of a clip, which has its own without one.
+
+        None if no clips share a group, so that all are independent.
+        """
         keys = [(group, -1 if group else i) for i, group in enumerate(self.groups)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return np.array([numbers[key] for key in keys])
-
-    @cached_property
-    def sessions(self) -> np.ndarray | None:
-        """`units` if clips share groups; None if all clips are independent."""
-        return self.units if len(set(self.units.tolist())) < len(self.groups) else None
+        return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
 
     @property
     def group_names(self) -> tuple[str, ...]:

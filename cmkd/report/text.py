@@ -137,12 +137,9 @@ def folds_text(table: Table) -> str:
 
 def interval_text(table: Table) -> str:
     """Method of the 95 % intervals."""
-    units = len(set(table.evidence.test.units.tolist()))
-    clips = (
-        f"{plural(units, 'group')} of clips"
-        if table.evidence.test.sessions is not None
-        else "clips"
-    )
+    sessions, clips = table.evidence.test.sessions, "clips"
+    if sessions is not None:
+        clips = f"{plural(len(set(sessions.tolist())), 'group')} of clips"
     return f"other seeds and other {clips}, both at random (docs/statistics.md)"
 
 

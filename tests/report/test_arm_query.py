@@ -12,7 +12,6 @@ from cmkd.report.arms import (
     ArmQuery,
     departures,
     find_arm,
-    find_arms,
     find_references,
     interpretation_gap,
 )
@@ -45,7 +44,10 @@ def test_a_named_component_is_found(make_sweep: Callable[[str], Sweep]) -> None:
 
 def test_a_longer_schedule_departs_and_comes_last(make_sweep: Callable[[str], Sweep]) -> None:
     sweep = make_sweep("  long: {training.epochs: [60]}\n")
-    assert [arm.name for arm in find_arms(sweep, BOTH)] == ["both", "long"]
+    assert (found := find_arm(only(sweep, "long", "both"), BOTH)) is not None
+    assert found.name == "both"
+    assert (found := find_arm(only(sweep, "long", "control"), BOTH)) is not None
+    assert found.name == "long"
     assert departures(sweep)["long"] == {"training.epochs": 60}
     assert departures(sweep)["both"] == {}
 

@@ -109,7 +109,7 @@ def test_groups_decide_the_interval(store: MemoryStore) -> None:
     assert evidence.test.sessions is not None
     delta = minus(spatial, control)
     assert delta.mean == pytest.approx(37.5)
-    assert delta.interval == estimate(points(spatial, control), evidence.test.units).interval()
+    assert delta.interval == estimate(points(spatial, control), evidence.test.sessions).interval()
     assert delta.interval != estimate(points(spatial, control)).interval()
     second = np.array(evidence.test.folds) == 1
     few = minus(spatial.of_clips(second), control.of_clips(second))
@@ -126,7 +126,7 @@ def test_clips_without_a_group_are_groups_of_their_own(store: MemoryStore) -> No
     assert test.sessions is not None
     assert test.group_names == ("s1",)
     # The clips of s1 share a number across folds; the others share theirs with no clip.
-    units = test.units.tolist()
+    units = test.sessions.tolist()
     assert units[0] == units[1] == units[10]
     assert len(set(units)) == 1 + 9
     assert result(store, evidence, "control").selected.interval is None, "one seed"

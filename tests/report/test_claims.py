@@ -25,8 +25,8 @@ from cmkd.report.claims import (
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request
+from cmkd.report.page import render_markdown
 from cmkd.report.paper import ModelCost, load_published
-from cmkd.report.writers import render_markdown
 from cmkd.stats import holm
 
 if TYPE_CHECKING:

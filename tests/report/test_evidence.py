@@ -190,7 +190,7 @@ def test_metrics_that_are_no_accuracy_are_refused(
 def test_a_missing_metric_is_refused(store: MemoryStore) -> None:
     store.trial("control", 0, RIGHT)
     store.runs[0] = replace(store.runs[0], metrics={"test_acc": 75.0})
-    with pytest.raises(InputError, match="metric test_acc_last is None"):
+    with pytest.raises(InputError, match="metric test_acc_last is nan"):
         collect(store, store.sweep, "made-up")
 
 

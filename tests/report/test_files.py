@@ -30,5 +30,5 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="choose another with --out"):
+    with pytest.raises(InputError, match="choose another one"):
         write_files(tmp_path / "file" / "sub", {"x.md": b""})

@@ -18,11 +18,20 @@ import pytest
 from cmkd.report import latex
 from cmkd.report.evidence import collect
 from cmkd.report.latex import escape
-from cmkd.report.page import Cell, Grid, Line, Page, Picture
+from cmkd.report.page import (
+    COLUMNS,
+    Cell,
+    Grid,
+    Line,
+    Page,
+    Picture,
+    render_csv,
+    render_html,
+    render_json,
+)
 from cmkd.report.paper import TABLES
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
-from cmkd.report.writers import COLUMNS, render_csv, render_html, render_json
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -7,12 +7,11 @@ import pytest
 
 from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
-from cmkd.report.page import Page, Picture
+from cmkd.report.page import Page, Picture, escape, render_grid, render_markdown, render_notice
 from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table, build_table
 from cmkd.report.text import missing_text, signed, uneven_text
-from cmkd.report.writers import escape, render_grid, render_markdown, render_notice
 
 if TYPE_CHECKING:
     from conftest import MemoryStore

@@ -10,11 +10,10 @@ from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
 from cmkd.report.gather import stored_sweep
 from cmkd.report.latex import escape
-from cmkd.report.page import Page
+from cmkd.report.page import Page, render_markdown
 from cmkd.report.paper import TABLES, own_table
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
-from cmkd.report.writers import render_markdown
 from cmkd.sweep.trials import flat
 
 if TYPE_CHECKING:

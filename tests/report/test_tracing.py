@@ -13,11 +13,11 @@ import pytest
 from cmkd.errors import InputError
 from cmkd.report.evidence import collect
 from cmkd.report.gather import Request
+from cmkd.report.page import render_html
 from cmkd.report.paper import TABLES
 from cmkd.report.provenance import render_trace, render_trace_json, traces
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table, build_table
-from cmkd.report.writers import render_html
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
