@@ -340,6 +340,8 @@ def teachers_of(
 ) -> dict[Family, dict[int, dict[int, Teacher]]]:
     """Teachers of the students among `runs`, by family, seed and fold.
 
+    An untrained teacher is no row of a table, and no teacher that other arms could share.
+
     Args:
         arms: by setting id.
 
@@ -349,7 +351,8 @@ def teachers_of(
     """
     settings = [arms[setting_id].setting for setting_id in runs["setting_id"]]
     students = runs.assign(family=[family_of_arm(setting) for setting in settings])
-    students = students[[setting.needs_teacher for setting in settings]]
+    taught = [setting.needs_teacher and not setting.teacher.untrained for setting in settings]
+    students = students[taught]
     trained = read_runs(store, {"kind": "teacher"})
     trained = trained[trained["status"] == "FINISHED"]
     known: dict[tuple[str, str], Teacher] = {}

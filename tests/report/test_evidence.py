@@ -105,6 +105,20 @@ def test_two_teachers_of_one_fold_are_refused(store: MemoryStore) -> None:
         collect(store, store.sweep, "made-up")
 
 
+def test_an_untrained_teacher_is_no_second_teacher_of_its_replicate(
+    make_sweep: Callable[[str], Sweep], store: MemoryStore
+) -> None:
+    store.sweep = make_sweep(
+        "  untrained: {method.lambda_1: [0.1], method.lambda_2: [0.0],"
+        " teacher.untrained: [true], teacher.training.epochs: [0]}\n"
+    )
+    store.trial("spatial", 0, RIGHT)
+    store.trial("untrained", 0, RIGHT, tags={"teacher": "random"})
+    found = collect(store, store.sweep, "made-up")
+    assert found.teachers["TSM"][0][0].teacher_id == "teacher-0"
+    assert len(found.trials) == 2
+
+
 def test_replicates_may_have_a_teacher_each(full_store: MemoryStore) -> None:
     for seed, accuracy in ((0, 80.0), (1, 84.0), (2, 88.0)):
         for arm in ("spatial", "temporal", "both"):
