@@ -64,6 +64,7 @@ class Evidence:
         commits: of the finished trials.
         sweep: arms known after `choices`.
         official: published data set.
+        leak_warning: sentence for a data set without groups.
     """
 
     data: str
@@ -81,6 +82,7 @@ class Evidence:
     choices: tuple[Choice, ...]
     test: EvaluatedClips = EvaluatedClips()
     official: OfficialPart | None = None
+    leak_warning: str | None = None
 
 
 def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
@@ -168,6 +170,7 @@ def collect(
         choices=choices,
         test=EvaluatedClips.of({trial.fold: trial.predictions for trial in trials}),
         official=_official(finished),
+        leak_warning=_text(finished.iloc[0].get("leak_warning")),
     )
 
 
@@ -209,12 +212,16 @@ def _fold_count(runs: pd.DataFrame) -> int | None:
     return None if counts.empty else int(counts.max())
 
 
+def _text(tag: object) -> str | None:
+    return tag if isinstance(tag, str) else None
+
+
 def _official(runs: pd.DataFrame) -> OfficialPart | None:
     """Part of the data set's id, so that all runs of one id agree."""
     first = runs.iloc[0]
-    text = first.get("data_official")
+    text = _text(first.get("data_official"))
     try:
-        return OfficialPart.model_validate_json(text) if isinstance(text, str) else None
+        return OfficialPart.model_validate_json(text) if text else None
     except ValidationError:
         raise InputError(
             f"run {first['run_id']}: tag 'data_official' is {text!r}, not what cmkd sweep writes; "

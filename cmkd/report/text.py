@@ -293,6 +293,8 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
             f"{len(evidence.test.clips)} test clips, {folds_text(table)}."
         )
+        if evidence.leak_warning:
+            yield f"{evidence.leak_warning}."
         yield from _marked(table)
         others = [column for column in published.columns if column not in published.top1]
         if others:

@@ -146,7 +146,7 @@ class _Stages:
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:
         """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
-        for line in plan.lines():
+        for line in filter(None, (*plan.lines(), self.dataset.leak_warning)):
             self.view.note(line)
         self.view.stage("trying a step of each kind of network", 0, 1)
         expected = _preflight(plan, self.dataset, runs, self.request)
@@ -179,6 +179,7 @@ class _Stages:
                 {choice.name: choice.describe() for choice in plan.choices},
                 cached.made_by,
                 request.sweep.spec.description,
+                self.dataset.leak_warning,
             ),
             recorder,
             self.view,

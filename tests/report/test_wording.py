@@ -13,7 +13,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.report.evidence import collect
 from cmkd.report.paper import TABLES
 from cmkd.report.tables import Table, build_table
-from cmkd.report.text import comparable_columns, notice_text
+from cmkd.report.text import circumstances, comparable_columns, notice_text
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -47,6 +47,12 @@ def table(store: MemoryStore, tmp_path: Path) -> Callable[..., Table]:
         return build_table(TABLES[number], collect(store, store.sweep, "made-up"))
 
     return make
+
+
+def test_a_table_says_that_its_data_set_has_no_groups(store: MemoryStore) -> None:
+    store.trial("both", 0, [1, 0], tags={"data_kind": "folder", "leak_warning": "no groups here"})
+    found = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
+    assert "no groups here." in circumstances(found, "test")
 
 
 def test_a_whole_published_set_stands_beside_its_own_column(table: Callable[..., Table]) -> None:

@@ -56,6 +56,12 @@ def test_a_trial_of_a_later_stage_says_what_was_selected_and_why():
     assert tags == {**plain, "selected_best": "best = 0.1: ..."}
 
 
+def test_a_data_set_without_groups_says_so_in_every_run():
+    trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
+    tags = trial_identity(trial, replace(ORIGIN, leak_warning="gestures has no groups")).tags
+    assert tags == {**trial_identity(trial, ORIGIN).tags, "leak_warning": "gestures has no groups"}
+
+
 def test_params_are_the_whole_setting_flattened():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
     params = trial_identity(trial, ORIGIN).params
