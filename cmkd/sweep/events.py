@@ -95,7 +95,7 @@ class TrialQueue:
         self._awaited.discard(key)
 
     def requeue(self, key: str) -> int:
-        """Queue a trial that ran out of memory again, and halve the workers.
+        """Retry a trial that ran out of memory: queue it again, and halve the workers.
 
         Returns:
             The number of workers; 0 if `key` ran alone and is not queued again.

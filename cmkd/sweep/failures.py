@@ -23,7 +23,7 @@ OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
 OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
 """Kinds of failures that fewer trials at once may avoid."""
 TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
-"""Kinds of failures of the machine; the next call retries these trials."""
+"""Kinds of failures of the machine or the input; the next call retries these trials."""
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_ALLOC_FAILED")
 UNTAUGHT = "TeacherFailed"
 """Kind of failure of a trial whose teacher failed."""
@@ -82,7 +82,7 @@ def first_line(error: Exception | None) -> str:
 
 
 def is_transient(kind: str) -> bool:
-    """True if the machine, not the trial, causes failures of this kind."""
+    """True if machine or input cause failures of this kind, so that the next call retries."""
     return kind in TRANSIENT
 
 

@@ -140,7 +140,7 @@ class Plan:
         return sum(self.states[trial.id] == state for trial in self.trials)
 
     def without_retries(self, failed: Collection[str]) -> Plan:
-        """Drop trials that failed during this call, by name; the next call retries them."""
+        """Leave out trials that failed during this call, by name; the next call retries them."""
         lost = {trial.id for trial in self.trials if trial.name in failed}
         lost = {key for key in lost if self.states[key] == "interrupted"}
         states: dict[str, TrialState] = {**self.states, **dict.fromkeys(lost, "failed")}

@@ -153,7 +153,9 @@ def by_trial(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def state_of(runs: Sequence[RunRecord], *, prunes: bool = False) -> TrialState:
-    """State of a trial by its runs; "done" once any of them has finished.
+    """State of a trial, by which it is done, retried or left: "done" once any run has finished.
+
+    "interrupted" trials are retried by the next call; "failed" ones only by ``--retry-failed``.
 
     Args:
         prunes: a pruned trial counts as ended, as in a search; other sweeps train it on.

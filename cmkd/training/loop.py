@@ -133,10 +133,10 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
 
     @abstractmethod
     def load(self, rows: Rows) -> BatchT:
-        """Argument of `step`, on the device; must not wait for the device."""
+        """Argument of `batch_loss`, on the device; must not wait for the device."""
 
     @abstractmethod
-    def step(self, batch: BatchT) -> StepResult:
+    def batch_loss(self, batch: BatchT) -> StepResult:
         """Forward pass and loss; on CUDA it should not wait for the device either."""
 
     @abstractmethod
@@ -189,7 +189,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         loss = torch.zeros((), device=self.device)
         parts = prefetch(self._parts(epoch), lambda part: self.load(part.rows), self.device)
         for part, batch in parts:
-            result = self.step(batch)
+            result = self.batch_loss(batch)
             weighted = result.loss * part.weight
             weighted.backward()
             loss = loss + weighted.detach()

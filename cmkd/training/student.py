@@ -82,8 +82,8 @@ class StudentLearner(TrainingLoop[Student, Batch]):
             targets = TeacherTargets(*self.features.outputs(rows), self.mean_edges)
         return Batch(self.reader.compressed(rows), self.reader.labels(rows), targets)
 
-    def step(self, batch: Batch) -> StepResult:
-        """Eq. (7) of a batch, with its terms and, once an epoch, their gradients as metrics."""
+    def batch_loss(self, batch: Batch) -> StepResult:
+        """Eq. (7) of a batch; its terms and, once an epoch, their gradients are metrics."""
         labels = batch.labels
         with autocast(self.config.precision, self.device):
             output = self.model(*batch.inputs)

@@ -53,7 +53,7 @@ class TeacherLearner(TrainingLoop[Teacher, tuple[Tensor, Tensor]]):
         """Frames and labels."""
         return self.reader.frames(rows), self.reader.labels(rows)
 
-    def step(self, batch: tuple[Tensor, Tensor]) -> StepResult:
+    def batch_loss(self, batch: tuple[Tensor, Tensor]) -> StepResult:
         """Cross-entropy of a batch."""
         frames, labels = batch
         with autocast(self.config.precision, self.device):

@@ -42,7 +42,7 @@ class Loop(TrainingLoop[Teacher, Batch]):
     def load(self, rows: Rows) -> Batch:
         return self.clips[rows], self.labels[rows]
 
-    def step(self, batch: Batch) -> StepResult:
+    def batch_loss(self, batch: Batch) -> StepResult:
         _, logits = self.model(batch[0])
         correct = (logits.argmax(1) == batch[1]).float().mean()
         return StepResult(F.cross_entropy(logits, batch[1]), {"train_acc": correct}, len(batch[1]))

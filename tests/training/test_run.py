@@ -203,7 +203,7 @@ def test_a_step_in_bf16_stays_near_fp32(own_cache: Path, make_trial: MakeTrial) 
         assert isinstance(learner, StudentLearner)
         learner.model.train()
         torch.manual_seed(0)
-        result = learner.step(learner.load(view_rows(learner.reader.arrays, range(16), 0)))
+        result = learner.batch_loss(learner.load(view_rows(learner.reader.arrays, range(16), 0)))
         assert result.loss.dtype == torch.float32
         losses.append({name: value.item() for name, value in result.metrics.items()})
     for name in ("loss_ce", "loss_spatial", "loss_temporal", "alpha_entropy"):
