@@ -43,7 +43,7 @@ class Loop(TrainingLoop[Teacher, Batch]):
     def load(self, rows: Rows) -> Batch:
         return self.clips[rows], self.labels[rows]
 
-    def step(self, batch: Batch) -> StepResult:
+    def batch_loss(self, batch: Batch) -> StepResult:
         with autocast(self.config.precision, CPU):
             _, logits = self.model(batch[0])
         loss = F.cross_entropy(logits.float(), batch[1])
