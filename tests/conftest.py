@@ -211,7 +211,7 @@ class Workspace:
             rows = self.query(f"select key, step, value from metrics where run_uuid = '{run_id}'")
             kept = {(key, step): value for key, step, value in rows}
             path = self.cache / "trials" / str(trial_id) / "outcome.json"
-            outcome = json.loads(path.read_text())
+            outcome = json.loads(path.read_text())["data"]
             wanted = {(key, 0): value for key, value in outcome["summary"].items()}
             for epoch in outcome["history"]:
                 wanted |= {(key, epoch["step"]): value for key, value in epoch["metrics"].items()}

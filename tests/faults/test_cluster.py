@@ -117,7 +117,9 @@ def epochs_of_trials(space: Any) -> dict[str, int]:
 
 def moments(cache: Path) -> set[int]:
     """When each epoch of the finished trials in a cache ended."""
-    outcomes = [json.loads(path.read_text()) for path in cache.glob("trials/*/outcome.json")]
+    outcomes = [
+        json.loads(path.read_text())["data"] for path in cache.glob("trials/*/outcome.json")
+    ]
     return {epoch["timestamp_ms"] for outcome in outcomes for epoch in outcome["history"]}
 
 

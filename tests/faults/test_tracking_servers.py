@@ -55,7 +55,9 @@ def on_postgres(space: Any, url: str) -> Any:
 
 def epoch_times(space: Any) -> list[float]:
     """Seconds since 1970 at which the epochs of the trials ended, as the trials themselves say."""
-    outcomes = [json.loads(path.read_text()) for path in space.cache.glob("trials/*/outcome.json")]
+    outcomes = [
+        json.loads(path.read_text())["data"] for path in space.cache.glob("trials/*/outcome.json")
+    ]
     return [epoch["timestamp_ms"] / 1000 for one in outcomes for epoch in one["history"]]
 
 
