@@ -38,7 +38,7 @@ class CmkdError(Exception):
 
 
 class InputError(CmkdError):
-    """What the user gave cannot be used."""
+    """Input of the user that cannot be used."""
 
     exit_code = 2
 

@@ -28,7 +28,7 @@ class ChannelStats(NamedTuple):
 
 
 IMAGENET = ChannelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""What published weights of TSM, TDN and torchvision expect."""
+"""Channel statistics that published weights of TSM, TDN and torchvision expect."""
 NATURAL = ChannelStats((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
 """Natural video; brings pictures to about zero mean, unit deviation."""
 

@@ -14,9 +14,9 @@ from cmkd.errors import DataError
 
 UNUSED = "-"
 GIVEN_SHARE = 0.10
-"""Of the training clips of a class, for validation, where the manifest names no such clips."""
+"""Share of a class's training clips for validation, where the manifest names no such clips."""
 GROUPS_SHARE, CLIPS_SHARE = 0.10, 0.15
-"""Of the clips that are not tested, for validation, with and without groups."""
+"""Shares of the untested clips for validation, with and without groups."""
 LARGEST_SHARE = 0.25
 """Validation is larger only if no choice of groups is smaller."""
 

@@ -42,7 +42,7 @@ from cmkd.stats import (
 )
 
 SCHEMA: Literal[2] = 2
-"""Of the file; raised when a field changes its meaning or goes."""
+"""Version of the file; raised when a field changes its meaning or goes."""
 
 
 class ArmRecord(Config):
@@ -317,7 +317,7 @@ def compare(baseline: Baseline, evidence: Evidence) -> Finding:
 def _facts(
     source: Baseline | Evidence, clips: int, settings: Mapping[str, str], families: Iterable[str]
 ) -> dict[str, object]:
-    """What has to be equal then and now, by name."""
+    """Properties that must be equal then and now, by name."""
     return {
         "data_id": source.data_id,
         "selection": source.selection,

@@ -31,7 +31,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 _Multipliers = tuple[float, float]
-"""Of the learning rate and of the weight decay."""
+"""Multipliers of the learning rate and of the weight decay."""
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmkd.config.sweep import Sweep
+from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InputError
 from cmkd.report.comparisons import identical_arms
 from cmkd.report.evidence import Evidence, collect
@@ -444,3 +444,12 @@ def test_the_rule_of_an_effect_errs_equally_both_ways() -> None:
 def test_one_clip_is_the_least_spread() -> None:
     record = ArmRecord(setting_id="x", mean=70.0, sd=0.0, replicates=3)
     assert spreads_of({"x": record}, 200) == {"x": (0.5, 2)}
+
+
+def test_the_committed_baseline_is_of_arms_of_a_packaged_sweep() -> None:
+    root = Path(__file__).resolve().parents[2]
+    kept = read_baseline(root / "reports" / "baseline" / "ci.json")
+    assert (root / "sweeps" / f"{kept.sweep}.yaml").is_file(), "any machine finds it by its name"
+    arms = {arm.name: arm.setting.id for arm in load_sweep(kept.sweep).arms}
+    assert kept.arms and all(arms[name] == arm.setting_id for name, arm in kept.arms.items())
+    assert any(effect.guarded for effect in kept.effects)
