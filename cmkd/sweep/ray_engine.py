@@ -226,7 +226,10 @@ def _own_ray(workers: int) -> Iterator[None]:
                 logging_level=logging.CRITICAL,
             )
         address = ray.get_runtime_context().gcs_address
-        assert address.startswith("127.0.0.1:"), f"Ray listens on {address}"
+        if not address.startswith("127.0.0.1:"):
+            raise InfrastructureError(
+                f"Ray listens on {address}, beyond this machine; it is stopped"
+            )
     except InfrastructureError:
         ray.shutdown()
         raise
