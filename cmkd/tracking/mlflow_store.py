@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import is_here, named, owner, owner_is_gone
-from cmkd.tracking.mlflow_calls import MlflowRuns, as_kept, record_of
+from cmkd.tracking.mlflow_calls import MlflowRuns, as_kept, data_inputs, page_tags, record_of
 from cmkd.tracking.store import (
     EpochRecord,
     RunEnding,
@@ -30,15 +30,8 @@ from cmkd.tracking.store import (
 )
 
 ENDING_TAGS = frozenset(
-    {
-        "failure",
-        "failure_kind",
-        "failure_epoch",
-        "failure_trace",
-        "pruned",
-        "pruned_epoch",
-        "pruned_score",
-    }
+    {"failure", "failure_kind", "failure_epoch", "failure_trace"}
+    | {"pruned", "pruned_epoch", "pruned_score"}
 )
 """They say why a run ended early; one that goes on loses them."""
 SERVER_WRITERS = 4
@@ -143,6 +136,8 @@ class MlflowStore(MlflowRuns, RunStore):
                 experiment = experiments.get(name) or self._new(name, identity.about)
             own = self._create(identity, experiment)
             self._write(own, params=identity.params)
+            if inputs := data_inputs(identity):
+                self._call(self._client.log_inputs, own, inputs)
             # Another process may have created one meanwhile, in an experiment of its own.
             known = self.find({"trial_id": identity.trial_id})
         survivor = self._only(known)
@@ -284,7 +279,8 @@ class MlflowStore(MlflowRuns, RunStore):
 
     def _create(self, identity: RunIdentity, experiment: str) -> str:
         # The tags come with the creation: killed between the two, the run would be lost.
-        tags = {**identity.tags, "trial_id": identity.trial_id, "owner": owner()}
+        own = {"trial_id": identity.trial_id, "owner": owner()}
+        tags = {**page_tags(identity), **identity.tags, **own}
         run = self._call(self._client.create_run, experiment, tags=tags, run_name=identity.name)
         run_id = str(run.info.run_id)
         self._written[run_id] = set()

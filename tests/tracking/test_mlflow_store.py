@@ -19,6 +19,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import owner
 from cmkd.tracking import mlflow_calls, mlflow_store
+from cmkd.tracking.mlflow_calls import data_inputs
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
@@ -544,6 +545,7 @@ def test_the_simulated_server_answers_as_mlflow_does(store, database):
         ask("log_batch", run_id, [], [Param("p", "2")], [])
         ask("get_metric_history", run_id, "m")
         ask("get_metric_history", run_id, "none")
+        ask("log_inputs", run_id, data_inputs(identity(data="d", data_id="i")))
         ask("set_tag", run_id, "k", "w")
         for _ in range(2):
             ask("delete_tag", run_id, "k")
@@ -571,3 +573,16 @@ def test_the_simulated_server_answers_as_mlflow_does(store, database):
         return said
 
     assert answers(Server(random.Random(0))) == answers(store._client)
+
+
+def test_the_pages_of_mlflow_show_data_source_and_commit(database, store):
+    made = {"data": "clips", "data_id": "0123abcd4567", "sweep": "smoke", "git_commit": "aa-dirty"}
+    run_id = store.open(identity(**made), {})
+    assert rows(database, "select name, digest from datasets") == [("clips", "0123abcd4567")]
+    query = f"select key, value from tags where run_uuid = '{run_id}' and key like 'mlflow.%'"
+    tags = dict(rows(database, query))
+    assert tags["mlflow.source.name"] == "cmkd sweep smoke"
+    assert tags["mlflow.source.git.commit"] == "aa"
+    assert tags["mlflow.user"]
+    store.open(identity("t2", **made), {})
+    assert len(rows(database, "select * from datasets")) == 1
