@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.io import require_locks
 from cmkd.machine import named, owner, usable_cpus
 from cmkd.provenance import Provenance, this_code
 from cmkd.sweep.events import TrialEvents
@@ -86,6 +87,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
         Interrupted: SIGINT, SIGTERM or SIGHUP; open runs are KILLED in the store.
     """
     _require_possible(request)
+    require_locks(request.cache)
     sweep = request.sweep.spec.name
     with guarded_signals() as guard:
         dataset = _open_data(request, view)

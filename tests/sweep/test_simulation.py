@@ -19,18 +19,12 @@ from tests.sweep.simulation import Schedule
 
 SCHEDULES = int(os.environ.get("CMKD_SIMULATED_SCHEDULES", "2000"))
 PARTS = 8
-MENDED: dict[str, tuple[list[int], list[tuple[Any, str, Any]]]] = {
-    "epochs of two trainings in one run": (
-        [1, 7, 34],
-        [(MlflowStore, "_agrees", lambda *_: True)],
-    ),
-    "a teacher whose trials are done and whose end was lost": (
-        [4, 158, 366],
-        [(run, "lost_teachers", lambda *_: {})],
-    ),
-    "runs that nobody closes": ([45, 449, 601], [(MlflowStore, "close_orphans", lambda _: 0)]),
+GUARDS: dict[str, tuple[Any, str, Any]] = {
+    "epochs of two trainings in one run": (MlflowStore, "_agrees", lambda *_: True),
+    "a teacher whose end is lost": (run, "lost_teachers", lambda *_: {}),
+    "runs that nobody closes": (MlflowStore, "close_orphans", lambda _: 0),
 }
-"""By fault: seeds that fail where what keeps it off is taken out."""
+"""By fault: what keeps it off, and its like that does not."""
 
 pytestmark = pytest.mark.timeout(max(300, SCHEDULES))
 
@@ -52,18 +46,10 @@ def test_no_twin_no_hole_and_no_open_run_after_any_schedule(part: int, folder: P
         assert Schedule(seed, folder).run() == [], f"seed {seed}"
 
 
-@pytest.mark.parametrize("seed", [265, 505])
-def test_seeds_that_failed_before(seed: int, folder: Path) -> None:
-    """265: FAILED came late, after FINISHED. 505: a run was removed between two requests."""
-    assert Schedule(seed, folder).run() == []
-
-
-@pytest.mark.parametrize("fault", MENDED)
+@pytest.mark.parametrize("fault", GUARDS)
 def test_a_fault_is_found(fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds, broken = MENDED[fault]
-    for target, name, value in broken:
-        monkeypatch.setattr(target, name, value)
-    assert all(Schedule(seed, folder).run() for seed in seeds)
+    monkeypatch.setattr(*GUARDS[fault])
+    assert any(Schedule(seed, folder).run() for seed in range(2000))
 
 
 def test_a_seed_is_a_schedule(folder: Path) -> None:

@@ -375,6 +375,17 @@ def test_two_sweeps_that_start_at_once_in_a_new_store_share_a_run(store, databas
     assert len(runs_of(database)) == 1
 
 
+def test_a_run_that_is_removed_while_it_is_written_is_tried_again(store, monkeypatch):
+    run_id = store.open(identity(), {})
+    ending = RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(store, "find", lambda tags: [])
+        with pytest.raises(InfrastructureError, match="another process removed a run"):
+            store.close(run_id, ending)
+    store.close(run_id, ending)
+    assert [run.status for run in store.find({})] == ["FINISHED"]
+
+
 def test_infinity_and_nan_are_as_the_database_keeps_them(store):
     run_id = store.open(identity(), {})
     epochs = [EpochRecord(1, 1, {"ratio": math.inf, "loss": math.nan})]
