@@ -13,8 +13,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from cmkd.errors import InfrastructureError
-from cmkd.io import write_text
+from cmkd.io import damaged, write_text
 
 FILE = "made_by.json"
 """In the folder of a trial or teacher: all that trained it, the first one first."""
@@ -89,8 +88,7 @@ def makers(folder: Path) -> tuple[Provenance, ...]:
     """All that trained in `folder`, in order; empty where nothing was trained.
 
     Raises:
-        InfrastructureError: the list is damaged and has been removed, after which the results
-            beside it are of unknown code.
+        InfrastructureError: the list is damaged.
     """
     path = folder / FILE
     try:
@@ -98,11 +96,7 @@ def makers(folder: Path) -> tuple[Provenance, ...]:
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError) as error:
-        path.unlink(missing_ok=True)
-        raise InfrastructureError(
-            f"{path}: was damaged ({error}) and has been removed; the same command trains anew "
-            "what it belongs to, as nothing says any more which code made it"
-        ) from error
+        raise damaged(path, error, f"the folder {folder}") from error
 
 
 def _commit(checkout: Path) -> str:
