@@ -142,7 +142,7 @@ def _settings(sweep: Sweep) -> list[Setting]:
     return [arm.setting for arm in sweep.arms]
 
 
-def outlook(request: SweepRequest) -> Iterator[str]:
+def needs_of(request: SweepRequest) -> Iterator[str]:
     """Lines on cost and needs of a full-size sweep on a published data set; none of others.
 
     Args:

@@ -25,12 +25,13 @@ from cmkd.sweep.failures import (
     beyond_the_trials,
     guarded_signals,
 )
-from cmkd.sweep.needs import open_data, outlook, require_weights, with_weight_ids
+from cmkd.sweep.needs import needs_of, open_data, require_weights, with_weight_ids
 from cmkd.sweep.plan import Plan, SweepRequest, build_plan, warnings
 from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView, duration, status_file
 from cmkd.sweep.recorder import Draw, Origin, Recorder, finished, teacher_identity
 from cmkd.sweep.reuse import OUTCOMES, CacheReview, lost_teachers
+from cmkd.tracking.reader import open_reader
 from cmkd.tracking.store import RunRecord, RunStore, default_uri, store_exists
 
 if TYPE_CHECKING:
@@ -70,12 +71,16 @@ def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:
     """
     _require_possible(request)
     request = replace(request, sweep=with_weight_ids(request.sweep, request.cache))
-    for line in outlook(request):
+    for line in needs_of(request):
         view.note(line)
     dataset = open_data(request, view)
     runs: Sequence[RunRecord] = ()
     if store_exists(request.tracking_uri):
-        runs = _open_store(request).find({"data_id": dataset.id})
+        # A reader of the file: MLflow takes seconds to load.
+        reader = open_reader(request.tracking_uri)
+        runs = reader.find({"data_id": dataset.id})
+        params = reader.params([run.run_id for run in runs])
+        runs = [replace(run, params=params[run.run_id]) for run in runs]
     plan = build_plan(request, dataset, runs, this_code().commit)
     require_weights(plan.to_run, request.cache)
     return plan, _preflight(plan, dataset, runs, request)

@@ -12,7 +12,7 @@ from cmkd.cli.main import app
 from cmkd.config.sweep import TABLES, load_sweep
 from cmkd.config.trial import Setting, StudentConfig, TeacherConfig, preset
 from cmkd.errors import InputError
-from cmkd.sweep.needs import PUBLISHED, outlook, with_weight_ids
+from cmkd.sweep.needs import PUBLISHED, needs_of, with_weight_ids
 from cmkd.sweep.plan import SweepRequest
 from cmkd.training.build import build_teacher
 from cmkd.training.checkpoint import write_tensors
@@ -56,7 +56,7 @@ def test_arms_have_the_published_schedules_and_the_papers_weights(name: str) -> 
 def test_a_dry_run_without_anything_says_all_that_is_missing(tmp_path: Path) -> None:
     sweep = load_sweep("comparison-ucf-hmdb")
     request = SweepRequest(sweep, "hmdb51", 3, 1, tmp_path, only=("tsm_baseline",))
-    lines = list(outlook(request))
+    lines = list(needs_of(request))
     assert lines[0].startswith("HMDB-51: 1 arms, folds x seeds 3 x 3, so 9 trials of 3,570 clips")
     assert "hours of an A100" in lines[1] and "GiB on the GPU" in lines[1]
     assert lines[2].startswith("about 4 GB of prepared videos")
