@@ -692,7 +692,7 @@ class Schedule:
             patch.setattr(run, "guarded_signals", lambda: nullcontext(calm))
             patch.setattr(run, "sweep_lock", lambda *_: nullcontext())
             patch.setattr(run, "status_file", lambda view, *_: nullcontext(view))
-            patch.setattr(run, "_open_data", lambda *_: self._dataset)
+            patch.setattr(run, "open_data", lambda *_: self._dataset)
             patch.setattr(run, "require_locks", lambda _: None)
             patch.setattr(run, "usable_cpus", lambda: 2)
             patch.setattr(plan, "expand", lambda *_, **__: self._trials)
