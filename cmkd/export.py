@@ -63,7 +63,12 @@ def describe(student: Student) -> dict[str, Any]:
     }
     return {
         "inputs": [
-            {"name": name, "dtype": str(dtype)[6:], "shape": shape, "meaning": texts[name]}
+            {
+                "name": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "shape": shape,
+                "meaning": texts[name],
+            }
             for name, (dtype, shape) in _inputs(student).items()
         ],
         "output": {
@@ -103,6 +108,14 @@ def _inputs(student: Student) -> Mapping[str, tuple[torch.dtype, Shape]]:
     }
 
 
+def _dynamic(student: Student) -> dict[str, dict[int, str]]:
+    """Dynamic axes of each input."""
+    return {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, (_, shape) in _inputs(student).items()
+    }
+
+
 def _writer(student: Student, kind: Format) -> Callable[[Path], object]:
     """Function that writes the file of this format."""
     if kind == "safetensors":
@@ -124,10 +137,7 @@ def _writer(student: Student, kind: Format) -> Callable[[Path], object]:
             program,
             input_names=list(_inputs(student)),
             output_names=["logits"],
-            dynamic_shapes={
-                name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
-                for name, (_, shape) in _inputs(student).items()
-            },
+            dynamic_shapes=_dynamic(student),
             verbose=False,
         )
     assert made is not None
@@ -151,8 +161,8 @@ def _program(student: Student) -> ExportedProgram:
         for name, (dtype, shape) in _inputs(student).items()
     }
     shapes = {
-        name: {axis: dynamic[size] for axis, size in enumerate(shape) if isinstance(size, str)}
-        for name, (_, shape) in _inputs(student).items()
+        name: {axis: dynamic[size] for axis, size in axes.items()}
+        for name, axes in _dynamic(student).items()
     }
     try:
         return torch.export.export(network, (), example, dynamic_shapes=shapes)

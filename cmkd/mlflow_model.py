@@ -24,7 +24,8 @@ with warnings.catch_warnings():
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model, set_model
-    from mlflow.pyfunc import PythonModel, PythonModelContext, save_model
+    from mlflow.pyfunc import save_model
+    from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class VideoModel(PythonModel):
@@ -32,10 +33,10 @@ class VideoModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the student of the model."""
-        self._student = load_student(context.artifacts["student"])
+        self._student = load_student(Path(context.artifacts[STUDENT_FILE]).parent)
 
     def predict(
-        self, context: PythonModelContext, model_input: list[str]
+        self, context: PythonModelContext, model_input: list[str], params: object = None
     ) -> list[dict[str, float]]:
         """Probability of every class, for each video.
 
@@ -76,14 +77,11 @@ def register(student: Student, name: str, *, store: str | None = None) -> str:
     ending = LoggedModelStatus.FAILED
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            folder, files = Path(scratch, "model"), Path(scratch, "student")
-            files.mkdir()
-            for file in (STUDENT_CONFIG_FILE, STUDENT_FILE):
-                (files / file).symlink_to((student.folder / file).absolute())
+            folder, files = Path(scratch, "model"), student.folder.resolve()
             save_model(
                 folder,
                 python_model=__file__,
-                artifacts={"student": str(files)},
+                artifacts={name: str(files / name) for name in (STUDENT_CONFIG_FILE, STUDENT_FILE)},
                 pip_requirements=[f"cmkd=={cmkd.__version__}"],
                 mlflow_model=Model(
                     artifact_path=made.artifact_location,

@@ -27,7 +27,8 @@ class SweepGroup(TyperGroup):
 
 def list_specs() -> None:
     """List the sweep files of ./sweeps and of the package, with the question each answers."""
-    from cmkd.config.sweep import SweepSpec, known_specs
+    from cmkd.config.paths import known_specs
+    from cmkd.config.sweep import SweepSpec
     from cmkd.config.yaml_loader import read_model
 
     rows = []
@@ -43,7 +44,7 @@ def list_specs() -> None:
 
 def show(spec: Spec) -> None:
     """Print a sweep file, to read or to copy; `cmkd sweep SPEC --dry-run` shows its trials."""
-    from cmkd.config.sweep import find_spec
+    from cmkd.config.paths import find_spec
     from cmkd.config.yaml_loader import read_yaml
 
     typer.echo(read_yaml(find_spec(spec)).path.read_text(encoding="utf-8"), nl=False)
@@ -69,7 +70,8 @@ def new(
     """
     import yaml
 
-    from cmkd.config.sweep import NAME, find_spec, known_specs, load_sweep
+    from cmkd.config.paths import find_spec, known_specs
+    from cmkd.config.sweep import NAME, load_sweep
     from cmkd.config.yaml_loader import read_yaml
     from cmkd.io import make_folder, write_text
 

@@ -27,10 +27,7 @@ SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
 
 
-app = typer.Typer(
-    help="Train what a sweep still lacks (cmkd sweep SPEC, options: cmkd sweep run -h); list, show "
-    "and write sweep files."
-)
+app = typer.Typer(help="Train what a sweep lacks; list, show and write sweep files.")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cmkd.config.base import Config, dotted, nested
-from cmkd.config.paths import packaged
+from cmkd.config.paths import find_spec
 from cmkd.config.trial import Setting, presets
 from cmkd.config.yaml_loader import Document, explain, read_model, suggest
 from cmkd.errors import ConfigError
@@ -183,22 +183,6 @@ class Sweep:
         arms = tuple(arm for arm in self.arms if arm.name in kept)
         waiting = {name: needs for name, needs in self.waiting.items() if name in kept}
         return replace(self, arms=arms, waiting=waiting)
-
-
-def known_specs() -> dict[str, Path]:
-    """Specs by name: of ``./sweeps``, and of the package where none there has the name."""
-    folders = (packaged("sweeps"), Path("sweeps"))
-    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-
-
-def find_spec(name: str) -> Path:
-    """Path of a spec: the file itself, or that of a name of `known_specs`."""
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    known = known_specs()
-    if name not in known:
-        raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
-    return known[name]
 
 
 def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:

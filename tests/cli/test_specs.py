@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cmkd.cli.main import app
-from cmkd.config.sweep import find_spec, load_sweep
+from cmkd.config.paths import find_spec
+from cmkd.config.sweep import load_sweep
 from cmkd.errors import InputError
 
 

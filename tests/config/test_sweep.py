@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.method import MethodConfig
-from cmkd.config.sweep import find_spec, load_sweep
+from cmkd.config.paths import find_spec
+from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting, preset
 from cmkd.errors import ConfigError
 
