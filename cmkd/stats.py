@@ -235,6 +235,14 @@ def tied_with_best(means: Mapping[str, float], margin: float = MARGIN) -> frozen
     return tied if 2 * len(tied) <= len(means) else frozenset()
 
 
+def without_outliers(values: Sequence[float]) -> tuple[float, float]:
+    """Least and greatest of `values` inside Tukey's outer fences, three quartile ranges away."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    reach = 3 * (high - low)
+    kept = [value for value in values if low - reach <= value <= high + reach]
+    return min(kept), max(kept)
+
+
 def is_guarded(mean: float, then: int, now: int, sd: float, df: float) -> bool:
     """Whether an effect is large enough that "less than half is left" is seldom wrong."""
     error = sd * math.sqrt(1 / now + 1 / (4 * then))

@@ -20,9 +20,9 @@ from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
 from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
-from cmkd.report.latex import render_latex
+from cmkd.report.latex import render_bib, render_latex
 from cmkd.report.page import Page, Picture, render_csv, render_html, render_json, render_markdown
-from cmkd.report.paper import TABLES, read_costs
+from cmkd.report.paper import TABLES, all_works, read_costs
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table
 
@@ -47,8 +47,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     return tuple(folder / name for name in files)
 
 
-Format = Literal["md", "tex", "csv", "json", "html"]
+Format = Literal["md", "tex", "csv", "json", "html", "pdf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+"""`pdf` is of figures alone."""
 
 
 def parse_formats(text: str) -> tuple[Format, ...]:
@@ -68,7 +69,7 @@ def _render(
     drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        drawn[page.key] = _draw(table) if plots else ()
+        drawn[page.key] = _draw(table, pdf="pdf" in formats) if plots else ()
         named = {"_".join(filter(None, (stem, own.name))): own for own in drawn[page.key]}
         texts = {
             "md": render_markdown(page, {f"{name}.svg": own for name, own in named.items()}),
@@ -79,14 +80,17 @@ def _render(
         files |= {f"{stem}.{kind}": texts[kind].encode() for kind in formats if kind in texts}
         for name, own in named.items():
             files |= {f"{name}.png": own.png, f"{name}.svg": own.svg}
+            files |= {f"{name}.pdf": own.pdf} if own.pdf else {}
+    if "tex" in formats and any(page.is_cited for page in pages):
+        files["works.bib"] = render_bib(all_works()).encode()
     return files, drawn
 
 
-def _draw(table: Table) -> Sequence[Picture]:
+def _draw(table: Table, *, pdf: bool) -> Sequence[Picture]:
     # Matplotlib takes a second to load: only who wants figures waits for it.
     from cmkd.report.figures.pictures import draw_pictures
 
-    return draw_pictures(table)
+    return draw_pictures(table, pdf=pdf)
 
 
 def _stem(table: Table) -> str:
@@ -200,7 +204,7 @@ def claim_report(request: Request, claims: Claims, *, version: str) -> ClaimRepo
 
 
 _BEGINNINGS = frozenset({"table", "claims", "report", "sweep", *TABLES})
-_PICTURES = ("png", "svg")
+_PICTURES = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,8 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     files: dict[str, bytes] = {}
     plots = any(name.endswith((".png", ".svg")) for name in there)
-    files |= table_report(request, FORMATS, plots=plots, version=version).files
+    formats = [kind for kind in FORMATS if kind != "pdf" or any(".pdf" in name for name in there)]
+    files |= table_report(request, formats, plots=plots, version=version).files
     if any(name.startswith("claims_") for name in there):
         for part in (request, *(_single_sweeps(request, there) if request.is_whole else ())):
             files |= claim_report(part, claims, version=version).files

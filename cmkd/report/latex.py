@@ -1,10 +1,13 @@
-"""A page as LaTeX tables for ``\\input``; its first line names the packages that they need."""
+"""A page as LaTeX tables for ``\\input``; its first line names the packages that they need.
+
+The tables fit documents of one column and of two.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from cmkd.report.page import Cell, Grid, Page
@@ -12,6 +15,8 @@ from cmkd.report.page import Cell, Grid, Page
 PROVENANCE = frozenset({"arms", "runs"})
 """Grids that a paper has no room for; the other formats have them."""
 
+COLUMN = 55
+"""Letters of a line in one of two columns; a wider table goes over both."""
 UPRIGHT = 110
 """Letters of a line that a page holds upright; a wider table lies on its side."""
 LYING = 40
@@ -62,30 +67,60 @@ def escape(text: str) -> str:
     )
 
 
+_CITED = re.compile(r" ?\[(\d+)\]")
+_WORK = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<where>.+),? (?P<year>\d{4})')
+
+
+def render_bib(works: Mapping[str, str]) -> str:
+    """BibTeX with keys `cmkd:N` of works: number -> 'Authors, "title", venue year'."""
+    entries = []
+    for number, work in works.items():
+        found = _WORK.fullmatch(work)
+        assert found, f'citation {number}: {work!r} is not: Authors, "title", venue year'
+        authors = " and ".join(
+            re.split(r", | and ", found["authors"].replace(" et al.", ", others"))
+        )
+        fields = {
+            "author": escape(authors),
+            "title": f"{{{escape(found['title'])}}}",
+            "howpublished": escape(found["where"].rstrip(",")),
+            "year": found["year"],
+        }
+        lines = (f"  {name} = {{{value}}}" for name, value in fields.items())
+        entries.append(f"@misc{{cmkd:{number},\n" + ",\n".join(lines) + "\n}\n")
+    return "\n".join(entries)
+
+
 def render_latex(page: Page) -> str:
     """One float per grid; the notes stand under the first."""
     lines = [r"% \usepackage[T1]{fontenc} \usepackage{array,booktabs,graphicx,rotating,textcomp}"]
     notes = (f"{page.headline} {page.notice}", *page.circumstances, *page.how, *page.notes)
     for grid in page.grids:
         if grid.name not in PROVENANCE:
-            lines += _float(page.name, grid, notes if grid is page.grids[0] else ())
+            lines += _float(page, grid, notes if grid is page.grids[0] else ())
     return "\n".join(lines) + "\n"
 
 
-def _float(name: str, grid: Grid, under: Sequence[str]) -> list[str]:
-    kept = [i for i, column in enumerate(grid.columns) if column not in grid.spare]
+def _float(page: Page, grid: Grid, under: Sequence[str]) -> list[str]:
+    kept = grid.shown
     columns = [[line.cells[i] for line in grid.lines] for i in kept]
     heads = [_halves(grid.columns[i]) for i in kept]
-    label = name if grid.name == "main" else f"{name}-{grid.name}"
+    label = page.name if grid.name == "main" else f"{page.name}-{grid.name}"
     groups = [
-        "\n".join(" & ".join(_cell(line.cells[i]) for i in kept) + r" \\" for line in lines)
+        "\n".join(
+            " & ".join(_cell(line.cells[i], is_cited=page.is_cited and not i) for i in kept)
+            + r" \\"
+            for line in lines
+        )
         for _, lines in groupby(grid.lines, key=lambda line: line.group)
     ]
     # Two letters of space beside each column.
     across = sum(
         2 + max(_width(cells), *map(len, head)) for cells, head in zip(columns, heads, strict=True)
     )
-    kind = "table" if across <= UPRIGHT or _lines_down(columns) > LYING else "sidewaystable"
+    is_upright = across <= UPRIGHT or _lines_down(columns) > LYING
+    kind = "table" if across <= COLUMN else "table*" if is_upright else "sidewaystable*"
+    width = r"\columnwidth" if across <= COLUMN else r"\textwidth"
     notes = [rf"\par {escape(text)}" for text in under]
     return [
         "",
@@ -95,7 +130,7 @@ def _float(name: str, grid: Grid, under: Sequence[str]) -> list[str]:
         rf"\label{{tab:cmkd-{label}}}",
         r"\footnotesize",
         # Never wider than the text, and never enlarged to its width.
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\resizebox{{\ifdim\width>{width}{width}\else\width\fi}}{{!}}{{%",
         rf"\begin{{tabular}}{{{''.join(map(_alignment, columns))}}}",
         r"\toprule",
         " & ".join(map(_head, heads)) + r" \\",
@@ -103,13 +138,22 @@ def _float(name: str, grid: Grid, under: Sequence[str]) -> list[str]:
         "\n\\midrule\n".join(groups),
         r"\bottomrule",
         r"\end{tabular}}",
-        *([r"\par\smallskip\parbox{\textwidth}{\scriptsize", *notes, "}"] if notes else []),
+        *(
+            [rf"\par\smallskip\parbox{{{width}}}{{\scriptsize\raggedright", *notes, "}"]
+            if notes
+            else []
+        ),
         rf"\end{{{kind}}}",
     ]
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, *, is_cited: bool) -> str:
     text = escape(cell.text)
+    if is_cited:
+        text = "".join(
+            escape(part) if place % 2 == 0 else rf"~\cite{{cmkd:{part}}}"
+            for place, part in enumerate(_CITED.split(cell.text))
+        )
     return rf"\textbf{{{text}}}" if cell.best else text
 
 

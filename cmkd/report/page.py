@@ -18,9 +18,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from cmkd.stats import Interval
+from cmkd.stats import Interval, without_outliers
 
 Source = Literal["text", "published", "measured"]
 
@@ -64,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """Grid of cells with a caption; narrow pages leave out the columns `spare`."""
+    """Grid of cells with a caption; HTML and LaTeX leave out the columns `spare`."""
 
     name: str
     title: str
@@ -72,6 +73,11 @@ class Grid:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     spare: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Places of the columns that are not spare."""
+        return tuple(i for i, column in enumerate(self.columns) if column not in self.spare)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,15 @@ class Picture:
     caption: str
     svg: bytes
     png: bytes
+    pdf: bytes = b""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Report of one table; `grids` begins with the table, `how` are notes on reading it."""
+    """Report of one table; `grids` begins with the table, `how` are notes on reading it.
+
+    `is_cited`: its first column cites works by their number in the paper, in brackets.
+    """
 
     name: str
     heading: str
@@ -99,6 +109,7 @@ class Page:
     notes: tuple[str, ...]
     how: tuple[str, ...] = ()
     data: str = ""
+    is_cited: bool = False
 
     @property
     def key(self) -> str:
@@ -276,6 +287,7 @@ def _template() -> Template:
     )
     environment.filters |= {
         "anchor": _anchor,
+        "bars": _bars,
         "base64": lambda data: base64.b64encode(data).decode("ascii"),
         "fragment": lambda text: quote(text, safe="()"),
         "groups": _groups,
@@ -289,8 +301,37 @@ def _anchor(page: Page) -> str:
     return f"table-{page.key}".replace(" ", "-")
 
 
-def _groups(grid: Grid) -> list[list[Line]]:
-    return [list(lines) for _, lines in groupby(grid.lines, key=lambda line: line.group)]
+def _bars(grid: Grid) -> dict[tuple[int, int], dict[str, float]]:
+    """By line and column, where interval, mean and zero lie in per cent of the column's range.
+
+    An outlier does not set the range; its bar ends at the edge.
+    """
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for column, name in enumerate(grid.columns):
+        numbers = {
+            (number, column): {"low": own.low, "mean": cell.value, "high": own.high}
+            for number, cell in enumerate(line.cells[column] for line in grid.lines)
+            if (own := cell.interval) and cell.value is not None
+        }
+        if not numbers:
+            continue
+        ends = [value for known in numbers.values() for value in known.values()]
+        low, high = without_outliers(ends)
+        if name.startswith("Δ"):
+            low, high = min(low, 0.0), max(high, 0.0)
+        for place, known in numbers.items():
+            shown = {**known, "zero": 0.0}
+            found[place] = {
+                key: round(float(np.clip((value - low) / (high - low or 1), 0, 1)) * 100, 1)
+                for key, value in shown.items()
+            }
+    return found
+
+
+def _groups(grid: Grid) -> list[list[tuple[int, Line]]]:
+    """Numbered lines of each group."""
+    numbered = groupby(enumerate(grid.lines), key=lambda entry: entry[1].group)
+    return [list(lines) for _, lines in numbered]
 
 
 def _runs_of(arm: str, page: Page) -> str:

@@ -109,6 +109,13 @@ def cited(table: PublishedTable) -> Mapping[str, str]:
     return dict(sorted(table.citations.items(), key=lambda work: int(work[0])))
 
 
+def all_works() -> Mapping[str, str]:
+    """The works that any table of the paper cites, by number."""
+    tables = [load_published(spec.published) for spec in TABLES.values() if spec.published]
+    works = {number: work for table in tables for number, work in table.citations.items()}
+    return dict(sorted(works.items(), key=lambda work: int(work[0])))
+
+
 COST_TOLERANCE = 1e-3
 """Relative tolerance between `gmacs` and its factors, and between equal models."""
 

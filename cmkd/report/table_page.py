@@ -55,9 +55,10 @@ def build_page(table: Table, *, version: str) -> Page:
     notes = table.published.notes
     if table.published.source:
         notes = (f"Printed numbers: {table.published.source}.", *notes)
-    works = [f"[{number}] {work}" for number, work in cited(table.published).items()]
+    works = cited(table.published)
     if works:
-        notes = (*notes, f"Works in brackets: {'; '.join(works)}.")
+        listed = "; ".join(f"[{number}] {work}" for number, work in works.items())
+        notes = (*notes, f"Works in brackets: {listed}.")
     return Page(
         name=table.spec.name,
         heading=heading(table),
@@ -68,6 +69,7 @@ def build_page(table: Table, *, version: str) -> Page:
         notes=notes,
         how=tuple(how_to_read(table)),
         data=table.evidence.data,
+        is_cited=bool(works),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,6 +234,32 @@ def make_plan(
         if code not in makers:
             (done if state == "done" else begun)[key] = min(makers)
     return Plan(trials, states, done, begun, retry_failed)
+
+
+FEW_STEPS = 200
+"""Fewer steps hardly move random weights, however many epochs they are."""
+
+
+def warnings(plan: Plan, dataset: Dataset) -> list[str]:
+    """What is doubtful about `plan` on this data set: leaks, and too few steps of training."""
+    lines = [dataset.leak_warning] if dataset.leak_warning else []
+    clips = len(dataset.split(0).train)
+    steps = {
+        max(1, clips // training.batch_size) * training.epochs: training
+        for trial in plan.to_run
+        for training in (trial.config.setting.training, trial.config.setting.teacher.training)
+        if training.epochs
+    }
+    fewest = min(steps, default=FEW_STEPS)
+    if fewest < FEW_STEPS and dataset.info.kind != "embedded":
+        epochs = steps[fewest].epochs
+        lines.append(
+            f"{epochs} epochs of {clips} clips are {fewest} steps, too few to learn from random "
+            "weights; write training.epochs and teacher.training.epochs of about "
+            f"{math.ceil(2 * FEW_STEPS * epochs / fewest)} into the sweep file, or start from "
+            "imported weights"
+        )
+    return lines
 
 
 def build_plan(

@@ -25,7 +25,7 @@ from cmkd.sweep.failures import (
     beyond_the_trials,
     guarded_signals,
 )
-from cmkd.sweep.plan import Plan, SweepRequest, build_plan, short_commit
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan, short_commit, warnings
 from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView, duration, status_file
 from cmkd.sweep.recorder import Draw, Origin, Recorder
@@ -146,7 +146,7 @@ class _Stages:
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:
         """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
-        for line in filter(None, (*plan.lines(), self.dataset.leak_warning)):
+        for line in (*plan.lines(), *warnings(plan, self.dataset)):
             self.view.note(line)
         self.view.stage("trying a step of each kind of network", 0, 1)
         expected = _preflight(plan, self.dataset, runs, self.request)

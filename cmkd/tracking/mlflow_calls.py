@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
-from cmkd.tracking.store import History, RunRecord, RunStatus, redact, sqlite_file
+from cmkd.tracking.store import History, RunIdentity, RunRecord, RunStatus, redact, sqlite_file
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 
 P = ParamSpec("P")
@@ -228,3 +229,25 @@ def record_of(run: Run) -> RunRecord:
         metrics=dict(run.data.metrics),
         experiment_id=str(run.info.experiment_id),
     )
+
+
+def page_tags(identity: RunIdentity) -> dict[str, str]:
+    """User, source and commit of a run where MLflow's pages look for them."""
+    tags = {"mlflow.source.type": "JOB"}
+    with suppress(OSError, KeyError):  # A container may run as a number without a name.
+        tags["mlflow.user"] = getpass.getuser()
+    if sweep := identity.tags.get("sweep"):
+        tags["mlflow.source.name"] = f"cmkd sweep {sweep}"
+    if commit := identity.tags.get("git_commit"):
+        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
+    return tags
+
+
+def data_inputs(identity: RunIdentity) -> list[DatasetInput]:
+    """The data set of a run for MLflow's pages; its digest is the data_id."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    data = identity.tags.get("data")
+    if data is None:
+        return []
+    return [DatasetInput(Dataset(data, identity.tags["data_id"], source_type="cmkd", source=data))]

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import is_here, named, owner, owner_is_gone
-from cmkd.tracking.mlflow_calls import MlflowRuns, record_of
+from cmkd.tracking.mlflow_calls import MlflowRuns, data_inputs, page_tags, record_of
 from cmkd.tracking.store import (
     EpochRecord,
     RunEnding,
@@ -142,6 +142,8 @@ class MlflowStore(MlflowRuns, RunStore):
                 experiment = experiments.get(name) or self._new(name, identity.about)
             own = self._create(identity, experiment)
             self._write(own, params=identity.params)
+            if inputs := data_inputs(identity):
+                self._call(self._client.log_inputs, own, inputs)
             # Another process may have created one meanwhile.
             known = self._find({"trial_id": identity.trial_id}, [*experiments.values(), experiment])
         survivor = self._only(known)
@@ -271,7 +273,8 @@ class MlflowStore(MlflowRuns, RunStore):
 
     def _create(self, identity: RunIdentity, experiment: str) -> str:
         # The tags come with the creation: killed between the two, the run would be lost.
-        tags = {**identity.tags, "trial_id": identity.trial_id, "owner": owner()}
+        own = {"trial_id": identity.trial_id, "owner": owner()}
+        tags = {**page_tags(identity), **identity.tags, **own}
         run = self._call(self._client.create_run, experiment, tags=tags, run_name=identity.name)
         run_id = str(run.info.run_id)
         self._written[run_id] = set()

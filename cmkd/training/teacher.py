@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from jaxtyping import Float
@@ -112,6 +114,21 @@ def ensure_teacher(
     return read_result(folder / SUMMARY_FILE, config.teacher_id)
 
 
+def near_chance(accuracy: float, labels: Rows) -> str | None:
+    """Warning about a validation accuracy, in per cent, that guessing may reach on `labels`.
+
+    Guessing: the most frequent class, and two standard errors of its share.
+    """
+    chance = float(np.bincount(labels).max() / len(labels))
+    if accuracy > 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))):
+        return None
+    return (
+        f"{accuracy:.1f} % of {len(labels)} validation clips, where guessing has "
+        f"{100 * chance:.1f} %: its students have nothing to learn from it; train it longer "
+        "(teacher.training.epochs) or on more clips"
+    )
+
+
 def _train(
     config: TrialConfig,
     cache: Path,
@@ -129,6 +146,9 @@ def _train(
         record = learner.train_epoch()
         if on_epoch is not None:
             on_epoch(record)
+    if not config.setting.teacher.untrained:
+        warning = near_chance(learner.best.accuracy, arrays.labels[list(split.val)])
+        learner.notes += (warning,) if warning else ()
     rows = arrays.test_index[list(split.test)]
     predicted = learner.predict(rows)
     write_tensors(learner.folder / WEIGHTS_FILE, learner.best_weights, {"id": config.teacher_id})

@@ -26,24 +26,24 @@ def build(store: MemoryStore, data: str = "made-up", name: str = "4") -> Table:
 
 def test_svg_is_whole_and_repeats(full_store: MemoryStore) -> None:
     table = build(full_store)
-    svg = save(draw_arms(table))[0]
+    svg = save(draw_arms(table), "svg")
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg")
     assert b"dc:date" not in svg
-    assert save(draw_arms(table))[0] == svg
+    assert save(draw_arms(table), "svg") == svg
 
 
 def test_png_has_the_stated_resolution(full_store: MemoryStore) -> None:
-    png = save(draw_arms(build(full_store)))[1]
+    png = save(draw_arms(build(full_store)), "png")
     height, width, _ = imread(io.BytesIO(png), format="png").shape
     assert width == 7.2 * 150
     assert height > 300
 
 
 def test_every_seed_changes_the_picture(full_store: MemoryStore) -> None:
-    before = save(draw_arms(build(full_store)))[0]
+    before = save(draw_arms(build(full_store)), "svg")
     full_store.trial("both", 3, [1] * 10)
-    assert save(draw_arms(build(full_store)))[0] != before
+    assert save(draw_arms(build(full_store)), "svg") != before
 
 
 def test_the_value_of_the_least_accuracy_stands_beside_no_name(store: MemoryStore) -> None:
@@ -62,7 +62,7 @@ def test_the_value_of_the_least_accuracy_stands_beside_no_name(store: MemoryStor
 def test_a_long_legend_stays_inside(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0, 1, 1], groups=["s1", "s1", "", ""], tags={"folds": "12"})
     store.teacher(0, 90.0)
-    png = imread(io.BytesIO(save(draw_arms(build(store)))[1]), format="png")
+    png = imread(io.BytesIO(save(draw_arms(build(store)), "png")), format="png")
     for edge in (png[:, :4], png[:, -4:]):
         assert (edge[..., :3] == 1).all()
 
@@ -70,7 +70,7 @@ def test_a_long_legend_stays_inside(store: MemoryStore) -> None:
 def test_gaps_and_odd_names_are_drawn(store: MemoryStore) -> None:
     name = "$x^{$ <b> & \\frac"
     store.trial("control", 0, [1, 0], tags={"data": name})
-    ElementTree.fromstring(save(draw_arms(build(store, name)))[0])
+    ElementTree.fromstring(save(draw_arms(build(store, name)), "svg"))
 
 
 def axes_of(svg: bytes) -> int:
@@ -81,13 +81,13 @@ def axes_of(svg: bytes) -> int:
 def test_every_half_has_axes_of_its_own(
     full_store: MemoryStore, make_sweep: Callable[[str], Sweep]
 ) -> None:
-    assert axes_of(save(draw_arms(build(full_store)))[0]) == 2
+    assert axes_of(save(draw_arms(build(full_store)), "svg")) == 2
     full_store.sweep = make_sweep("  tdn: {student.backbone: [tiny_tdn]}\n")
-    missing = save(draw_arms(build(full_store)))[0]
+    missing = save(draw_arms(build(full_store)), "svg")
     assert axes_of(missing) == 4
     full_store.trial("tdn", 0, [1] * 10, tags={"teacher": "t"})
-    assert save(draw_arms(build(full_store)))[0] != missing
+    assert save(draw_arms(build(full_store)), "svg") != missing
 
 
 def test_without_printed_values_there_is_one_panel(full_store: MemoryStore) -> None:
-    assert axes_of(save(draw_arms(build(full_store, name="components")))[0]) == 1
+    assert axes_of(save(draw_arms(build(full_store, name="components")), "svg")) == 1

@@ -129,8 +129,8 @@ def test_tables_are_written_and_shown(uri: str, tmp_path: Path) -> None:
     kinds = ("md", "tex", "csv", "json", "png", "svg")
     training = [f"table_4_synthetic_training.{kind}" for kind in ("png", "svg")]
     files = [f"table_4_synthetic.{kind}" for kind in kinds]
-    names = [*files, *training, "report_4_synthetic.html"]
-    assert set(output.splitlines()[-10:]) == {
+    names = [*files, *training, "works.bib", "report_4_synthetic.html"]
+    assert set(output.splitlines()[-11:]) == {
         *(str(out / name) for name in names),
         f"open: {out / names[-1]}",
     }
@@ -265,7 +265,7 @@ def test_the_same_store_gives_the_same_files(uri: str, tmp_path: Path) -> None:
         assert run("--table", "4", "--tracking-uri", uri, "--out", out)[0] == 0
         contents.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 9
+    assert len(contents[0]) == 10
 
 
 def test_no_runs_on_that_data(uri: str, tmp_path: Path) -> None:

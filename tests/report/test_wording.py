@@ -55,6 +55,26 @@ def test_a_table_says_that_its_data_set_has_no_groups(store: MemoryStore) -> Non
     assert "no groups here." in circumstances(found, "test")
 
 
+def test_a_table_says_that_its_teacher_is_not_ahead(store: MemoryStore, tmp_path: Path) -> None:
+    path = tmp_path / "one_family.yaml"
+    control = "  control: {method.lambda_1: [0.0], method.lambda_2: [0.0]}\n"
+    path.write_text(SPEC.replace("BACKBONE", "tiny_tsm") + control)
+    store.sweep = load_sweep(str(path))
+
+    def said(accuracy: float) -> list[str]:
+        store.runs.clear()
+        for seed in range(3):
+            store.trial("control", seed, [1, 1, 0])
+            store.trial("both", seed, [1, 1, 0])
+        store.teacher(0, accuracy)
+        found = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
+        return [line for line in circumstances(found, "test") if "not ahead" in line]
+
+    (line,) = said(60.0)
+    assert "60.0 %" in line and "66.7 %" in line
+    assert not said(70.0)
+
+
 def test_a_whole_published_set_stands_beside_its_own_column(table: Callable[..., Table]) -> None:
     whole = table(WHOLE)
     headline, text = notice_text(whole)

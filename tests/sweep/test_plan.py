@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.plan import make_plan
+from cmkd.sweep.plan import make_plan, warnings
 from cmkd.sweep.trials import PlannedTrial, expand
 from cmkd.tracking.store import RunRecord, RunStatus
 
@@ -119,3 +120,29 @@ def test_trials_done_by_other_code_are_told(trials):
     assert make_plan(trials, store, f"{old}-dirty").describe() == told
     assert "other code" not in make_plan(trials, store, old).describe()
     assert len(make_plan(trials, store, "new").to_run) == 3, "told, not repeated"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What the warnings ask of a data set."""
+
+    kind: str
+    train: int
+    leak_warning: str | None = None
+
+    @property
+    def info(self) -> SimpleNamespace:
+        return SimpleNamespace(kind=self.kind)
+
+    def split(self, fold: int) -> SimpleNamespace:
+        return SimpleNamespace(train=range(self.train))
+
+
+def test_few_clips_get_a_warning_with_the_epochs_that_they_need(trials):
+    plan = make_plan(trials, ())
+    # 72 clips are 4 batches of 16, and 10 epochs of them 40 steps.
+    (line,) = warnings(plan, Clips("folder", 72))
+    assert "40 steps" in line and "about 100 " in line
+    assert warnings(plan, Clips("folder", 72, "no groups"))[0] == "no groups"
+    assert warnings(plan, Clips("folder", 600)) == []
+    assert warnings(plan, Clips("embedded", 72)) == []

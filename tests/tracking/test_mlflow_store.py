@@ -463,3 +463,16 @@ def test_a_file_that_is_gone_is_named_and_not_tried_for_ever(store, tmp_path):
     ):
         store.close(run_id, RunEnding("FINISHED", files=[gone]))
     assert store.find({"trial_id": "t1"})[0].status == "RUNNING"
+
+
+def test_the_pages_of_mlflow_show_data_source_and_commit(database, store):
+    made = {"data": "clips", "data_id": "0123abcd4567", "sweep": "smoke", "git_commit": "aa-dirty"}
+    run_id = store.open(identity(**made), {})
+    assert rows(database, "select name, digest from datasets") == [("clips", "0123abcd4567")]
+    query = f"select key, value from tags where run_uuid = '{run_id}' and key like 'mlflow.%'"
+    tags = dict(rows(database, query))
+    assert tags["mlflow.source.name"] == "cmkd sweep smoke"
+    assert tags["mlflow.source.git.commit"] == "aa"
+    assert tags["mlflow.user"]
+    store.open(identity("t2", **made), {})
+    assert len(rows(database, "select * from datasets")) == 1

@@ -34,7 +34,7 @@ from cmkd.training.features import (
     find_problem,
     teacher_folder,
 )
-from cmkd.training.teacher import ensure_teacher
+from cmkd.training.teacher import ensure_teacher, near_chance
 from cmkd.training.trial import TrialRun
 from cmkd.training.weights import import_file
 
@@ -208,3 +208,12 @@ def test_figures_are_those_of_the_graphs(tmp_path: Path) -> None:
     for graph in (1, 2, 3):
         clips = torch.cat([mean_square_edges(h, graph, config).mean((1, 2)) for h in by_hand])
         assert edges[graph] == pytest.approx(float(clips.mean()), rel=1e-5)
+
+
+def test_a_teacher_that_guessing_may_reach_is_named():
+    labels = np.repeat(np.arange(10), 10)
+    warning = near_chance(14.0, labels)
+    assert warning is not None and "14.0 % of 100" in warning and "10.0 %" in warning
+    assert near_chance(17.0, labels) is None
+    # Of few clips more may be luck.
+    assert near_chance(30.0, np.array([0, 0, 1, 1])) is not None

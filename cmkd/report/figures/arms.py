@@ -31,6 +31,7 @@ from cmkd.report.figures.style import (
 )
 from cmkd.report.tables import ArmResult, Difference, Row, Table
 from cmkd.report.text import absent_families, comparable_columns, interval_text, kd_text
+from cmkd.stats import without_outliers
 
 IN_PAPER, OUTSIDE, TEACHER = BLUE, VERMILLION, GREEN
 _KINDS = {
@@ -71,9 +72,12 @@ def draw_arms(table: Table) -> Figure:
         gap=(0.2, 0.45),
         sharex="col",
     )
+    means = [result.selected.mean for rows in families.values() for _, result in rows]
+    measured = [mean for mean in (*means, *teachers.values()) if mean is not None]
+    low = without_outliers(measured)[0] if measured else 0.0
     for (ours, *paper), (family, rows) in zip(grid, families.items(), strict=True):
         for line, (row, result) in enumerate(rows):
-            _draw_arm(ours, line, result, IN_PAPER if row.printed else OUTSIDE)
+            _draw_arm(ours, line, result, IN_PAPER if row.printed else OUTSIDE, low)
             for axes in paper:
                 _draw_printed(axes, line, row, columns[0])
         teacher = teachers.get(family)
@@ -112,7 +116,8 @@ def _name_lines(axes: Axes, labels: Sequence[str]) -> None:
     style(axes, grid="x")
 
 
-def _draw_arm(axes: Axes, line: int, result: ArmResult, colour: str) -> None:
+def _draw_arm(axes: Axes, line: int, result: ArmResult, colour: str, low: float) -> None:
+    """Estimate of an arm; an arrow and its numbers at `low` where it lies below."""
     score = result.selected
     if score.mean is None:
         where = axes.get_yaxis_transform()
@@ -120,6 +125,11 @@ def _draw_arm(axes: Axes, line: int, result: ArmResult, colour: str) -> None:
         return
     seeds = "deterministic" if score.deterministic else f"n = {len(score.per_seed)}"
     text = f"{score.mean:.1f}  {seeds}"
+    if score.mean < low:
+        edge = axes.get_yaxis_transform()
+        axes.plot(0.02, line, "<", color=colour, markersize=6, transform=edge)
+        axes.text(0.04, line, text, transform=edge, va="center", fontsize=SMALL)
+        return
     draw_estimate(axes, line, score.mean, score.interval, score.per_seed, colour, text=text)
 
 

@@ -57,14 +57,15 @@ ROLE = "control"
 """Reference of curves and classes: the pseudo-decoder alone, without KD."""
 
 
-def draw_pictures(table: Table) -> tuple[Picture, ...]:
+def draw_pictures(table: Table, *, pdf: bool = False) -> tuple[Picture, ...]:
     """All figures of `table` that there are values for; that of its arms has no name."""
     pictures = []
     for name, title, alt, caption, figure in draw_all(table):
         if table.evidence.trials:
             note(figure, notice_text(table)[0])
-        svg, png = save(figure)
-        pictures.append(Picture(name, title, f"{title}, {alt}", caption, svg, png))
+        svg, png = save(figure, "svg"), save(figure, "png")
+        page = save(figure, "pdf") if pdf else b""
+        pictures.append(Picture(name, title, f"{title}, {alt}", caption, svg, png, page))
     return tuple(pictures)
 
 
@@ -251,6 +252,6 @@ def pictures_of(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     for name, (figure, about) in figures.items():
         note(figure, f"{trial}: {about}")
         path = folder / name
-        path.write_bytes(save(figure)[1])
+        path.write_bytes(save(figure, "png"))
         written.append(path)
     return tuple(written)

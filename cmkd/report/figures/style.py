@@ -187,13 +187,15 @@ def note(figure: Figure, text: str) -> None:
     figure.text(*places, plain(text), color=GREY, fontsize=SMALL, va="top")
 
 
-def save(figure: Figure) -> tuple[bytes, bytes]:
-    """SVG and PNG; equal figures give equal bytes with one matplotlib version."""
-    svg, png = io.BytesIO(), io.BytesIO()
+_UNDATED = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
+def save(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
+    """Figure as a file; equal figures give equal bytes with one matplotlib version."""
+    buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "cmkd"}):
-        figure.savefig(svg, format="svg", dpi=DOTS, metadata={"Date": None})
-    figure.savefig(png, format="png", dpi=DOTS, metadata={"Software": None})
-    return svg.getvalue(), png.getvalue()
+        figure.savefig(buffer, format=kind, dpi=DOTS, metadata=_UNDATED[kind])
+    return buffer.getvalue()
 
 
 _Rgb = UInt8[np.ndarray, "H W 3"]
