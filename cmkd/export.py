@@ -128,13 +128,13 @@ def _writer(student: Student, kind: Format) -> Callable[[Path], object]:
         raise InputError(
             f"--to onnx: lacks the package {' and '.join(lacking)}", "pip install 'cmkd[export]'"
         )
-    program = _program(student)
-    # Lines on operators of torchvision, which no student uses.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # Lines on operators of torchvision, which no student uses, and on constants left as they are.
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # About torch's own code.
+        warnings.simplefilter("ignore")  # About torch's own code, and equal names of equal axes.
         made = torch.onnx.export(
-            program,
+            _program(student),
             input_names=list(_inputs(student)),
             output_names=["logits"],
             dynamic_shapes=_dynamic(student),

@@ -28,7 +28,12 @@ def attn(
         attended = torch.softmax(scores, -1) @ v.flatten(0, 1)
         return cast(Tensor, attended.unflatten(0, q.shape[:2]))
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(2, 3) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(-2)
+    if torch.compiler.is_exporting():
+        # ONNX has no attention with axes for both frames and heads.
+        attended = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), -1) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v)
+    return attended.transpose(2, 3).flatten(-2)
 
 
 class _Block(nn.Module):
