@@ -37,7 +37,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.prepare import CLIPS
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
-from cmkd.data.clip import read_compressed
+from cmkd.data.clip import read_clip
 from cmkd.data.mpeg4 import decode_plan, open_mpeg4
 from cmkd.data.reencode import reencode
 from cmkd.data.sampling import sample_clip
@@ -194,7 +194,7 @@ def _ways() -> dict[str, Work]:
     for count in POSITIONS:
         reading = ReaderConfig(inputs=InputConfig(num_frames=count))
         ways[f"trial {count}"] = lambda path, _, reading=reading: _drop(
-            read_compressed(path, reading)
+            read_clip(path, reading, frames=False)
         )
         ways[f"every {count}"] = lambda path, at, count=count: _every(path, at[count][-1])
         ways[f"sampled {count}"] = lambda path, at, count=count: _sampled(path, at[count])
@@ -259,7 +259,7 @@ def _read_over_and_over(paths: Sequence[Path], reads: int) -> MemoryFigures:
     reading = ReaderConfig(inputs=InputConfig(num_frames=POSITIONS[0]))
     early = peak = held = 0.0
     for number, path in enumerate(islice(cycle(paths), reads), 1):
-        read_compressed(path, reading)
+        read_clip(path, reading, frames=False)
         held = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
         peak = max(peak, held)
         early = held if number <= max(1, reads // 10) else early

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -171,6 +172,24 @@ def make_folder(folder: Path) -> None:
             ) from error
         raise InputError(
             f"{folder}: is no folder that can be written ({error.strerror})", "choose another one"
+        ) from error
+
+
+def require_locks(folder: Path) -> None:
+    """Check that files of a folder can be locked, without which two processes train one trial.
+
+    Raises:
+        InputError: they cannot, as on some network disks.
+    """
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: files there cannot be locked ({error.strerror})",
+            "set CMKD_CACHE to a folder on another disk, or mount this one with locks (Lustre: "
+            "-o flock; NFS: version 4)",
         ) from error
 
 

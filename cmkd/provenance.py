@@ -13,7 +13,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from cmkd.io import damaged, write_text
+from cmkd.errors import InfrastructureError
+from cmkd.io import write_text
 
 FILE = "made_by.json"
 """In the folder of a trial or teacher: all that trained it, the first one first."""
@@ -88,7 +89,8 @@ def makers(folder: Path) -> tuple[Provenance, ...]:
     """All that trained in `folder`, in order; empty where nothing was trained.
 
     Raises:
-        InfrastructureError: the list is damaged.
+        InfrastructureError: the list is damaged and has been removed, after which the results
+            beside it are of unknown code.
     """
     path = folder / FILE
     try:
@@ -96,7 +98,11 @@ def makers(folder: Path) -> tuple[Provenance, ...]:
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError) as error:
-        raise damaged(path, error, f"the folder {folder}") from error
+        path.unlink(missing_ok=True)
+        raise InfrastructureError(
+            f"{path}: was damaged ({error}) and has been removed; the same command trains anew "
+            "what it belongs to, as nothing says any more which code made it"
+        ) from error
 
 
 def _commit(checkout: Path) -> str:

@@ -54,7 +54,9 @@ def test_all_makers_of_a_folder_are_kept_in_order(
     assert makers(tmp_path) == (first, second)
 
 
-def test_a_damaged_list_of_makers_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("[{")
+@pytest.mark.parametrize("data", [b"[{", b"", bytes(80), b"[\xff]", b"[7]", b'[{"code": "a"}]'])
+def test_a_damaged_list_of_makers_is_named_and_removed(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / FILE).write_bytes(data)
     with pytest.raises(InfrastructureError, match=FILE):
         makers(tmp_path)
+    assert makers(tmp_path) == (), "the next call trains anew, as unknown code has made it"

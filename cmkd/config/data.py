@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.base import Config, Neutral, content_id
+from cmkd.config.base import Config, Knob, Neutral, content_id
 
 
 class EncodingConfig(Config):
@@ -180,6 +180,11 @@ class InputConfig(Config):
     test_crops: Literal[1, 3] = 1
     """Crops per test clip, scores averaged; 3: both ends of the longer side as well as the centre,
     for data sets with a crop."""
+    views: Annotated[Literal["prepared", "fresh"], Neutral("prepared")] = "prepared"
+    """prepared: the data set's views, decoded once into the cache; fresh: clips are decoded while
+    they train, with a new crop, flip and phase in every epoch, and nothing is written."""
+    loaders: Annotated[int | None, Knob()] = Field(None, ge=0)
+    """Processes that decode fresh views for one trial; null: 8 for a GPU, else 1; 0: none."""
 
     @model_validator(mode="after")
     def _gops_share_frames(self) -> Self:

@@ -154,7 +154,7 @@ class Sweep:
 
     def select(self, name: str, value: float) -> Sweep:
         """The sweep after the selection `name`: more arms, fewer that wait."""
-        return _expand(self.spec, self.document, {**self.selected, name: value})
+        return expand_arms(self.spec, self.document, {**self.selected, name: value})
 
     def with_values(self, values: Sequence[Mapping[str, float]]) -> Sweep:
         """The search with one arm per mapping of its keys to values."""
@@ -196,15 +196,13 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     """
     spec, document = read_model(find_spec(name), SweepSpec)
     if spec.preset is not None and spec.preset not in presets():
-        where = document.where("preset")
-        raise ConfigError(
-            f"{where}: unknown preset {spec.preset!r}{suggest(spec.preset, presets())}"
-        )
+        where, hint = document.where("preset"), suggest(spec.preset, presets())
+        raise ConfigError(f"{where}: unknown preset {spec.preset!r}{hint}")
     _check_selections(spec, document)
     count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
     if count > MOST_ARMS and not unlimited:
         raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
-    sweep = _expand(spec, document, {})
+    sweep = expand_arms(spec, document, {})
     if spec.search is not None:
         limits = spec.search.ranges.items()
         for end in ("low", "high"):
@@ -212,7 +210,7 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     if sweep.waiting:
         known = {name: _candidates(spec, choice) for name, choice in spec.select.items()}
         for values in itertools.product(*known.values()):
-            _expand(spec, document, dict(zip(known, values, strict=True)))
+            expand_arms(spec, document, dict(zip(known, values, strict=True)))
     return sweep
 
 
@@ -265,7 +263,8 @@ def _candidates(spec: SweepSpec, selection: Selection) -> list[float]:
     return [value for block in selection.among for value in spec.blocks[block][selection.key]]
 
 
-def _expand(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
+def expand_arms(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
+    """The sweep of a spec, with the arms that are known after these selections."""
     arms: dict[str, Arm] = {}
     waiting: dict[str, tuple[str, ...]] = {}
     for block, axes in spec.blocks.items():

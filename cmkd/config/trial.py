@@ -187,6 +187,18 @@ class Setting(Config):
     teacher: TeacherConfig = TeacherConfig()
 
     @model_validator(mode="after")
+    def _fresh_views_are_seen_once(self) -> Self:
+        if self.inputs.views == "fresh":
+            if self.model == "motion_svm":
+                raise ValueError("model motion_svm is fitted on inputs.views: prepared")
+            if self.needs_teacher and self.teacher.features == "cached":
+                raise ValueError(
+                    "teacher.features: cached keeps what a teacher sees in prepared views; with "
+                    "inputs.views: fresh set it to online"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.model != "student":
             return self

@@ -44,10 +44,17 @@ class Clip:
     residual: Float16[np.ndarray, "T 3*S H/2 W/2"]
     """RGB difference in grey levels, about -255..255."""
     frames: UInt8[np.ndarray, "T 3*S H W"]
-    """Decoded RGB frames of the teacher; none from `read_compressed`."""
+    """Decoded RGB frames of the teacher."""
 
 
-def read_clip(path: Path | str, config: ReaderConfig, *, phase: float = 0.0) -> Clip:
+def read_clip(
+    path: Path | str,
+    config: ReaderConfig,
+    *,
+    phase: float = 0.0,
+    compressed: bool = True,
+    frames: bool = True,
+) -> Clip:
     """Read I-frames, motion and residuals of T P-frames, and the decoded frames.
 
     Segments of several frames are consecutive: the teacher's are frames of the clip, the student's
@@ -56,30 +63,26 @@ def read_clip(path: Path | str, config: ReaderConfig, *, phase: float = 0.0) -> 
 
     Args:
         phase: in [0, 1); see `cmkd.data.sampling`.
+        compressed: read what the student sees; its arrays are empty otherwise.
+        frames: read what the teacher sees; empty otherwise, as at inference.
 
     Raises:
         FileError: not a usable MPEG-4 Part 2 file, fewer than T frames, no P-frame, or sides that
             are no multiples of 4.
     """
-    return _read(path, config, phase, with_frames=True)
-
-
-def read_compressed(path: Path | str, config: ReaderConfig, *, phase: float = 0.0) -> Clip:
-    """The student's part of `read_clip` alone, as at inference."""
-    return _read(path, config, phase, with_frames=False)
-
-
-def _read(path: Path | str, config: ReaderConfig, phase: float, *, with_frames: bool) -> Clip:
     inputs = config.inputs
     keep_freed_memory()
     with open_mpeg4(path) as video:
         _require_usable(path, video, inputs.num_frames)
         sample = sample_clip(video.kinds, inputs.num_frames, inputs.num_gops, phase)
-        changed = gop_windows(video.kinds, sample.positions, config.compressed_segment)
-        positions = sample.positions if with_frames else ()
+        if not compressed:
+            sample = sample._replace(intra=[])
+        positions = sample.positions if compressed else ()
+        changed = gop_windows(video.kinds, positions, config.compressed_segment)
+        positions = sample.positions if frames else ()
         shown = clip_windows(video.kinds, positions, config.raw_segment)
         intra = sorted(set(sample.intra))
-        iframes, motion, residuals, frames = _read_maps(
+        iframes, motion, residuals, pictures = _read_maps(
             video,
             intra,
             _distinct(changed),
@@ -92,7 +95,7 @@ def _read(path: Path | str, config: ReaderConfig, phase: float, *, with_frames: 
         gop=np.array(sample.slot, np.int8),
         motion=_fold(motion, changed),
         residual=_fold(residuals, changed),
-        frames=_fold(frames, shown),
+        frames=_fold(pictures, shown),
     )
 
 

@@ -334,11 +334,11 @@ def _read_views(
     torch.set_num_threads(1)  # the workers already use every CPU
     entry, views, rows = task
     path = root / entry.path
-    _check_content(path, entry.sha256, root, info)
+    check_content(path, entry.sha256, root, info)
     maps = {name: np.lib.format.open_memmap(draft / f"{name}.npy", "r+") for name in _MAPPED}
     for phase in dict.fromkeys(view.phase for view in views):
         read = read_clip(path, config, phase=phase)
-        _check_fit(path, read, info.encoding, slots=maps["iframes"].shape[1])
+        check_fit(path, read, info.encoding, slots=maps["iframes"].shape[1])
         for row, view in enumerate(views, rows.start):
             if view.phase != phase:
                 continue
@@ -350,7 +350,8 @@ def _read_views(
     return b"".join(_digest(array[rows]) for array in maps.values())
 
 
-def _check_content(path: Path, sha256: str, root: Path, info: DatasetInfo) -> None:
+def check_content(path: Path, sha256: str, root: Path, info: DatasetInfo) -> None:
+    """Raise FileError unless a clip is the one of the manifest."""
     remedy = _AGAIN
     if info.kind == "embedded":
         remedy = f"remove {root} and run it again, which draws the clips anew"
@@ -362,8 +363,10 @@ def _check_content(path: Path, sha256: str, root: Path, info: DatasetInfo) -> No
         raise FileError(path, f"differs from {MANIFEST_FILE}", remedy)
 
 
-def _check_fit(path: Path, clip: Clip, encoding: EncodingConfig, slots: int) -> None:
+def check_fit(path: Path, clip: Clip, encoding: EncodingConfig, slots: int | None = None) -> None:
+    """Raise FileError unless a clip has the encoding's size and at most `slots` I-frames."""
     height, width = clip.iframes.shape[-2:]
-    if (height, width) != (encoding.height, encoding.width) or len(clip.iframes) > slots:
+    fits = slots is None or len(clip.iframes) <= slots
+    if (height, width) != (encoding.height, encoding.width) or not fits:
         found = f"{len(clip.iframes)} I-frames of {width}x{height}"
         raise FileError(path, f"{found} do not fit the data set's encoding", _AGAIN)

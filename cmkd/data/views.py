@@ -18,7 +18,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
@@ -119,11 +120,39 @@ def _window(
     )
 
 
+def draw_view(config: ViewsConfig, key: str, height: int, width: int) -> View:
+    """A view whose flips are drawn too, the same for equal keys on every machine.
+
+    Args:
+        key: decides all of it.
+        height, width: of the frames, in pixels.
+    """
+    rng = _generator(key)
+    flip_x = config.flip != "none" and rng.random() < 0.5
+    flip_y = config.flip == "both" and rng.random() < 0.5
+    return _drawn(config, rng, flip_x, flip_y, height, width)
+
+
 def _view(config: ViewsConfig, clip_key: str, number: int, height: int, width: int) -> View:
-    seed = hashlib.sha256(f"{clip_key}\0{number}".encode()).digest()[:8]
-    rng = np.random.default_rng(int.from_bytes(seed, "little"))
     flip_x = config.flip != "none" and number % 2 == 1
     flip_y = config.flip == "both" and number // 2 % 2 == 1
+    rng = _generator(f"{clip_key}\0{number}")
+    return _drawn(config, rng, flip_x, flip_y, height, width)
+
+
+def _generator(key: str) -> np.random.Generator:
+    seed = hashlib.sha256(key.encode()).digest()[:8]
+    return np.random.default_rng(int.from_bytes(seed, "little"))
+
+
+def _drawn(
+    config: ViewsConfig,
+    rng: np.random.Generator,
+    flip_x: bool,
+    flip_y: bool,
+    height: int,
+    width: int,
+) -> View:
     mirror_x, mirror_y = (-1.0 if flip_x else 1.0), (-1.0 if flip_y else 1.0)
     if config.crop is None:
         (xx, xy, x), (yx, yy, y) = _moved(config, rng, height, width)
@@ -248,11 +277,12 @@ def apply_view(clip: Clip, view: View) -> Clip:
     shown = (view.crop or height, view.crop or width)
     if view.matrix == IDENTITY and shown == (height, width):
         return clip
-    linear = np.linalg.inv(_linear_in_pixels(view, (height, width), shown))
+    if (corner := _corner(view, height, width)) is not None:
+        return _sliced(clip, *corner, *shown)
+    linear = vector_turn(view, height, width)
     vectors = clip.motion.astype(np.float64).reshape(-1, 2, *clip.motion.shape[2:])
     turned = np.einsum("ij,njhw->nihw", linear, vectors).reshape(clip.motion.shape)
-    # A crop has no outside: beyond the picture's edge lies half a cell at most.
-    outside: Literal["border", "zeros"] = "zeros" if view.crop is None else "border"
+    outside = outside_of(view.crop)
     return replace(
         clip,
         iframes=to_bytes(_resample(clip.iframes, view, 1, "border")),
@@ -262,12 +292,43 @@ def apply_view(clip: Clip, view: View) -> Clip:
     )
 
 
-def _linear_in_pixels(
-    view: View, read: tuple[int, int], shown: tuple[int, int]
-) -> Float64[np.ndarray, "2 2"]:
+def outside_of(crop: int | None) -> Literal["border", "zeros"]:
+    """Padding of motion and residual. A crop has no outside: half a cell at most lies there."""
+    return "zeros" if crop is None else "border"
+
+
+def _corner(view: View, height: int, width: int) -> tuple[int, int] | None:
+    """(left, top) of a square that is cut on whole cells and not resized; else None."""
+    if view.crop is None:
+        return None
+    left = round(((view.matrix[0][2] + 1) * width - view.crop) / 2)
+    top = round(((view.matrix[1][2] + 1) * height - view.crop) / 2)
+    is_cut = view.matrix == _window(left, top, view.crop, view.crop, height, width)
+    return (left, top) if is_cut and left % MOTION_CELL == top % MOTION_CELL == 0 else None
+
+
+def _sliced(clip: Clip, left: int, top: int, height: int, width: int) -> Clip:
+    def cut(maps: np.ndarray, cell: int) -> np.ndarray:
+        rows = slice(top // cell, (top + height) // cell)
+        columns = slice(left // cell, (left + width) // cell)
+        return np.ascontiguousarray(maps[..., rows, columns])
+
+    return replace(
+        clip,
+        iframes=cut(clip.iframes, 1),
+        motion=cut(clip.motion, MOTION_CELL),
+        residual=cut(clip.residual, RESIDUAL_CELL),
+        frames=cut(clip.frames, 1),
+    )
+
+
+def vector_turn(view: View, height: int, width: int) -> Float64[np.ndarray, "2 2"]:
+    """Matrix that vectors (x, y) of pictures of this size are multiplied by."""
     linear = np.array(view.matrix)[:, :2]
-    before, after = np.array(read[::-1], np.float64), np.array(shown[::-1], np.float64)
-    return np.asarray(linear * before[:, None] / after[None, :])
+    before = np.array((width, height), np.float64)
+    after = np.array((view.crop or width, view.crop or height), np.float64)
+    turn: Float64[np.ndarray, "2 2"] = np.linalg.inv(linear * before[:, None] / after[None, :])
+    return turn
 
 
 def _resample(
@@ -276,12 +337,29 @@ def _resample(
     # Double precision keeps aligned shifts exact for widths that are no power of two: what
     # leaks from a neighbour is below half a grey level and below float16's smallest number.
     batch = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float64))
-    folded = batch.reshape(1, -1, *batch.shape[-2:])
-    sides = [view.crop // cell] * 2 if view.crop else list(batch.shape[-2:])
-    grid = affine_grid(
-        torch.tensor([view.matrix], dtype=torch.float64),
-        [*folded.shape[:2], *sides],
-        align_corners=False,
+    matrix = torch.tensor([view.matrix], dtype=torch.float64)
+    return np.asarray(resample(batch[None], matrix, view.crop, cell, padding)[0].numpy())
+
+
+def resample(
+    maps: Float[Tensor, "B N C H W"],
+    matrices: Float[Tensor, "B 2 3"],
+    crop: int | None,
+    cell: int,
+    padding: Literal["border", "zeros"],
+) -> Float[Tensor, "B N C h w"]:
+    """Maps of B clips, each by the `View.matrix` of its own, bilinearly and on their device.
+
+    Args:
+        crop: `View.crop` of all of them.
+        cell: pixels a side of one value.
+        padding: beyond the edges, the value there or zeros.
+    """
+    folded = maps.flatten(1, 2)
+    sides = [crop // cell] * 2 if crop else list(maps.shape[-2:])
+    grid = affine_grid(matrices, [*folded.shape[:2], *sides], align_corners=False)
+    moved: Tensor = grid_sample(
+        folded, grid, mode="bilinear", padding_mode=padding, align_corners=False
     )
-    moved = grid_sample(folded, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    return np.asarray(moved.reshape(*batch.shape[:2], *sides).numpy())
+    unfolded: Tensor = moved.unflatten(1, maps.shape[1:3])
+    return unfolded

@@ -44,6 +44,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
             sync(Path(draft, name))
         for name in files:
             Path(draft, name).replace(folder / name)
+        sync(folder)
     return tuple(folder / name for name in files)
 
 

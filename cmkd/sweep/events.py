@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 
 from cmkd.config.paths import slug
 from cmkd.errors import TrialFailed
-from cmkd.sweep.failures import MAX_TAG, OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
+from cmkd.sweep.failures import OF_MEMORY, UNTAUGHT, Failure, beyond_the_trials, digest
 from cmkd.sweep.plan import Plan
 from cmkd.sweep.progress import Progress, SweepView
 from cmkd.sweep.recorder import (
     Origin,
     Recorder,
-    provenance_tags,
+    finished,
     teacher_identity,
     trial_identity,
 )
@@ -263,14 +263,8 @@ class TrialEvents:
         history += update.epochs
         if (outcome := update.outcome) is not None:
             # The config of a trial is stored at its start.
-            given = {CONFIG} if key in self._trials else set()
-            files = [path for path in outcome.files if path.name not in given]
-            tags = provenance_tags(outcome.made_by) | self._rung_tags(key)
-            if outcome.notes:
-                tags["notes"] = "\n".join(outcome.notes)[:MAX_TAG]
-            # An imported teacher has no epochs.
-            moment = update.epochs[-1].timestamp_ms if update.epochs else None
-            ending = RunEnding("FINISHED", history, outcome.summary, moment, tags, files)
+            given = {CONFIG} if key in self._trials else ()
+            ending = finished(outcome, history, tags=self._rung_tags(key), given=given)
             self._recorder.close(key, ending, draw_from=outcome.files)
         if update.failure is not None:
             self._recorder.close(key, RunEnding("FAILED", history, tags=update.failure.tags()))

@@ -62,7 +62,7 @@ SPARED = 0.9
 
 @dataclass(frozen=True)
 class Step:
-    """Measured step of a network: `Probe` of `cmkd.training.preflight`, readable without torch."""
+    """Measured step of a network: `Probe` of `cmkd.training.cost`, readable without torch."""
 
     failure: str = ""
     fingerprint: str = ""

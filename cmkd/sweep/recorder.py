@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from cmkd.sweep.failures import MAX_TAG
 from cmkd.sweep.progress import TEACHER_ARM, teacher_name
 from cmkd.sweep.trials import PlannedTrial, flat
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity, RunStore
+from cmkd.training.outcome import TrainingResult
 
 RETRY_SECONDS = 5.0
 LAST_SECONDS = 60.0
@@ -74,6 +75,31 @@ def provenance_tags(made_by: Sequence[Provenance]) -> dict[str, str]:
     if made_by[0].commit != made_by[-1].commit:
         tags["begun_by"] = made_by[0].commit
     return tags
+
+
+def finished(
+    outcome: TrainingResult,
+    history: Sequence[EpochRecord],
+    *,
+    tags: Mapping[str, str] = {},
+    given: Collection[str] = (),
+) -> RunEnding:
+    """The ending of a run with this outcome.
+
+    Args:
+        tags: further ones.
+        given: names of files that the run has already.
+    """
+    notes = {"notes": "\n".join(outcome.notes)[:MAX_TAG]} if outcome.notes else {}
+    return RunEnding(
+        "FINISHED",
+        history,
+        outcome.summary,
+        # An imported teacher has no epochs.
+        history[-1].timestamp_ms if history else None,
+        {**provenance_tags(outcome.made_by), **tags, **notes},
+        [path for path in outcome.files if path.name not in given],
+    )
 
 
 def trial_identity(trial: PlannedTrial, origin: Origin) -> RunIdentity:

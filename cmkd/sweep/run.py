@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,9 @@ from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.machine import named, owner, owner_is_gone, usable_cpus
-from cmkd.provenance import Provenance, makers, this_code
+from cmkd.io import require_locks
+from cmkd.machine import named, owner, usable_cpus
+from cmkd.provenance import Provenance, this_code
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import (
     Failure,
@@ -25,12 +25,13 @@ from cmkd.sweep.failures import (
     beyond_the_trials,
     guarded_signals,
 )
-from cmkd.sweep.plan import Plan, SweepRequest, build_plan, short_commit, warnings
+from cmkd.sweep.needs import needs_of, open_data, require_weights, with_weight_ids
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan, warnings
 from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView, duration, status_file
-from cmkd.sweep.recorder import Draw, Origin, Recorder
-from cmkd.sweep.trials import by_trial, teachers_of
-from cmkd.sweep.worker import trial_lock
+from cmkd.sweep.recorder import Draw, Origin, Recorder, finished, teacher_identity
+from cmkd.sweep.reuse import OUTCOMES, CacheReview, lost_teachers
+from cmkd.tracking.reader import open_reader
 from cmkd.tracking.store import RunRecord, RunStore, default_uri, store_exists
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ INTERRUPT_SECONDS = 15.0
 """Wait of an interrupted sweep for its store; preempted machines have 30 s."""
 MANY_TRIALS, MANY_HOURS = 200, 24.0
 """Larger sweeps ask before they run."""
-OUTCOMES = {"trials": "outcome.json", "teachers": "summary.json"}
-"""File that is written last of a finished trial or teacher."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,24 @@ class SweepResult:
 
 
 def preview(request: SweepRequest, view: SweepView) -> tuple[Plan, Preflight]:
-    """The plan of a sweep without running it; a store that does not exist is not created."""
+    """The plan of a sweep without running it; a store that does not exist is not created.
+
+    Of a full-size sweep it is told first what is missing, and what all of it costs.
+    """
     _require_possible(request)
-    dataset = _open_data(request, view)
+    request = replace(request, sweep=with_weight_ids(request.sweep, request.cache))
+    for line in needs_of(request):
+        view.note(line)
+    dataset = open_data(request, view)
     runs: Sequence[RunRecord] = ()
     if store_exists(request.tracking_uri):
-        runs = _open_store(request).find({"data_id": dataset.id})
+        # A reader of the file: MLflow takes seconds to load.
+        reader = open_reader(request.tracking_uri)
+        runs = reader.find({"data_id": dataset.id})
+        params = reader.params([run.run_id for run in runs])
+        runs = [replace(run, params=params[run.run_id]) for run in runs]
     plan = build_plan(request, dataset, runs, this_code().commit)
-    _require_weights(plan, request.cache)
+    require_weights(plan.to_run, request.cache)
     return plan, _preflight(plan, dataset, runs, request)
 
 
@@ -90,9 +99,11 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
         Interrupted: SIGINT, SIGTERM or SIGHUP; open runs are KILLED in the store.
     """
     _require_possible(request)
+    require_locks(request.cache)
+    request = replace(request, sweep=with_weight_ids(request.sweep, request.cache))
     sweep = request.sweep.spec.name
     with guarded_signals() as guard:
-        dataset = _open_data(request, view)
+        dataset = open_data(request, view)
         data, uri = dataset.info.name, request.tracking_uri or default_uri()
         with (
             sweep_lock(request.cache, sweep, data),
@@ -121,7 +132,7 @@ class _Stages:
         runs, plan = self._plan()
         result = SweepResult(plan)
         while plan.to_run:
-            _require_weights(plan, self.request.cache)
+            require_weights(plan.to_run, self.request.cache)
             workers = self._announce(plan, runs)
             stage = self._train(plan, runs, workers)
             runs, after = self._plan()
@@ -142,7 +153,34 @@ class _Stages:
 
     def _plan(self) -> tuple[Sequence[RunRecord], Plan]:
         runs = self.store.find({"data_id": self.dataset.id})
-        return runs, build_plan(self.request, self.dataset, runs, this_code().commit)
+        plan = build_plan(self.request, self.dataset, runs, this_code().commit)
+        self._record_lost_teachers(plan, runs)
+        return runs, plan
+
+    def _record_lost_teachers(self, plan: Plan, runs: Sequence[RunRecord]) -> None:
+        lost = lost_teachers(plan, runs, self.request.cache)
+        if not lost:
+            return
+        from cmkd.training.outcome import read_result
+
+        recorder = Recorder(self.store, self.view.note, self.draw)
+        for key, config in lost.items():
+            result = read_result(self.request.cache / "teachers" / key / OUTCOMES["teachers"], key)
+            recorder.open(teacher_identity(config, self._origin(plan, {key: result.made_by})), {})
+            recorder.close(key, finished(result, result.history), draw_from=result.files)
+        recorder.drain()
+        self.view.note(f"{len(lost)} teachers that the store lacked are recorded from the cache")
+
+    def _origin(self, plan: Plan, made_by: Mapping[str, Sequence[Provenance]]) -> Origin:
+        return Origin(
+            self.request.sweep.spec.name,
+            self.dataset.info,
+            self.dataset.num_folds,
+            {choice.name: choice.describe() for choice in plan.choices},
+            made_by,
+            self.request.sweep.spec.description,
+            self.dataset.leak_warning,
+        )
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:
         """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
@@ -172,15 +210,7 @@ class _Stages:
         recorder = Recorder(self.store, self.view.note, self.draw, writers=self.store.writers)
         events = TrialEvents(
             plan,
-            Origin(
-                request.sweep.spec.name,
-                self.dataset.info,
-                self.dataset.num_folds,
-                {choice.name: choice.describe() for choice in plan.choices},
-                cached.made_by,
-                request.sweep.spec.description,
-                self.dataset.leak_warning,
-            ),
+            self._origin(plan, cached.made_by),
             recorder,
             self.view,
             {run.trial_id for run in runs if run.status == "FINISHED"},
@@ -214,6 +244,9 @@ class _Stages:
         from cmkd.data.decoded_cache import ensure_arrays
 
         for reading in dict.fromkeys(trial.config.setting.reading for trial in plan.to_run):
+            if reading.inputs.views == "fresh":
+                self.view.note("clips are decoded while they train; nothing of them is written")
+                continue
             ensure_arrays(
                 self.dataset,
                 reading,
@@ -222,16 +255,6 @@ class _Stages:
                 workers=min(self.request.workers, usable_cpus()),
                 on_progress=lambda done, total: self.view.stage("decoding clips", done, total),
             )
-
-
-def _open_data(request: SweepRequest, view: SweepView) -> Dataset:
-    from cmkd.data.dataset import open_dataset
-
-    return open_dataset(
-        request.data,
-        request.cache,
-        on_progress=lambda done, total: view.stage("drawing and encoding clips", done, total),
-    )
 
 
 def _open_store(request: SweepRequest) -> RunStore:
@@ -280,17 +303,6 @@ def _require_possible(request: SweepRequest) -> None:
         )
 
 
-def _require_weights(plan: Plan, cache: Path) -> None:
-    """Check that all imported weights exist, before training."""
-    used: set[str | None] = set()
-    for setting in {trial.arm: trial.config.setting for trial in plan.to_run}.values():
-        used |= {setting.teacher.weights, setting.student.weights, setting.student.p_weights}
-    for weights in sorted(name for name in used if name is not None):
-        from cmkd.training.weights import find_weights
-
-        find_weights(weights, cache)
-
-
 @contextmanager
 def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
     """Lock ``<cache>/locks/<sweep>-<data>.lock``; the system releases it if the process dies.
@@ -317,84 +329,3 @@ def sweep_lock(cache: Path, sweep: str, data: str) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-class CacheReview:
-    """Reuse of cached results, by the code that made them.
-
-    A cached result is reused if this code made all of it, or if this store began the same trial
-    with the code that did. Other results are removed and trained again.
-
-    Attributes:
-        made_by: by id, the code that made the reused results.
-        taken: finished results that this store lacked, by commit.
-    """
-
-    def __init__(self, cache: Path, store: RunStore, *, fresh: bool = False) -> None:
-        self.made_by: dict[str, tuple[Provenance, ...]] = {}
-        self.taken: Counter[str] = Counter()
-        self._cache = cache
-        self._store = store
-        self._fresh = fresh
-        self._removed: Counter[str] = Counter()
-
-    def review(self, plan: Plan, runs: Sequence[RunRecord]) -> list[str]:
-        """Remove other results from cache and store; returns lines for the user.
-
-        Raises:
-            InfrastructureError: the store does not answer, or the makers of a result are damaged.
-        """
-        runs_of = by_trial(runs)
-        for key in teachers_of(plan.to_run):
-            self._review("teachers", key, runs_of.get(key, ()))
-        for trial in plan.to_run:
-            self._review("trials", trial.id, runs_of.get(trial.id, ()))
-        return [
-            *(f"{number} taken from the cache, made by {by}" for by, number in self.taken.items()),
-            *(
-                f"{number} in the cache made by {commit} do not count here, as the code differs or "
-                "--fresh is given; trained anew"
-                for commit, number in self._removed.items()
-            ),
-        ]
-
-    def _review(self, kind: str, key: str, runs: Sequence[RunRecord]) -> None:
-        folder = self._cache / kind / key
-        made_by, this = makers(folder), this_code().code
-        in_store = {code for run in runs for code in run.tags.get("code", "").split()}
-        is_recorded = any(run.status == "FINISHED" for run in runs)
-        is_done = (folder / OUTCOMES[kind]).is_file()
-        codes = {maker.code for maker in made_by}
-        last = short_commit(made_by[-1].commit) if made_by else "unknown code"
-        # A recorded teacher was made or reused by this sweep.
-        is_unwanted = self._fresh and not is_recorded
-        if made_by and codes <= in_store | {this} and not is_unwanted:
-            self.made_by[key] = made_by
-            if is_done and not is_recorded:
-                self.taken[last] += 1
-        elif made_by or is_done:
-            if not self._remove(kind, key, folder):
-                return
-            self._removed[last] += 1
-            codes = set()
-        for run in runs:
-            # Nothing resumes an unfinished run with epochs of other code.
-            made_by_other = not set(run.tags.get("code", "").split()) <= codes | {this}
-            tag = run.tags.get("owner", "")
-            is_held = run.status == "RUNNING" and tag != "" and not owner_is_gone(tag)
-            if run.status != "FINISHED" and made_by_other and not is_held:
-                self._store.discard(run.run_id)
-
-    def _remove(self, kind: str, key: str, folder: Path) -> bool:
-        """Empty the folder; False if another process trains in it now."""
-        lock = trial_lock(self._cache, key) if kind == "trials" else FileLock(folder / "lock")
-        try:
-            with lock.acquire(timeout=0):
-                for path in folder.iterdir():
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    elif path.name != "lock":
-                        path.unlink()
-        except Timeout:
-            return False
-        return True

@@ -164,7 +164,8 @@ def state_of(runs: Sequence[RunRecord], *, prunes: bool = False) -> TrialState:
         return "done"
     if prunes and any(run.status == "KILLED" and "pruned" in run.tags for run in runs):
         return "pruned"
-    failures = [run.tags.get("failure_kind", "") for run in runs if run.status == "FAILED"]
-    if failures and not all(map(is_transient, failures)):
+    # Without a kind, FAILED came late from a request of a process that has ended.
+    failed = [run.tags for run in runs if run.status == "FAILED" and "failure_kind" in run.tags]
+    if not all(is_transient(tags["failure_kind"]) for tags in failed):
         return "failed"
     return "interrupted" if runs else "new"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -196,6 +198,12 @@ class MlflowRuns:
                 found[run_id] = {entry.step: entry.value for entry in ordered}
         return found
 
+    def _logged(self, run_id: str) -> list[tuple[str, int, float]]:
+        """(metric, step, value) of all that the store has of a run."""
+        names = self._call(self._client.get_run, run_id).data.metrics
+        histories = [self._call(self._client.get_metric_history, run_id, name) for name in names]
+        return [(one.key, one.step, one.value) for many in histories for one in many]
+
     def _experiments(self) -> dict[str, str]:
         """Ids of the active experiments by name."""
         pages = self._call.pages(self._client.search_experiments)
@@ -229,6 +237,11 @@ def record_of(run: Run) -> RunRecord:
         metrics=dict(run.data.metrics),
         experiment_id=str(run.info.experiment_id),
     )
+
+
+def as_kept(value: float) -> float | None:
+    """A value as databases of MLflow keep it, which know no infinity; None for NaN."""
+    return None if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))
 
 
 def page_tags(identity: RunIdentity) -> dict[str, str]:

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import is_here, named, owner, owner_is_gone
-from cmkd.tracking.mlflow_calls import MlflowRuns, data_inputs, page_tags, record_of
+from cmkd.tracking.mlflow_calls import MlflowRuns, as_kept, data_inputs, page_tags, record_of
 from cmkd.tracking.store import (
     EpochRecord,
     RunEnding,
@@ -30,15 +30,8 @@ from cmkd.tracking.store import (
 )
 
 ENDING_TAGS = frozenset(
-    {
-        "failure",
-        "failure_kind",
-        "failure_epoch",
-        "failure_trace",
-        "pruned",
-        "pruned_epoch",
-        "pruned_score",
-    }
+    {"failure", "failure_kind", "failure_epoch", "failure_trace"}
+    | {"pruned", "pruned_epoch", "pruned_score"}
 )
 """They say why a run ended early; one that goes on loses them."""
 SERVER_WRITERS = 4
@@ -135,6 +128,7 @@ class MlflowStore(MlflowRuns, RunStore):
         A FINISHED run is left as it is. `artifacts` maps names to texts.
         """
         experiments = self._experiments()
+        known: Sequence[RunRecord]
         known = self._find({"trial_id": identity.trial_id}, experiments.values())
         if not known:
             name = identity.experiment
@@ -144,8 +138,8 @@ class MlflowStore(MlflowRuns, RunStore):
             self._write(own, params=identity.params)
             if inputs := data_inputs(identity):
                 self._call(self._client.log_inputs, own, inputs)
-            # Another process may have created one meanwhile.
-            known = self._find({"trial_id": identity.trial_id}, [*experiments.values(), experiment])
+            # Another process may have created one meanwhile, in an experiment of its own.
+            known = self.find({"trial_id": identity.trial_id})
         survivor = self._only(known)
         if survivor.status == "FINISHED":
             return survivor.run_id
@@ -175,15 +169,25 @@ class MlflowStore(MlflowRuns, RunStore):
 
         The status is written last, so a FINISHED run is a complete one, and one that is FINISHED
         stays so. A run that another living process writes is not KILLED. The store is asked for
-        the history that it has, as it may have been set back since that was written.
+        what it has, as it may have been set back since that was written. A run with values that
+        this training has not had, as of another process, is removed and recorded anew.
 
         Raises:
             InputError: also where a file is not there, or another process writes the run and does
                 not end.
         """
-        current = self._may_close(run_id, ending.status)
-        if current is None:
+        moment = ending.timestamp_ms
+        moment = int(time.time() * 1000) if moment is None else moment
+        last = [EpochRecord(0, moment, ending.summary)] if ending.summary else []
+        epochs = [*(ending.history or self._kept.get(run_id, ())), *last]
+        run = self._may_close(run_id, ending.status)
+        is_whole = ending.status == "FINISHED" and bool(ending.history)
+        if run and is_whole and not self._agrees(run.run_id, epochs):
+            self._call(self._client.delete_run, run.run_id)
+            run = self._may_close(run_id, ending.status)
+        if run is None:
             return
+        current = run.run_id
         for path in ending.files:
             if not path.is_file():
                 raise InputError(
@@ -191,16 +195,13 @@ class MlflowStore(MlflowRuns, RunStore):
                     f"{path.parent} and what it is of is trained again"
                 )
             self._call(self._client.log_artifact, current, str(path))
-        moment = ending.timestamp_ms
-        moment = int(time.time() * 1000) if moment is None else moment
-        last = [EpochRecord(0, moment, ending.summary)] if ending.summary else []
-        epochs = [*(ending.history or self._kept.get(run_id, ())), *last]
         if ending.history:
             self._written.pop(current, None)
-        self._write(current, epochs=epochs, tags=ending.tags)
-        if ending.status == "FINISHED":
-            trial_id = self._opened[run_id][0].trial_id if run_id in self._opened else ""
-            if trial_id and self._only(self.find({"trial_id": trial_id})).run_id != current:
+        identity = self._opened[run_id][0] if run_id in self._opened else None
+        params = _without(identity.params, run.params.keys()) if identity else {}
+        self._write(current, epochs=epochs, params=params, tags=ending.tags)
+        if ending.status == "FINISHED" and identity is not None:
+            if self._only(self.find({"trial_id": identity.trial_id})).run_id != current:
                 return
         self._release(current, ending.status)
         self._written.pop(current, None)
@@ -217,6 +218,11 @@ class MlflowStore(MlflowRuns, RunStore):
         Two processes, or a server that works off requests which it seemed not to answer, may have
         created several. Whoever sees them keeps the same one, so that it is never none.
         """
+        if not runs:
+            raise InfrastructureError(
+                f"tracking store {redact(self.uri)}: another process removed a run while it was "
+                "being written; run it again"
+            )
         order = {"FINISHED": 0, "RUNNING": 1}
         first, *others = sorted(runs, key=lambda run: (order.get(run.status, 2), run.run_id))
         for run in others:
@@ -283,7 +289,7 @@ class MlflowStore(MlflowRuns, RunStore):
     def _reopen(self, run: RunRecord, identity: RunIdentity) -> str:
         if run.status != "RUNNING":
             self._call(self._client.update_run, run.run_id, status="RUNNING")
-        for tag in ENDING_TAGS & run.tags.keys():
+        for tag in sorted(ENDING_TAGS & run.tags.keys()):
             self._call(self._client.delete_tag, run.run_id, tag)
         # One on another host cannot be asked whether it lives; the last to come writes.
         holds = run.status == "RUNNING" and _is_held(run.tags) and is_here(run.tags["owner"])
@@ -309,15 +315,15 @@ class MlflowStore(MlflowRuns, RunStore):
         self._call(self._client.set_tag, run_id, "owner", owner())
         return True
 
-    def _may_close(self, run_id: str, status: RunStatus) -> str | None:
-        """Id of the run to end; None where it has ended or is another process's."""
+    def _may_close(self, run_id: str, status: RunStatus) -> RunRecord | None:
+        """The run to end; None where it has ended or is another process's."""
         deadline = time.monotonic() + HELD_SECONDS
         while True:
             now = self._current(run_id)
             if now.status == "FINISHED" or (status != "FINISHED" and _is_held(now.tags)):
                 return None
             if self._may_write(now):
-                return now.run_id
+                return now
             if time.monotonic() > deadline:
                 raise InputError(
                     f"run {now.run_id} of {redact(self.uri)} is being written by "
@@ -363,12 +369,21 @@ class MlflowStore(MlflowRuns, RunStore):
 
     def _steps_written(self, run_id: str) -> set[tuple[str, int]]:
         if run_id not in self._written:
-            names = self._call(self._client.get_run, run_id).data.metrics
-            histories = [
-                self._call(self._client.get_metric_history, run_id, name) for name in names
-            ]
-            self._written[run_id] = {(name.key, name.step) for many in histories for name in many}
+            self._written[run_id] = {(name, step) for name, step, _ in self._logged(run_id)}
         return self._written[run_id]
+
+    def _agrees(self, run_id: str, epochs: Iterable[EpochRecord]) -> bool:
+        """False if the run has values that this training has not had, as of another process."""
+        trained = {
+            (name, epoch.step): value for epoch in epochs for name, value in epoch.metrics.items()
+        }
+        logged = self._logged(run_id)
+        places = [(name, step) for name, step, _ in logged]
+        self._written[run_id] = set(places)
+        return len(places) == len(set(places)) and all(
+            (name, step) in trained and as_kept(trained[name, step]) == as_kept(value)
+            for name, step, value in logged
+        )
 
 
 def _is_held(tags: Mapping[str, str]) -> bool:

@@ -1,8 +1,9 @@
-"""Batches of decoded clips as tensors, from the memory-mapped arrays of a data set."""
+"""Batches of decoded clips as tensors; `ClipReader` takes them from memory-mapped arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.decoded_cache import READER, ClipArrays
-from cmkd.data.splits import Split
+from cmkd.method.networks import Side
 from cmkd.training.build import StudentInputs, sees_all_i_frames
 from cmkd.training.outcome import read_record, write_record
 
@@ -43,7 +44,7 @@ def measure_scales(arrays: ClipArrays, rows: Rows) -> InputScales:
 
 
 def ensure_scales(
-    config: TrialConfig, cache: Path, arrays: ClipArrays, split: Split
+    config: TrialConfig, cache: Path, measure: Callable[[], InputScales]
 ) -> InputScales:
     """Scales of the trial's training clips, measured once per data set, inputs and fold.
 
@@ -54,7 +55,7 @@ def ensure_scales(
     path = cache / "scales" / f"{key}.json"
     if path.is_file():
         return InputScales(**read_record(path, key))
-    scales = measure_scales(arrays, first_rows(arrays, split.train))
+    scales = measure()
     write_record(path, key, vars(scales))
     return scales
 
@@ -66,27 +67,108 @@ def _std(values: NDArray[Any], rows: Rows) -> float:
     return std if std > 0 else 1.0
 
 
-class ClipReader:
-    """Reads rows of `ClipArrays` as normalised tensors on `device`.
+class Reader(ABC):
+    """Views of clips, named by rows, as normalised tensors on `device`.
 
     Pictures are normalised as the networks of `setting` expect, motion and residual are divided
     by their scale.
+
+    Attributes:
+        picture: (height, width) of I-frames and decoded frames.
     """
 
-    def __init__(
-        self, arrays: ClipArrays, scales: InputScales, device: torch.device, setting: Setting
-    ) -> None:
-        self.arrays = arrays
+    picture: Side
+
+    def __init__(self, scales: InputScales, device: torch.device, setting: Setting) -> None:
         self.scales = scales
         self.device = device
         self._all_i_frames = sees_all_i_frames(setting)
         self._student_norm = _normalisation(setting.student.backbone, device)
         self._teacher_norm = _normalisation(setting.teacher.backbone, device)
 
-    @property
-    def picture(self) -> tuple[int, int]:
-        """(height, width) of I-frames and decoded frames."""
-        return int(self.arrays.iframes.shape[-2]), int(self.arrays.iframes.shape[-1])
+    @abstractmethod
+    def plain_rows(self, clips: Sequence[int]) -> Rows:
+        """Rows of the unchanged clips."""
+
+    @abstractmethod
+    def epoch_rows(self, clips: Sequence[int], epoch: int) -> Rows:
+        """Rows of one view per clip, those of an epoch from 0."""
+
+    @abstractmethod
+    def test_rows(self, clips: Sequence[int]) -> Rows:
+        """Rows (B, M) of the M views at test."""
+
+    @abstractmethod
+    def measured_rows(self, clips: Sequence[int]) -> Rows:
+        """Rows of the unchanged clips that statistics are measured on."""
+
+    @abstractmethod
+    def classes(self, rows: Rows) -> Rows:
+        """Class indices that these rows show."""
+
+    @abstractmethod
+    def motion(self, rows: Rows) -> NDArray[np.float16]:
+        """(B, T, 2 S, h, w) vectors in pixels."""
+
+    @abstractmethod
+    def compressed(self, rows: Rows) -> StudentInputs:
+        """Inputs of the student: the arguments of `Student.forward`, in order."""
+
+    @abstractmethod
+    def frames(self, rows: Rows) -> Tensor:
+        """Inputs of the teacher: (B, T, 3 S, H, W) for segments of S frames."""
+
+    @abstractmethod
+    def labels(self, rows: Rows) -> Tensor:
+        """Class indices of these rows, on the device."""
+
+    def ahead(self, batches: Sequence[Rows], *, compressed: bool, frames: bool) -> Iterator[Rows]:
+        """The batches, each of which is to be read by the methods above before the next.
+
+        Args:
+            compressed, frames: which of them will be called.
+        """
+        yield from batches
+
+    def _pictures(self, values: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+        mean, std = norm
+        frames: Tensor = values.float().unflatten(2, (-1, 3))
+        return ((frames - mean) / std).flatten(2, 3)
+
+
+class ClipReader(Reader):
+    """Reads rows of `ClipArrays`."""
+
+    def __init__(
+        self, arrays: ClipArrays, scales: InputScales, device: torch.device, setting: Setting
+    ) -> None:
+        super().__init__(scales, device, setting)
+        self.arrays = arrays
+        self.picture = int(arrays.iframes.shape[-2]), int(arrays.iframes.shape[-1])
+
+    def plain_rows(self, clips: Sequence[int]) -> Rows:
+        """`first_rows` of the arrays."""
+        return first_rows(self.arrays, clips)
+
+    def epoch_rows(self, clips: Sequence[int], epoch: int) -> Rows:
+        """`view_rows` of the arrays."""
+        return view_rows(self.arrays, clips, epoch)
+
+    def test_rows(self, clips: Sequence[int]) -> Rows:
+        """Rows (B, M) of the views at test."""
+        return np.asarray(self.arrays.test_index[list(clips)])
+
+    def measured_rows(self, clips: Sequence[int]) -> Rows:
+        """All of the unchanged clips."""
+        return self.plain_rows(clips)
+
+    def classes(self, rows: Rows) -> Rows:
+        """Class indices that these rows show."""
+        return np.asarray(self.arrays.labels[rows])
+
+    def motion(self, rows: Rows) -> NDArray[np.float16]:
+        """(B, T, 2 S, h, w) vectors in pixels."""
+        return np.asarray(self.arrays.motion[rows])
 
     def compressed(self, rows: Rows) -> StudentInputs:
         """Inputs of the student: the arguments of `Student.forward`, in order."""
@@ -94,7 +176,7 @@ class ClipReader:
             self.arrays.iframes[rows], self.arrays.gop[rows], together=self._all_i_frames
         )
         return (
-            self._pictures(i_frames, self._student_norm),
+            self._pictures(self._tensor(i_frames), self._student_norm),
             self._tensor(own),
             self._tensor(self.arrays.motion[rows]).float() / self.scales.motion,
             self._tensor(self.arrays.residual[rows]).float() / self.scales.residual,
@@ -102,16 +184,11 @@ class ClipReader:
 
     def frames(self, rows: Rows) -> Tensor:
         """Inputs of the teacher: (B, T, 3 S, H, W) for segments of S frames."""
-        return self._pictures(self.arrays.frames[rows], self._teacher_norm)
+        return self._pictures(self._tensor(self.arrays.frames[rows]), self._teacher_norm)
 
     def labels(self, rows: Rows) -> Tensor:
         """Class indices of these rows."""
         return self._tensor(self.arrays.labels[rows])
-
-    def _pictures(self, values: NDArray[Any], norm: tuple[Tensor, Tensor]) -> Tensor:
-        mean, std = norm
-        frames: Tensor = self._tensor(values).float().unflatten(2, (-1, 3))
-        return ((frames - mean) / std).flatten(2, 3)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return to_tensor(values, self.device)

@@ -9,6 +9,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,58 @@ from torch import Tensor
 
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.io import write_atomic
+from cmkd.training.runtime import ProcessGroup
 
 CURRENT, PREVIOUS, NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
+
+
+@dataclass
+class Progress:
+    """Part of an epoch that is done, in this process.
+
+    Attributes:
+        sums: of the means of each metric times their clips.
+        clips: that each metric is averaged over.
+        losses: of each step.
+    """
+
+    steps: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    clips: dict[str, int] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @classmethod
+    def restored(
+        cls, stored: Mapping[str, Any], group: ProcessGroup, device: torch.device
+    ) -> Progress:
+        """What a checkpoint has as ``vars``; all of it is the main process's share."""
+        share = float(group.is_main)
+        return cls(
+            stored["steps"],
+            {name: share * value.to(device) for name, value in stored["sums"].items()},
+            {name: int(share * clips) for name, clips in stored["clips"].items()},
+            [share * value.to(device) for value in stored["losses"]],
+            stored["seconds"],
+        )
+
+    def add(self, name: str, value: Tensor, clips: int) -> None:
+        """Count the mean of a metric over some clips."""
+        self.sums[name] = self.sums.get(name, 0.0) + value.detach() * clips
+        self.clips[name] = self.clips.get(name, 0) + clips
+
+    def hand_over(self, group: ProcessGroup) -> None:
+        """Give the sums of all processes to the main one, whose checkpoint then has the whole."""
+        if group.size == 1:
+            return
+        sums = group.sum(torch.stack([*self.sums.values()]))
+        clips = group.sum(torch.tensor([*self.clips.values()], device=sums.device)).tolist()
+        whole = vars(self) | {
+            "sums": dict(zip(self.sums, sums, strict=True)),
+            "clips": dict(zip(self.clips, clips, strict=True)),
+            "losses": [*group.sum(torch.stack(self.losses))],
+        }
+        vars(self).update(vars(Progress.restored(whole, group, sums.device)))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:

@@ -119,6 +119,47 @@ def count(subject: Subject) -> Cost:
 
 
 @dataclass(frozen=True)
+class StepCost:
+    """Cost of training a network at views of `SIDE`, counted without values.
+
+    Attributes:
+        gmacs: 10^9 multiply-accumulates of a clip, forward and backward.
+        forward: those of a forward pass alone.
+        memory: bytes on the device for a batch, see `Footprint`.
+    """
+
+    gmacs: float
+    forward: float
+    memory: int
+
+
+def step_cost(subject: Subject, num_classes: int) -> StepCost:
+    """Count a training step on torch's ``meta`` device; losses hardly weigh in it."""
+    setting, teaches = subject.setting, subject.role == "teacher"
+    config: TrainingConfig = setting.teacher.training if teaches else setting.training
+    device, picture = torch.device("meta"), (SIDE, SIDE)
+    with device:
+        model = build(setting, subject.role, picture, num_classes).train()
+    inputs = random_inputs(setting, subject.role, picture, 1, device)
+
+    def loss() -> Tensor:
+        output = model(*inputs)
+        parts = output if teaches else (output.logits, output.h_hat)
+        return torch.stack([part.sum() for part in parts if part is not None]).sum()
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        measured, value = footprint(model, loss, 1)
+        forward = counter.get_total_flops() / 2e9
+        value.backward()
+    gmacs = counter.get_total_flops() / 2e9
+    share = 0.5 if config.precision == "bf16" else 1.0
+    halved = Footprint(measured.fixed, share * measured.per_clip)
+    memory = halved.bytes(-(-config.batch_size // config.accumulate))
+    return StepCost(gmacs, forward, memory)
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Memory of a training: `fixed` bytes, and `per_clip` bytes of one backward pass."""
 
@@ -138,11 +179,12 @@ def footprint(model: nn.Module, loss: Callable[[], Tensor], clips: int) -> tuple
             counted, on any device.
     """
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    # Not its address, which is 0 on the meta device.
+    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):

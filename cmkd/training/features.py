@@ -28,7 +28,7 @@ from cmkd.data.dataset import Dataset
 from cmkd.io import load_array, require_space
 from cmkd.method.networks import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
-from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows, in_order, to_tensor
+from cmkd.training.batches import ClipReader, Reader, Rows, all_rows, in_order, to_tensor
 from cmkd.training.build import build_teacher
 from cmkd.training.outcome import read_finished, read_record, write_finished, write_record
 from cmkd.training.runtime import autocast, to_device
@@ -102,7 +102,7 @@ class ChannelStats:
 class FrozenTeacher:
     """Trained teacher on the device of `reader`, for rows of its arrays."""
 
-    def __init__(self, network: Teacher, recipe: TeacherConfig, reader: ClipReader) -> None:
+    def __init__(self, network: Teacher, recipe: TeacherConfig, reader: Reader) -> None:
         self.network = to_device(network, reader.device)
         self.precision = recipe.training.precision
         self.batch = find_backbone(recipe.backbone).eval_batch
@@ -116,9 +116,12 @@ class FrozenTeacher:
 
     def all_outputs(self, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(number of the first row, h, logits) of batches in order, on the CPU."""
-        for start in range(0, len(rows), self.batch):
-            h, logits = self.outputs(rows[start : start + self.batch])
+        start = 0
+        batches = list(in_order(rows, self.batch))
+        for part in self.reader.ahead(batches, compressed=False, frames=True):
+            h, logits = self.outputs(part)
             yield start, h.cpu(), logits.cpu()
+            start += len(part)
 
     def measure_stats(self, rows: Rows) -> ChannelStats:
         """Mean and SD of every channel over these rows.
@@ -158,7 +161,7 @@ class OnlineFeatures:
 
 
 def online_features(
-    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: Reader
 ) -> OnlineFeatures:
     """Outputs of the trial's finished teacher; errors as of `ensure_features`."""
     teacher, stats = _open_teacher(config, cache, dataset, reader)
@@ -166,14 +169,14 @@ def online_features(
 
 
 def _open_teacher(
-    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: Reader
 ) -> tuple[FrozenTeacher, ChannelStats]:
     network = load_teacher(config, cache, len(dataset.info.classes))
     teacher = FrozenTeacher(network, config.setting.teacher, reader)
     path = teacher_folder(config, cache) / CHANNEL_STATS_FILE
     with FileLock(f"{path}.lock"):
         if not path.is_file():
-            plain = first_rows(reader.arrays, dataset.split(config.fold).train)
+            plain = reader.measured_rows(dataset.split(config.fold).train)
             stats = teacher.measure_stats(plain)
             values = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist()}
             write_record(path, config.teacher_id, values)
@@ -207,7 +210,7 @@ class CachedFeatures:
 
 
 def ensure_features(
-    config: TrialConfig, cache: Path, dataset: Dataset, reader: ClipReader
+    config: TrialConfig, cache: Path, dataset: Dataset, reader: Reader
 ) -> TeacherFeatures:
     """Features of the trial's teacher as `teacher.features` says, made if they are not there.
 
@@ -221,6 +224,7 @@ def ensure_features(
     with FileLock(folder.with_name("features.lock")):
         if not record.is_file():
             teacher, stats = _open_teacher(config, cache, dataset, reader)
+            assert isinstance(reader, ClipReader), "`Setting` refuses this of fresh views"
             rows = all_rows(reader.arrays, dataset.split(config.fold).train)
             _compute(teacher, stats, rows, folder)
             files = ("rows.npy", "h.npy", "logits.npy")

@@ -6,10 +6,10 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,25 +24,28 @@ from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
 from cmkd.errors import TrialFailed
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import (
-    ClipReader,
-    Rows,
-    first_rows,
-    in_order,
-    num_batches,
-    shuffled,
-    view_rows,
-)
-from cmkd.training.checkpoint import load_checkpoint, save_checkpoint
+from cmkd.training.batches import Reader, Rows, in_order, num_batches, shuffled
+from cmkd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
 from cmkd.training.outcome import Validation, accuracy
-from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, autocast, prefetch
+from cmkd.training.runtime import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    autocast,
+    get_generators,
+    prefetch,
+    set_generators,
+)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
 
 CHECKPOINT_SECONDS = 5.0
 """Least time between checkpoints; less training than this costs less to repeat than to keep."""
+WITHIN_EPOCH_SECONDS = 300.0
+"""The same inside of an epoch, where keeping waits for the device."""
+WITHIN_EPOCH_STEPS = 20
+"""Steps after which the time is looked at."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class TrainingLoop(ABC, Generic[ModelT, BatchT]):
     """Training of a classifier of clips under its `TrainingConfig`, with checkpoints.
 
-    Subclasses give a batch (`load`), its loss (`step`) and the scores of clips (`logits`).
+    Subclasses give a batch (`load`), its loss (`batch_loss`) and the scores of clips (`logits`).
 
     Args:
         folder: of the checkpoints; a valid one of the same `owner` is continued.
@@ -92,13 +95,19 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         best_epoch: selected epoch, from 1; `best` is its validation, `best_weights` its state.
         notes: lines for the user about damaged checkpoints.
         saved_epochs: epochs in the newest checkpoint.
+        is_first_of_epoch: no batch of the epoch has been computed.
+        reads_compressed, reads_frames: parts of a clip that `load` reads; `logits` reads the
+            frames only where `load` reads nothing else.
     """
+
+    reads_compressed = True
+    reads_frames = False
 
     def __init__(
         self,
         model: ModelT,
         config: TrainingConfig,
-        reader: ClipReader,
+        reader: Reader,
         split: Split,
         folder: Path,
         *,
@@ -127,6 +136,9 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         self.best = Validation(-math.inf, -math.inf)
         self.best_weights: Mapping[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
+        self.is_first_of_epoch = True
+        self._progress = Progress()
+        self._generators: list[Tensor] = []
         self._resume()
         self.saved_epochs = len(self.history)
         self._saved_at = time.monotonic()
@@ -157,9 +169,12 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         epoch = len(self.history)
         assert epoch < self.config.epochs
         torch.manual_seed(epoch_seed(self.seed, epoch) + self.group.rank)
-        started = time.perf_counter()
+        if len(self._generators) == self.group.size:
+            set_generators(self._generators[self.group.rank], self.device)
+        started = time.perf_counter() - self._progress.seconds
         metrics = self._train_steps(epoch)
         step_seconds = time.perf_counter() - started
+        self._progress, self._generators = Progress(), []
         reached = self.select(epoch + 1)
         record = EpochRecord(
             step=epoch + 1,
@@ -183,46 +198,71 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         self.model.train()
         for module in self._frozen:
             module.eval()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        clips: dict[str, int] = defaultdict(int)
-        losses: list[Tensor] = []
+        done = self._progress
+        started = time.perf_counter() - done.seconds
         loss = torch.zeros((), device=self.device)
-        parts = prefetch(self._parts(epoch), lambda part: self.load(part.rows), self.device)
-        for part, batch in parts:
+        parts = list(self._parts(epoch, done.steps))
+        announced = self.reader.ahead(
+            [part.rows for part in parts],
+            compressed=self.reads_compressed,
+            frames=self.reads_frames,
+        )
+        pairs = zip(announced, parts, strict=True)
+        for (_, part), batch in prefetch(pairs, lambda pair: self.load(pair[0]), self.device):
+            self.is_first_of_epoch = not done.clips
             result = self.batch_loss(batch)
             weighted = result.loss * part.weight
             weighted.backward()
             loss = loss + weighted.detach()
             for name, value in {"train_loss": result.loss, **result.metrics}.items():
-                sums[name] += value.detach() * result.clips
-                clips[name] += result.clips
+                done.add(name, value, result.clips)
             if part.last:
                 self.group.sum_gradients(self.model)
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
                 self.optimizer.step()
                 self.scheduler.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                losses.append(loss)
+                done.losses.append(loss)
+                done.steps += 1
                 loss = torch.zeros_like(loss)
-        # Nothing before this line waits for the device.
-        finite = self.group.sum(torch.stack(losses)).isfinite()
+                if done.steps % WITHIN_EPOCH_STEPS == 0 and self._is_time():
+                    done.seconds = time.perf_counter() - started
+                    self._save_within(epoch)
+        # Nothing but a checkpoint waits for the device before this line.
+        self._require_finite(epoch)
+        counts = torch.tensor([*done.clips.values()], dtype=torch.float32, device=self.device)
+        totals = self.group.sum(torch.stack([torch.stack([*done.sums.values()]), counts])).tolist()
+        return {name: total / count for name, total, count in zip(done.sums, *totals, strict=True)}
+
+    def _require_finite(self, epoch: int) -> None:
+        finite = self.group.sum(torch.stack(self._progress.losses)).isfinite()
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0]) + 1
             raise TrialFailed(
                 f"loss is not finite (NaN or infinite) at epoch {epoch + 1}, step {step}; "
                 f"lower training.lr (now {self.config.lr}) or the KD weights"
             )
-        counts = torch.tensor([*clips.values()], dtype=torch.float32, device=self.device)
-        totals = self.group.sum(torch.stack([torch.stack([*sums.values()]), counts])).tolist()
-        return {name: total / count for name, total, count in zip(sums, *totals, strict=True)}
+
+    def _is_time(self) -> bool:
+        """Whether a checkpoint is due; the main process decides for all."""
+        late = time.monotonic() - self._saved_at >= WITHIN_EPOCH_SECONDS
+        flag = torch.tensor(float(late and self.group.is_main), device=self.device)
+        return bool(self.group.sum(flag)) if self.group.size > 1 else late
+
+    def _save_within(self, epoch: int) -> None:
+        self._require_finite(epoch)
+        self._progress.hand_over(self.group)
+        self._generators = self.group.gather(get_generators(self.device))
+        self._save()
 
     def batches(self, epoch: int) -> Iterable[Rows]:
         """Rows of the batches of an epoch (from 0), of all processes."""
-        rows = view_rows(self.reader.arrays, self.split.train, epoch)
+        rows = self.reader.epoch_rows(self.split.train, epoch)
         return shuffled(rows, self.config.batch_size, epoch_seed(self.seed, epoch))
 
-    def _parts(self, epoch: int) -> Iterator[_Part]:
-        for rows in self.batches(epoch):
+    def _parts(self, epoch: int, done: int) -> Iterator[_Part]:
+        """Parts of the batches of an epoch without its first ones."""
+        for rows in islice(self.batches(epoch), done, None):
             # Parts before shares, so that a part is the same clips for any number of processes.
             most = max(1, len(rows) // self.group.size)
             parts = np.array_split(rows, min(self.config.accumulate, most))
@@ -240,9 +280,9 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
 
     def validate(self) -> Validation:
         """Accuracy and loss on the validation clips; the same in all processes."""
-        rows = first_rows(self.reader.arrays, self.split.val)
-        scores, labels = self._scores(rows), self.reader.arrays.labels[rows]
-        loss = F.cross_entropy(scores, torch.from_numpy(np.asarray(labels)))
+        rows = self.reader.plain_rows(self.split.val)
+        scores, labels = self._scores(rows), self.reader.classes(rows)
+        loss = F.cross_entropy(scores, torch.from_numpy(labels))
         return Validation(accuracy(scores.argmax(1).numpy(), labels), -float(loss))
 
     def _scores(self, rows: Rows) -> Float[Tensor, "R K"]:
@@ -250,7 +290,11 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         self.model.eval()
         own = self.group.shard(np.arange(len(rows)))
         with torch.inference_mode(), autocast(self.config.precision, self.device):
-            parts = [self.logits(rows[part]).float() for part in in_order(own, self.eval_batch)]
+            batches = list(in_order(rows[own], self.eval_batch))
+            announced = self.reader.ahead(
+                batches, compressed=self.reads_compressed, frames=not self.reads_compressed
+            )
+            parts = [self.logits(part).float() for part in announced]
         scores = parts[0].new_zeros(len(rows), parts[0].shape[1])
         scores[own] = torch.cat(parts)
         return self.group.sum(scores).cpu()
@@ -281,7 +325,11 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
 
     def save_checkpoint(self) -> None:
         """Keep the state of the training after its last epoch, unless that is done."""
-        if self.group.is_main and self.saved_epochs < len(self.history):
+        if self.saved_epochs < len(self.history):
+            self._save()
+
+    def _save(self) -> None:
+        if self.group.is_main:
             state = {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -291,6 +339,8 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
                 "best": asdict(self.best),
                 "best_weights": self.best_weights,
                 "notes": list(self.notes),
+                "progress": vars(self._progress),
+                "generators": self._generators,
             }
             save_checkpoint(self.folder, self.owner, state)
         self.saved_epochs = len(self.history)
@@ -307,5 +357,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
             self.best = Validation(**state["best"])
             self.best_weights = state["best_weights"]
             self.notes = tuple(state["notes"])
+            self._progress = Progress.restored(state["progress"], self.group, self.device)
+            self._generators = state["generators"]
         if note:
             self.notes = (*self.notes, f"epoch {len(self.history)}: {note}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -102,6 +102,22 @@ def prefetch(
         yield part, batch
 
 
+def get_generators(device: torch.device) -> Tensor:
+    """State of torch's generators of the CPU and, where it is a GPU, of `device`."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
+
+
+def set_generators(state: Tensor, device: torch.device) -> None:
+    """Set what `get_generators` gave on a device of this type."""
+    size = torch.get_rng_state().numel()
+    torch.set_rng_state(state[:size])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[size:], device)
+
+
 @dataclass(frozen=True)
 class ProcessGroup:
     """The `size` processes of one training, of which this one has number `rank`.
@@ -150,6 +166,13 @@ class ProcessGroup:
         sizes = [gradient.numel() for gradient in gradients]
         for gradient, summed in zip(gradients, total.split(sizes), strict=True):
             gradient.copy_(summed.view(gradient.shape))
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Value of every process, on the CPU."""
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(found, value)
+        return found
 
     def barrier(self) -> None:
         """Wait until all processes are here."""

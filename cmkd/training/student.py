@@ -16,10 +16,10 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.splits import Split
 from cmkd.method.losses import TeacherTargets, gradient_ratios, total_loss
 from cmkd.method.networks import Student, entropy
-from cmkd.training.batches import ClipReader, Rows
+from cmkd.training.batches import Reader, Rows
 from cmkd.training.build import StudentInputs, build_student
 from cmkd.training.diagnostics import ClipDiagnostics, graphs_of
-from cmkd.training.features import TeacherFeatures
+from cmkd.training.features import OnlineFeatures, TeacherFeatures
 from cmkd.training.loop import StepResult, TrainingLoop, epoch_seed
 from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, autocast, to_device
 
@@ -37,7 +37,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
     """Training of the student of one trial, distilled from a frozen teacher.
 
     Args:
-        reader: of the data set's arrays.
+        reader: of the data set's clips.
         folder: of the trial, for checkpoints.
         cache: holds the imported weights.
         features: outputs of the teacher; None without KD.
@@ -47,7 +47,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
     def __init__(
         self,
         config: TrialConfig,
-        reader: ClipReader,
+        reader: Reader,
         split: Split,
         num_classes: int,
         folder: Path,
@@ -60,7 +60,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
         self.method = config.setting.method
         self.features = features
         self.mean_edges = mean_edges
-        self._measured_epochs = 0
+        self.reads_frames = isinstance(features, OnlineFeatures)
         torch.manual_seed(epoch_seed(config.seed, -1))
         student = build_student(config.setting, reader.picture, num_classes, cache=cache)
         super().__init__(
@@ -94,19 +94,13 @@ class StudentLearner(TrainingLoop[Student, Batch]):
         }
         if self.model.gate is not None:
             metrics["alpha_entropy"] = entropy(output.alpha.detach())
-        if self._is_first_of_epoch() and batch.targets is not None and output.h_hat is not None:
+        # A compiled network gives h_hat and logits by one function, whose inner gradients cannot
+        # be read.
+        measures = self.is_first_of_epoch and not self.config.compile
+        if measures and batch.targets is not None and output.h_hat is not None:
             ratios = gradient_ratios(losses, output.h_hat, self.method)
             metrics |= {f"gradient_{name.replace(':', '.')}": of for name, of in ratios.items()}
         return StepResult(losses.total, metrics, len(labels))
-
-    def _is_first_of_epoch(self) -> bool:
-        """True in the first step of an epoch; never for a compiled network.
-
-        There h_hat and the logits come from one function, whose inner gradients cannot be read.
-        """
-        epoch = len(self.history) + 1
-        first, self._measured_epochs = epoch > self._measured_epochs, epoch
-        return first and not self.config.compile
 
     def logits(self, rows: Rows) -> Float[Tensor, "R K"]:
         """Scores of single rows."""

@@ -16,27 +16,30 @@ from torch.nn import functional as F
 from cmkd.config.backbones import find_backbone
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
-from cmkd.data.decoded_cache import open_arrays
 from cmkd.data.splits import Split
 from cmkd.errors import InputError
 from cmkd.method.networks import Teacher
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, Rows, ensure_scales
+from cmkd.training.batches import Reader, Rows
 from cmkd.training.build import build_teacher
 from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.features import SUMMARY_FILE, WEIGHTS_FILE, drop_features, teacher_folder
 from cmkd.training.loop import StepResult, TrainingLoop, epoch_seed
 from cmkd.training.outcome import TrainingResult, read_result, write_result
 from cmkd.training.runtime import autocast, pick_device, to_device
+from cmkd.training.streaming import open_reader
 from cmkd.training.weights import find_weights, load_into_teacher
 
 
 class TeacherLearner(TrainingLoop[Teacher, tuple[Tensor, Tensor]]):
     """Training of the trial's teacher by cross-entropy on decoded frames."""
 
+    reads_compressed = False
+    reads_frames = True
+
     def __init__(
-        self, config: TrialConfig, cache: Path, reader: ClipReader, split: Split, num_classes: int
+        self, config: TrialConfig, cache: Path, reader: Reader, split: Split, num_classes: int
     ) -> None:
         recipe = config.setting.teacher
         torch.manual_seed(epoch_seed(config.teacher_seed, -1))
@@ -136,9 +139,8 @@ def _train(
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> None:
     dataset = open_planned(config.data, config.data_id, cache)
-    arrays = open_arrays(dataset, config.setting.reading, cache)
     split = dataset.split(config.fold)
-    reader = ClipReader(arrays, ensure_scales(config, cache, arrays, split), device, config.setting)
+    reader = open_reader(config, dataset, cache, split, device, seed=config.teacher_seed)
     learner = TeacherLearner(config, cache, reader, split, len(dataset.info.classes))
     if config.setting.teacher.training.epochs == 0:
         learner.select(epoch=0)
@@ -147,9 +149,10 @@ def _train(
         if on_epoch is not None:
             on_epoch(record)
     if not config.setting.teacher.untrained:
-        warning = near_chance(learner.best.accuracy, arrays.labels[list(split.val)])
+        classes = reader.classes(reader.plain_rows(split.val))
+        warning = near_chance(learner.best.accuracy, classes)
         learner.notes += (warning,) if warning else ()
-    rows = arrays.test_index[list(split.test)]
+    rows = reader.test_rows(split.test)
     predicted = learner.predict(rows)
     write_tensors(learner.folder / WEIGHTS_FILE, learner.best_weights, {"id": config.teacher_id})
     write_result(
@@ -159,7 +162,7 @@ def _train(
         dataset,
         split.test,
         predicted,
-        arrays.labels[rows[:, 0]],
+        reader.classes(rows[:, 0]),
         config={
             "data_id": config.data_id,
             "fold": config.fold,

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
-from cmkd.data.decoded_cache import open_arrays
 from cmkd.io import file_sha256, mark_used
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
-from cmkd.training.batches import ClipReader, ensure_scales, first_rows
+from cmkd.training.batches import ClipReader
 from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.diagnostics import choose_clips, graphs_of, motion_lengths, write_diagnostics
 from cmkd.training.features import (
@@ -35,6 +34,7 @@ from cmkd.training.outcome import (
     write_result,
 )
 from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device
+from cmkd.training.streaming import open_reader
 from cmkd.training.student import StudentLearner
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ class TrialRun:
         if self.group.is_main:
             sign(self.folder)
         self.dataset = open_planned(config.data, config.data_id, cache)
-        arrays = open_arrays(self.dataset, config.setting.reading, cache)
         self.split = self.dataset.split(config.fold)
-        scales = ensure_scales(config, cache, arrays, self.split)
-        self.reader = ClipReader(arrays, scales, pick_device(device), config.setting)
+        self.reader = open_reader(
+            config, self.dataset, cache, self.split, pick_device(device), seed=config.seed
+        )
         self.learner = self._make_learner()
         self._open_seconds = time.perf_counter() - started
 
@@ -96,13 +96,14 @@ class TrialRun:
             # Here, as scikit-learn takes 1.3 s and 150 MiB to import.
             from cmkd.training.motion_svm import MotionSvm
 
+            assert isinstance(self.reader, ClipReader), "`Setting` refuses this of fresh views"
             return MotionSvm(self.reader, self.split)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:
             mark_used(teacher_folder(config, cache))
             features = ensure_features(config, cache, self.dataset, self.reader)
-            plain = first_rows(self.reader.arrays, self.split.train)
+            plain = self.reader.measured_rows(self.split.train)
             mean_edges = ensure_mean_edges(config, cache, features, plain)
         return StudentLearner(
             config,
@@ -150,7 +151,7 @@ class TrialRun:
         return read_result(path, self.config.id) if path.is_file() else None
 
     def _test(self) -> None:
-        rows = self.reader.arrays.test_index[list(self.split.test)]
+        rows = self.reader.test_rows(self.split.test)
         predicted = self.learner.predict(rows)
         if not self.group.is_main:
             return
@@ -162,7 +163,7 @@ class TrialRun:
             self.dataset,
             self.split.test,
             predicted,
-            self.reader.arrays.labels[rows[:, 0]],
+            self.reader.classes(rows[:, 0]),
             config={"trial_id": self.config.id, **self.config.as_json()},
             figures={
                 "seconds_step": sum(epoch["step_seconds"] for epoch in metrics),
@@ -180,7 +181,7 @@ class TrialRun:
         self._save_student(learner)
         files = (STUDENT_FILE, STUDENT_CONFIG_FILE)
         clips = choose_clips(self.dataset, self.split.test)
-        rows = self.reader.arrays.test_index[clips, 0]
+        rows = self.reader.test_rows(clips)[:, 0]
         found = learner.diagnose(rows)
         if found is None:
             return files
@@ -188,7 +189,7 @@ class TrialRun:
         if method.needs_teacher:
             teacher = online_features(self.config, self.cache, self.dataset, self.reader)
             found = replace(found, teacher=graphs_of(teacher.outputs(rows)[0], method))
-        motion = motion_lengths(self.reader.arrays.motion[rows])
+        motion = motion_lengths(self.reader.motion(rows))
         write_diagnostics(self.folder / DIAGNOSTICS_FILE, self.dataset, clips, motion, found)
         return (*files, DIAGNOSTICS_FILE)
 

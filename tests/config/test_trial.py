@@ -346,3 +346,13 @@ def test_no_epochs_need_weights() -> None:
 def test_gops_share_the_frames() -> None:
     with pytest.raises(ValidationError, match="3 does not divide num_frames 8"):
         InputConfig(num_gops=3)
+
+
+def test_fresh_views_go_with_an_online_teacher_and_a_student() -> None:
+    fresh = {"views": "fresh"}
+    with pytest.raises(ValidationError, match="set it to online"):
+        Setting.model_validate({"inputs": fresh})
+    Setting.model_validate({"inputs": fresh, "teacher": {"features": "online"}})
+    Setting.model_validate({"inputs": fresh, "method": {"lambda_1": 0.0, "lambda_2": 0.0}})
+    with pytest.raises(ValidationError, match="motion_svm is fitted on inputs.views: prepared"):
+        Setting.model_validate({"inputs": fresh, "model": "motion_svm"})

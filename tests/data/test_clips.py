@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
-from cmkd.data.clip import read_clip, read_compressed
+from cmkd.data.clip import read_clip
 from cmkd.data.motion import fetch, residual, step
 from cmkd.data.mpeg4 import Mpeg4Reader, open_mpeg4
 from cmkd.data.video import decode_rgb, encode
@@ -156,11 +156,11 @@ def check_bounds(found, *, mean, percentile):
 
 
 def test_frames_are_free_as_soon_as_they_are_read(plain):
-    read_compressed(plain, reading(4))
+    read_clip(plain, reading(4), frames=False)
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        read_compressed(plain, reading(4))
+        read_clip(plain, reading(4), frames=False)
         gc.collect()
         waited = [one for one in gc.garbage if type(one).__module__.startswith("av.")]
     finally:
@@ -399,7 +399,7 @@ def test_only_what_is_used_is_decoded(gops, monkeypatch):
     nothing, both = (False, False), (True, True)
     assert decoded == [(6, True, False), (7, *nothing), (8, *both), (9, *nothing), (10, *both)]
     decoded.clear()
-    read_compressed(gops[0], reading(2, num_gops=1, raw=5), phase=0.6)
+    read_clip(gops[0], reading(2, num_gops=1, raw=5), phase=0.6, frames=False)
     assert [index for index, *_ in decoded] == [6, 7, 8, 9, 10]
     decoded.clear()
     read_clip(gops[0], reading(2, num_gops=1, raw=5), phase=0.6)
@@ -409,7 +409,7 @@ def test_only_what_is_used_is_decoded(gops, monkeypatch):
 def test_the_students_part_alone_is_the_same(gops):
     for one in (reading(8), reading(4, num_gops=2, raw=5, compressed=5)):
         clip = read_clip(gops[0], one)
-        alone = read_compressed(gops[0], one)
+        alone = read_clip(gops[0], one, frames=False)
         for name in ("iframes", "gop", "motion", "residual"):
             assert np.array_equal(getattr(alone, name), getattr(clip, name)), name
 

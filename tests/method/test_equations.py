@@ -16,7 +16,7 @@ from cmkd.method.losses import (
     total_loss,
 )
 from cmkd.method.networks import AttentionGate, StudentOutput, entropy
-from cmkd.method.pseudo_decoder import BiConvLSTM, CrossModalAttention, attn
+from cmkd.method.pseudo_decoder import BiConvLSTM, CrossModalAttention, attn, fused_attention
 from cmkd.method.temporal_graph import EPS, adjacency, edges, vertices
 
 OWN = torch.zeros(1, 1, dtype=torch.int64)
@@ -64,6 +64,12 @@ def test_eq_1_content_readings_add_motion_and_residual() -> None:
     )
     by_hand = attn(f_i, f_m, f_i + f_r, 1) + attn(f_i, f_r, f_i + f_r, 1)
     torch.testing.assert_close(valued, by_hand)
+
+
+def test_the_kernel_of_gpus_gives_the_same_attention() -> None:
+    q, k, v = torch.randn(3, 2, 3, 2, 5, 4, generator=torch.Generator().manual_seed(2))
+    expected = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v
+    torch.testing.assert_close(fused_attention(q, k, v), expected)
 
 
 def test_attn_heads_are_independent() -> None:

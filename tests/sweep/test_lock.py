@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import sys
 import pytest
 
 from cmkd.errors import InputError
+from cmkd.io import require_locks
 from cmkd.sweep.run import sweep_lock
 
 HOLD = """
@@ -36,6 +40,19 @@ def test_the_holder_is_named_and_its_death_frees_the_lock(tmp_path):
     holder.communicate()
     with sweep_lock(tmp_path, "s", "d"):
         pass
+
+
+def test_a_disk_without_locks_is_refused_in_one_line(tmp_path, monkeypatch):
+    require_locks(tmp_path / "cache")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match="cannot be locked .*CMKD_CACHE.*-o flock") as refused:
+        require_locks(tmp_path / "cache")
+    assert str(tmp_path / "cache") in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_names_stay_inside_the_folder(tmp_path):

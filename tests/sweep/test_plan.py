@@ -38,6 +38,11 @@ def test_without_a_store_everything_is_new(trials):
     assert not plan.complete
 
 
+def test_a_mark_of_failure_without_a_cause_came_late(trials):
+    late = RunRecord("r", trials[0].id, "FAILED", {"git_commit": "a"}, {})
+    assert make_plan(trials, [late]).states[trials[0].id] == "interrupted"
+
+
 def test_only_a_successful_run_makes_a_trial_done(trials):
     ids = [trial.id for trial in trials]
     store = runs(

@@ -13,7 +13,7 @@ from cmkd.config.sweep import load_sweep
 from cmkd.provenance import FILE, Provenance, this_code
 from cmkd.sweep.plan import Plan, make_plan
 from cmkd.sweep.recorder import provenance_tags
-from cmkd.sweep.run import CacheReview
+from cmkd.sweep.reuse import OUTCOMES, CacheReview, lost_teachers
 from cmkd.sweep.trials import expand
 from cmkd.sweep.worker import trial_lock
 from cmkd.tracking.store import RunRecord, RunStatus
@@ -120,3 +120,24 @@ def test_what_another_process_trains_now_is_left_to_it(tmp_path: Path, plan: Pla
     with trial_lock(tmp_path, plan.trials[0].id):
         review(tmp_path, plan)
     assert (folder / "outcome.json").exists()
+
+
+def test_a_lost_teacher_is_one_that_the_cache_has_and_no_run_does(tmp_path: Path) -> None:
+    trials = expand(load_sweep("smoke").only(("both",)), data="d", data_id="i", folds=1, seeds=1)
+    (trial,) = trials
+    assert trial.teacher_id is not None
+    done = RunRecord("r", trial.id, "FINISHED", {}, {})
+
+    def lost(*runs: RunRecord) -> list[str]:
+        return [*lost_teachers(make_plan(trials, runs), runs, tmp_path)]
+
+    assert lost(done) == [], "the cache has none"
+    path = tmp_path / "teachers" / trial.teacher_id / OUTCOMES["teachers"]
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert lost(done) == [trial.teacher_id]
+    assert lost() == [], "its trial is to run, and opens it"
+    assert lost(done, RunRecord("t", trial.teacher_id, "KILLED", {}, {})) == [trial.teacher_id]
+    assert lost(done, RunRecord("t", trial.teacher_id, "FINISHED", {}, {})) == []
+    written = RunRecord("t", trial.teacher_id, "RUNNING", {"owner": "elsewhere/m/b/1:7"}, {})
+    assert lost(done, written) == []

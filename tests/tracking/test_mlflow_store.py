@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import owner
 from cmkd.tracking import mlflow_calls, mlflow_store
+from cmkd.tracking.mlflow_calls import data_inputs
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 
@@ -342,6 +344,56 @@ def test_a_store_that_was_set_back_lacks_nothing_at_the_end(store, database, tmp
     assert sorted(row[:2] for row in rows(database)) == sorted([*wanted, ("test_acc", 0)])
 
 
+def test_values_of_another_training_are_in_no_run_that_ends(store, database):
+    run_id = store.open(identity(), {"config.json": "{}"})
+    theirs = [replace(epoch, metrics={"val_acc": 1.0, "lr": 0.5}) for epoch in EPOCHS[:2]]
+    store.log(run_id, theirs)
+    set_owner(database, "elsewhere:1")
+    other = open_store()
+    mine = other.open(identity(), {"config.json": "{}"})
+    assert mine == run_id, "whoever comes last goes on in the same run"
+    other.log(mine, EPOCHS)
+    other.close(mine, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7))
+    (run,) = store.find({"trial_id": "t1"})
+    assert (run.status, run.params) == ("FINISHED", identity().params)
+    assert other.read_text(run.run_id, "config.json") == "{}"
+    kept = store.histories([run.run_id], "val_acc")[run.run_id]
+    assert kept == {epoch.step: epoch.metrics["val_acc"] for epoch in EPOCHS}
+
+
+def test_two_sweeps_that_start_at_once_in_a_new_store_share_a_run(store, database, monkeypatch):
+    other = open_store()
+    create, theirs = store._client.create_run, []
+    elsewhere = replace(identity(), experiment="other/synthetic")
+
+    def create_late(*arguments, **named):
+        theirs.append(other.open(elsewhere, {}))
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(store._client, "create_run", create_late)
+    store.open(identity(), {})
+    assert len(runs_of(database)) == 1
+
+
+def test_a_run_that_is_removed_while_it_is_written_is_tried_again(store, monkeypatch):
+    run_id = store.open(identity(), {})
+    ending = RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(store, "find", lambda tags: [])
+        with pytest.raises(InfrastructureError, match="another process removed a run"):
+            store.close(run_id, ending)
+    store.close(run_id, ending)
+    assert [run.status for run in store.find({})] == ["FINISHED"]
+
+
+def test_infinity_and_nan_are_as_the_database_keeps_them(store):
+    run_id = store.open(identity(), {})
+    epochs = [EpochRecord(1, 1, {"ratio": math.inf, "loss": math.nan})]
+    store.log(run_id, epochs)
+    store.close(run_id, RunEnding("FINISHED", epochs, {"test_acc": 1.0}, timestamp_ms=7))
+    assert [run.run_id for run in store.find({})] == [run_id], "not taken for another training"
+
+
 @pytest.mark.parametrize("what", ["removed", "replaced"])
 def test_a_file_that_was_removed_or_replaced_is_said_in_those_words(store, database, what):
     run_id = store.open(identity(), {})
@@ -463,6 +515,75 @@ def test_a_file_that_is_gone_is_named_and_not_tried_for_ever(store, tmp_path):
     ):
         store.close(run_id, RunEnding("FINISHED", files=[gone]))
     assert store.find({"trial_id": "t1"})[0].status == "RUNNING"
+
+
+def test_the_simulated_server_answers_as_mlflow_does(store, database):
+    """What `tests.sweep.simulation` takes for MLflow, request by request."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
+
+    from tests.sweep.simulation import Server
+
+    def answers(client):
+        said = []
+
+        def ask(name, *arguments, **named):
+            try:
+                answer = getattr(client, name)(*arguments, **named)
+            except MlflowException as error:
+                said.append((name, error.error_code))
+                return None
+            if hasattr(answer, "info"):
+                info, data = answer.info, answer.data
+                tags = {key: value for key, value in data.tags.items() if key != "mlflow.user"}
+                said.append((name, info.status, info.lifecycle_stage, tags, data.params))
+                said.append(data.metrics)
+            elif name == "get_metric_history":
+                said.append(sorted((one.step, one.timestamp, one.value) for one in answer))
+            elif name == "search_runs":
+                said.append(sorted(run.data.tags["mlflow.runName"] for run in answer))
+            return answer
+
+        assert ask("get_experiment_by_name", "e") is None
+        experiment = ask("create_experiment", "e", None, {})
+        ask("create_experiment", "e", None, {})
+        for name in ("one", "two"):
+            tags = {"trial_id": "t", "owner": f"me {name}"}
+            run_id = ask("create_run", experiment, tags=tags, run_name=name).info.run_id
+        metrics = [Metric("m", 1.0, 7, 1), Metric("m", 2.0, 8, 1), Metric("m", 3.0, 6, 0)]
+        for _ in range(2):
+            ask("log_batch", run_id, metrics, [Param("p", "1")], [RunTag("k", "v")])
+        ask("log_batch", run_id, [], [Param("p", "2")], [])
+        ask("get_metric_history", run_id, "m")
+        ask("get_metric_history", run_id, "none")
+        ask("log_inputs", run_id, data_inputs(identity(data="d", data_id="i")))
+        ask("set_tag", run_id, "k", "w")
+        for _ in range(2):
+            ask("delete_tag", run_id, "k")
+        ask("get_run", run_id)
+        everyone = {"experiment_ids": [experiment], "order_by": ["attributes.start_time ASC"]}
+        ask(
+            "search_runs",
+            filter_string="tags.`trial_id` = 't' and tags.`owner` = 'me two'",
+            **everyone,
+        )
+        for status in ("FINISHED", "FAILED"):
+            ask("set_terminated", run_id, status)
+            ask("search_runs", filter_string="attributes.status = 'RUNNING'", **everyone)
+        ask("update_run", run_id, status="RUNNING")
+        for _ in range(2):
+            ask("delete_run", run_id)
+        ask("get_run", run_id)
+        for late in ("set_tag", "delete_tag"):
+            ask(late, run_id, "k", *["v"] * (late == "set_tag"))
+        ask("log_batch", run_id, metrics, [], [])
+        ask("set_terminated", run_id, "FINISHED")
+        ask("search_runs", filter_string="", **everyone)
+        for name in ("get_run", "delete_run"):
+            ask(name, "0" * 32)
+        return said
+
+    assert answers(Server(random.Random(0))) == answers(store._client)
 
 
 def test_the_pages_of_mlflow_show_data_source_and_commit(database, store):

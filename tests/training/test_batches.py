@@ -11,8 +11,13 @@ import pytest
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import open_arrays
-from cmkd.training import batches
-from cmkd.training.batches import ensure_scales, measure_scales, select_i_frames
+from cmkd.training.batches import (
+    InputScales,
+    ensure_scales,
+    first_rows,
+    measure_scales,
+    select_i_frames,
+)
 
 MakeTrial = Callable[..., TrialConfig]
 
@@ -29,16 +34,20 @@ def test_each_p_frame_finds_its_own_i_frame_and_unnamed_ones_are_left_out() -> N
 
 
 def test_scales_are_measured_once_per_data_set_inputs_and_fold(
-    own_cache: Path, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+    own_cache: Path, make_trial: MakeTrial
 ) -> None:
     config = make_trial()
     dataset = open_dataset(config.data, own_cache)
     arrays = open_arrays(dataset, config.setting.reading, own_cache)
-    scales = ensure_scales(config, own_cache, arrays, dataset.split(0))
-    assert scales == measure_scales(arrays, batches.first_rows(arrays, dataset.split(0).train))
-    monkeypatch.delattr(batches, "measure_scales")
+    rows = first_rows(arrays, dataset.split(0).train)
+    scales = ensure_scales(config, own_cache, lambda: measure_scales(arrays, rows))
+    assert scales == measure_scales(arrays, rows)
     other = make_trial(seed=1, lambda_1=0.0)
-    assert ensure_scales(other, own_cache, arrays, dataset.split(0)) == scales
+    assert ensure_scales(other, own_cache, _not_again) == scales
     moved = config.model_copy(update={"fold": 1})
-    with pytest.raises(NameError):
-        ensure_scales(moved, own_cache, arrays, dataset.split(0))
+    with pytest.raises(AssertionError, match="measured again"):
+        ensure_scales(moved, own_cache, _not_again)
+
+
+def _not_again() -> InputScales:
+    raise AssertionError("measured again")

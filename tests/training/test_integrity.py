@@ -56,26 +56,46 @@ def expect_healed(config: TrialConfig, cache: Path, name: str, expected: dict[st
     assert run(config, cache) == expected
 
 
-def test_every_damaged_file_is_named_and_made_again(own_cache: Path, make_trial: MakeTrial) -> None:
-    config = make_trial(epochs=1)
-    ensure_teacher(config, own_cache, device="cpu")
-    expected = run(config, own_cache)
+WAYS = {"in turn": DAMAGES, "zeros": (zero,), "torn": (cut,), "flipped": (flip,), "swapped": ()}
+
+
+@pytest.mark.parametrize(
+    "way", [way if way == "in turn" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+)
+def test_every_damaged_file_is_named_and_made_again(
+    own_cache: Path, make_trial: MakeTrial, way: str
+) -> None:
+    """Every file of a trial, its teacher and its scales; swapped ones are those of a neighbour."""
+    config, neighbour = (make_trial(epochs=1, seed=seed) for seed in (0, 1))
+    for one in (neighbour, config) if way == "swapped" else (config,):
+        ensure_teacher(one, own_cache, device="cpu")
+        expected = run(one, own_cache)
     trial, teacher = own_cache / "trials" / config.id, teacher_folder(config, own_cache)
+    other = teacher_folder(neighbour, own_cache)
+    theirs = {
+        trial: own_cache / "trials" / neighbour.id,
+        teacher: other,
+        teacher / "features": other / "features",
+    }
     scales = own_cache / "scales"
     checked = 0
     for folder in (trial, teacher, teacher / "features", scales):
         for number, path in enumerate(sorted(folder.iterdir())):
-            if path.is_dir() or path.suffix == ".lock" or path.name == "lock":
+            if path.is_dir() or path.suffix == ".lock" or path.name in ("lock", "made_by.json"):
                 continue
-            if "made_by" in path.name:
+            swapped = theirs[folder] / path.name if folder in theirs else path
+            if way == "swapped" and swapped.read_bytes() == path.read_bytes():
                 continue
             if folder != trial:
                 # A finished trial opens nothing of its teacher.
                 shutil.rmtree(trial)
-            DAMAGES[number % len(DAMAGES)](path)
+            if way == "swapped":
+                shutil.copy(swapped, path)
+            else:
+                WAYS[way][number % len(WAYS[way])](path)
             expect_healed(config, own_cache, path.name, expected)
             checked += 1
-    assert checked >= 14
+    assert checked >= (10 if way == "swapped" else 14)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

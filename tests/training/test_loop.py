@@ -20,7 +20,9 @@ from cmkd.backbones.tiny import TinyResNet
 from cmkd.config.backbones import Size
 from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
+from cmkd.errors import TrialFailed
 from cmkd.method.networks import Teacher
+from cmkd.training import loop as training_loop
 from cmkd.training.checkpoint import CURRENT, PREVIOUS
 from cmkd.training.loop import StepResult, TrainingLoop
 from cmkd.training.outcome import Validation
@@ -64,8 +66,11 @@ def make_loop(
     torch.manual_seed(1)
     backbone = network or TinyResNet(Size(3, 2, 4, 4), shift_divisor=4)
     model = to_device(Teacher(backbone, 16, 4, config.dropout), CPU)
-    arrays = SimpleNamespace(labels=Loop.labels.numpy(), index=np.arange(20)[:, None])
-    reader: Any = SimpleNamespace(arrays=arrays)
+    reader: Any = SimpleNamespace(
+        plain_rows=np.array,
+        classes=lambda rows: Loop.labels.numpy()[rows],
+        ahead=lambda batches, **_: iter(batches),
+    )
     split = Split(tuple(range(20)), tuple(range(4)), ())
     return kind(model, config, reader, split, folder, owner="trial", seed=0, eval_batch=3)
 
@@ -86,6 +91,60 @@ def train(loop: Loop) -> list[float]:
     while not loop.finished:
         loop.train_epoch()
     return [record.metrics["train_loss"] for record in loop.history]
+
+
+class Noted(Loop):
+    """Notes its batches, measures the first of each epoch, and stops at the sixth."""
+
+    seen = 0
+    last = 6
+
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        return np.array_split(np.random.default_rng(epoch).permutation(20), 4)
+
+    def batch_loss(self, batch: Batch) -> StepResult:
+        if self.seen == self.last:
+            raise KeyboardInterrupt
+        self.seen += 1
+        result = super().batch_loss(batch)
+        first = {"first": result.loss} if self.is_first_of_epoch else {}
+        return StepResult(result.loss, {**result.metrics, **first}, result.clips)
+
+
+def test_an_epoch_goes_on_bit_identically_after_the_last_step_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(Noted, "last", -1)
+    whole = make_loop(tmp_path / "whole", kind=Noted, batch_size=5, dropout=0.5)
+    train(whole)
+    monkeypatch.setattr(training_loop, "WITHIN_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "WITHIN_EPOCH_STEPS", 1)
+    monkeypatch.setattr(Noted, "last", 6)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_loop(tmp_path / "cut", kind=Noted, batch_size=5, dropout=0.5))
+    monkeypatch.setattr(Noted, "last", -1)
+    again = make_loop(tmp_path / "cut", kind=Noted, batch_size=5, dropout=0.5)
+    train(again)
+    # Three epochs of four batches, of which six were kept.
+    assert again.seen == 6
+    names = ("train_loss", "first", "level", "val_acc", "val_loss", "lr")
+    for one, other in zip(whole.history, again.history, strict=True):
+        assert [one.metrics[name] for name in names] == [other.metrics[name] for name in names]
+    for kept, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(kept, other)
+
+
+def test_an_epoch_with_a_loss_that_is_not_finite_is_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "WITHIN_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "WITHIN_EPOCH_STEPS", 1)
+    monkeypatch.setattr(Loop, "clips", Loop.clips * torch.inf)
+    with pytest.raises(TrialFailed, match="epoch 1, step 1"):
+        train(make_loop(tmp_path))
+    assert not (tmp_path / CURRENT).exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -20,6 +20,7 @@ from cmkd.config.trial import TrainingConfig
 from cmkd.data.splits import Split
 from cmkd.errors import InputError
 from cmkd.method.networks import Teacher
+from cmkd.training import loop
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.loop import StepResult, TrainingLoop
 from cmkd.training.runtime import SINGLE_PROCESS, CpuSyncBatchNorm, ProcessGroup, configure
@@ -39,7 +40,12 @@ class Loop(TrainingLoop[Teacher, Batch]):
     def batches(self, epoch: int) -> Iterable[Rows]:
         return np.array_split(np.random.default_rng(epoch).permutation(CLIPS), 2)
 
+    left = -1
+
     def load(self, rows: Rows) -> Batch:
+        if self.left == 0:
+            raise InterruptedError
+        self.left -= 1
         return self.clips[rows], self.labels[rows]
 
     def batch_loss(self, batch: Batch) -> StepResult:
@@ -52,10 +58,13 @@ class Loop(TrainingLoop[Teacher, Batch]):
         return logits
 
 
-def train(folder: Path, group: ProcessGroup, stop_after: int | None = None) -> dict[str, Any]:
+def train(folder: Path, group: ProcessGroup, parts: int = -1) -> dict[str, Any]:
     """Losses, weights and statistics of a small network with batch normalisation.
 
     A parameter without gradient is among them.
+
+    Args:
+        parts: of batches, after which it ends with InterruptedError.
     """
     configure(threads=1)
     config = TrainingConfig(epochs=EPOCHS, batch_size=10, lr=0.01, accumulate=2)
@@ -63,25 +72,31 @@ def train(folder: Path, group: ProcessGroup, stop_after: int | None = None) -> d
     backbone = TinyResNet(Size(3, 2, 4, 4), shift_divisor=4)
     model = Teacher(backbone, 16, 3, 0.0)
     model.register_parameter("idle", nn.Parameter(torch.ones(2)))
-    arrays = SimpleNamespace(labels=Loop.labels.numpy(), index=np.arange(CLIPS)[:, None])
-    reader: Any = SimpleNamespace(arrays=arrays)
+    reader: Any = SimpleNamespace(
+        plain_rows=np.array,
+        classes=lambda rows: Loop.labels.numpy()[rows],
+        ahead=lambda batches, **_: iter(batches),
+    )
     split = Split(tuple(range(CLIPS)), tuple(range(5)), ())
-    loop = Loop(
+    learner = Loop(
         model, config, reader, split, folder, owner="trial", seed=0, eval_batch=2, group=group
     )
-    while not loop.finished and len(loop.history) != stop_after:
-        loop.train_epoch()
+    learner.left = parts
+    while not learner.finished:
+        learner.train_epoch()
     names = ("train_loss", "train_acc", "val_loss")
-    metrics = [tuple(record.metrics[name] for name in names) for record in loop.history]
+    metrics = [tuple(record.metrics[name] for name in names) for record in learner.history]
     return {"metrics": metrics, "state": model.state_dict()}
 
 
 def work(rank: int, folder: Path, size: int) -> None:
-    """What each process does: one epoch, and the others after a restart."""
+    """What each process does: an epoch and a half, and what is left after a restart."""
     address = f"file://{folder}/meeting"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     group = ProcessGroup.current()
-    train(folder, group, stop_after=1)
+    loop.WITHIN_EPOCH_SECONDS, loop.WITHIN_EPOCH_STEPS = 0.0, 1
+    with pytest.raises(InterruptedError):
+        train(folder, group, parts=7)
     group.barrier()
     torch.save(train(folder, group), folder / f"result-{rank}.pt")
     _check_norm(group, folder)
