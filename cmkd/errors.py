@@ -36,6 +36,10 @@ class CmkdError(Exception):
     def __str__(self) -> str:
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
+    def _render_traceback_(self) -> list[str]:
+        """The error in one line, for IPython and notebooks."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InputError(CmkdError):
     """Input of the user that cannot be used."""

@@ -15,23 +15,29 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from cmkd.config.backbones import find_backbone
 from cmkd.config.paths import cache_root
+from cmkd.config.trial import Setting
 from cmkd.data.clip import read_clip
-from cmkd.data.decoded_cache import ClipArrays
 from cmkd.data.mpeg4 import open_mpeg4
 from cmkd.data.reencode import reencode
 from cmkd.data.views import apply_view, views_at_test
 from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 from cmkd.io import file_sha256
+from cmkd.method import networks
 from cmkd.tracking.reader import open_reader
-from cmkd.training.batches import ClipReader, InputScales
-from cmkd.training.build import build_student
+from cmkd.tracking.store import store_exists
+from cmkd.training.build import build_student, sees_all_i_frames
 from cmkd.training.outcome import STUDENT_CONFIG_FILE, STUDENT_FILE, StudentDescription
 from cmkd.training.runtime import autocast, pick_device, to_device
 
@@ -51,6 +57,57 @@ class Prediction:
     frames: int
 
 
+class VideoNetwork(nn.Module):
+    """Student from arrays as they are read to scores; normalisation is part of it.
+
+    Args:
+        student: trained network of `setting`.
+        motion_scale, residual_scale: divisors, SDs of the training clips.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        student: networks.Student,
+        setting: Setting,
+        motion_scale: float,
+        residual_scale: float,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.motion_scale, self.residual_scale = motion_scale, residual_scale
+        self._all_i_frames = sees_all_i_frames(setting)
+        normalisation = find_backbone(setting.student.backbone).normalisation
+        for name, values in normalisation._asdict().items():
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(
+        self,
+        iframes: UInt8[Tensor, "B G 3 H W"],
+        gop: Int[Tensor, "B T"],
+        motion: Float[Tensor, "B T C p q"],
+        residual: Float[Tensor, "B T E r s"],
+    ) -> Float[Tensor, "B K"]:
+        """Logits of B views.
+
+        Args:
+            iframes: RGB, 0 to 255.
+            gop: index into its view's `iframes` of each P-frame's own one.
+            motion: displacements in pixels.
+            residual: differences in grey levels.
+        """
+        views, gops = iframes.shape[:2]
+        pictures = (iframes.float() - self.mean) / self.std
+        if not self._all_i_frames:
+            pictures = pictures.flatten(0, 1).unsqueeze(1)
+        own = gop + gops * torch.arange(views, device=gop.device)[:, None]
+        scaled = motion / self.motion_scale, residual / self.residual_scale
+        logits: Tensor = self.student(pictures, own, *scaled).logits
+        return logits
+
+
 class Student:
     """Trained student at its selected epoch.
 
@@ -58,7 +115,10 @@ class Student:
         folder: holds ``student.json`` and ``student.safetensors`` of a trial.
 
     Attributes:
+        folder: that folder.
+        description: contents of ``student.json``.
         classes: names, in the order of the network's scores.
+        network: on the device of the predictions, in evaluation mode.
 
     Raises:
         InputError: the folder has none, or of another version.
@@ -74,49 +134,74 @@ class Student:
                 f"{path}: is no description of a student ({str(error).splitlines()[0]})",
                 "name the folder of a finished trial, or of the files of its run",
             ) from error
+        self.folder, self.description = folder, found
         self.setting, self.encoding, self.classes = found.setting, found.encoding, found.classes
-        self._scales = InputScales(found.motion_scale, found.residual_scale)
         self._views = views_at_test(
             found.views, found.setting.inputs, found.encoding.height, found.encoding.width
         )
-        side = found.views.crop
-        picture = (side or found.encoding.height, side or found.encoding.width)
-        network = build_student(found.setting, picture, len(found.classes))
+        student = build_student(found.setting, found.picture, len(found.classes))
         try:
             if file_sha256(weights) != found.weights_sha256:
                 raise ValueError("its digest is wrong")
-            network.load_state_dict(load_file(weights))
+            student.load_state_dict(load_file(weights))
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InfrastructureError(
                 f"{weights}: is damaged or of another trial ({error})",
                 f"get it again from the run, or remove {folder} and train the trial again",
             ) from error
+        network = VideoNetwork(student, found.setting, found.motion_scale, found.residual_scale)
+        self.network = to_device(network, device).eval()
         self._device = device
-        self._network = to_device(network, device).eval()
 
     def predict(self, video: Path | str) -> Prediction:
-        """Class and probabilities of a video.
+        """Class and probabilities of a video: softmax of the mean logits of its views.
 
         Raises:
             DataError: the file is missing, damaged, too short or no video; names it.
         """
-        video = Path(video)
+        arrays, frames = self._read(Path(video))
+        tensors = {name: torch.from_numpy(of).to(self._device) for name, of in arrays.items()}
+        with torch.inference_mode(), autocast(self.setting.training.precision, self._device):
+            logits = self.network(**tensors)
+        probabilities = torch.softmax(logits.float().mean(0), 0).tolist()
+        best = int(np.argmax(probabilities))
+        by_class = dict(zip(self.classes, probabilities, strict=True))
+        return Prediction(self.classes[best], by_class, frames)
+
+    def inputs(self, video: Path | str) -> dict[str, NDArray[Any]]:
+        """Arrays of the views at test of a video, by name: inputs of `network` and its exports.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        return self._read(Path(video))[0]
+
+    def _read(self, video: Path) -> tuple[dict[str, NDArray[Any]], int]:
+        """Arrays of the views at test, and the number of frames of the video."""
         with tempfile.TemporaryDirectory() as scratch:
-            encoded, frames = self._encoded(video, Path(scratch))
+            path, frames = self._encoded(video, Path(scratch))
             if frames < self.setting.inputs.num_frames:
                 raise DataError(
                     f"{video}: has {frames} frames, the student samples "
                     f"{self.setting.inputs.num_frames}",
                     "use a longer video",
                 )
-            arrays = self._read(encoded)
-        reader = ClipReader(arrays, self._scales, self._device, self.setting)
-        with torch.inference_mode(), autocast(self.setting.training.precision, self._device):
-            logits = self._network(*reader.compressed(arrays.test_index[0])).logits
-        probabilities = torch.softmax(logits.float().mean(0), 0).tolist()
-        best = int(np.argmax(probabilities))
-        by_class = dict(zip(self.classes, probabilities, strict=True))
-        return Prediction(self.classes[best], by_class, frames)
+            read = {
+                phase: read_clip(path, self.setting.reading, phase=phase)
+                for phase in {view.phase for view in self._views}
+            }
+        shown = [apply_view(read[view.phase], view) for view in self._views]
+        slots = max(len(clip.iframes) for clip in shown)
+        iframes = np.zeros((len(shown), slots, *shown[0].iframes.shape[1:]), np.uint8)
+        for row, clip in enumerate(shown):
+            iframes[row, : len(clip.iframes)] = clip.iframes
+        arrays = {
+            "iframes": iframes,
+            "gop": np.stack([clip.gop for clip in shown]).astype(np.int64),
+            "motion": np.stack([clip.motion for clip in shown]).astype(np.float32),
+            "residual": np.stack([clip.residual for clip in shown]).astype(np.float32),
+        }
+        return arrays, frames
 
     def _encoded(self, video: Path, scratch: Path) -> tuple[Path, int]:
         """The video in the data set's encoding, and its number of frames."""
@@ -134,29 +219,6 @@ class Student:
         output = scratch / "encoded.mp4"
         made = reencode(video, output, scratch / "record.json", encoding)
         return output, made.frames
-
-    def _read(self, path: Path) -> ClipArrays:
-        """Rows of the views at test."""
-        read = {
-            phase: read_clip(path, self.setting.reading, phase=phase)
-            for phase in {view.phase for view in self._views}
-        }
-        shown = [apply_view(read[view.phase], view) for view in self._views]
-        slots = max(len(clip.iframes) for clip in shown)
-        iframes = np.zeros((len(shown), slots, *shown[0].iframes.shape[1:]), np.uint8)
-        for row, clip in enumerate(shown):
-            iframes[row, : len(clip.iframes)] = clip.iframes
-        rows = np.arange(len(shown))
-        return ClipArrays(
-            iframes=iframes,
-            gop=np.stack([clip.gop for clip in shown]),
-            motion=np.stack([clip.motion for clip in shown]),
-            residual=np.stack([clip.residual for clip in shown]),
-            frames=np.stack([clip.frames for clip in shown]),
-            labels=np.zeros(len(shown), np.int64),
-            index=rows[None],
-            test_index=rows[None],
-        )
 
 
 def load_student(source: Path | str, *, store: str | None = None, device: str = "auto") -> Student:
@@ -184,6 +246,11 @@ def _folder(source: Path | str, store: str | None) -> Path:
                 f"{folder}: has no {STUDENT_CONFIG_FILE}, so no finished student",
                 "run its sweep again, which goes on with what is not finished",
             )
+    if not store_exists(store):
+        raise InputError(
+            f"{source}: is no folder and no trial of {trials}, and there is no tracking store",
+            "name the folder of a finished trial, or the store with --tracking-uri",
+        )
     try:
         runs = [run for run in open_reader(store).find({}) if run.run_id == str(source)]
     except CmkdError as error:

@@ -38,7 +38,9 @@ LAYERS: dict[str, set[str]] = {
         *("errors", "io", "machine", "provenance", "config", "data"),
         *("backbones", "tracking.store", "method"),
     },
-    "predict": {"errors", "io", "config", "data", "tracking", "training"},
+    "predict": {"errors", "io", "config", "data", "tracking", "method", "training"},
+    "export": {"errors", "io", "data", "training", "predict"},
+    "mlflow_model": {"errors", "tracking", "training", "predict"},
     "sweep": {
         *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
@@ -47,20 +49,20 @@ LAYERS: dict[str, set[str]] = {
     "api": {"errors", "machine", "config", "sweep", "report"},
     "cli": {
         *("errors", "io", "machine", "config", "data", "tracking", "training", "predict"),
-        *("sweep", "report", "api"),
+        *("export", "mlflow_model", "sweep", "report", "api"),
     },
     "__main__": {"cli"},
 }
 DOORS: dict[str, str] = {
     "av": r"cmkd/data/(mpeg4|video)\.py",
     "ray": r"cmkd/sweep/(ray_engine|tune_adapter|worker|cluster)\.py",
-    "mlflow": r"cmkd/tracking/mlflow_(store|calls)\.py",
+    "mlflow": r"cmkd/(tracking/mlflow_(store|calls)|mlflow_model)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/stats\.py",
-    "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict)\.py",
+    "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict|export)\.py",
 }
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
 

@@ -38,10 +38,13 @@ def commands() -> Iterator[tuple[str, str]]:
 def leaf(words: list[str]) -> tuple[object, list[str]]:
     """The command that `words` name, and its arguments."""
     from cmkd.cli.main import app
+    from cmkd.cli.specs import SweepGroup
 
     command = typer.main.get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+    if isinstance(command, SweepGroup):
+        return command.commands["run"], words
     return command, words
 
 

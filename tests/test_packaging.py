@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import cmkd
 
@@ -98,7 +100,7 @@ def test_every_direct_dependency_is_pinned_once_and_without_a_build_suffix() -> 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     own = [text for text in extras if text.startswith(f"{project['name']}[")]
-    assert own == ["cmkd[postgres]"]
+    assert own == ["cmkd[export,postgres]"]
     wanted = [*project["dependencies"], *(text for text in extras if text not in own)]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
@@ -108,3 +110,49 @@ def test_every_direct_dependency_is_pinned_once_and_without_a_build_suffix() -> 
         assert text.lower().replace("[", ">").partition(">")[0] in names
     for pin in pins:
         assert pin.count("==") == 1 and not set(pin) & set("+@;/ "), pin
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_and_permissions_declared(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    uses = re.findall(r"uses: (.*)", text)
+    assert uses
+    for line in uses:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+
+
+def test_a_release_is_published_by_trust_in_the_workflow_alone() -> None:
+    (text,) = (path.read_text("utf-8") for path in WORKFLOWS if path.name == "release.yml")
+    jobs = yaml.safe_load(text)["jobs"]
+    publish = jobs["publish"]
+    assert publish["needs"] == "build" and publish["environment"] == "pypi"
+    assert publish["permissions"] == {"id-token": "write"}
+    # Nothing of the repository runs where the identity is.
+    assert all("run" not in step for step in publish["steps"])
+    assert "id-token" not in str(jobs["build"]) and "secrets." not in text
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "code"),
+    [
+        ("v9.1.0", "## 9.1.0 (2026-11-30)", 0),
+        ("v9.1.1", "## 9.1.0 (2026-11-30)", 1),
+        ("v9.1.0", "## 9.1.0 (unreleased)", 1),
+    ],
+)
+def test_a_release_checks_its_tag(tag: str, heading: str, code: int, tmp_path: Path) -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    steps = yaml.safe_load(text)["jobs"]["build"]["steps"]
+    (script,) = (step["run"] for step in steps if step.get("name", "").startswith("the tag"))
+    own = (ROOT / "cmkd" / "__init__.py").read_text("utf-8")
+    (tmp_path / "cmkd").mkdir()
+    (tmp_path / "cmkd" / "__init__.py").write_text(own.replace(cmkd.__version__, "9.1.0"))
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n")
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, env={**os.environ, "GITHUB_REF_NAME": tag}
+    )
+    assert done.returncode == code

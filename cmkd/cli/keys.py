@@ -78,10 +78,15 @@ def sweep_schema() -> dict[str, Any]:
     }
 
     def listed(fields: Schema) -> dict[str, Any]:
-        """Schemas of lists of values or ``$NAME`` of a selection."""
+        """Schemas of a value, ``$NAME`` of a selection, or a list of them."""
         selection = {"type": "string", "pattern": r"^\$"}
         return {
-            key: {"type": "array", "items": {"anyOf": [field, selection]}}
+            key: {
+                "anyOf": [
+                    *(field, selection),
+                    {"type": "array", "items": {"anyOf": [field, selection]}},
+                ]
+            }
             for key, field in fields.items()
         }
 

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 import cmkd
-from cmkd.cli import data, models, report, work
+from cmkd.cli import data, models, report, specs, work
 from cmkd.cli.cache import cache
 from cmkd.cli.keys import keys
 from cmkd.cli.status import status
-from cmkd.cli.sweep import sweep
+from cmkd.cli.sweep import app as sweep
 from cmkd.cli.ui import ui
 from cmkd.errors import CmkdError
 from cmkd.sweep.failures import Interrupted
@@ -28,16 +28,20 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(models.teacher, name="teacher")
-app.command()(sweep)
+app.add_typer(sweep, name="sweep", cls=specs.SweepGroup)
+sweep.command("list")(specs.list_specs)
+sweep.command()(specs.show)
+sweep.command()(specs.new)
 app.command()(status)
 app.add_typer(report.app, name="report")
 app.command()(models.predict)
+app.command()(models.export)
 app.command()(keys)
 app.command()(models.cost)
 app.command()(cache)
 app.command()(ui)
 
-for group in (app, data.app, models.teacher, report.app):
+for group in (app, data.app, models.teacher, report.app, sweep):
     for command in group.registered_commands:
         # Whole first lines in the lists of commands; typer cuts them at "...".
         command.short_help = (inspect.getdoc(command.callback) or "").partition("\n")[0]

@@ -1,15 +1,22 @@
-"""Commands on networks: ``cmkd teacher``, ``cmkd predict`` and ``cmkd cost``."""
+"""Commands on networks: ``cmkd teacher``, ``predict``, ``export`` and ``cost``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cmkd.cli.work import GENERATED, Out, TrackingUri, aligned, checked_name
 
+RunOrFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_FOLDER",
+        help="Id of a finished run or trial, or folder of its student.json.",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 
 teacher = typer.Typer(
@@ -74,13 +81,7 @@ def list_imported() -> None:
 
 
 def predict(
-    student: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN_OR_FOLDER",
-            help="Id of a finished run or trial, or folder of its student.json.",
-        ),
-    ],
+    student: RunOrFolder,
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Files of any format.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 3,
     tracking_uri: TrackingUri = None,
@@ -95,6 +96,44 @@ def predict(
         best = sorted(found, key=lambda name: -found[name])[:top]
         shown = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in best)
         typer.echo(f"{video}: {shown}")
+
+
+def export(
+    student: RunOrFolder,
+    to: Annotated[
+        Literal["pt2", "onnx", "safetensors", "mlflow"],
+        typer.Option(
+            help="torch.export; ONNX; weights alone; or a registered model of MLflow that takes "
+            "paths of videos."
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_NAME",
+            help="File to write, or name of the registered model; default: student-TRIAL.",
+            show_default=False,
+        ),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the student of a finished trial for other programs, or register it in MLflow.
+
+    Beside a file, a JSON file describes the inputs of the network.
+    """
+    from cmkd.predict import load_student
+
+    loaded = load_student(student, store=tracking_uri, device="cpu")
+    name = out or f"student-{loaded.description.trial_id}"
+    if to == "mlflow":
+        from cmkd.mlflow_model import register
+
+        typer.echo(register(loaded, name, store=tracking_uri))
+        return
+    from cmkd.export import export_student
+
+    for path in export_student(loaded, to, Path(out or f"{name}.{to}")):
+        typer.echo(path)
 
 
 def cost(out: Out = GENERATED) -> None:

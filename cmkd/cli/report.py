@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmkd.cli.work import GENERATED, AsJson, Out, TrackingUri
-from cmkd.errors import TrialFailed
+from cmkd.errors import InputError, TrialFailed
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -107,6 +107,21 @@ def tables(
     )
     if paths[-1].suffix == ".html":
         typer.echo(f"open: {paths[-1]}")
+
+
+@app.command("open")
+def open_page(
+    folder: Annotated[Path, typer.Argument(help="Folder of a report.")] = GENERATED,
+) -> None:
+    """Show the newest HTML page of a report in the browser, and print its address."""
+    import webbrowser
+
+    pages = sorted(folder.glob("*.html"), key=lambda path: path.stat().st_mtime)
+    if not pages:
+        raise InputError(f"{folder}: has no HTML page; run: cmkd report tables --out {folder}")
+    address = pages[-1].absolute().as_uri()
+    typer.echo(address)
+    webbrowser.open(address)
 
 
 @app.command()

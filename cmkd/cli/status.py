@@ -58,7 +58,9 @@ def status(
         typer.echo("no sweep yet in this cache; start one with: cmkd sweep smoke")
     console = Console()
     for number, sweep in enumerate(shown):
-        head = [f"{sweep.sweep} on {sweep.data}: {_state(sweep)}", f"  {_counts(sweep)}"]
+        head = [f"{sweep.sweep} on {sweep.data}: {_state(sweep)}"]
+        # Before the first plan, as right after a resume, nothing is counted yet.
+        head += [f"  {_counts(sweep)}"] if sweep.arms else []
         head += [f"  {sweep.stage}"] if sweep.stage else []
         running = [f"  {run.name}: epoch {run.epoch} of {run.epochs}" for run in sweep.training]
         failures = [f"  failed: {line}" for line in sweep.failures]

@@ -1,4 +1,4 @@
-"""``cmkd sweep``: show or run what a sweep still lacks."""
+"""``cmkd sweep run``, or ``cmkd sweep SPEC``: show or run what a sweep still lacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
 
 
-def sweep(
+app = typer.Typer(help="Train what a sweep lacks; list, show and write sweep files.")
+
+
+@app.command()
+def run(
     name: Annotated[
         str | None,
         typer.Argument(help="A spec: its name, or a path to a YAML file.", show_default=False),

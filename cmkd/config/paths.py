@@ -14,7 +14,7 @@ from typing import Any
 import platformdirs
 
 from cmkd.config.yaml_loader import suggest
-from cmkd.errors import InputError
+from cmkd.errors import ConfigError, InputError
 from cmkd.io import make_folder
 
 GROUPS = {"backbone": "cmkd.backbones", "loss": "cmkd.losses", "pruner": "cmkd.pruners"}
@@ -49,6 +49,22 @@ def packaged(*parts: str) -> Path:
     package = Path(str(resources.files("cmkd")))
     inside_wheel = package.joinpath("_files", *parts)
     return inside_wheel if inside_wheel.exists() else package.parent.joinpath(*parts)
+
+
+def known_specs() -> dict[str, Path]:
+    """Specs by name: of ``./sweeps``, and of the package where none there has the name."""
+    folders = (packaged("sweeps"), Path("sweeps"))
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+
+
+def find_spec(name: str) -> Path:
+    """Path of a spec: the file itself, or that of a name of `known_specs`."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = known_specs()
+    if name not in known:
+        raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
+    return known[name]
 
 
 def slug(text: str) -> str:

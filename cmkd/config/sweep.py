@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cmkd.config.base import Config, dotted, nested
-from cmkd.config.paths import packaged
+from cmkd.config.paths import find_spec
 from cmkd.config.trial import Setting, presets
 from cmkd.config.yaml_loader import Document, explain, read_model, suggest
 from cmkd.errors import ConfigError
@@ -25,6 +25,11 @@ TABLES = {1: "comparison", 2: "comparison", 3: "comparison", 4: "ablation", 5: "
 MOST_ARMS = 10_000
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 BlockName = Annotated[str, Field(pattern=NAME)]
+BlockValues = Annotated[
+    list[Any],
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    Field(min_length=1),
+]
 
 
 class Selection(Config):
@@ -82,7 +87,7 @@ class SearchSpec(Config):
 class SweepSpec(Config):
     """File ``sweeps/NAME.yaml``.
 
-    A block maps dotted keys of `Setting` to lists of values; its arms are their product.
+    A block maps dotted keys of `Setting` to a value or a list of them; its arms are their product.
     Precedence: block > base > preset > default of the field.
     """
 
@@ -102,10 +107,8 @@ class SweepSpec(Config):
     """name -> a choice between stages; later blocks write $name."""
     search: SearchSpec | None = None
     """A search by TPE instead of blocks."""
-    blocks: dict[BlockName, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
-        {}, min_length=1
-    )
-    """name -> dotted keys with lists of values; the arms are their product."""
+    blocks: dict[BlockName, dict[str, BlockValues]] = Field({}, min_length=1)
+    """name -> dotted keys with a value or a list of values; the arms are their product."""
 
     @model_validator(mode="after")
     def _blocks_or_search(self) -> Self:
@@ -180,17 +183,6 @@ class Sweep:
         arms = tuple(arm for arm in self.arms if arm.name in kept)
         waiting = {name: needs for name, needs in self.waiting.items() if name in kept}
         return replace(self, arms=arms, waiting=waiting)
-
-
-def find_spec(name: str) -> Path:
-    """Path of a spec: the file itself, ``./sweeps/NAME.yaml``, or the packaged one."""
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    folders = (Path("sweeps"), packaged("sweeps"))
-    known = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
-    if name not in known:
-        raise ConfigError(f"unknown sweep {name!r}{suggest(name, known)}")
-    return known[name]
 
 
 def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:

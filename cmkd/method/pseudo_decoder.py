@@ -28,7 +28,8 @@ def attn(
         attended = torch.softmax(scores, -1) @ v.flatten(0, 1)
         return cast(Tensor, attended.unflatten(0, q.shape[:2]))
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(2, 3) for x in (q, k, v))
-    if q.is_cuda:
+    # ONNX has the one of four axes alone.
+    if q.is_cuda or torch.compiler.is_exporting():
         return fused_attention(q, k, v).transpose(2, 3).flatten(-2)
     # Here the fused kernel would round otherwise than it did in finished trials.
     return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(-2)

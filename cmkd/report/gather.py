@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from cmkd.config.base import nested
-from cmkd.config.sweep import Arm, Sweep, SweepSpec, find_spec, load_sweep
+from cmkd.config.paths import find_spec
+from cmkd.config.sweep import Arm, Sweep, SweepSpec, load_sweep
 from cmkd.config.trial import Setting
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError

@@ -307,7 +307,7 @@ class StatusWriter:
     def show(self, progress: Progress) -> None:
         """Pass it on, and write it."""
         self._view.show(progress)
-        if self._is_due():
+        if not self._now.arms or self._is_due():
             self._now = self._now.at(progress)
             self._write()
 

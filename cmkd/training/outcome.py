@@ -150,6 +150,12 @@ class StudentDescription(Config):
     residual_scale: float
     weights_sha256: str
 
+    @property
+    def picture(self) -> tuple[int, int]:
+        """(height, width) of the I-frames that the network sees."""
+        side = self.views.crop
+        return side or self.encoding.height, side or self.encoding.width
+
 
 class Trained(Protocol):
     """Model after its last epoch."""

@@ -46,11 +46,14 @@ def pick_device(name: str) -> torch.device:
     """Device of a name; ``auto`` is CUDA when there is a device, else the CPU.
 
     Raises:
-        InputError: CUDA is asked for and absent.
+        InputError: there is no such device, or CUDA is asked for and absent.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r}: is none of torch; use cpu, cuda or auto") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: torch sees no CUDA device here; use device cpu or auto")
     return device

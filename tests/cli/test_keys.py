@@ -76,7 +76,9 @@ def test_the_schema_takes_the_packaged_specs_and_refuses_typos() -> None:
         validator.validate(read_yaml(path).data)
     spec = {"name": "t", "description": "d", "blocks": {"a": {"method.lambda_1": [0.1, "$x"]}}}
     validator.validate(spec)
+    validator.validate({**spec, "blocks": {"a": {"method.lambda_1": 0.1, "method.tg": [[1]]}}})
     for wrong in (
+        {**spec, "blocks": {"a": {"method.lambda_1": "much"}}},
         {**spec, "blocks": {"a": {"method.lamda_1": [0.1]}}},
         {**spec, "base": {"training.epochs": 0}},
         {**spec, "seed": 3},

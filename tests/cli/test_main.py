@@ -84,6 +84,7 @@ BAD = {
     "workers": (["sweep", "smoke", "--workers", "4000"], "--workers 4000: this machine has"),
     "no workers": (["sweep", "smoke", "--workers", "0"], "--workers 0"),
     "store": (["ui", "--tracking-uri", "mlruns"], "tracking URI 'mlruns' is not supported"),
+    "no run": (["export", "none", "--to", "onnx"], "none: is no folder and no trial of"),
     "no store": (["ui"], "no tracking store there yet"),
 }
 

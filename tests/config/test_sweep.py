@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cmkd.config.method import MethodConfig
-from cmkd.config.sweep import find_spec, load_sweep
+from cmkd.config.paths import find_spec
+from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting, preset
 from cmkd.errors import ConfigError
 
@@ -27,6 +28,15 @@ def sweep(tmp_path: Path):
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_value_alone_is_a_list_of_one(sweep) -> None:
+    lists = sweep(
+        "blocks: {a: {method.lambda_1: [0.0], method.tg: [[1, 2]], method.heads: [1, 2]}}"
+    )
+    alone = sweep("blocks: {a: {method.lambda_1: 0.0, method.tg: [[1, 2]], method.heads: [1, 2]}}")
+    assert alone.arms == lists.arms
+    assert [arm.name for arm in alone.arms] == ["a[heads=1]", "a[heads=2]"]
 
 
 def test_table_4_has_the_paper_rows_and_a_control_of_each_half(empty_folder: Path) -> None:
@@ -182,7 +192,7 @@ def test_a_pattern_that_matches_no_arm_names_the_nearest(sweep) -> None:
         ("blocks:\n  a:\n    method.tg: [[2, 1]]\n", 5, "ascending"),
         ("blocks:\n  a:\n    method.decoder: [false]\n", 5, "set lambda_1 and lambda_2 to 0.0"),
         ("blocks:\n  a:\n    training.lr: []\n", 5, "at least 1 item"),
-        ("blocks:\n  a:\n    training.lr: 0.1\n", 5, "(got 0.1)"),
+        ("blocks:\n  a:\n    training.lr: -0.1\n", 5, "(got -0.1)"),
         ("base: {training.lr: -1.0}\nblocks:\n  a: {}\n", 3, "(got -1.0)"),
         ("base: {method: 3}\nblocks:\n  a:\n    method.tg: [[1]]\n", 6, "overlaps"),
         ("blocks:\n  '<b>|': {}\n", 4, "<b>|"),

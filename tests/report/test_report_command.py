@@ -9,10 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from cmkd.cli.report import app
@@ -338,3 +341,34 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_report_needs_no_more_packages_than_the_documentation_installs(
+    uri: str, tmp_path: Path
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "faq.md").read_text("utf-8")
+    (listed,) = re.findall(r"^pip install -c constraints.txt (\w.*)$", page, re.M)
+    installed, left = set[str](), listed.split()
+    while left:
+        name = canonicalize_name(left.pop())
+        needs = map(Requirement, [] if name in installed else requires(name) or [])
+        installed.add(name)
+        left += [need.name for need in needs if need.marker is None or need.marker.evaluate()]
+    assert len(installed) <= 35
+    lacking = [
+        module
+        for module, found in packages_distributions().items()
+        if not {*map(canonicalize_name, found)} & {*installed, "cmkd"}
+    ]
+    assert {"torch", "ray", "mlflow", "optuna", "av", "sklearn", "sqlalchemy"} <= {*lacking}
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({lacking!r}))\n"
+        f"sys.argv = ['cmkd', 'report', 'tables', '--table', '4', '--tracking-uri', {uri!r}]\n"
+        "from cmkd.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "reports/generated").iterdir()}
+    assert {"report_4_synthetic.html", "table_4_synthetic.tex", "table_4_synthetic.png"} <= made

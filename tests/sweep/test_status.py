@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cmkd.cli.main import app
 from cmkd.machine import owner
 from cmkd.sweep.progress import (
     ArmStatus,
@@ -95,6 +97,19 @@ def test_a_sweep_with_nothing_to_train_leaves_what_was_known(
     with status_file(view, tmp_path, "s", "d", "u"):
         pass
     assert saved_statuses(tmp_path) == before
+
+
+def test_right_after_a_resume_no_zeros_are_told_and_the_first_counts_at_once(
+    tmp_path: Path, progress: Progress
+) -> None:
+    view: Any = Silent()
+    with status_file(view, tmp_path / "cache", "s", "d", "u") as watched:
+        watched.stage("trying a step", 0, 1)
+        told = CliRunner().invoke(app, ["status"]).output
+        assert "trying a step: 0/1" in told
+        assert "done" not in told
+        watched.show(progress)
+        assert "1 done, 1 running, 1 failed, 1 to go" in CliRunner().invoke(app, ["status"]).output
 
 
 def test_a_disk_that_refuses_stops_nothing_and_news_are_few(

@@ -97,6 +97,7 @@ def test_runs_without_a_student_here_are_refused(
 ) -> None:
     monkeypatch.setenv("CMKD_CACHE", str(tmp_path))
     reader = SimpleNamespace(find=lambda _: runs)
+    monkeypatch.setattr(predict, "store_exists", lambda _: True)
     monkeypatch.setattr(predict, "open_reader", lambda _: reader)
     with pytest.raises(CmkdError, match=reason) as error:
         cmkd.load_student("r")
@@ -107,6 +108,7 @@ def test_a_run_leads_to_the_student_of_its_trial(
     trial: TrialRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = SimpleNamespace(run_id="r", status="FINISHED", trial_id=trial.config.id)
+    monkeypatch.setattr(predict, "store_exists", lambda _: True)
     monkeypatch.setattr(predict, "open_reader", lambda _: SimpleNamespace(find=lambda _: [run]))
     assert cmkd.load_student("r").classes == trial.dataset.info.classes
 
@@ -127,6 +129,11 @@ def test_unfinished_and_damaged_students_are_refused(trial: TrialRun, tmp_path: 
         cmkd.load_student(tmp_path / "copy")
 
 
+def test_a_device_that_torch_does_not_know_is_named(trial: TrialRun) -> None:
+    with pytest.raises(InputError, match="device 'gpu': is none of torch; use cpu, cuda or auto"):
+        cmkd.load_student(trial.folder, device="gpu")
+
+
 def test_the_command_prints_the_most_probable_classes(trial: TrialRun) -> None:
     (first, recorded), (second, _), *_ = clips_of(trial)
     done = CliRunner().invoke(
@@ -145,7 +152,7 @@ def test_the_page_of_the_documentation_runs(
     (tmp_path / "student").symlink_to(trial.folder)
     (tmp_path / "clip.mp4").symlink_to(clip)
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
+    block, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
     names: dict[str, object] = {}
     exec(block, names)
     found = names["found"]
