@@ -271,7 +271,8 @@ def test_the_summary_groups_failures():
     trials = expand(load_sweep("smoke"), data="d", data_id="i", folds=1, seeds=1)
     failures = tuple((trial.name, Failure("E", "why", "", 0)) for trial in trials[:2])
     ends: tuple[RunStatus, ...] = ("FAILED", "FAILED", "FINISHED")
-    runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
+    cause = {"failure_kind": "TrialFailed"}
+    runs = [RunRecord("r", t.id, end, cause, {}) for t, end in zip(trials, ends, strict=True)]
     outcome = SweepResult(make_plan(trials, runs), 1, failures, 100.0)
     assert summary(outcome, "cmkd sweep smoke").splitlines() == [
         "1 of 3 done, 1 of them now, in 2 min",

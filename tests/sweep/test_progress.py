@@ -58,7 +58,8 @@ def test_counts_follow_the_trials(progress):
 def test_a_board_starts_where_the_plan_is():
     trials = expand(load_sweep("smoke"), data="d", data_id="id", folds=1, seeds=1)
     ends: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
-    runs = [RunRecord("r", t.id, end, {}, {}) for t, end in zip(trials, ends, strict=True)]
+    cause = {"failure_kind": "TrialFailed"}
+    runs = [RunRecord("r", t.id, end, cause, {}) for t, end in zip(trials, ends, strict=True)]
     for retry, statuses in {
         False: ["done", "failed", "to go"],
         True: ["done", "to go", "to go"],

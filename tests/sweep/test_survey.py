@@ -117,7 +117,10 @@ def test_results_of_an_earlier_spec_are_counted(tmp_path: Path) -> None:
 def test_failed_trials_are_run_when_asked_for(tmp_path: Path) -> None:
     request = request_for("smoke")
     plan = build_plan(request, DATASET, ())
-    runs = [replace(run, status="FAILED") for run in run_all(plan, "smoke")]
+    runs = [
+        replace(run, status="FAILED", tags={**run.tags, "failure_kind": "TrialFailed"})
+        for run in run_all(plan, "smoke")
+    ]
     assert build_plan(request, DATASET, runs).to_run == ()
     assert len(build_plan(replace(request, retry_failed=True), DATASET, runs).to_run) == 3
 
