@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from cmkd.cli.main import app
 from cmkd.config.sweep import TABLES, load_sweep
 from cmkd.config.trial import Setting, StudentConfig, TeacherConfig, preset
 from cmkd.errors import InputError
@@ -77,8 +77,9 @@ def test_the_command_prints_it_and_ends_with_the_remedy(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["sweep", name, "--dry-run"])
-    assert done.exit_code == 2
+    command = [sys.executable, "-m", "cmkd", "sweep", name, "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
     data = load_sweep(name).spec.data
     assert done.stderr.count("missing: ") == (
         4 if "ablation-ucf" in name else 3 if "ucf" in name else 2
