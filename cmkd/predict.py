@@ -187,7 +187,7 @@ class Student:
                     "use a longer video",
                 )
             read = {
-                phase: read_clip(path, self.setting.reading, phase=phase)
+                phase: read_clip(path, self.setting.reading, phase=phase, frames=False)
                 for phase in {view.phase for view in self._views}
             }
         shown = [apply_view(read[view.phase], view) for view in self._views]

@@ -147,8 +147,8 @@ class ClipStream:
             compressed, frames: what is read of each clip, see `read_clip`.
 
         Raises:
-            FileError: a clip cannot be read or differs from the manifest; from the chunks, as is
-            InfrastructureError: a reading process died.
+            FileError: a clip cannot be read or differs from the manifest; raised by the chunks.
+            InfrastructureError: a reading process died; raised by the chunks.
         """
         lengths: list[int] = []
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -109,6 +110,7 @@ def cited(table: PublishedTable) -> Mapping[str, str]:
     return dict(sorted(table.citations.items(), key=lambda work: int(work[0])))
 
 
+@cache
 def all_works() -> Mapping[str, str]:
     """The works that any table of the paper cites, by number."""
     tables = [load_published(spec.published) for spec in TABLES.values() if spec.published]

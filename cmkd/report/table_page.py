@@ -17,7 +17,7 @@ from cmkd.report.arms import (
 )
 from cmkd.report.evidence import Teacher, Trial, distinct_teachers, trials_of
 from cmkd.report.page import Cell, Grid, Line, Page
-from cmkd.report.paper import CostCell, cited
+from cmkd.report.paper import CostCell, all_works, cited
 from cmkd.report.provenance import run_url, teachers_name
 from cmkd.report.tables import ArmResult, Epoch, Row, Table
 from cmkd.report.text import (
@@ -69,7 +69,8 @@ def build_page(table: Table, *, version: str) -> Page:
         notes=notes,
         how=tuple(how_to_read(table)),
         data=table.evidence.data,
-        is_cited=bool(works),
+        # A table of one's own may number other works.
+        is_cited=bool(works) and works.items() <= all_works().items(),
     )
 
 

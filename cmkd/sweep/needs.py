@@ -1,4 +1,4 @@
-"""What a sweep needs: imported weights and, at full size, a published data set and GPU hours.
+"""Needs of a sweep: imported weights and, at full size, a published data set and GPU hours.
 
 Costs are counted, not measured: multiply-accumulates of all clips, and bytes of networks, maps and
 prepared videos.
@@ -143,11 +143,7 @@ def _settings(sweep: Sweep) -> list[Setting]:
 
 
 def needs_of(request: SweepRequest) -> Iterator[str]:
-    """Lines on cost and needs of a full-size sweep on a published data set; none of others.
-
-    Args:
-        is_there: the data set is prepared.
-    """
+    """Lines on cost and needs of a full-size sweep on a published data set; none of others."""
     data = PUBLISHED.get(request.data)
     sweep = request.sweep.only(request.only)
     if data is None or not any(arm.setting.inputs.views == "fresh" for arm in sweep.arms):

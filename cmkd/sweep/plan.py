@@ -241,13 +241,15 @@ FEW_STEPS = 200
 
 
 def warnings(plan: Plan, dataset: Dataset) -> list[str]:
-    """What is doubtful about `plan` on this data set: leaks, and too few steps of training."""
+    """Warnings about `plan` on this data set: leaks, and too few steps from random weights."""
     lines = [dataset.leak_warning] if dataset.leak_warning else []
     clips = len(dataset.split(0).train)
+    settings = [trial.config.setting for trial in plan.to_run]
+    trainings = [s.training for s in settings if s.model == "student" and not s.student.weights]
+    trainings += [s.teacher.training for s in settings if s.needs_teacher and not s.teacher.weights]
     steps = {
-        max(1, clips // training.batch_size) * training.epochs: training
-        for trial in plan.to_run
-        for training in (trial.config.setting.training, trial.config.setting.teacher.training)
+        max(1, round(clips / training.batch_size)) * training.epochs: training
+        for training in trainings
         if training.epochs
     }
     fewest = min(steps, default=FEW_STEPS)

@@ -44,7 +44,7 @@ class Progress:
     def restored(
         cls, stored: Mapping[str, Any], group: ProcessGroup, device: torch.device
     ) -> Progress:
-        """What a checkpoint has as ``vars``; all of it is the main process's share."""
+        """Progress that a checkpoint keeps as ``vars``; all of it is the main process's share."""
         share = float(group.is_main)
         return cls(
             stored["steps"],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cmkd.config.paths import packaged
 from cmkd.report import latex
 from cmkd.report.evidence import collect
 from cmkd.report.latex import escape
@@ -321,3 +322,16 @@ def test_an_outlier_does_not_set_the_range() -> None:
     assert without_outliers([87.7, 94.8, 90.5, 95.5, 88.8, 90.3, 87.2, 12.2]) == (87.2, 95.5)
     assert without_outliers([1.0, 2.0, 4.0]) == (1.0, 4.0)
     assert without_outliers([3.0]) == (3.0, 3.0)
+
+
+def test_a_table_of_ones_own_cites_no_work_of_the_paper(
+    full_store: MemoryStore, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    text = packaged("reports", "published", "table_4.yaml").read_text(encoding="utf-8")
+    assert "Lin, Gan and Han" in text
+    own.write_text(text.replace("Lin, Gan and Han", "Somebody else"), encoding="utf-8")
+    evidence = collect(full_store, full_store.sweep, "made-up")
+    for published, is_cited in (("table_4", True), (str(own), False)):
+        table = build_table(replace(TABLES["4"], published=published), evidence)
+        assert (r"\cite{cmkd:17}" in latex.render_latex(build_page(table, version="t"))) is is_cited

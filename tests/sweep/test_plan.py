@@ -151,3 +151,14 @@ def test_few_clips_get_a_warning_with_the_epochs_that_they_need(trials):
     assert warnings(plan, Clips("folder", 72, "no groups"))[0] == "no groups"
     assert warnings(plan, Clips("folder", 600)) == []
     assert warnings(plan, Clips("embedded", 72)) == []
+
+
+def test_imported_weights_need_no_warning_about_steps(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\ndescription: d\n"
+        "base: {student.weights: 0123456789ab, teacher.weights: 0123456789ab}\n"
+        "blocks: {a: {}}\n"
+    )
+    imported = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
+    assert warnings(make_plan(imported, ()), Clips("folder", 72)) == []
