@@ -174,19 +174,30 @@ def open_dataset(
         on_progress: told (done, total) clips while an embedded set is generated.
 
     Raises:
-        DataError: nothing of that name, or the folder is damaged.
+        DataError: nothing of that name, the folder is damaged or that of another data set.
     """
     if recipe := RECIPES.get(name_or_path):
-        return read_folder(ensure_synthetic(recipe, cache, on_progress=on_progress))
-    for root in (Path(name_or_path).expanduser(), cache / "data" / name_or_path):
-        if (root / INFO_FILE).is_file():
-            return read_folder(root.absolute())
+        dataset = read_folder(ensure_synthetic(recipe, cache, on_progress=on_progress))
+        if dataset.info != recipe.info.model_copy(update={"digest": dataset.info.digest}):
+            raise _swapped(dataset, "remove the folder, and it is drawn anew")
+        return dataset
+    if (path := Path(name_or_path).expanduser() / INFO_FILE).is_file():
+        return read_folder(path.parent.absolute())
+    if (cache / "data" / name_or_path / INFO_FILE).is_file():
+        dataset = read_folder((cache / "data" / name_or_path).absolute())
+        if dataset.info.name != name_or_path:
+            raise _swapped(dataset, f"rename the folder to {dataset.info.name}, or give its path")
+        return dataset
     known = {*RECIPES, *find_datasets(cache)}
     raise DataError(
         f"data set {name_or_path!r} is neither known nor a folder with {INFO_FILE}"
         f"{suggest(name_or_path, known)}",
         "prepare one with: cmkd data prepare",
     )
+
+
+def _swapped(dataset: Dataset, remedy: str) -> DataError:
+    return DataError(f"{dataset.root}: holds the data set {dataset.info.name!r}", remedy)
 
 
 def open_planned(name_or_path: str, data_id: str, cache: Path) -> Dataset:

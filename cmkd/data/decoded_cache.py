@@ -167,6 +167,8 @@ def _load(folder: Path, name: str, checked_bytes: int) -> ClipArrays:
         ) from None
     try:
         if owner != folder.name:
+            # Of another folder, whose clips agree with their digests.
+            (folder / _DIGESTS).unlink(missing_ok=True)
             raise _damaged(folder / _READY, f"belongs to {owner}")
         for file, sha256 in files.items():
             if file_sha256(folder / file) != sha256:

@@ -348,6 +348,30 @@ def test_damaged_files_are_named_and_mended_by_the_next_call(
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("between", [True, False])
+def test_folders_of_two_data_sets_that_were_swapped_are_named_and_made_again(
+    dataset: Dataset, built: Path, tmp_path: Path, between: bool
+) -> None:
+    """Of one shape, each whole and intact; a trial may open them between, or a sweep first."""
+    other = read_folder(ensure_synthetic(replace(MINI, seed=1), tmp_path, workers=1))
+    ensure_arrays(other, READING, tmp_path, workers=1)
+    (theirs,) = (path for path in (tmp_path / "arrays").iterdir() if path.is_dir())
+    own = tmp_path / "arrays" / arrays_of(built).name
+    shutil.copytree(arrays_of(built), tmp_path / "mine")
+    whole = {path: path.read_bytes() for path in arrays_of(built).iterdir()}
+    whole |= {path: path.read_bytes() for path in theirs.iterdir()}
+    theirs.rename(own)
+    (tmp_path / "mine").rename(theirs)
+    for one in (dataset, other):
+        if between:
+            with pytest.raises(InfrastructureError, match=r"ready\.json.*belongs to"):
+                open_arrays(one, READING, tmp_path)
+        ensure_arrays(one, READING, tmp_path, workers=1)
+    for path, content in whole.items():
+        assert (tmp_path / "arrays" / path.parent.name / path.name).read_bytes() == content, path
+
+
+@pytest.mark.usefixtures("in_process")
 def test_damage_is_found_before_a_sweep_too(
     dataset: Dataset, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

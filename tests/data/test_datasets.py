@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from cmkd.data.dataset import (
     digest,
     ensure_synthetic,
     find_datasets,
+    folder_of,
     open_dataset,
     read_folder,
 )
-from cmkd.data.synthetic import SyntheticRecipe
+from cmkd.data.synthetic import RECIPES, SyntheticRecipe
 from cmkd.errors import DataError
 
 
@@ -47,6 +49,16 @@ def test_a_folder_is_opened_by_name_and_by_path(cache: Path) -> None:
     by_path = open_dataset(str(cache / "data" / "mini"), Path("nowhere"))
     assert by_name == by_path
     assert all((by_name.root / clip.path).is_file() for clip in by_name.clips)
+
+
+def test_a_folder_that_took_the_place_of_another_is_refused(cache: Path, tmp_path: Path) -> None:
+    places = [folder_of(RECIPES["synthetic-smoke"], tmp_path), tmp_path / "data" / "other"]
+    for place in places:
+        shutil.copytree(cache / "data" / "mini", place)
+        name = "other" if place.name == "other" else "synthetic-smoke"
+        with pytest.raises(DataError, match=f"{place}: holds the data set 'mini'"):
+            open_dataset(name, tmp_path)
+    assert open_dataset(str(places[1]), tmp_path).info.name == "mini", "by its path it is no other"
 
 
 def test_an_unknown_name_is_answered_with_a_near_one(cache: Path) -> None:
