@@ -374,16 +374,14 @@ class MlflowStore(MlflowRuns, RunStore):
         return self._written[run_id]
 
     def _agrees(self, run_id: str, epochs: Iterable[EpochRecord]) -> bool:
-        """False if the run has results that this training has not had, as of another process.
-
-        An epoch that was trained again after a kill has the same results in another time.
-        """
+        """False if the run has results that this training has not had, as of another process."""
         trained = {
             (name, epoch.step): value for epoch in epochs for name, value in epoch.metrics.items()
         }
         logged = self._logged(run_id)
         places = [(name, step) for name, step, _ in logged]
         self._written[run_id] = set(places)
+        # An epoch that was trained again after a kill took another time.
         return len(places) == len(set(places)) and all(
             (name, step) in trained
             and (is_timing(name) or as_kept(trained[name, step]) == as_kept(value))

@@ -29,7 +29,7 @@ def test_a_killed_server_of_ray_ends_the_sweep_with_the_command_to_go_on(
     assert last.endswith("; to go on: cmkd sweep tiny.yaml --workers 1")
     assert space.statuses() == {"teacher tiny_tsm": "FINISHED", "control": "KILLED"}
 
-    code, output = space.run("sweep", "tiny.yaml")
+    code, output = space.run("sweep", "tiny.yaml", timeout=600)
     assert code == 0, output
     assert set(space.statuses().values()) == {"FINISHED"}
     assert space.disorder() == []
