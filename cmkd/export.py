@@ -19,10 +19,10 @@ from torch.export import Dim, ExportedProgram
 
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.errors import InputError
-from cmkd.io import make_folder, write_atomic
+from cmkd.io import make_folder, write_atomic, write_json
 from cmkd.predict import Student
 from cmkd.training.build import sees_all_i_frames
-from cmkd.training.outcome import STUDENT_FILE, write_json
+from cmkd.training.outcome import STUDENT_FILE
 
 Format = Literal["pt2", "onnx", "safetensors"]
 Shape = tuple[int | str, ...]

@@ -1,10 +1,11 @@
-"""Atomic files and folders, free space, damaged files."""
+"""Atomic files and folders, records with owner and digest, free space, damaged files."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -77,6 +78,49 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         path,
         lambda draft: draft.write_text(text, encoding="utf-8", newline=""),
         durable=durable,
+    )
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `data` as indented JSON, atomically."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def write_record(path: Path, owner: str, data: object) -> None:
+    """Write `data` as JSON with the id it belongs to and a digest, atomically."""
+    write_json(path, {"id": owner, "data": data, "sha256": _digest(owner, data)})
+
+
+def read_record(path: Path, owner: str) -> Any:
+    """Data that `write_record` wrote for `owner`.
+
+    Raises:
+        InfrastructureError: it is damaged or belongs to something else, and has been removed.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found, data, digest = stored["id"], stored["data"], stored["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise discard(path, f"no record: {error!r}") from error
+    if found != owner:
+        raise discard(path, f"it belongs to {found}, not to {owner}")
+    if digest != _digest(owner, data):
+        raise discard(path, "its digest is wrong")
+    return data
+
+
+def _digest(owner: str, data: object) -> str:
+    return hashlib.sha256(json.dumps([owner, data], sort_keys=True).encode()).hexdigest()
+
+
+def discard(path: Path, reason: str) -> InfrastructureError:
+    """Remove a damaged file or folder of the cache; returns the error to raise."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    return InfrastructureError(
+        f"{path}: was damaged ({reason}) and has been removed", "the same command makes it again"
     )
 
 

@@ -1,14 +1,18 @@
-"""This machine: CPUs and memory that this process may use, and processes by owner tags."""
+"""This machine: CPUs and memory that this process may use, processes and folders by owner tags."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import socket
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path("/")
+OWNER_FILE = "cmkd-owner"
+"""In a temporary folder: owner tag of the process that uses it."""
 
 
 def usable_cpus(root: Path = ROOT) -> int:
@@ -127,6 +131,16 @@ def _start(pid: int) -> str:
     fields = line.rpartition(")")[2].split()
     # A killed process whose parent has not waited for it is still listed.
     return "-ended" if fields[0] in "ZX" else f"-{fields[19]}"
+
+
+def claim(folder: Path) -> None:
+    """Mark a temporary folder as this process's; those beside it of dead processes are removed."""
+    (folder / OWNER_FILE).write_text(owner())
+    for mark in folder.parent.glob(f"*/{OWNER_FILE}"):
+        with suppress(OSError):  # Another user's, or removed meanwhile.
+            tag = mark.read_text()
+            if tag != owner() and owner_is_gone(tag):
+                shutil.rmtree(mark.parent)
 
 
 def is_here(tag: str) -> bool:

@@ -8,13 +8,14 @@ import platform
 import re
 import subprocess
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
 from cmkd.errors import InfrastructureError
-from cmkd.io import write_text
+from cmkd.io import read_record, write_record
 
 FILE = "made_by.json"
 """In the folder of a trial or teacher: all that trained it, the first one first."""
@@ -82,26 +83,28 @@ def sign(folder: Path) -> None:
     known = makers(folder)
     if known[-1:] != (this_code(),):
         entries = [asdict(maker) for maker in (*known, this_code())]
-        write_text(folder / FILE, json.dumps(entries, indent=2) + "\n")
+        write_record(folder / FILE, folder.name, entries)
 
 
 def makers(folder: Path) -> tuple[Provenance, ...]:
     """All that trained in `folder`, in order; empty where nothing was trained.
 
     Raises:
-        InfrastructureError: the list is damaged and has been removed, after which the results
-            beside it are of unknown code.
+        InfrastructureError: the list is damaged or another folder's, and has been removed, after
+            which the results beside it are of unknown code.
     """
     path = folder / FILE
-    try:
-        return tuple(Provenance(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.is_file():
         return ()
-    except (ValueError, TypeError) as error:
-        path.unlink(missing_ok=True)
+    try:
+        with suppress(ValueError, TypeError):  # Without a digest, as earlier versions wrote it.
+            return tuple(Provenance(**entry) for entry in json.loads(path.read_bytes()))
+        return tuple(Provenance(**entry) for entry in read_record(path, folder.name))
+    except InfrastructureError as error:
         raise InfrastructureError(
-            f"{path}: was damaged ({error}) and has been removed; the same command trains anew "
-            "what it belongs to, as nothing says any more which code made it"
+            error.problem,
+            "the same command trains anew what it belongs to, as nothing says any more which code "
+            "made it",
         ) from error
 
 

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from cmkd import machine
-from cmkd.machine import free_memory, named, owner, owner_is_gone, usable_cpus
+from cmkd.machine import (
+    OWNER_FILE,
+    claim,
+    free_memory,
+    named,
+    owner,
+    owner_is_gone,
+    usable_cpus,
+)
 
 
 def a_machine(root: Path, cgroup: str = "", files: dict[str, str] | None = None) -> Path:
@@ -124,6 +132,24 @@ def test_owners_are_alive_dead_or_unknown(monkeypatch: pytest.MonkeyPatch) -> No
     assert owner_is_gone(tag("here", "m", "b0", "1", os.getppid()))
     assert not owner_is_gone(tag("here", "", "b0", "1", os.getppid()))
     assert not owner_is_gone(tag("here", "m2", "b0", "1", os.getppid()))
+
+
+def test_temporary_folders_of_dead_processes_go_at_the_next_start(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "from cmkd.machine import owner; print(owner(), end='')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    elsewhere = "host/machine/boot/namespace:7-1"
+    folders = [tmp_path / name for name in ("ended", "elsewhere", "unmarked", "mine", "other")]
+    for folder, tag in zip(folders, (ended, elsewhere, None, owner(), None), strict=True):
+        folder.mkdir()
+        (folder / "file").touch()
+        if tag is not None:
+            (folder / OWNER_FILE).write_text(tag)
+    claim(folders[-1])
+    assert sorted(tmp_path.iterdir()) == sorted(folders[1:])
 
 
 def test_the_own_tag_stays_the_same_when_the_host_is_renamed(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,29 @@ def test_a_damaged_list_of_makers_is_named_and_removed(tmp_path: Path, data: byt
     with pytest.raises(InfrastructureError, match=FILE):
         makers(tmp_path)
     assert makers(tmp_path) == (), "the next call trains anew, as unknown code has made it"
+
+
+def test_makers_of_another_folder_or_with_a_flipped_bit_are_named_and_removed(
+    tmp_path: Path,
+) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        sign(tmp_path / name)
+    path = tmp_path / "mine" / FILE
+    whole = path.read_bytes()
+    place = whole.index(this_code().commit.encode())
+    flipped = bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]])
+    for content in ((tmp_path / "theirs" / FILE).read_bytes(), flipped):
+        path.write_bytes(content)
+        with pytest.raises(InfrastructureError, match=f"{path}.*trains anew"):
+            makers(path.parent)
+        assert makers(path.parent) == ()
+
+
+def test_makers_written_without_a_digest_are_known(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps([asdict(this_code())]))
+    assert makers(tmp_path) == (this_code(),)
+    newer = replace(this_code(), code="0" * 12)
+    (tmp_path / FILE).write_text(json.dumps([asdict(newer)]))
+    sign(tmp_path)
+    assert makers(tmp_path) == (newer, this_code())

@@ -137,7 +137,8 @@ def read_folder(root: Path) -> Dataset:
     """Open a prepared folder.
 
     Raises:
-        DataError: manifest or metadata missing, invalid, or of different data sets.
+        DataError: manifest or metadata missing, invalid, of different data sets, or naming clips
+            outside the folder.
     """
     path = root / INFO_FILE
     try:
@@ -157,12 +158,23 @@ def read_folder(root: Path) -> Dataset:
         raise DataError(f"{path}: {explain(error, DatasetInfo)[1]}", _AGAIN) from None
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: invalid ({error})", _AGAIN) from None
+    if outside := [clip.path for clip in clips if not is_inside(clip.path)]:
+        raise DataError(
+            f"{path}: names {outside[0]!r}, which is not below {root}",
+            "take the data set from who made it, or prepare it yourself",
+        )
     if digest(clips, info.classes) != info.digest:
         raise DataError(
             f"{path}: differs from the manifest {INFO_FILE} was written for",
             "change the source and prepare the data set again",
         )
     return Dataset(root, info, clips)
+
+
+def is_inside(path: str) -> bool:
+    """True if a path of a manifest stays below its folder, on every operating system."""
+    leaves = path.startswith("/") or ".." in path.split("/") or "\\" in path
+    return bool(path) and not leaves
 
 
 def open_dataset(

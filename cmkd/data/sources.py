@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from cmkd.config.data import OfficialPart
 from cmkd.data.annotations import OFFICIAL, Annotations, OfficialSet
-from cmkd.data.dataset import MANIFEST_FILE
+from cmkd.data.dataset import MANIFEST_FILE, is_inside
 from cmkd.errors import DataError, FileError, InputError
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
@@ -201,8 +201,8 @@ def _source(row: dict[str, str], given: bool, prefix: str) -> Source:
 
 def _problems(root: Path, sources: Sequence[Source]) -> list[str]:
     counts = Counter(source.path for source in sources)
-    outside = [path for path in counts if not _is_inside(path)]
-    inside = [source for source in sources if _is_inside(source.path)]
+    outside = [path for path in counts if not is_inside(path)]
+    inside = [source for source in sources if is_inside(source.path)]
     found = {
         "paths outside the folder": outside,
         "no such file": [s.path for s in inside if not os.path.isfile(root / s.path)],
@@ -210,11 +210,6 @@ def _problems(root: Path, sources: Sequence[Source]) -> list[str]:
         "listed twice": [path for path, count in counts.items() if count > 1],
     }
     return [f"{problem}: {', '.join(paths)}" for problem, paths in found.items() if paths]
-
-
-def _is_inside(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
 
 
 @dataclass(frozen=True)

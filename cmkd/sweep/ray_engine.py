@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import claim
 from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_alike, servers
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import first_line
@@ -214,6 +215,7 @@ def servers_alive_at_connection() -> Iterator[None]:
 @contextmanager
 def _own_ray(workers: int) -> Iterator[None]:
     import ray
+    from ray._private import worker
 
     try:
         with servers_alive_at_connection():
@@ -225,6 +227,9 @@ def _own_ray(workers: int) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
+        node: Any = worker._global_node
+        # Ray itself leaves the files of every session behind.
+        claim(Path(node.get_session_dir_path()))
         address = ray.get_runtime_context().gcs_address
         if not address.startswith("127.0.0.1:"):
             raise InfrastructureError(

@@ -23,6 +23,7 @@ from pathlib import Path
 from cmkd.config.data import DatasetInfo
 from cmkd.config.trial import SELECTION_RULE, TrialConfig
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import claim
 from cmkd.provenance import Provenance, this_code
 from cmkd.sweep.failures import MAX_TAG
 from cmkd.sweep.progress import TEACHER_ARM, teacher_name
@@ -177,6 +178,8 @@ class Recorder:
         self._draw = draw
         self._drawing = threading.Lock()
         self._pictures = Path(tempfile.mkdtemp(prefix="cmkd-pictures-")) if draw else None
+        if self._pictures is not None:
+            claim(self._pictures)
         self._drawn: dict[str, Sequence[Path]] = {}
         self._runs: dict[str, str] = {}
         self._names: dict[str, str] = {}

@@ -17,9 +17,9 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.decoded_cache import READER, ClipArrays
+from cmkd.io import read_record, write_record
 from cmkd.method.networks import Side
 from cmkd.training.build import StudentInputs, sees_all_i_frames
-from cmkd.training.outcome import read_record, write_record
 
 Rows = NDArray[np.int64]
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.data.dataset import Dataset
+from cmkd.io import write_json
 from cmkd.method.temporal_graph import mean_square_edges
 from cmkd.training.features import GRAPHS
-from cmkd.training.outcome import write_json
 
 SCHEMA = 1
 MOST_CLIPS = 8

@@ -25,12 +25,12 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TeacherConfig, TrialConfig
 from cmkd.data.dataset import Dataset
-from cmkd.io import load_array, require_space
+from cmkd.io import load_array, read_record, require_space, write_record
 from cmkd.method.networks import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
 from cmkd.training.batches import ClipReader, Reader, Rows, all_rows, in_order, to_tensor
 from cmkd.training.build import build_teacher
-from cmkd.training.outcome import read_finished, read_record, write_finished, write_record
+from cmkd.training.outcome import read_finished, write_finished
 from cmkd.training.runtime import autocast, to_device
 
 SUMMARY_FILE, WEIGHTS_FILE = "summary.json", "teacher.safetensors"

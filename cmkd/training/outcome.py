@@ -1,15 +1,12 @@
-"""Results of trainings on disk: records with owner and digest, predictions, summaries.
+"""Results of trainings on disk: records of finished ones, predictions, summaries.
 
-A record counts only for the id it was written for and with its digest intact. A damaged file is
-removed with an error that names it, so that the same command makes it again. Loads no torch.
+A finished one counts only with the digests of its files intact. A damaged file is removed with an
+error that names it, so that the same command makes it again. Loads no torch.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,8 +20,7 @@ from cmkd.config.base import Config
 from cmkd.config.data import EncodingConfig, ViewsConfig
 from cmkd.config.trial import Setting
 from cmkd.data.dataset import Dataset
-from cmkd.errors import InfrastructureError
-from cmkd.io import file_sha256, write_atomic, write_text
+from cmkd.io import discard, file_sha256, read_record, write_atomic, write_json, write_record
 from cmkd.provenance import Provenance, makers
 from cmkd.tracking.store import EpochRecord
 
@@ -38,34 +34,6 @@ KEPT_WITH_RUN = (
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
 
 Rows = NDArray[np.int64]
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write `data` as indented JSON, atomically."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-def write_record(path: Path, owner: str, data: object) -> None:
-    """Write `data` as JSON with the id it belongs to and a digest, atomically."""
-    write_json(path, {"id": owner, "data": data, "sha256": _digest(owner, data)})
-
-
-def read_record(path: Path, owner: str) -> Any:
-    """Data that `write_record` wrote for `owner`.
-
-    Raises:
-        InfrastructureError: it is damaged or belongs to something else, and has been removed.
-    """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        found, data, digest = stored["id"], stored["data"], stored["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _discard(path, f"no record: {error!r}") from error
-    if found != owner:
-        raise _discard(path, f"it belongs to {found}, not to {owner}")
-    if digest != _digest(owner, data):
-        raise _discard(path, "its digest is wrong")
-    return data
 
 
 def write_finished(
@@ -87,12 +55,8 @@ def read_finished(path: Path, owner: str) -> Any:
         file = path.parent / name
         if not file.is_file() or _file_digest(file) != digest:
             path.unlink(missing_ok=True)
-            raise _discard(file, "its digest is wrong")
+            raise discard(file, "its digest is wrong")
     return stored
-
-
-def _digest(owner: str, data: object) -> str:
-    return hashlib.sha256(json.dumps([owner, data], sort_keys=True).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
@@ -104,17 +68,6 @@ def _file_digest(path: Path) -> str:
 def _cached_digest(path: Path, *_state: int) -> str:
     """SHA-256 of a file, read once per process while the file stays as it is."""
     return file_sha256(path)
-
-
-def _discard(path: Path, reason: str) -> InfrastructureError:
-    """Remove a damaged file or folder of the cache; returns the error to raise."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-    return InfrastructureError(
-        f"{path}: was damaged ({reason}) and has been removed; the same command makes it again"
-    )
 
 
 @dataclass(frozen=True, order=True)

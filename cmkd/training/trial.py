@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cmkd.config.method import GraphIndex
 from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
-from cmkd.io import file_sha256, mark_used
+from cmkd.io import file_sha256, mark_used, write_json
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader
@@ -30,7 +30,6 @@ from cmkd.training.outcome import (
     StudentDescription,
     TrainingResult,
     read_result,
-    write_json,
     write_result,
 )
 from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device

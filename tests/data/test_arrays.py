@@ -353,7 +353,7 @@ def test_folders_of_two_data_sets_that_were_swapped_are_named_and_made_again(
     dataset: Dataset, built: Path, tmp_path: Path, between: bool
 ) -> None:
     """Of one shape, each whole and intact; a trial may open them between, or a sweep first."""
-    other = read_folder(ensure_synthetic(replace(MINI, seed=1), tmp_path, workers=1))
+    other = read_folder(ensure_synthetic(MINI.model_copy(update={"seed": 1}), tmp_path, workers=1))
     ensure_arrays(other, READING, tmp_path, workers=1)
     (theirs,) = (path for path in (tmp_path / "arrays").iterdir() if path.is_dir())
     own = tmp_path / "arrays" / arrays_of(built).name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cmkd.data.dataset import (
     folder_of,
     open_dataset,
     read_folder,
+    write_dataset,
 )
 from cmkd.data.synthetic import RECIPES, SyntheticRecipe
 from cmkd.errors import DataError
@@ -83,6 +85,19 @@ def test_an_edited_manifest_is_refused(cache: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text.replace("red_left/train_0000", "red_left/train_9999"))
     with pytest.raises(DataError, match=r"manifest\.csv: differs"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("outside", ["../../x", "/etc/passwd", "a/../../x", "a\\..\\x", ""])
+def test_a_manifest_that_names_files_outside_its_folder_is_refused(
+    cache: Path, tmp_path: Path, outside: str
+) -> None:
+    """Every command and trial opens data sets by `read_folder`; their digests here are right."""
+    dataset = open_dataset("mini", cache)
+    clips = (replace(dataset.clips[0], path=outside), *dataset.clips[1:])
+    write_dataset(tmp_path, dataset.info, clips)
+    with pytest.raises(DataError) as caught:
+        open_dataset(str(tmp_path), cache)
+    assert f"{tmp_path / MANIFEST_FILE}: names {outside!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cmkd.errors import InfrastructureError, InputError
-from cmkd.io import write_atomic
+from cmkd.io import write_atomic, write_json
 from cmkd.training.checkpoint import (
     CURRENT,
     PREVIOUS,
@@ -21,7 +21,6 @@ from cmkd.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from cmkd.training.outcome import write_json
 
 OWNER = "0123456789ab"
 

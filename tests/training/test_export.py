@@ -23,12 +23,12 @@ from cmkd.config.data import EncodingConfig, ViewsConfig
 from cmkd.config.trial import Setting
 from cmkd.data.video import encode
 from cmkd.errors import InputError
-from cmkd.io import file_sha256
+from cmkd.io import file_sha256, write_json
 from cmkd.predict import Student
 from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 from cmkd.training.build import build_student
-from cmkd.training.outcome import StudentDescription, write_json
+from cmkd.training.outcome import StudentDescription
 from cmkd.training.weights import write_tensors
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "predict.md"
