@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -15,11 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from cmkd.errors import InfrastructureError, InputError
+from cmkd.machine import waiting_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+QUIET_SECONDS = 5.0
+"""A longer wait for another process is told."""
 _DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -122,6 +128,25 @@ def discard(path: Path, reason: str) -> InfrastructureError:
     return InfrastructureError(
         f"{path}: was damaged ({reason}) and has been removed", "the same command makes it again"
     )
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the lock of a file during this block.
+
+    Args:
+        on_wait: told once, in a line, of a wait of more than `QUIET_SECONDS`; None: logged.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=QUIET_SECONDS)
+    except Timeout:
+        (on_wait or logging.getLogger(__name__).warning)(waiting_for(path))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def publish_folder(draft: Path, folder: Path) -> None:

@@ -133,6 +133,15 @@ def _start(pid: int) -> str:
     return "-ended" if fields[0] in "ZX" else f"-{fields[19]}"
 
 
+def waiting_for(lock: Path) -> str:
+    """Line for the user about a lock file that another process holds, named if it is here."""
+    # As "1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF".
+    entries = [line.split() for line in _lines(ROOT / "proc/locks")]
+    number = str(lock.stat().st_ino)
+    pids = [entry[4] for entry in entries if entry[5].rpartition(":")[2] == number]
+    return f"waits for {f'process {pids[0]}' if pids else 'another process'}, which holds {lock}"
+
+
 def claim(folder: Path) -> None:
     """Mark a temporary folder as this process's; those beside it of dead processes are removed."""
     (folder / OWNER_FILE).write_text(owner())

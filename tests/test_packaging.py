@@ -125,6 +125,24 @@ def test_actions_are_pinned_by_commit_and_permissions_declared(path: Path) -> No
     assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
 
 
+def test_caches_of_workflows_hold_clips_alone_by_image_and_constraints() -> None:
+    """A cached teacher or trial of other code would pass the gate for that of this commit."""
+    steps = [
+        step
+        for path in WORKFLOWS
+        for job in yaml.safe_load(path.read_text("utf-8"))["jobs"].values()
+        for step in job["steps"]
+    ]
+    cached = [step["with"] for step in steps if "/cache" in step.get("uses", "")]
+    assert not [step for step in steps if "cache" in step.get("with", {})]
+    for one in cached:
+        assert one["path"].split() == ["~/.cache/cmkd/data", "~/.cache/cmkd/arrays"]
+        assert "restore-keys" not in one
+        for part in ("runner.arch", "steps.image.outputs.name", "'constraints.txt'"):
+            assert part in one["key"]
+    assert len(cached) == 1
+
+
 def test_a_release_is_published_by_trust_in_the_workflow_alone() -> None:
     (text,) = (path.read_text("utf-8") for path in WORKFLOWS if path.name == "release.yml")
     jobs = yaml.safe_load(text)["jobs"]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import ValidationError
 
 from cmkd.config.data import DatasetInfo
@@ -23,7 +22,7 @@ from cmkd.data.splits import ClipEntry, Split, number_of_folds, split_clips
 from cmkd.data.synthetic import RECIPES, SyntheticRecipe, draw_clips
 from cmkd.data.workers import OnProgress
 from cmkd.errors import DataError
-from cmkd.io import make_folder, write_text
+from cmkd.io import locked, make_folder, publish_folder, write_text
 from cmkd.machine import usable_cpus
 
 INFO_FILE = "dataset.json"
@@ -261,14 +260,14 @@ def ensure_synthetic(
     """
     folder = folder_of(recipe, cache)
     make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if not (folder / INFO_FILE).exists():
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
             try:
                 clips = draw_clips(recipe, draft, workers or usable_cpus(), on_progress)
                 write_dataset(draft, recipe.info, clips)
-                draft.rename(folder)
+                publish_folder(draft, folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     return folder

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Float16, Int8, Int64, UInt8
 
 from cmkd.config.base import content_id
@@ -38,6 +37,7 @@ from cmkd.errors import CmkdError, DataError, FileError, InfrastructureError
 from cmkd.io import (
     file_sha256,
     load_array,
+    locked,
     make_folder,
     mark_used,
     publish_folder,
@@ -122,7 +122,7 @@ def ensure_arrays(
     """
     folder = _folder(dataset, config, cache)
     make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         draft = folder.with_name(f".{folder.name}.tmp")
         if folder.is_dir():
             try:

@@ -209,6 +209,8 @@ class TrialEvents:
                 return
         if key not in self._recorded_teachers:
             self._record(update)
+        if update.note:
+            self._view.note(f"{trial.name}: {update.note}")
         if update.epochs:
             self._progress.advanced(key, update.trained, update.epochs)
         if update.outcome is not None:

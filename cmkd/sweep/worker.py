@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cmkd.config.trial import TrialConfig
+from cmkd.io import QUIET_SECONDS
+from cmkd.machine import waiting_for
 from cmkd.sweep.failures import Failure, failure_of
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.outcome import TrainingResult
@@ -33,6 +35,7 @@ class Update:
         trained: number of epochs trained since the last update.
         outcome: of a successful end.
         failure: of a failed end.
+        note: line for the user.
     """
 
     trial_id: str
@@ -40,6 +43,7 @@ class Update:
     trained: int = 0
     outcome: TrainingResult | None = None
     failure: Failure | None = None
+    note: str = ""
 
     @property
     def done(self) -> bool:
@@ -83,7 +87,8 @@ class TrialWorker:
 
     def _train(self, trial_id: str, config: TrialConfig) -> Updates:
         if trial_id == config.id:
-            return train_trial(trial_id, lambda: self._open(config))
+            self._lock = trial_lock(self._cache, trial_id)
+            return train_trial(trial_id, lambda: self._open(config), self._lock)
         return train_teacher(config, self._cache)
 
     def _open(self, config: TrialConfig) -> TrialRun:
@@ -91,8 +96,6 @@ class TrialWorker:
         from cmkd.training.trial import TrialRun
 
         configure(threads=1)
-        self._lock = trial_lock(self._cache, config.id)
-        self._lock.acquire()
         return TrialRun(config, self._cache)
 
     def _release(self) -> None:
@@ -111,10 +114,27 @@ def trial_lock(cache: Path, trial_id: str) -> FileLock:
     return FileLock(folder / f"trial-{trial_id}.lock")
 
 
-def train_trial(trial_id: str, open_run: Callable[[], TrialRun]) -> Updates:
-    """Train a trial; yields an update per epoch, the last one with the outcome or failure."""
+def _acquired(lock: FileLock, trial_id: str) -> Updates:
+    """Acquire the lock of a trial; yields an update if another process trains it meanwhile."""
+    try:
+        lock.acquire(timeout=QUIET_SECONDS)
+    except Timeout:
+        yield Update(trial_id, note=waiting_for(Path(lock.lock_file)))
+        lock.acquire()
+
+
+def train_trial(
+    trial_id: str, open_run: Callable[[], TrialRun], lock: FileLock | None = None
+) -> Updates:
+    """Train a trial; yields an update per epoch, the last one with the outcome or failure.
+
+    Args:
+        lock: acquired first and left to the caller.
+    """
     reported = 0
     try:
+        if lock is not None:
+            yield from _acquired(lock, trial_id)
         run = open_run()
         while True:
             trained = 0
@@ -150,12 +170,15 @@ def _teach(config: TrialConfig, cache: Path, report: Callable[[Update], None]) -
         done = record.step
         report(Update(config.teacher_id, (record,), 1))
 
+    def on_wait(line: str) -> None:
+        report(Update(config.teacher_id, note=line))
+
     try:
         from cmkd.training.runtime import configure
         from cmkd.training.teacher import ensure_teacher
 
         configure(threads=1)
-        outcome = ensure_teacher(config, cache, on_epoch=on_epoch)
+        outcome = ensure_teacher(config, cache, on_epoch=on_epoch, on_wait=on_wait)
     except Exception as error:
         report(Update(config.teacher_id, failure=failure_of(error, done)))
         return
@@ -198,26 +221,27 @@ class DistributedTrialWorker(TrialWorker):
     def _train(self, trial_id: str, config: TrialConfig) -> Updates:
         from ray.util.queue import Empty, Queue
 
-        with trial_lock(self._cache, trial_id):
-            news = Queue(actor_options={"num_cpus": 0})
-            errors: list[Exception] = []
-            task = _Task(trial_id, config, self._cache, news)
-            thread = threading.Thread(target=self._fit, args=(task, errors), daemon=True)
-            thread.start()
-            try:
-                while True:
-                    is_alive = thread.is_alive()
-                    try:
-                        yield news.get(timeout=POLL_SECONDS)
-                    except Empty:
-                        if not is_alive:
-                            errors.append(RuntimeError("Ray Train ended without an outcome"))
-                            raise errors[0] from None
-            finally:
-                thread.join()
-                news.shutdown(force=True)
-                # The trial's folder is the state; Ray's is not needed.
-                shutil.rmtree(self._cache / "ray" / trial_id, ignore_errors=True)
+        self._lock = trial_lock(self._cache, trial_id)
+        yield from _acquired(self._lock, trial_id)
+        news = Queue(actor_options={"num_cpus": 0})
+        errors: list[Exception] = []
+        task = _Task(trial_id, config, self._cache, news)
+        thread = threading.Thread(target=self._fit, args=(task, errors), daemon=True)
+        thread.start()
+        try:
+            while True:
+                is_alive = thread.is_alive()
+                try:
+                    yield news.get(timeout=POLL_SECONDS)
+                except Empty:
+                    if not is_alive:
+                        errors.append(RuntimeError("Ray Train ended without an outcome"))
+                        raise errors[0] from None
+        finally:
+            thread.join()
+            news.shutdown(force=True)
+            # The trial's folder is the state; Ray's is not needed.
+            shutil.rmtree(self._cache / "ray" / trial_id, ignore_errors=True)
 
     def _fit(self, task: _Task, errors: list[Exception]) -> None:
         from ray.train import RunConfig, ScalingConfig

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from cmkd.config.trial import TrialConfig
 from cmkd.data.dataset import open_planned
 from cmkd.data.splits import Split
 from cmkd.errors import InputError
+from cmkd.io import locked
 from cmkd.method.networks import Teacher
 from cmkd.provenance import sign
 from cmkd.tracking.store import EpochRecord
@@ -97,10 +97,11 @@ def ensure_teacher(
     *,
     device: str = "auto",
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Open the trial's teacher, training it first (resumably) when it is not there.
 
-    Processes that ask at once wait for one another; one of them trains.
+    Processes that ask at once wait for one another, see `locked`; one of them trains.
 
     Raises:
         TrialFailed: its loss is not finite.
@@ -109,7 +110,7 @@ def ensure_teacher(
     """
     folder = teacher_folder(config, cache)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with locked(folder / "lock", on_wait):
         if not (folder / SUMMARY_FILE).is_file():
             sign(folder)
             drop_features(folder)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cmkd.io import write_record
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -70,10 +72,9 @@ def test_row_37_results_of_other_code_in_the_cache_are_trained_anew_and_told(
     space = copy_of_finished
     # As another clone with other code, on the same cache, would have left them.
     for path in space.cache.glob("*/*/made_by.json"):
-        makers = json.loads(path.read_text())
-        path.write_text(
-            json.dumps([{**one, "code": "0" * 12, "commit": "c0ffee"} for one in makers])
-        )
+        made_by = json.loads(path.read_text())["data"]
+        other = [{**one, "code": "0" * 12, "commit": "c0ffee"} for one in made_by]
+        write_record(path, path.parent.name, other)
     (space.folder / "mlflow.db").unlink()
     code, output = space.run("sweep", "tiny.yaml", timeout=600)
     assert code == 0, output

@@ -39,12 +39,14 @@ class Disk:
         calls: syncs and moves so far.
         fails_at: number of the one that fails; 0: none.
         error: what it raises.
+        watch: called before each of them.
     """
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.calls = self.fails_at = 0
         self.error: BaseException = PowerCut()
+        self.watch: Callable[[], None] = lambda: None
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
         # Held open, so that no number of a removed file is given to another one.
@@ -59,6 +61,7 @@ class Disk:
     def _counted(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
             self.calls += 1
+            self.watch()
             if self.calls == self.fails_at:
                 raise self.error
             return act(*arguments)
@@ -80,8 +83,8 @@ class Disk:
         self._folders.add(number)
         self._names[number] = {one.name: one.stat().st_ino for one in path.resolve().iterdir()}
 
-    def cut(self, *, names_last: bool) -> None:
-        """Leave what was synced."""
+    def left(self, *, names_last: bool) -> Tree:
+        """What was synced until now."""
         sizes: dict[int, int] = {}
         for folder, folders, files in os.walk(self.root):
             paths = [Path(folder, name) for name in (*folders, *files)]
@@ -98,13 +101,22 @@ class Disk:
 
         tree = left(self.root.stat().st_ino)
         assert isinstance(tree, dict)
-        for path in self.root.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        _lay_out(self.root, tree)
+        return tree
+
+    def cut(self, *, names_last: bool) -> None:
+        """Leave what was synced."""
+        restore(self.root, self.left(names_last=names_last))
 
     def close(self) -> None:
         for handle in self._held.values():
             os.close(handle)
+
+
+def restore(folder: Path, tree: Tree) -> None:
+    """Make a folder hold this and nothing else."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    _lay_out(folder, tree)
 
 
 def _lay_out(folder: Path, tree: Tree) -> None:

@@ -105,6 +105,17 @@ def test_a_summary_has_the_time_of_the_last_epoch_and_every_file_goes_once():
     assert all(line.endswith(end) for (_, line), end in zip(said, [NOTE, "b"] * 4, strict=True))
 
 
+def test_a_note_of_a_worker_is_told_with_the_name_of_its_trial():
+    notes = Notes()
+    driver = driver_of(notes)
+    key = driver.queue.pop()
+    assert key is not None
+    driver.started(key)
+    driver.updated(Update(key, note="waits"))
+    assert notes.notes == ["teacher tiny_tsm seed 0 fold 0: waits"]
+    assert key not in notes.closed
+
+
 def test_a_teacher_imported_as_it_is_has_no_epochs_and_a_quiet_one_no_notes():
     class Imports(Engine):
         def news(self, key: str, config: TrialConfig) -> Update:

@@ -86,6 +86,12 @@ def test_a_read_only_folder_is_named(tmp_path):
         ("host=h password='a b' user=me", "host=h password=*** user=me"),
         ("https://me:pa/ss@h/x", "https://***@h/x"),
         ("http://h:5000/a@b is", "http://h:5000/a@b is"),
+        ("https://me%40x:p%2Fw@h/x", "https://***@h/x"),
+        ("https://token@h/x?access_token=a#b", "https://***@h/x?access_token=***"),
+        (
+            "http://h/x?apikey=a&private-key=b&api_key=c",
+            "http://h/x?apikey=***&private-key=***&api_key=***",
+        ),
         ("see http://u:p@h:1/x and sqlite:////a@b/c", "see http://***@h:1/x and sqlite:////a@b/c"),
     ],
 )
