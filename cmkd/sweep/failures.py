@@ -22,7 +22,7 @@ OF_THE_DISK = ("InfrastructureError", "OSError")
 OF_THE_INPUT = ("InputError", "DataError", "ConfigError")
 OF_MEMORY = ("WorkerDied", "MemoryError", "OutOfMemoryError")
 """Kinds of failures that fewer trials at once may avoid."""
-TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT)
+TRANSIENT = (*OF_MEMORY, *OF_THE_DISK, *OF_THE_INPUT, "FileError")
 """Kinds of failures of the machine or the input; the next call retries these trials."""
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_ALLOC_FAILED")
 UNTAUGHT = "TeacherFailed"

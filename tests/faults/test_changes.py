@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cmkd
 from cmkd.io import write_record
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+ROOT = Path(cmkd.__file__).resolve().parents[1]
+COMMITS = "select distinct value from tags where key = 'git_commit'"
 
 
 def plan_of(space: Any) -> dict[str, Any]:
@@ -83,6 +91,42 @@ def test_row_37_results_of_other_code_in_the_cache_are_trained_anew_and_told(
     tags = space.query("select distinct value from tags where key in ('code', 'git_commit')")
     assert ("0" * 12,) not in tags and ("c0ffee",) not in tags
     assert space.disorder() == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
+def test_row_37_a_sign_flipped_in_a_second_clone_is_trained_anew_and_fails_the_check(
+    new_workspace: Callable[..., Any], tmp_path: Path
+) -> None:
+    """On the cache that the first clone has filled, with an empty store."""
+    space = new_workspace(8)
+    spec = space.folder / "tiny.yaml"
+    spatial = "both: {method.lambda_1: [1.0], method.lambda_2: [0.0]}"
+    spec.write_text(spec.read_text().replace("seeds: 1", "seeds: 3").replace("both: {}", spatial))
+    code, output = space.run("sweep", "tiny.yaml", timeout=1200)
+    assert code == 0, output
+    baseline = ("report", "baseline", "--sweep", "tiny.yaml", "--out", "baseline.json")
+    code, output = space.run(*baseline)
+    assert code == 0, output
+    code, output = space.run("report", "check", "--baseline", "baseline.json")
+    assert code == 0, output
+
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    losses = clone / "cmkd" / "method" / "losses.py"
+    equation_4 = "return scale[config.reduction] * (alpha * error).mean()"
+    assert losses.read_text().count(equation_4) == 1
+    losses.write_text(losses.read_text().replace(equation_4, equation_4.replace("scale", "-scale")))
+    (tmp_path / "second").mkdir()
+    for name in ("tiny.yaml", "baseline.json"):
+        shutil.copy(space.folder / name, tmp_path / "second")
+    second = replace(space, folder=tmp_path / "second", environment={"PYTHONPATH": str(clone)})
+    code, output = second.run("sweep", "tiny.yaml", timeout=1200)
+    assert "9 in the cache made by" in output, output
+    assert "do not count here, as the code differs" in output
+    commits = {str(commit)[-6:] for (commit,) in second.query(COMMITS)}
+    assert commits == {"-dirty"}, "all runs are of the second clone's code"
+    code, output = second.run("report", "check", "--baseline", "baseline.json")
+    assert code == 1, output
 
 
 def test_row_38_results_of_this_code_are_taken_from_the_cache_and_told(

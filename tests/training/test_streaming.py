@@ -20,7 +20,7 @@ from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.stream import ClipStream
 from cmkd.data.views import apply_view, draw_view
 from cmkd.errors import FileError
-from cmkd.sweep.failures import beyond_the_trials, failure_of
+from cmkd.sweep.failures import beyond_the_trials, failure_of, is_transient
 from cmkd.training import loop
 from cmkd.training.batches import InputScales
 from cmkd.training.checkpoint import CURRENT
@@ -143,7 +143,8 @@ def test_a_clip_that_breaks_fails_its_trial_alone(
     assert raised.value.path == str(broken)
     failure = failure_of(raised.value, 0)
     assert str(broken) in failure.cause
-    assert beyond_the_trials([failure]) is None
+    assert beyond_the_trials([failure]) is None, "the others go on"
+    assert is_transient(failure.kind), "mended, the same command tries it again"
 
 
 def _first(dataset: Dataset, clips: tuple[int, ...]) -> str:
