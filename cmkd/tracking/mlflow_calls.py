@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 from cmkd.errors import CmkdError, InfrastructureError, InputError
+from cmkd.io import sync, writing
 from cmkd.tracking.store import History, RunIdentity, RunRecord, RunStatus, redact, sqlite_file
 
 if TYPE_CHECKING:
@@ -203,6 +205,19 @@ class MlflowRuns:
         names = self._call(self._client.get_run, run_id).data.metrics
         histories = [self._call(self._client.get_metric_history, run_id, name) for name in names]
         return [(one.key, one.step, one.value) for many in histories for one in many]
+
+    def _keep_files(self, run_id: str, paths: Sequence[Path]) -> None:
+        """Copy files to a run; on this machine's disk they are synced, which MLflow leaves out."""
+        for path in paths:
+            self._call(self._client.log_artifact, run_id, str(path))
+        if not paths or self.uri.startswith("http"):
+            return
+        place = urlsplit(self._call(self._client.get_run, run_id).info.artifact_uri)
+        if place.scheme == "file":
+            folder = Path(unquote(place.path))
+            with writing(folder):
+                for path in (*folder.iterdir(), folder, *folder.parents[:3]):
+                    sync(path)
 
     def _experiments(self) -> dict[str, str]:
         """Ids of the active experiments by name."""

@@ -195,7 +195,7 @@ class MlflowStore(MlflowRuns, RunStore):
                     f"{path}: gone before it was kept with run {current}; remove the folder "
                     f"{path.parent} and what it is of is trained again"
                 )
-            self._call(self._client.log_artifact, current, str(path))
+        self._keep_files(current, ending.files)
         if ending.history:
             self._written.pop(current, None)
         identity = self._opened[run_id][0] if run_id in self._opened else None

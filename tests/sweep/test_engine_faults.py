@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,11 @@ def test_a_killed_server_of_ray_ends_the_sweep_with_the_command_to_go_on(
     assert [count for _, count in epochs] == [EPOCHS, EPOCHS]
 
 
-@pytest.mark.parametrize("server", ["gcs_server", "raylet"])
+AGENT = re.compile(r"ray::RuntimeEnvAgent|\S+ -u \S+/runtime_env/agent/main\.py ")
+"""Command line of what makes Ray's workers, before and after it names itself."""
+
+
+@pytest.mark.parametrize("server", ["gcs_server", "raylet", "agent"])
 def test_a_server_of_ray_killed_while_it_starts_ends_the_sweep_with_the_command_to_go_on(
     new_workspace: Callable[..., Any], server: str
 ) -> None:
@@ -50,7 +55,11 @@ def test_a_server_of_ray_killed_while_it_starts_ends_the_sweep_with_the_command_
     victims: list[int] = []
     while not victims:
         assert process.poll() is None, process.communicate()
-        victims = [pid for pid, command in space.processes() if f"/{server} " in command]
+        victims = [
+            pid
+            for pid, command in space.processes()
+            if (AGENT.match(command) if server == "agent" else f"/{server} " in command)
+        ]
     os.kill(victims[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 3, output
