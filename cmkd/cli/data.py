@@ -308,7 +308,7 @@ def _config(model: type[Model], **values: Any) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"options of the data set: {explain(error, model)[1]}") from None
+        raise InputError(f"options of the data set: {explain(error, model)}") from None
 
 
 def _describe(dataset: Dataset) -> None:

@@ -201,6 +201,8 @@ def verify(
 ) -> None:
     """Make the tables, figures and claims of a folder again and compare every byte.
 
+    Only the version of cmkd that wrote them may differ.
+
     Options as `tables` was given them. Exit codes: 0 all equal; 1 a file differs, is missing, or
     is one that the store does not give; 2 bad input, or nothing to compare.
     """

@@ -220,6 +220,7 @@ def plan_json(plan: Plan, expected: Preflight) -> dict[str, Any]:
         },
         "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
+        "warnings": list(expected.warnings),
         "forecast": expected.forecast.as_json(),
     }
 

@@ -103,6 +103,18 @@ def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path):
     assert not list(tmp_path.glob("mlflow.db*")), "refused before anything was made"
 
 
+def test_the_mistakes_of_a_file_have_a_line_each_and_very_many_are_counted(tmp_path: Path) -> None:
+    values = ", ".join(f"-{n}" for n in range(1, 31))
+    spec = f"name: t\ndescription: d\nblocks:\n  a: {{method.lambda_1: [{values}], seds: 1}}\n"
+    (tmp_path / "many.yaml").write_text(spec)
+    done = run("sweep", "many.yaml", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 21)
+    assert all(line.startswith("cmkd: many.yaml:4: ") for line in lines[:-1])
+    assert "unknown key 'seds'" in lines[0]
+    assert lines[-1] == "cmkd: and 11 more"
+
+
 def test_an_option_of_the_wrong_type_is_bad_input():
     done = run("sweep", "smoke", "--seeds", "many")
     assert done.returncode == 2
