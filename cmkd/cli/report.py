@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmkd.cli.work import GENERATED, AsJson, Out, TrackingUri
+from cmkd.cli.work import GENERATED, AsJson, Out, TrackingUri, grouped
 from cmkd.errors import InputError, TrialFailed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=grouped({"Which runs": "table data sweep tracking_uri"}))
 def tables(
     table: Tables = None,
     data: Data = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import cmkd
+from cmkd.cli import data, sweep
 from cmkd.cli import main as module
 from cmkd.errors import InfrastructureError
 from cmkd.sweep.failures import Interrupted
@@ -62,6 +64,29 @@ def test_help_is_whole_and_in_the_words_of_a_user(names: tuple[str, ...]) -> Non
     assert done.exit_code == 0
     assert "..." not in done.stdout.replace("...\n", "\n", 1), "the first is that of the usage line"
     assert not re.search(r"\b(?!ResNet)[A-Z][a-z]+[A-Z]\w+", done.stdout), "names of classes"
+
+
+@pytest.mark.parametrize(
+    ("command", "title", "options"),
+    [
+        ("sweep run", "Where they are trained", {"--workers", "--processes", "--address"}),
+        ("data prepare", "Encoding", {"--width", "--height", "--gop", "--qscale", "--frames"}),
+        ("report tables", "Which runs", {"--table", "--data", "--sweep", "--tracking-uri"}),
+    ],
+)
+def test_many_options_are_listed_in_groups(command: str, title: str, options: set[str]) -> None:
+    text = CliRunner().invoke(module.app, [*command.split(), "-h"]).stdout
+    sections = dict(re.findall(r"^(\w.*):\n((?:  .*\n)+)", text, re.M))
+    assert set(re.findall(r"^  (--[\w-]+)", sections[title], re.M)) == options
+    assert "--help" in sections["Options"]
+    listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.M)
+    assert len(listed) == len(set(listed))
+
+
+def test_no_group_names_an_option_that_is_not_there() -> None:
+    for command, groups in ((data.prepare, data.PREPARE), (sweep.run, sweep.RUN)):
+        names = " ".join(groups.values()).split()
+        assert names and set(names) <= set(inspect.signature(command).parameters)
 
 
 def test_quiet_and_verbose(tmp_path: Path) -> None:
