@@ -201,7 +201,7 @@ class Workspace:
                 "select r.name, r.status, t.value from runs r left join tags t on "
                 "t.run_uuid = r.run_uuid and t.key = 'owner' "
                 "where r.lifecycle_stage = 'active' "
-                "and (r.status = 'RUNNING' or t.value is not null)"
+                "and (r.status = 'RUNNING' or t.value is not null and r.status <> 'FINISHED')"
             )
         ]
         finished = self.query(

@@ -168,8 +168,8 @@ class MlflowStore(MlflowRuns, RunStore):
     def close(self, run_id: str, ending: RunEnding) -> None:
         """End the run with final metrics, tags and files.
 
-        The status is written last, so a FINISHED run is a complete one, and one that is FINISHED
-        stays so. A run that another living process writes is not KILLED. The store is asked for
+        The status is written after all values, so a FINISHED run is a complete one, and one that is
+        FINISHED stays so. A run that another living process writes is not KILLED. The store is asked for
         what it has, as it may have been set back since that was written. A run with results that
         this training has not had, as of another process, is removed and recorded anew.
 
@@ -333,9 +333,10 @@ class MlflowStore(MlflowRuns, RunStore):
             time.sleep(0.5)
 
     def _release(self, run_id: str, status: RunStatus) -> None:
+        # In this order: a process that waits for it would take over one that nobody owns.
+        self._call(self._client.set_terminated, run_id, status)
         with suppress(InputError):  # It may have none.
             self._call(self._client.delete_tag, run_id, "owner")
-        self._call(self._client.set_terminated, run_id, status)
 
     def _write(
         self,

@@ -114,8 +114,8 @@ class Disk:
 
 def restore(folder: Path, tree: Tree) -> None:
     """Make a folder hold this and nothing else."""
-    shutil.rmtree(folder)
-    folder.mkdir()
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     _lay_out(folder, tree)
 
 

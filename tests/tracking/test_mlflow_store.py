@@ -361,6 +361,19 @@ def test_values_of_another_training_are_in_no_run_that_ends(store, database):
     assert kept == {epoch.step: epoch.metrics["val_acc"] for epoch in EPOCHS}
 
 
+def test_a_run_has_ended_before_another_process_may_take_it(store, database, monkeypatch):
+    run_id = store.open(identity(), {})
+    disown, seen = store._client.delete_tag, []
+
+    def look(run, key):
+        seen.append((key, store._client.get_run(run).info.status))
+        disown(run, key)
+
+    monkeypatch.setattr(store._client, "delete_tag", look)
+    store.close(run_id, RunEnding("FINISHED", EPOCHS, {"test_acc": 1.0}, timestamp_ms=7))
+    assert seen == [("owner", "FINISHED")]
+
+
 def test_epochs_that_were_trained_again_stay_in_their_run(store):
     first, again = (
         [

@@ -124,8 +124,9 @@ def test_files_of_another_owner_are_not_accepted(own_cache: Path, make_trial: Ma
     folders = [own_cache / "trials" / config.id for config in (first, second)]
     shutil.rmtree(folders[1])
     shutil.copytree(*folders)
-    with pytest.raises(InfrastructureError, match=rf"outcome\.json.*{first.id}"):
-        TrialRun(second, own_cache)
+    for name in ("outcome", "made_by"):
+        with pytest.raises(InfrastructureError, match=rf"{name}\.json.*{first.id}"):
+            TrialRun(second, own_cache)
     assert run(second, own_cache) == expected[1]
 
     # A checkpoint of another trial is left aside with a note.
