@@ -314,7 +314,11 @@ def class_of(setting: Setting) -> str:
 
 def teacher_class(setting: Setting) -> str:
     """Key of teachers with the same cost of an epoch."""
-    return f"{setting.teacher.backbone} {setting.teacher.width}"
+    return _teacher_class(setting.teacher.backbone, setting.teacher.width, setting.teacher.frozen)
+
+
+def _teacher_class(backbone: object, width: object, frozen: object) -> str:
+    return f"{backbone} {width} {frozen}"
 
 
 def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
@@ -325,11 +329,12 @@ def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
         if run.status != "FINISHED":
             continue
         if run.tags.get("kind") == "teacher" and "seconds" in metrics:
-            name = f"{params.get('teacher.backbone')} {params.get('teacher.width')}"
+            keys = ("teacher.backbone", "teacher.width", "teacher.frozen")
+            name = _teacher_class(*(params.get(key, 0) for key in keys))
             seen.setdefault(name, []).append(metrics["seconds"])
         elif "seconds_train" in metrics:
-            is_svm = params.get("model") == "motion_svm"
-            epochs = 1 if is_svm else int(params["training.epochs"])
+            is_reference = params.get("model", "student") != "student"
+            epochs = 1 if is_reference else int(params["training.epochs"])
             seconds = metrics["seconds_train"] + metrics.get("seconds_open", 0.0)
             seen.setdefault(cost_class(params), []).append(seconds / epochs)
     costs: dict[str, Range] = {}
