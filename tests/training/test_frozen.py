@@ -62,8 +62,11 @@ class Few:
 def lite_setting(weights: str, **changes: Any) -> Setting:
     """EfficientNet-Lite0 as teacher and as I-frame branch, its first stages frozen."""
     keys: dict[str, Any] = {
-        "teacher.training.epochs": 1, "training.epochs": 1, "student.p_backbone": "tiny_tsm",
-        "method.width": 4, "method.hidden": 4,
+        "teacher.training.epochs": 1,
+        "training.epochs": 1,
+        "student.p_backbone": "tiny_tsm",
+        "method.width": 4,
+        "method.hidden": 4,
     }
     for part in ("teacher", "student"):
         keys |= {f"{part}.backbone": "tsm_lite0", f"{part}.width": 4}
