@@ -23,7 +23,7 @@ from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
 from cmkd.io import write_text
 from cmkd.machine import free_memory
 from cmkd.provenance import this_code
-from cmkd.sweep.plan import Plan
+from cmkd.sweep.plan import Plan, warnings
 from cmkd.sweep.progress import duration
 from cmkd.sweep.trials import epochs_of, flat, noop_axes, pairs_to_try, teachers_of
 from cmkd.tracking.store import RunRecord
@@ -144,16 +144,18 @@ class Preflight:
     Attributes:
         forecast: with the workers that fit.
         wanted: requested workers.
+        warnings: about the data set and the steps of training.
     """
 
     forecast: Forecast
     room: Room
     wanted: int
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Lines for the user."""
         note = self.room.describe(self.wanted)
-        return [note] * bool(note) + [self.forecast.describe()]
+        return [*self.warnings, *[note] * bool(note), self.forecast.describe()]
 
 
 def preflight(
@@ -226,7 +228,8 @@ def preflight(
     most = max((step.memory for step in steps.values()), default=0)
     room = _room(most, gpus) if is_shared and most else Room()
     fit = room.workers(workers)
-    return Preflight(forecast(plan, known, measured, lessons, workers=fit), room, workers)
+    expected = forecast(plan, known, measured, lessons, workers=fit)
+    return Preflight(expected, room, workers, tuple(warnings(plan, dataset)))
 
 
 def _around(seconds: float) -> Range:
