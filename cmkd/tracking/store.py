@@ -166,8 +166,8 @@ class RunStore(RunReader, Protocol):
 
 
 def is_timing(metric: str) -> bool:
-    """True for a duration, which differs each time that a result is made."""
-    return "seconds" in metric.split("_")
+    """True for a duration or a size in memory: it differs each time that a result is made."""
+    return not {"seconds", "memory"}.isdisjoint(metric.split("_"))
 
 
 def default_uri() -> str:

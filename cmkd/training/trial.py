@@ -34,7 +34,13 @@ from cmkd.training.outcome import (
     write_json,
     write_result,
 )
-from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device
+from cmkd.training.runtime import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    peak_memory,
+    pick_device,
+    reset_peak_memory,
+)
 from cmkd.training.streaming import open_reader
 from cmkd.training.student import StudentLearner
 
@@ -80,6 +86,7 @@ class TrialRun:
 
     def _open(self, device: str) -> None:
         started = time.perf_counter()
+        reset_peak_memory()
         config, cache = self.config, self.cache
         if self.group.is_main:
             sign(self.folder)
@@ -173,6 +180,7 @@ class TrialRun:
                 "seconds_step": sum(epoch["step_seconds"] for epoch in metrics),
                 "seconds_train": sum(epoch["seconds"] for epoch in metrics),
                 "seconds_open": self._open_seconds,
+                **peak_memory(),
                 **self.learner.figures(),
             },
             files=self._save(self.learner) if isinstance(self.learner, StudentLearner) else (),
