@@ -169,9 +169,9 @@ class MlflowStore(MlflowRuns, RunStore):
         """End the run with final metrics, tags and files.
 
         The status is written after all values, so a FINISHED run is a complete one, and one that is
-        FINISHED stays so. A run that another living process writes is not KILLED. The store is asked for
-        what it has, as it may have been set back since that was written. A run with results that
-        this training has not had, as of another process, is removed and recorded anew.
+        FINISHED stays so. A run that another living process writes is not KILLED. The store is
+        asked for what it has, as it may have been set back since that was written. A run with
+        results that this training has not had, as of another process, is removed and recorded anew.
 
         Raises:
             InputError: also where a file is not there, or another process writes the run and does
