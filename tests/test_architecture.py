@@ -24,14 +24,14 @@ TREES = {
 LAYERS: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
-    "io": {"errors"},
     "machine": set(),
+    "io": {"errors", "machine"},
     "provenance": {"errors", "io"},
     "stats": {"errors"},
     "config": {"errors", "io"},
     "data": {"errors", "io", "machine", "config"},
     "backbones": {"errors", "config"},
-    "tracking": {"errors", "machine", "config"},
+    "tracking": {"errors", "io", "machine", "config"},
     "results": {"errors", "config", "tracking"},
     "method": {"errors", "config", "backbones"},
     "training": {
