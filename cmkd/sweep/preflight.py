@@ -205,7 +205,7 @@ def preflight(
     lessons = [
         config.setting for key, config in teachers_of(plan.to_run).items() if key not in done
     ]
-    teachers = {teacher_class(setting): setting for setting in lessons}
+    teachers = {teacher_class(flat(setting.as_json())): setting for setting in lessons}
     teachers = {name: setting for name, setting in teachers.items() if name not in known}
 
     steps, gpus = _take_steps(dataset, students, teachers, cache)
@@ -315,9 +315,10 @@ def class_of(setting: Setting) -> str:
     return cost_class(flat(setting.as_json()))
 
 
-def teacher_class(setting: Setting) -> str:
-    """Key of teachers with the same cost of an epoch."""
-    return f"{setting.teacher.backbone} {setting.teacher.width}"
+def teacher_class(params: Mapping[str, str]) -> str:
+    """Key of teachers with the same cost of an epoch, from flat parameters."""
+    keys = ("teacher.backbone", "teacher.width", "teacher.frozen")
+    return " ".join(params.get(key, "0") for key in keys)
 
 
 def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
@@ -328,11 +329,10 @@ def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
         if run.status != "FINISHED":
             continue
         if run.tags.get("kind") == "teacher" and "seconds" in metrics:
-            name = f"{params.get('teacher.backbone')} {params.get('teacher.width')}"
-            seen.setdefault(name, []).append(metrics["seconds"])
+            seen.setdefault(teacher_class(params), []).append(metrics["seconds"])
         elif "seconds_train" in metrics:
-            is_svm = params.get("model") == "motion_svm"
-            epochs = 1 if is_svm else int(params["training.epochs"])
+            is_reference = params.get("model", "student") != "student"
+            epochs = 1 if is_reference else int(params["training.epochs"])
             seconds = metrics["seconds_train"] + metrics.get("seconds_open", 0.0)
             seen.setdefault(cost_class(params), []).append(seconds / epochs)
     costs: dict[str, Range] = {}
@@ -369,7 +369,8 @@ def forecast(
         trials.append(cost)
     epochs = {**measured, **known}
     teachers = [
-        epochs[teacher_class(setting)] * setting.teacher.training.epochs for setting in lessons
+        epochs[teacher_class(flat(setting.as_json()))] * setting.teacher.training.epochs
+        for setting in lessons
     ]
     wall = START + _shared(teachers, workers) + _shared(trials, workers)
     return Forecast(wall, _total([*teachers, *trials]), dict(sources), workers)

@@ -23,6 +23,7 @@ from cmkd.training.features import (
     online_features,
     teacher_folder,
 )
+from cmkd.training.frozen import imported_network
 from cmkd.training.outcome import (
     DIAGNOSTICS_FILE,
     STUDENT_CONFIG_FILE,
@@ -44,7 +45,7 @@ from cmkd.training.streaming import open_reader
 from cmkd.training.student import StudentLearner
 
 if TYPE_CHECKING:
-    from cmkd.training.motion_svm import MotionSvm
+    from cmkd.training.references import Reference
 
 OUTCOME_FILE = "outcome.json"
 
@@ -97,14 +98,17 @@ class TrialRun:
         self.learner = self._make_learner()
         self._open_seconds = time.perf_counter() - started
 
-    def _make_learner(self) -> StudentLearner | MotionSvm:
+    def _make_learner(self) -> StudentLearner | Reference:
         config, cache = self.config, self.cache
-        if config.setting.model == "motion_svm":
+        if config.setting.model != "student":
             # Here, as scikit-learn takes 1.3 s and 150 MiB to import.
-            from cmkd.training.motion_svm import MotionSvm
+            from cmkd.training import references
 
             assert isinstance(self.reader, ClipReader), "`Setting` refuses this of fresh views"
-            return MotionSvm(self.reader, self.split)
+            if config.setting.model == "motion_svm":
+                return references.motion_svm(self.reader, self.split)
+            network = imported_network(config.setting.teacher, cache, self.reader.device)
+            return references.frame_probe(self.reader, self.split, network)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:
