@@ -8,8 +8,8 @@
     |-- TrialFailed            1   at least one trial failed, or a regression was found
     `-- InfrastructureError    3   store, disk or engine failed; the same command resumes
 
-The command line prints a CmkdError as one line and exits with its code; any other
-exception is a bug of ours and keeps its traceback.
+The command line prints a CmkdError as one line, a ConfigError as one line per mistake, and exits
+with its code; any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class InputError(CmkdError):
 
 
 class ConfigError(InputError):
-    """A spec file or a config value is wrong."""
+    """A spec file or a config value is wrong; `problem` has a line for each mistake."""
 
 
 class DataError(InputError):

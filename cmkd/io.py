@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cmkd.errors import InfrastructureError, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -139,6 +141,20 @@ def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
         return found
     except (OSError, EOFError, ValueError) as error:
         raise damaged(path, error, f"the folder {path.parent}") from error
+
+
+def create_array(
+    path: Path, kind: type[np.generic], shape: tuple[int, ...], purpose: str
+) -> np.memmap[Any, Any]:
+    """New array file, mapped for writing.
+
+    Raises:
+        InfrastructureError: too little space is free.
+    """
+    import numpy as np
+
+    require_space(path.parent, np.dtype(kind).itemsize * math.prod(shape), purpose)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
 def damaged(path: Path, reason: Exception | str, remedy: str) -> InfrastructureError:

@@ -13,14 +13,16 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from cmkd import __version__
 from cmkd.errors import InfrastructureError
 from cmkd.io import write_text
 
 FILE = "made_by.json"
 """In the folder of a trial or teacher: all that trained it, the first one first."""
-PACKAGES = ("cmkd", "torch", "numpy", "av")
+PACKAGES = ("torch", "numpy", "av")
 NEUTRAL = frozenset(
-    {"cli", "report", "sweep", "tracking", "predict.py", "results.py", "__main__.py"}
+    "__init__.py __main__.py api.py cli export.py mlflow_model.py predict.py report results.py "
+    "sweep tracking".split()
 )
 """Parts of the package that change no result; an edit of them leaves `Provenance.code` as it is."""
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
@@ -58,7 +60,7 @@ class Provenance:
 def this_code() -> Provenance:
     """Provenance of what this process makes."""
     package = Path(__file__).resolve().parent
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    versions = {"cmkd": __version__, **{name: metadata.version(name) for name in PACKAGES}}
     return Provenance(code_digest(package), _commit(package.parent), versions, _processor())
 
 
@@ -112,7 +114,7 @@ def _commit(checkout: Path) -> str:
             return commit + ("-dirty" if _git(checkout, "status", "--porcelain") else "")
         except (OSError, subprocess.CalledProcessError):
             pass
-    return metadata.version("cmkd")
+    return __version__
 
 
 def _git(folder: Path, *arguments: str) -> str:

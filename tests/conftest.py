@@ -195,9 +195,11 @@ class Workspace:
     def disorder(self) -> list[str]:
         """What is wrong with the records; nothing after whatever fault, while no sweep runs.
 
-        A record that is there twice, a run that is open, or one whose figures are not those that
-        its trial has left on the disk.
+        A record that is there twice, a run that is open, or one whose results are not those that
+        its trial has left on the disk, or that lacks a duration.
         """
+        from cmkd.tracking.store import is_timing
+
         wrong = [f"recorded twice: {row}" for row in self.repeats()]
         wrong += [
             f"open: {row}"
@@ -221,6 +223,9 @@ class Workspace:
             wanted = {(key, 0): value for key, value in outcome["summary"].items()}
             for epoch in outcome["history"]:
                 wanted |= {(key, epoch["step"]): value for key, value in epoch["metrics"].items()}
+            # An epoch that was trained again after a kill took another time.
+            repeated = {place for place in kept.keys() & wanted.keys() if is_timing(place[0])}
+            wanted |= {place: kept[place] for place in repeated}
             if kept != wanted:
                 wrong.append(f"not as {path}: {sorted(kept.items() ^ wanted.items(), key=str)}")
         return wrong

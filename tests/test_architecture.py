@@ -59,7 +59,7 @@ DOORS: dict[str, str] = {
     "mlflow": r"cmkd/(tracking/mlflow_(store|calls)|mlflow_model)\.py",
     "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",
-    "sklearn": r"cmkd/data/splits\.py|cmkd/training/motion_svm\.py",
+    "sklearn": r"cmkd/data/splits\.py|cmkd/training/references\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/stats\.py",
     "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict|export)\.py",

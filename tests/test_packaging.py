@@ -100,7 +100,7 @@ def test_every_direct_dependency_is_pinned_once_and_without_a_build_suffix() -> 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     own = [text for text in extras if text.startswith(f"{project['name']}[")]
-    assert own == ["cmkd[export,postgres]"]
+    assert own == ["cmkd[export,postgres,pretrained]"]
     wanted = [*project["dependencies"], *(text for text in extras if text not in own)]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]

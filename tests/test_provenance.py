@@ -17,11 +17,11 @@ PACKAGE = Path(cmkd.__file__).parent
 
 
 def test_an_edit_of_a_loss_is_other_code_and_one_of_a_report_is_not(tmp_path: Path) -> None:
-    for name in ("method/losses.py", "report/build.py", "cli/sweep.py", "io.py"):
+    for name in ("method/losses.py", "report/build.py", "cli/sweep.py", "io.py", "__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("a = 1\n")
     before = code_digest(tmp_path)
-    for name in ("report/build.py", "cli/sweep.py"):
+    for name in ("report/build.py", "cli/sweep.py", "__init__.py"):
         (tmp_path / name).write_text("a = 2\n")
     assert code_digest(tmp_path) == before
     (tmp_path / "method/losses.py").write_text("a = -1\n")
@@ -36,6 +36,7 @@ def test_this_code_names_commit_versions_and_processor() -> None:
         commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
         assert made.commit.removesuffix("-dirty") == commit
     assert set(made.versions) == {"cmkd", "torch", "numpy", "av"}
+    assert made.versions["cmkd"] == cmkd.__version__
     assert made.processor
     assert {"code", "git_commit", "made_with", "processor"} == set(made.tags())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cmkd.cli.work import Workers, aligned, checked_name, progress, usable_workers
+from cmkd.cli.work import Workers, aligned, checked_name, grouped, progress, usable_workers
 from cmkd.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -18,71 +18,86 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=Config)
 
-Data = Annotated[str, typer.Argument(metavar="NAME|PATH", help="embedded or prepared data set")]
+Data = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Embedded or prepared data set.")]
 
 app = typer.Typer(help="Prepare, list and check data sets.", no_args_is_help=True)
 
+PREPARE = {
+    "Published data sets": "published annotations split subset",
+    "Encoding": "width height gop qscale frames",
+    "Training, validation and test": "folds leave_one_group_out given train_only split_seed",
+    "Augmented views of training clips": "views flip shift scale rotation phase crop",
+}
 
-@app.command()
+
+@app.command(cls=grouped(PREPARE))
 def prepare(
     root: Annotated[
         Path,
-        typer.Argument(help="folder with CLASS/*.mp4 (avi, mkv, mov, mpg, webm), or see --as"),
+        typer.Argument(help="Folder with CLASS/*.mp4 (avi, mkv, mov, mpg, webm), or see --as."),
     ],
-    name: Annotated[str, typer.Option(help="name of the data set")],
+    name: Annotated[str, typer.Option(help="Name of the data set.")],
     published: Annotated[
         str | None,
         typer.Option(
             "--as",
             metavar="SET",
-            help="ROOT holds the videos of ucf101, hmdb51, kinetics400 or ssv2, in any folders",
+            help="ROOT holds the videos of ucf101, hmdb51, kinetics400 or ssv2, in any folders.",
         ),
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="with --as: folder of the official annotation files")
+        Path | None, typer.Option(help="With --as: folder of the official annotation files.")
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="with --as: 1, 2, 3 or all (three folds, the default); or val (tested, the "
-            "default) or test"
+            help="With --as: 1, 2, 3 or all (three folds, the default); or val (tested, the "
+            "default) or test."
         ),
     ] = None,
     subset: Annotated[
-        bool, typer.Option("--subset", help="with --as: leave out what is not in ROOT")
+        bool, typer.Option("--subset", help="With --as: leave out what is not in ROOT.")
     ] = False,
     ignore_column: Annotated[
-        list[str] | None, typer.Option(help="column of manifest.csv to pass over")
+        list[str] | None, typer.Option(metavar="NAME", help="Column of manifest.csv to pass over.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="default: data/NAME in the cache")] = None,
-    width: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 320,
-    height: Annotated[int, typer.Option(help="pixels, a multiple of 16")] = 256,
-    gop: Annotated[int, typer.Option(help="frames from one I-frame to the next")] = 12,
-    qscale: Annotated[int, typer.Option(help="quantiser, 1 is best")] = 2,
-    frames: Annotated[int | None, typer.Option(help="resample clips to this length")] = None,
-    folds: Annotated[int | None, typer.Option(help="group-disjoint folds (default 5)")] = None,
-    leave_one_group_out: Annotated[bool, typer.Option(help="one fold per group")] = False,
+    output: Annotated[Path | None, typer.Option(help="Default: data/NAME in the cache.")] = None,
+    width: Annotated[int, typer.Option(help="Pixels, a multiple of 16.")] = 320,
+    height: Annotated[int, typer.Option(help="Pixels, a multiple of 16.")] = 256,
+    gop: Annotated[int, typer.Option(help="Frames from one I-frame to the next.")] = 12,
+    qscale: Annotated[int, typer.Option(help="Quantiser, 1 is best.")] = 2,
+    frames: Annotated[int | None, typer.Option(help="Resample clips to this length.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Group-disjoint folds (default 5).")] = None,
+    leave_one_group_out: Annotated[
+        bool, typer.Option("--leave-one-group-out", help="One fold per group.")
+    ] = False,
     given: Annotated[
         bool,
         typer.Option(
-            "--given", help="folds are the words (train, val, test, -) of manifest.csv's split"
+            "--given", help="Folds are the words (train, val, test, -) of manifest.csv's split."
         ),
     ] = False,
-    train_only: Annotated[list[str] | None, typer.Option(help="group that never tests")] = None,
-    split_seed: Annotated[int, typer.Option(help="which folds are drawn")] = 0,
-    views: Annotated[int, typer.Option(help="augmented views of a training clip")] = 1,
+    train_only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP", help="Group that never tests; can be repeated."),
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Which folds are drawn.")] = 0,
+    views: Annotated[int, typer.Option(help="Views of each training clip.")] = 1,
     flip: Annotated[
         bool,
         typer.Option(
-            help="mirror left to right; only where classes stay the same (ssv2's change places)"
+            "--flip",
+            help="Mirror left to right; only where classes stay the same (ssv2's change places).",
         ),
     ] = False,
-    shift: Annotated[float, typer.Option(help="largest shift, share of the size")] = 0.0,
-    scale: Annotated[float, typer.Option(help="largest relative zoom")] = 0.0,
-    rotation: Annotated[float, typer.Option(help="largest angle, degrees")] = 0.0,
-    phase: Annotated[bool, typer.Option(help="vary the sampled frame inside its segment")] = False,
+    shift: Annotated[float, typer.Option(help="Largest shift, share of the size.")] = 0.0,
+    scale: Annotated[float, typer.Option(help="Largest relative zoom.")] = 0.0,
+    rotation: Annotated[float, typer.Option(help="Largest angle, degrees.")] = 0.0,
+    phase: Annotated[
+        bool, typer.Option("--phase", help="Vary the sampled frame inside its segment.")
+    ] = False,
     crop: Annotated[
-        int | None, typer.Option(help="cut squares of this side, as TSM does (say 224)")
+        int | None, typer.Option(help="Cut squares of this side, as TSM does (say 224).")
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -195,9 +210,9 @@ def verify(data: Data, workers: Workers = None) -> None:
 
 @app.command()
 def inspect(
-    clip: Annotated[str, typer.Argument(metavar="FILE|NAME:CLIP", help="a prepared clip")],
-    output: Annotated[Path | None, typer.Option(help="default: CLIP.png in this folder")] = None,
-    frames: Annotated[int, typer.Option(min=2, max=64, help="sampled P-frames")] = 8,
+    clip: Annotated[str, typer.Argument(metavar="FILE|NAME:CLIP", help="A prepared clip.")],
+    output: Annotated[Path | None, typer.Option(help="Default: CLIP.png in this folder.")] = None,
+    frames: Annotated[int, typer.Option(min=2, max=64, help="Sampled P-frames.")] = 8,
 ) -> None:
     """Draw what the student sees of a clip: I-frames, motion, residuals and what they add up to.
 
@@ -308,7 +323,7 @@ def _config(model: type[Model], **values: Any) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"options of the data set: {explain(error, model)[1]}") from None
+        raise InputError(f"options of the data set: {explain(error, model)}") from None
 
 
 def _describe(dataset: Dataset) -> None:

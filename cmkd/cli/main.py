@@ -15,8 +15,11 @@ from cmkd.cli.keys import keys
 from cmkd.cli.status import status
 from cmkd.cli.sweep import app as sweep
 from cmkd.cli.ui import ui
-from cmkd.errors import CmkdError
+from cmkd.errors import CmkdError, ConfigError
 from cmkd.sweep.failures import Interrupted
+
+MOST_LINES = 20
+"""Mistakes of a file that are shown at once."""
 
 app = typer.Typer(
     name="cmkd",
@@ -82,5 +85,9 @@ def main() -> None:
             sys.excepthook(type(error), error, error.__traceback__)
         interrupted = isinstance(error, Interrupted)
         message = f"stopped by {error}; nothing done is lost" if interrupted else str(error)
-        sys.stderr.write(f"cmkd: {' '.join(message.split())}\n")
+        # Each mistake of a sweep file has its line.
+        lines = message.splitlines() if isinstance(error, ConfigError) else [message]
+        if len(lines) > MOST_LINES:
+            lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES} more"]
+        sys.stderr.writelines(f"cmkd: {' '.join(line.split())}\n" for line in lines)
         sys.exit(error.exit_code)

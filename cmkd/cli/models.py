@@ -29,11 +29,11 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            help="checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet or "
-            "a teacher.safetensors of cmkd"
+            help="Checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet or "
+            "a teacher.safetensors of cmkd."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="shown in lists; default: the file's")] = None,
+    name: Annotated[str | None, typer.Option(help="Shown in lists; default: the file's.")] = None,
 ) -> None:
     """Check a checkpoint, keep it in the cache and print its id for specs.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmkd.cli.work import GENERATED, AsJson, Out, TrackingUri
+from cmkd.cli.work import GENERATED, AsJson, Out, TrackingUri, grouped
 from cmkd.errors import InputError, TrialFailed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=grouped({"Which runs": "table data sweep tracking_uri"}))
 def tables(
     table: Tables = None,
     data: Data = None,
@@ -200,6 +200,8 @@ def verify(
     mlflow_url: MlflowUrl = None,
 ) -> None:
     """Make the tables, figures and claims of a folder again and compare every byte.
+
+    Only the version of cmkd that wrote them may differ.
 
     Options as `tables` was given them. Exit codes: 0 all equal; 1 a file differs, is missing, or
     is one that the store does not give; 2 bad input, or nothing to compare.

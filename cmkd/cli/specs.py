@@ -36,7 +36,7 @@ def list_specs() -> None:
         try:
             text = " ".join(read_model(path, SweepSpec)[0].description.split())
         except ConfigError as error:
-            text = f"cannot be used: {error}"
+            text = f"cannot be used: {error.problem.splitlines()[0]}"
         place = "" if path.is_absolute() else str(path)
         rows.append((name, place, textwrap.shorten(text, 100, placeholder=" ...")))
     typer.echo("\n".join(aligned(rows)))
@@ -104,7 +104,8 @@ def new(
         load_sweep(str(path), unlimited=True)
     except ConfigError as error:
         path.unlink()
-        reason = error.problem.partition(": ")[2]  # Without the line of a file that is gone.
+        # Without the lines of a file that is gone.
+        reason = "; ".join(line.partition(": ")[2] for line in error.problem.splitlines())
         raise InputError(f"{' '.join(values or [source])}: {reason}") from error
     typer.echo(f"{path}; look at its trials: cmkd sweep {name} --dry-run")
 

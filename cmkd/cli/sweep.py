@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cmkd.cli.work import AsJson, TrackingUri, aligned
+from cmkd.cli.work import AsJson, TrackingUri, aligned, grouped
 from cmkd.config.trial import Setting
 from cmkd.errors import InputError
 from cmkd.sweep.plan import Plan
@@ -29,8 +29,13 @@ SCHEMA = 1
 
 app = typer.Typer(help="Train what a sweep lacks; list, show and write sweep files.")
 
+RUN = {
+    "Which trials": "table only data seeds until_decided retry_failed fresh",
+    "Where they are trained": "workers processes address",
+}
 
-@app.command()
+
+@app.command(cls=grouped(RUN))
 def run(
     name: Annotated[
         str | None,
@@ -220,6 +225,7 @@ def plan_json(plan: Plan, expected: Preflight) -> dict[str, Any]:
         },
         "orders": [asdict(order) for order in plan.comparisons],
         "waiting": {name: list(needs) for name, needs in plan.waiting.items()},
+        "warnings": list(expected.warnings),
         "forecast": expected.forecast.as_json(),
     }
 

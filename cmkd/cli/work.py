@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cmkd.errors import InputError
 
@@ -29,6 +30,29 @@ Workers = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder the files are written to.")]
 GENERATED = Path("reports", "generated")
 """Default of `Out`."""
+
+
+def grouped(groups: Mapping[str, str]) -> type[TyperCommand]:
+    """Class of a command whose help lists options in groups: title -> names of parameters.
+
+    typer groups options too, in boxes that cut off words.
+    """
+    titles = {name: title for title, names in groups.items() for name in names.split()}
+
+    class Grouped(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            kinds = {"argument": "Arguments", "option": "Options"}
+            lists: dict[str, list[tuple[str, str]]]
+            lists = {title: [] for title in ("Arguments", *groups, "Options")}
+            for param in self.get_params(ctx):
+                if record := param.get_help_record(ctx):
+                    lists[titles.get(param.name or "", kinds[param.param_type_name])] += [record]
+            for title, records in lists.items():
+                if records:
+                    with formatter.section(title):
+                        formatter.write_dl(records)
+
+    return Grouped
 
 
 @dataclass

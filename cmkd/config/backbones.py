@@ -43,6 +43,7 @@ class Size:
         total_stride: input size / map size, rounded up.
         width: channels of the first stage; backbones of fixed width ignore it.
         blocks: blocks per stage; backbones of fixed depth ignore it.
+        frozen: first stages that keep their weights; see `Backbone.stages`.
     """
 
     in_channels: int
@@ -50,6 +51,7 @@ class Size:
     total_stride: int
     width: int
     blocks: int = 1
+    frozen: int = 0
 
 
 Builder = Callable[[Size], Any]
@@ -72,6 +74,8 @@ class Backbone:
             frame; odd.
         stride: the only `Size.total_stride` that it can have; None where 1, 2, 4, 8 and 16 can.
         in_paper: it has rows in the paper's tables; no other is compared with printed accuracies.
+        stages: most that `Size.frozen` can name. The module's `frozen_maps` then gives their maps
+            (N, D, h, w) of single frames, D not 3, and it takes those in place of pictures.
         scalable: `Size.width` and `Size.blocks` are free; for small networks on CPUs.
         normalisation: of its RGB input.
         eval_batch: clips per batch that fit into memory without gradients.
@@ -87,6 +91,7 @@ class Backbone:
     segment: int = 1
     stride: int | None = 32
     in_paper: bool = False
+    stages: int = 0
     scalable: bool = False
     normalisation: ChannelStats = IMAGENET
     eval_batch: int = 8
@@ -110,6 +115,7 @@ def _lazy(path: str, **arguments: Any) -> Builder:
 
 
 _RESNET = "cmkd.backbones.resnet:ResNet"
+_LITE = "cmkd.backbones.efficientnet:EfficientNetLite0"
 _TINY_TSM = _lazy("cmkd.backbones.tiny:TinyResNet", shift_divisor=4)
 
 
@@ -148,6 +154,16 @@ _ENTRIES = (
     _tsm(18, 512),
     _tsm(34, 512),
     _tsm(50, 2048),
+    Backbone(
+        "tsm_lite0",
+        "TSM",
+        channels=lambda _: 1280,
+        temporal=_lazy(_LITE, shifted=True),
+        image=_lazy(_LITE),
+        i_temporal=_lazy(_LITE, shifted=True),
+        stages=7,
+        eval_batch=16,
+    ),
     Backbone(
         "tdn_r50",
         "TDN",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from cmkd.config.base import Config, dotted, nested
 from cmkd.config.paths import find_spec
 from cmkd.config.trial import Setting, presets
-from cmkd.config.yaml_loader import Document, explain, read_model, suggest
+from cmkd.config.yaml_loader import Document, Mistakes, mistakes, parse, read_yaml, suggest
 from cmkd.errors import ConfigError
 
 TABLES = {1: "comparison", 2: "comparison", 3: "comparison", 4: "ablation", 5: "hyperparameters"}
@@ -192,64 +191,69 @@ def load_sweep(name: str, *, unlimited: bool = False) -> Sweep:
     later stage shows before the first is trained.
 
     Raises:
-        ConfigError: with file, line, key and, for a typo, the nearest known key.
+        ConfigError: all mistakes, each in a line with file, line, key and the nearest known key.
     """
-    spec, document = read_model(find_spec(name), SweepSpec)
+    document, found = read_yaml(find_spec(name)), Mistakes()
+    if (spec := found.parse(document, SweepSpec, name="unnamed", description="")) is None:
+        raise found.error
     if spec.preset is not None and spec.preset not in presets():
         where, hint = document.where("preset"), suggest(spec.preset, presets())
-        raise ConfigError(f"{where}: unknown preset {spec.preset!r}{hint}")
-    _check_selections(spec, document)
+        found.add(f"{where}: unknown preset {spec.preset!r}{hint}")
+        spec = spec.model_copy(update={"preset": None})
     count = sum(math.prod(map(len, axes.values())) for axes in spec.blocks.values())
     if count > MOST_ARMS and not unlimited:
         raise ConfigError(f"{document.path}: has {count} arms; --yes allows more than {MOST_ARMS}")
-    sweep = expand_arms(spec, document, {})
-    if spec.search is not None:
-        limits = spec.search.ranges.items()
-        for end in ("low", "high"):
-            sweep.with_values([{key: getattr(limit, end) for key, limit in limits}])
-    if sweep.waiting:
+    in_selections = [*_selection_mistakes(spec, document)]
+    found.add(*in_selections)
+    sweep = None
+    with found.noted():
+        sweep = expand_arms(spec, document, {})
+    limits = spec.search.ranges if spec.search is not None else {}
+    for end in ("low", "high") if limits else ():
+        with found.noted():
+            values = {key: getattr(limit, end) for key, limit in limits.items()}
+            _setting(spec, document, "search", values)
+    if spec.select and not in_selections:
         known = {name: _candidates(spec, choice) for name, choice in spec.select.items()}
-        for values in itertools.product(*known.values()):
-            expand_arms(spec, document, dict(zip(known, values, strict=True)))
+        for point in itertools.product(*known.values()):
+            with found.noted():
+                expand_arms(spec, document, dict(zip(known, point, strict=True)))
+    if found.lines or sweep is None:
+        raise found.error
     return sweep
 
 
-def _check_selections(spec: SweepSpec, document: Document) -> None:
-    """Refuse references to nothing, circles, and comparisons of arms that differ in more."""
+def _selection_mistakes(spec: SweepSpec, document: Document) -> Iterator[str]:
+    """References to nothing, circles, and comparisons of arms that differ in more."""
+    none = "; write a section `select`"
     for block, axes in spec.blocks.items():
         for key, values in axes.items():
             for name in _references(values):
                 if name not in spec.select:
-                    where = document.where("blocks", block, key)
-                    known = (
-                        suggest(name, spec.select) if spec.select else "; write a section `select`"
-                    )
-                    raise ConfigError(f"{where}: no selection {name!r}{known}")
+                    hint = suggest(name, spec.select) if spec.select else none
+                    yield f"{document.where('blocks', block, key)}: no selection {name!r}{hint}"
     earlier: list[str] = []
     for name, selection in spec.select.items():
-        where, key = document.where("select", name, "among"), selection.key
+        key, found = selection.key, list[str]()
         for block in selection.among:
             if block not in spec.blocks:
-                raise ConfigError(f"{where}: no block {block!r}{suggest(block, spec.blocks)}")
+                found.append(f"no block {block!r}{suggest(block, spec.blocks)}")
+                continue
             axes = spec.blocks[block]
             others = [other for other, values in axes.items() if other != key and len(values) > 1]
             if key not in axes or others:
-                raise ConfigError(
-                    f"{where}: block {block!r} must vary {key} and nothing else, but has lists of "
-                    f"{', '.join(others) or 'other keys'}"
-                )
-            for needed in _references(itertools.chain(*axes.values())):
-                if needed not in earlier:
-                    raise ConfigError(
-                        f"{where}: block {block!r} waits for {needed!r}, which must be selected "
-                        f"before {name!r}"
-                    )
-        values = _candidates(spec, selection)
+                has = f"but has lists of {', '.join(others) or 'other keys'}"
+                found.append(f"block {block!r} must vary {key} and nothing else, {has}")
+            found += [
+                f"block {block!r} waits for {needed!r}, which must be selected before {name!r}"
+                for needed in _references(itertools.chain(*axes.values()))
+                if needed not in earlier
+            ]
+        values = [0, 1] if found else _candidates(spec, selection)
         if {*map(type, values)} - {int, float} or len(set(values)) < max(2, len(values)):
-            raise ConfigError(
-                f"{where}: selection {name!r} needs two or more different numbers of {key}, not "
-                f"{values}"
-            )
+            need = f"needs two or more different numbers of {key}, not {values}"
+            found.append(f"selection {name!r} {need}")
+        yield from (f"{document.where('select', name, 'among')}: {text}" for text in found)
         earlier.append(name)
 
 
@@ -264,23 +268,26 @@ def _candidates(spec: SweepSpec, selection: Selection) -> list[float]:
 
 
 def expand_arms(spec: SweepSpec, document: Document, selected: Mapping[str, float]) -> Sweep:
-    """The sweep of a spec, with the arms that are known after these selections."""
+    """The sweep with the arms that are known after these selections; a ConfigError tells all."""
     arms: dict[str, Arm] = {}
     waiting: dict[str, tuple[str, ...]] = {}
+    found = Mistakes()
     for block, axes in spec.blocks.items():
         for point in itertools.product(*axes.values()):
             values = dict(zip(axes, point, strict=True))
             name = _name(block, {key: values[key] for key in axes if len(axes[key]) > 1})
             if name in arms or name in waiting:
-                raise ConfigError(f"{document.path}: two arms are called {name!r}")
-            needs = tuple(needed for needed in _references(point) if needed not in selected)
-            if needs:
+                found.add(f"{document.path}: two arms are called {name!r}")
+            if needs := tuple(need for need in _references(point) if need not in selected):
                 waiting[name] = needs
                 continue
             values |= {
                 key: selected[value[1:]] for key, value in values.items() if _references([value])
             }
-            arms[name] = Arm(name, _setting(spec, document, block, values))
+            with found.noted():
+                arms[name] = Arm(name, _setting(spec, document, block, values))
+    if found.lines:
+        raise found.error
     return Sweep(spec, document, tuple(arms.values()), waiting, selected)
 
 
@@ -301,15 +308,17 @@ def _setting(spec: SweepSpec, document: Document, block: str, values: Mapping[st
             where = _location(document, block, key)
             raise ConfigError(f"{where}: {key} holds a mapping; write dotted keys ({key}.x)")
     try:
-        return Setting.model_validate_json(json.dumps(nested(whole), default=str))
+        return parse(nested(whole), Setting)
     except KeyError as error:
         (key,) = error.args
         where = _location(document, block, key)
         raise ConfigError(f"{where}: {key} overlaps another key") from None
     except ValidationError as error:
-        keys, message = explain(error, Setting)
-        where = _location(document, block, ".".join(keys))
-        raise ConfigError(f"{where}: block {block!r}: {message}") from None
+        found = [
+            f"{_location(document, block, '.'.join(keys))}: {message}"
+            for keys, message in mistakes(error, Setting)
+        ]
+        raise ConfigError("\n".join(found)) from None
 
 
 def _location(document: Document, block: str, key: str) -> str:

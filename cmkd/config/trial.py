@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cmkd.config.backbones import BackboneName, find_backbone
+from cmkd.config.backbones import BACKBONES, BackboneName, find_backbone
 from cmkd.config.base import Config, ContentIds, Knob, Neutral, content_id, nested
 from cmkd.config.data import InputConfig, ReaderConfig
 from cmkd.config.method import MethodConfig
@@ -90,6 +90,26 @@ class TrainingConfig(Config):
         return self
 
 
+FrozenStages = Annotated[int, Field(ge=0), Neutral(0)]
+
+
+def require_stages(backbone: str, frozen: int, weights: str | None) -> None:
+    """Check that the first `frozen` stages of a backbone can stay as in `weights`.
+
+    Raises:
+        ValueError: the backbone has fewer, or there are no weights.
+    """
+    stages = find_backbone(backbone).stages
+    if frozen > stages:
+        able = [f"{entry.name} ({entry.stages})" for entry in BACKBONES.values() if entry.stages]
+        raise ValueError(
+            f"frozen: {frozen} is more than the {stages} stages of {backbone} that can be frozen; "
+            f"known with such stages: {', '.join(able)}"
+        )
+    if frozen and weights is None:
+        raise ValueError(f"frozen: {frozen} stages would keep random weights; set weights")
+
+
 class StudentConfig(Config):
     """Three branches: I-frames, motion vectors, residuals.
 
@@ -111,6 +131,13 @@ class StudentConfig(Config):
     """Id of imported weights to start from; null: random."""
     p_weights: str | None = None
     """Id of imported weights for the motion and residual branches."""
+    frozen: FrozenStages = 0
+    """First stages of the I-frame branch that stay as in `weights`, which makes training cheap."""
+
+    @model_validator(mode="after")
+    def _can_freeze(self) -> Self:
+        require_stages(self.backbone, self.frozen, self.weights)
+        return self
 
     @property
     def channels(self) -> int:
@@ -142,6 +169,8 @@ class TeacherConfig(Config):
     """Tiny networks: channels of the first stage."""
     weights: str | None = None
     """Id of imported weights to start from; null: random."""
+    frozen: FrozenStages = 0
+    """First stages that stay as in `weights`, which makes training cheap."""
     features: Literal["cached", "online"] = "cached"
     """h_t of all views kept on disk, or computed in every step."""
     training: TeacherTrainingConfig = TeacherTrainingConfig()
@@ -163,6 +192,11 @@ class TeacherConfig(Config):
         return self.training.epochs > 0 or self.untrained
 
     @model_validator(mode="after")
+    def _can_freeze(self) -> Self:
+        require_stages(self.backbone, self.frozen, self.weights)
+        return self
+
+    @model_validator(mode="after")
     def _has_weights(self) -> Self:
         if self.untrained and (self.training.epochs or self.weights is not None):
             raise ValueError(
@@ -178,8 +212,9 @@ class TeacherConfig(Config):
 class Setting(Config):
     """Settings of an arm of a sweep, for all data sets, folds and seeds."""
 
-    model: Literal["student", "motion_svm"] = "student"
-    """motion_svm: a reference on motion vectors alone."""
+    model: Literal["student", "motion_svm", "frame_probe"] = "student"
+    """References: motion_svm on motion vectors alone; frame_probe, linear, on one RGB frame that
+    the teacher's backbone sees with `teacher.weights` as they were imported."""
     method: MethodConfig = MethodConfig()
     student: StudentConfig = StudentConfig()
     training: TrainingConfig = TrainingConfig()
@@ -189,8 +224,8 @@ class Setting(Config):
     @model_validator(mode="after")
     def _fresh_views_are_seen_once(self) -> Self:
         if self.inputs.views == "fresh":
-            if self.model == "motion_svm":
-                raise ValueError("model motion_svm is fitted on inputs.views: prepared")
+            if self.model != "student":
+                raise ValueError(f"model {self.model} is fitted on inputs.views: prepared")
             if self.needs_teacher and self.teacher.features == "cached":
                 raise ValueError(
                     "teacher.features: cached keeps what a teacher sees in prepared views; with "
@@ -200,6 +235,8 @@ class Setting(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.model == "frame_probe" and self.teacher.weights is None:
+            raise ValueError("model frame_probe needs imported weights; set teacher.weights")
         if self.model != "student":
             return self
         student, teacher = self.student.channels, self.teacher.channels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -79,14 +81,22 @@ def read_model(path: Path, model: type[Model]) -> tuple[Model, Document]:
     """Read a YAML file as a model.
 
     Raises:
-        ConfigError: as `read_yaml`; a key or value that the model refuses.
+        ConfigError: as `read_yaml`; keys and values that the model refuses, a line for each.
     """
-    document = read_yaml(path)
-    try:
-        return model.model_validate_json(json.dumps(document.data, default=str)), document
-    except ValidationError as error:
-        keys, message = explain(error, model)
-        raise ConfigError(f"{document.where(*keys)}: {message}") from None
+    document, found = read_yaml(path), Mistakes()
+    read = found.parse(document, model)
+    if found.lines or read is None:
+        raise found.error
+    return read, document
+
+
+def parse(data: Mapping[str, Any], model: type[Model]) -> Model:
+    """The data of a YAML file as a model; lists stand for tuples.
+
+    Raises:
+        ValidationError: keys and values that the model refuses.
+    """
+    return model.model_validate_json(json.dumps(data, default=str))
 
 
 def read_yaml(path: Path) -> Document:
@@ -149,19 +159,78 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(choices)}"
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Key path and one-line message of the first problem found by pydantic."""
-    # A misspelt key is both unknown and missing; only the first of the two shows the typo.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    keys = tuple(str(part) for part in first["loc"])
-    *parents, name = keys or ("",)
-    if first["type"] == "extra_forbidden":
-        shown = f"{'.'.join(parents)}.{name!r}" if parents else repr(name)
-        return keys, f"unknown key {shown}{suggest(name, _fields_at(model, parents))}"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] not in ("missing", "value_error"):
-        message += f" (got {first['input']!r})"
-    return keys, f"{'.'.join(keys)}: {message}" if keys else message
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All that pydantic found, in one line."""
+    return "; ".join(text for _, text in mistakes(error, model))
+
+
+def mistakes(error: ValidationError, model: type[BaseModel]) -> list[tuple[KeyPath, str]]:
+    """Key path and one-line message of each problem found by pydantic, unknown keys first."""
+    found: dict[KeyPath, str] = {}
+    missing: list[KeyPath] = []
+    for one in sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden"):
+        keys = tuple(str(part) for part in one["loc"])
+        *parents, name = keys or ("",)
+        if one["type"] == "extra_forbidden":
+            known = _fields_at(model, parents)
+            shown = f"{'.'.join(parents)}.{name!r}" if parents else repr(name)
+            found[keys] = f"unknown key {shown}{suggest(name, known)}"
+            missing += [(*parents, near) for near in difflib.get_close_matches(name, known, n=1)]
+            continue
+        if one["type"] == "missing" and keys in missing:
+            continue  # A misspelt key is both unknown and missing; the first shows the typo.
+        message = str(one["msg"]).removeprefix("Value error, ")
+        if one["type"] not in ("missing", "value_error"):
+            message += f" (got {one['input']!r})"
+        found.setdefault(keys, f"{'.'.join(keys)}: {message}" if keys else message)
+    return list(found.items())
+
+
+class Mistakes:
+    """Mistakes in one file, a line for each, in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    def add(self, *lines: str) -> None:
+        """Keep the lines that are new."""
+        self.lines |= dict.fromkeys(lines)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep the mistakes that the block raises."""
+        try:
+            yield
+        except ConfigError as error:
+            self.add(*error.problem.splitlines())
+
+    @property
+    def error(self) -> ConfigError:
+        """All mistakes."""
+        return ConfigError("\n".join(self.lines))
+
+    def parse(self, document: Document, model: type[Model], **missing: Any) -> Model | None:
+        """The model without the parts that are wrong; None if the rest is none.
+
+        Args:
+            missing: values of required fields, to look for further mistakes with.
+        """
+        try:
+            return parse(document.data, model)
+        except ValidationError as error:
+            wrong = mistakes(error, model)
+        self.add(*(f"{document.where(*keys)}: {text}" for keys, text in wrong))
+        rest = copy.deepcopy(document.data)
+        for keys, _ in wrong:
+            path = [key for key in keys if key != "[key]"]
+            inside: Any = rest
+            for key in path[:-1]:
+                inside = inside.get(key) if isinstance(inside, dict) else None
+            if path and isinstance(inside, dict):
+                inside.pop(path[-1], None)
+        with suppress(ValidationError):
+            return parse({**missing, **rest}, model)
+        return None
 
 
 def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> Collection[str]:

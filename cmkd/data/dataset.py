@@ -154,7 +154,7 @@ def read_folder(root: Path) -> Dataset:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from None
     except ValidationError as error:
-        raise DataError(f"{path}: {explain(error, DatasetInfo)[1]}", _AGAIN) from None
+        raise DataError(f"{path}: {explain(error, DatasetInfo)}", _AGAIN) from None
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: invalid ({error})", _AGAIN) from None
     if digest(clips, info.classes) != info.digest:

@@ -231,7 +231,7 @@ def read_baseline(path: Path) -> Baseline:
     try:
         return Baseline.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{path}: no baseline: {explain(error, Baseline)[1]}; {remedy}") from None
+        raise InputError(f"{path}: no baseline: {explain(error, Baseline)}; {remedy}") from None
 
 
 def _teacher_accuracies(evidence: Evidence) -> dict[str, float | None]:

@@ -89,7 +89,7 @@ class ArmResult:
         if not len(right):
             return Score()
         is_same = len(right) > 1 and bool((right == right[0]).all())
-        is_fixed = is_same and self.arm.setting.model == "motion_svm"
+        is_fixed = is_same and self.arm.setting.model != "student"
         found = estimate(100.0 * right, self.test.sessions, deterministic=is_fixed)
         interval = found.interval()
         inside = interval and Interval(max(0.0, interval.low), min(100.0, interval.high))

@@ -236,9 +236,8 @@ class TrialEvents:
         if key not in self._recorded_teachers:
             for note in outcome.notes:
                 self._view.note(f"{trial.name}: {note}")
-        summary = outcome.summary
-        seconds = summary.get("seconds_train", 0.0)
-        self._progress.ended(key, "done", test_acc=summary["test_acc"], seconds=seconds)
+        seconds = sum(epoch.metrics.get("seconds", 0.0) for epoch in outcome.history)
+        self._progress.ended(key, "done", test_acc=outcome.summary["test_acc"], seconds=seconds)
 
     def _fail_untaught(self, teacher: str, lost: Failure) -> None:
         """Fail the trials that wait for a teacher."""

@@ -105,7 +105,8 @@ def require_weights(trials: Iterable[PlannedTrial], cache: Path) -> None:
 def with_weight_ids(sweep: Sweep, cache: Path) -> Sweep:
     """The sweep with the ids of weights in place of the names they were imported by.
 
-    Names that nothing was imported by stay.
+    Weights of an installed package are imported where they are not yet. Names that nothing was
+    imported by stay.
 
     Raises:
         InputError: a name stands for several weights.
@@ -113,7 +114,7 @@ def with_weight_ids(sweep: Sweep, cache: Path) -> Sweep:
     names = {name for name in weights_of(_settings(sweep)) if not _WEIGHT_ID.fullmatch(name)}
     if not names:
         return sweep
-    from cmkd.training.weights import list_weights
+    from cmkd.training.weights import import_packaged, list_weights
 
     ids: dict[str, str] = {}
     for weights in list_weights(cache):
@@ -124,6 +125,9 @@ def with_weight_ids(sweep: Sweep, cache: Path) -> Sweep:
                     "name; write the id"
                 )
             ids[weights.name] = weights.id
+    for name in names - ids.keys():
+        if found := import_packaged(name, cache):
+            ids[name] = found.id
 
     def renamed(key: str, value: Any) -> Any:
         return ids.get(value, value) if key.endswith("weights") else value

@@ -23,7 +23,7 @@ from cmkd.errors import CmkdError, ConfigError, InfrastructureError, TrialFailed
 from cmkd.io import write_text
 from cmkd.machine import free_memory
 from cmkd.provenance import this_code
-from cmkd.sweep.plan import Plan
+from cmkd.sweep.plan import Plan, warnings
 from cmkd.sweep.progress import duration
 from cmkd.sweep.trials import epochs_of, flat, noop_axes, pairs_to_try, teachers_of
 from cmkd.tracking.store import RunRecord
@@ -144,16 +144,18 @@ class Preflight:
     Attributes:
         forecast: with the workers that fit.
         wanted: requested workers.
+        warnings: about the data set and the steps of training.
     """
 
     forecast: Forecast
     room: Room
     wanted: int
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Lines for the user."""
         note = self.room.describe(self.wanted)
-        return [note] * bool(note) + [self.forecast.describe()]
+        return [*self.warnings, *[note] * bool(note), self.forecast.describe()]
 
 
 def preflight(
@@ -203,7 +205,7 @@ def preflight(
     lessons = [
         config.setting for key, config in teachers_of(plan.to_run).items() if key not in done
     ]
-    teachers = {teacher_class(setting): setting for setting in lessons}
+    teachers = {teacher_class(flat(setting.as_json())): setting for setting in lessons}
     teachers = {name: setting for name, setting in teachers.items() if name not in known}
 
     steps, gpus = _take_steps(dataset, students, teachers, cache)
@@ -226,7 +228,8 @@ def preflight(
     most = max((step.memory for step in steps.values()), default=0)
     room = _room(most, gpus) if is_shared and most else Room()
     fit = room.workers(workers)
-    return Preflight(forecast(plan, known, measured, lessons, workers=fit), room, workers)
+    expected = forecast(plan, known, measured, lessons, workers=fit)
+    return Preflight(expected, room, workers, tuple(warnings(plan, dataset)))
 
 
 def _around(seconds: float) -> Range:
@@ -312,9 +315,10 @@ def class_of(setting: Setting) -> str:
     return cost_class(flat(setting.as_json()))
 
 
-def teacher_class(setting: Setting) -> str:
-    """Key of teachers with the same cost of an epoch."""
-    return f"{setting.teacher.backbone} {setting.teacher.width}"
+def teacher_class(params: Mapping[str, str]) -> str:
+    """Key of teachers with the same cost of an epoch, from flat parameters."""
+    keys = ("teacher.backbone", "teacher.width", "teacher.frozen")
+    return " ".join(params.get(key, "0") for key in keys)
 
 
 def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
@@ -325,11 +329,10 @@ def known_costs(runs: Iterable[RunRecord]) -> dict[str, Range]:
         if run.status != "FINISHED":
             continue
         if run.tags.get("kind") == "teacher" and "seconds" in metrics:
-            name = f"{params.get('teacher.backbone')} {params.get('teacher.width')}"
-            seen.setdefault(name, []).append(metrics["seconds"])
+            seen.setdefault(teacher_class(params), []).append(metrics["seconds"])
         elif "seconds_train" in metrics:
-            is_svm = params.get("model") == "motion_svm"
-            epochs = 1 if is_svm else int(params["training.epochs"])
+            is_reference = params.get("model", "student") != "student"
+            epochs = 1 if is_reference else int(params["training.epochs"])
             seconds = metrics["seconds_train"] + metrics.get("seconds_open", 0.0)
             seen.setdefault(cost_class(params), []).append(seconds / epochs)
     costs: dict[str, Range] = {}
@@ -366,7 +369,8 @@ def forecast(
         trials.append(cost)
     epochs = {**measured, **known}
     teachers = [
-        epochs[teacher_class(setting)] * setting.teacher.training.epochs for setting in lessons
+        epochs[teacher_class(flat(setting.as_json()))] * setting.teacher.training.epochs
+        for setting in lessons
     ]
     wall = START + _shared(teachers, workers) + _shared(trials, workers)
     return Forecast(wall, _total([*teachers, *trials]), dict(sources), workers)

@@ -26,7 +26,7 @@ from cmkd.sweep.failures import (
     guarded_signals,
 )
 from cmkd.sweep.needs import needs_of, open_data, require_weights, with_weight_ids
-from cmkd.sweep.plan import Plan, SweepRequest, build_plan, warnings
+from cmkd.sweep.plan import Plan, SweepRequest, build_plan
 from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView, duration, status_file
 from cmkd.sweep.recorder import Draw, Origin, Recorder, finished, teacher_identity
@@ -188,7 +188,7 @@ class _Stages:
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:
         """Show plan and forecast, ask before a large sweep; returns the workers that fit."""
-        for line in (*plan.lines(), *warnings(plan, self.dataset)):
+        for line in plan.lines():
             self.view.note(line)
         self.view.stage("trying a step of each kind of network", 0, 1)
         expected = _preflight(plan, self.dataset, runs, self.request)

@@ -141,7 +141,7 @@ def teachers_of(trials: Iterable[PlannedTrial]) -> dict[str, TrialConfig]:
 
 def epochs_of(setting: Setting) -> int:
     """Epochs that a trial of this setting reports."""
-    return 1 if setting.model == "motion_svm" else setting.training.epochs
+    return setting.training.epochs if setting.model == "student" else 1
 
 
 def by_trial(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

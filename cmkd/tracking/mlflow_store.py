@@ -24,6 +24,7 @@ from cmkd.tracking.store import (
     RunStore,
     checked_uri,
     default_uri,
+    is_timing,
     redact,
     sqlite_file,
     tracker_of,
@@ -169,7 +170,7 @@ class MlflowStore(MlflowRuns, RunStore):
 
         The status is written last, so a FINISHED run is a complete one, and one that is FINISHED
         stays so. A run that another living process writes is not KILLED. The store is asked for
-        what it has, as it may have been set back since that was written. A run with values that
+        what it has, as it may have been set back since that was written. A run with results that
         this training has not had, as of another process, is removed and recorded anew.
 
         Raises:
@@ -373,15 +374,17 @@ class MlflowStore(MlflowRuns, RunStore):
         return self._written[run_id]
 
     def _agrees(self, run_id: str, epochs: Iterable[EpochRecord]) -> bool:
-        """False if the run has values that this training has not had, as of another process."""
+        """False if the run has results that this training has not had, as of another process."""
         trained = {
             (name, epoch.step): value for epoch in epochs for name, value in epoch.metrics.items()
         }
         logged = self._logged(run_id)
         places = [(name, step) for name, step, _ in logged]
         self._written[run_id] = set(places)
+        # An epoch that was trained again after a kill took another time.
         return len(places) == len(set(places)) and all(
-            (name, step) in trained and as_kept(trained[name, step]) == as_kept(value)
+            (name, step) in trained
+            and (is_timing(name) or as_kept(trained[name, step]) == as_kept(value))
             for name, step, value in logged
         )
 

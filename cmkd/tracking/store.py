@@ -165,6 +165,11 @@ class RunStore(RunReader, Protocol):
         """Remove an unfinished run."""
 
 
+def is_timing(metric: str) -> bool:
+    """True for a duration or a size in memory: it differs each time that a result is made."""
+    return not {"seconds", "memory"}.isdisjoint(metric.split("_"))
+
+
 def default_uri() -> str:
     """``$MLFLOW_TRACKING_URI``, else the SQLite file where a bare ``mlflow ui`` looks.
 

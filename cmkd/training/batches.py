@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -136,14 +137,29 @@ class Reader(ABC):
         return ((frames - mean) / std).flatten(2, 3)
 
 
+MapsOf = Callable[[Literal["student", "teacher"], tuple[Tensor, Tensor]], NDArray[np.float16]]
+"""Maps of frozen stages, in place of the pictures of a network; see `frozen_maps`."""
+
+
 class ClipReader(Reader):
-    """Reads rows of `ClipArrays`."""
+    """Reads rows of `ClipArrays`.
+
+    Args:
+        maps_of: called once for each network with frozen stages whose pictures are asked for.
+    """
 
     def __init__(
-        self, arrays: ClipArrays, scales: InputScales, device: torch.device, setting: Setting
+        self,
+        arrays: ClipArrays,
+        scales: InputScales,
+        device: torch.device,
+        setting: Setting,
+        maps_of: MapsOf | None = None,
     ) -> None:
         super().__init__(scales, device, setting)
         self.arrays = arrays
+        self._maps_of = maps_of
+        self._frozen = setting.student.frozen > 0, setting.teacher.frozen > 0
         self.picture = int(arrays.iframes.shape[-2]), int(arrays.iframes.shape[-1])
 
     def plain_rows(self, clips: Sequence[int]) -> Rows:
@@ -172,19 +188,35 @@ class ClipReader(Reader):
 
     def compressed(self, rows: Rows) -> StudentInputs:
         """Inputs of the student: the arguments of `Student.forward`, in order."""
+        pictures = self.arrays.iframes if self._i_maps is None else self._i_maps
         i_frames, own = select_i_frames(
-            self.arrays.iframes[rows], self.arrays.gop[rows], together=self._all_i_frames
+            pictures[rows], self.arrays.gop[rows], together=self._all_i_frames
         )
+        found = self._tensor(i_frames)
         return (
-            self._pictures(self._tensor(i_frames), self._student_norm),
+            self._pictures(found, self._student_norm) if self._i_maps is None else found.float(),
             self._tensor(own),
             self._tensor(self.arrays.motion[rows]).float() / self.scales.motion,
             self._tensor(self.arrays.residual[rows]).float() / self.scales.residual,
         )
 
     def frames(self, rows: Rows) -> Tensor:
-        """Inputs of the teacher: (B, T, 3 S, H, W) for segments of S frames."""
+        """Inputs of the teacher: (B, T, 3 S, H, W) for segments of S frames, or frozen maps."""
+        if self._teacher_maps is not None:
+            return self._tensor(self._teacher_maps[rows]).float()
         return self._pictures(self._tensor(self.arrays.frames[rows]), self._teacher_norm)
+
+    @cached_property
+    def _i_maps(self) -> NDArray[np.float16] | None:
+        if self._maps_of is None or not self._frozen[0]:
+            return None
+        return self._maps_of("student", self._student_norm)
+
+    @cached_property
+    def _teacher_maps(self) -> NDArray[np.float16] | None:
+        if self._maps_of is None or not self._frozen[1]:
+            return None
+        return self._maps_of("teacher", self._teacher_norm)
 
     def labels(self, rows: Rows) -> Tensor:
         """Class indices of these rows."""
@@ -203,14 +235,14 @@ def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def select_i_frames(
-    i_frames: NDArray[np.uint8], gop: NDArray[np.int8], *, together: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    i_frames: NDArray[Any], gop: NDArray[np.int8], *, together: bool
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """I-frames (N, G', 3, H, W) that the student sees, and the index (B, T) of each P-frame's own.
 
     Here and not in the network, whose shapes then depend on no values.
 
     Args:
-        i_frames: (B, G, 3, H, W).
+        i_frames: (B, G, 3, H, W), or their frozen maps.
         gop: (B, T) I-frame of each P-frame (A4).
         together: True for an I-branch that looks from one I-frame to another: it gets all G of a
             clip, in order. Else each I-frame that a P-frame names is a clip of its own.

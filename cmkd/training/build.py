@@ -34,7 +34,8 @@ def build_teacher(setting: Setting, num_classes: int) -> Teacher:
     """Teacher network, freshly initialised from torch's generator."""
     recipe = setting.teacher
     backbone = find_backbone(recipe.backbone)
-    size = Size(3, setting.inputs.num_frames, backbone.stride_of(), recipe.width)
+    frames, stride = setting.inputs.num_frames, backbone.stride_of()
+    size = Size(3, frames, stride, recipe.width, frozen=recipe.frozen)
     return Teacher(backbone.temporal(size), recipe.channels, num_classes, recipe.training.dropout)
 
 
@@ -77,7 +78,8 @@ def _i_branch(setting: Setting) -> nn.Module:
     across = sees_all_i_frames(setting)
     frames = setting.inputs.num_gops or 1 if across else 1
     build = backbone.i_temporal if across else backbone.image
-    return cast(nn.Module, build(Size(3, frames, backbone.stride_of(), config.width)))
+    size = Size(3, frames, backbone.stride_of(), config.width, frozen=config.frozen)
+    return cast(nn.Module, build(size))
 
 
 def _p_branch(

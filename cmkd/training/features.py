@@ -5,7 +5,6 @@ Also measured once per teacher: mean and SD of its channels, and the size of its
 
 from __future__ import annotations
 
-import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.method import GraphIndex, MethodConfig
 from cmkd.config.trial import TeacherConfig, TrialConfig
 from cmkd.data.dataset import Dataset
-from cmkd.io import load_array, require_space
+from cmkd.io import create_array, load_array
 from cmkd.method.networks import Teacher
 from cmkd.method.temporal_graph import adjacency, describe, vertices
 from cmkd.training.batches import ClipReader, Reader, Rows, all_rows, in_order, to_tensor
@@ -245,19 +244,15 @@ def _compute(teacher: FrozenTeacher, stats: ChannelStats, rows: Rows, folder: Pa
     folder.mkdir()
     np.save(folder / "rows.npy", rows)
     first_h, first_logits = teacher.outputs(rows[:1])
-    maps = _new_file(folder / "h.npy", np.float16, (len(rows), *first_h.shape[1:]))
-    scores = _new_file(folder / "logits.npy", np.float32, (len(rows), *first_logits.shape[1:]))
+    purpose = "teacher features; set teacher.features: online instead"
+    shape, classes = (len(rows), *first_h.shape[1:]), first_logits.shape[1:]
+    maps = create_array(folder / "h.npy", np.float16, shape, purpose)
+    scores = create_array(folder / "logits.npy", np.float32, (len(rows), *classes), purpose)
     for start, h, logits in teacher.all_outputs(rows):
         maps[start : start + len(h)] = stats.apply(h).numpy()
         scores[start : start + len(h)] = logits.numpy()
     maps.flush()
     scores.flush()
-
-
-def _new_file(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    size = np.dtype(kind).itemsize * math.prod(shape)
-    require_space(path.parent, size, "teacher features; set teacher.features: online instead")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
 def drop_features(folder: Path) -> None:

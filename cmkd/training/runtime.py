@@ -7,8 +7,11 @@ normalisation uses the statistics of the whole batch, gradients are summed over 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -63,6 +66,23 @@ def pick_device(name: str) -> torch.device:
 def free_gpu_memory() -> tuple[int, ...]:
     """Free bytes of each GPU; empty without one."""
     return tuple(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count()))
+
+
+def reset_peak_memory() -> None:
+    """Begin `peak_memory` anew."""
+    # Where the system refuses, the peak of the process until now counts.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float]:
+    """Most MiB since `reset_peak_memory`: resident in this process, and allocated on its GPU."""
+    found = {"memory_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    if torch.cuda.is_available():
+        found["memory_gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def to_device(model: ModuleT, device: torch.device) -> ModuleT:

@@ -31,6 +31,7 @@ from cmkd.training.batches import (
     to_tensor,
 )
 from cmkd.training.build import StudentInputs
+from cmkd.training.frozen import Part, frozen_maps
 
 MEASURED_CLIPS = 128
 """Training clips, evenly spread, that scales and the teacher's statistics are measured on."""
@@ -62,7 +63,11 @@ def open_reader(
         scales = ensure_scales(
             config, cache, lambda: measure_scales(arrays, first_rows(arrays, split.train))
         )
-        return ClipReader(arrays, scales, device, setting)
+
+        def maps_of(part: Part, norm: tuple[Tensor, Tensor]) -> NDArray[np.float16]:
+            return frozen_maps(config, part, arrays, cache, norm)
+
+        return ClipReader(arrays, scales, device, setting, maps_of)
     processes = setting.inputs.loaders
     if processes is None:
         processes = min(GPU_PROCESSES, usable_cpus()) if device.type == "cuda" else 1

@@ -27,7 +27,7 @@ from cmkd.training.checkpoint import drop_checkpoints, write_tensors
 from cmkd.training.features import SUMMARY_FILE, WEIGHTS_FILE, drop_features, teacher_folder
 from cmkd.training.loop import StepResult, TrainingLoop, epoch_seed
 from cmkd.training.outcome import TrainingResult, read_result, write_result
-from cmkd.training.runtime import autocast, pick_device, to_device
+from cmkd.training.runtime import autocast, peak_memory, pick_device, reset_peak_memory, to_device
 from cmkd.training.streaming import open_reader
 from cmkd.training.weights import find_weights, load_into_teacher
 
@@ -138,6 +138,7 @@ def _train(
     device: torch.device,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> None:
+    reset_peak_memory()
     dataset = open_planned(config.data, config.data_id, cache)
     split = dataset.split(config.fold)
     reader = open_reader(config, dataset, cache, split, device, seed=config.teacher_seed)
@@ -170,7 +171,7 @@ def _train(
             **config.setting.teacher.as_json(),
             "seed": config.teacher_seed,
         },
-        figures=learner.figures(),
+        figures={**learner.figures(), **peak_memory()},
         files=(WEIGHTS_FILE,),
     )
     drop_checkpoints(learner.folder)

@@ -23,6 +23,7 @@ from cmkd.training.features import (
     online_features,
     teacher_folder,
 )
+from cmkd.training.frozen import imported_network
 from cmkd.training.outcome import (
     DIAGNOSTICS_FILE,
     STUDENT_CONFIG_FILE,
@@ -33,12 +34,18 @@ from cmkd.training.outcome import (
     write_json,
     write_result,
 )
-from cmkd.training.runtime import SINGLE_PROCESS, ProcessGroup, pick_device
+from cmkd.training.runtime import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    peak_memory,
+    pick_device,
+    reset_peak_memory,
+)
 from cmkd.training.streaming import open_reader
 from cmkd.training.student import StudentLearner
 
 if TYPE_CHECKING:
-    from cmkd.training.motion_svm import MotionSvm
+    from cmkd.training.references import Reference
 
 OUTCOME_FILE = "outcome.json"
 
@@ -79,6 +86,7 @@ class TrialRun:
 
     def _open(self, device: str) -> None:
         started = time.perf_counter()
+        reset_peak_memory()
         config, cache = self.config, self.cache
         if self.group.is_main:
             sign(self.folder)
@@ -90,14 +98,17 @@ class TrialRun:
         self.learner = self._make_learner()
         self._open_seconds = time.perf_counter() - started
 
-    def _make_learner(self) -> StudentLearner | MotionSvm:
+    def _make_learner(self) -> StudentLearner | Reference:
         config, cache = self.config, self.cache
-        if config.setting.model == "motion_svm":
+        if config.setting.model != "student":
             # Here, as scikit-learn takes 1.3 s and 150 MiB to import.
-            from cmkd.training.motion_svm import MotionSvm
+            from cmkd.training import references
 
             assert isinstance(self.reader, ClipReader), "`Setting` refuses this of fresh views"
-            return MotionSvm(self.reader, self.split)
+            if config.setting.model == "motion_svm":
+                return references.motion_svm(self.reader, self.split)
+            network = imported_network(config.setting.teacher, cache, self.reader.device)
+            return references.frame_probe(self.reader, self.split, network)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:
@@ -169,6 +180,7 @@ class TrialRun:
                 "seconds_step": sum(epoch["step_seconds"] for epoch in metrics),
                 "seconds_train": sum(epoch["seconds"] for epoch in metrics),
                 "seconds_open": self._open_seconds,
+                **peak_memory(),
                 **self.learner.figures(),
             },
             files=self._save(self.learner) if isinstance(self.learner, StudentLearner) else (),

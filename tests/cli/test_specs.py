@@ -62,7 +62,7 @@ def test_values_are_set_for_all_arms() -> None:
         (["a/b"], "name 'a/b'"),
         (["smoke"], "smoke.yaml has it"),
         (["mine", "--from", "smoek"], "did you mean 'smoke'"),
-        (["mine", "--set", "training.epoch=3"], "training.epoch=3: block"),
+        (["mine", "--set", "training.epoch=3"], "training.epoch=3: unknown key training"),
         (["mine", "--set", "training.epochs"], "write KEY=VALUE"),
         (["mine", "--from", "smoke", "--set", "method.decoder=true"], "block 'baseline'"),
     ],

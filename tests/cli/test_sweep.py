@@ -76,7 +76,8 @@ def test_the_json_of_a_plan_says_all_that_the_text_says():
     )
     cost = {class_of(trials[1].config.setting): np.array([4.0, 5.0, 7.0])}
     times = forecast(plan, {}, cost, workers=1)
-    expected = Preflight(times, Room(7, (9, 5)), wanted=2)
+    expected = Preflight(times, Room(7, (9, 5)), wanted=2, warnings=("no groups",))
+    assert "no groups" in plan_text(plan, expected).splitlines()
     assert json.loads(json.dumps(plan_json(plan, expected))) == {
         "resources": {
             "workers": 1,
@@ -136,6 +137,7 @@ def test_the_json_of_a_plan_says_all_that_the_text_says():
             }
         ],
         "waiting": {"late": ["other"]},
+        "warnings": ["no groups"],
         "forecast": {
             "wall_seconds": dict(zip(("low", "likely", "high"), times.wall.tolist(), strict=True)),
             "device_seconds": {"low": 8.5, "likely": 11.5, "high": 18.0},

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cmkd.config.base import Config
-from cmkd.config.yaml_loader import MAX_BYTES, explain, read_yaml, suggest
+from cmkd.config.yaml_loader import MAX_BYTES, mistakes, read_yaml, suggest
 from cmkd.errors import ConfigError
 
 
@@ -183,7 +183,7 @@ class _Outer(Config):
 def test_explanations(text: str, keys: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         _Outer.model_validate_json(text)
-    assert explain(caught.value, _Outer) == (keys, message)
+    assert mistakes(caught.value, _Outer) == [(keys, message)]
 
 
 def test_an_integer_is_a_number_but_a_boolean_is_not() -> None:

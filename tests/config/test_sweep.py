@@ -253,3 +253,51 @@ def test_an_unknown_spec_names_the_known_ones(empty_folder: Path, name: str) -> 
 def test_a_path_that_is_not_there(empty_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
         load_sweep("mine.yaml")
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(sweep, tmp_path: Path) -> None:
+    body = (
+        "seds: 3\n"  # line 3
+        "preset: tsm-ssv3\n"
+        "base:\n"
+        "  trainig.epochs: 5\n"
+        "  student.backbone: tiny_tms\n"
+        "select:\n"
+        "  best: {key: method.lambda_1, among: [wieghts], rule: best_mean_val_acc}\n"
+        "blocks:\n"
+        "  weights: {method.lamda_1: [0.1, 0.2]}\n"
+        "  graphs:\n"
+        "    method.tg: [[1, 4]]\n"
+        "    method.heads: '2'\n"
+        "    method.lambda_2: [-1, 1, $bset]\n"
+        "  '<b>|': {}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        sweep(body)
+    file = tmp_path / "s.yaml"
+    assert {line.removeprefix(f"{file}:") for line in str(caught.value).splitlines()} == {
+        "3: unknown key 'seds'; did you mean 'seeds'?",
+        "4: unknown preset 'tsm-ssv3'; did you mean 'tsm-ssv2'?",
+        "6: unknown key 'trainig'; did you mean 'training'?",
+        "7: student.backbone: unknown backbone 'tiny_tms'; did you mean 'tiny_tsm'?; or write "
+        "module:object",
+        "9: no block 'wieghts'; did you mean 'weights'?",
+        "11: unknown key method.'lamda_1'; did you mean 'lambda_1'?",
+        "13: method.tg.1: Input should be 1, 2 or 3 (got 4)",
+        "14: method.heads: Input should be a valid integer (got '2')",
+        "15: method.lambda_2: Input should be greater than or equal to 0 (got -1)",
+        "15: no selection 'bset'; did you mean 'best'?",
+        "16: blocks.<b>|.[key]: String should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$' "
+        "(got '<b>|')",
+    }
+
+
+def test_a_misspelt_required_key_is_told_once_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("nane: s\ndescription: d\nblocks:\n  a: {method.lamda_1: [0.1]}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(str(path))
+    assert str(caught.value).splitlines() == [
+        f"{path}:1: unknown key 'nane'; did you mean 'name'?",
+        f"{path}:4: unknown key method.'lamda_1'; did you mean 'lambda_1'?",
+    ]

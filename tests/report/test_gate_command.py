@@ -194,7 +194,9 @@ def test_nothing_to_compare_is_bad_input(stores: Stores, healthy: str, tmp_path:
     assert run("claims", "--tracking-uri", nowhere, "--out", str(tmp_path))[0] == 2
 
 
-def test_a_report_that_was_touched_is_found(stores: Stores, healthy: str, tmp_path: Path) -> None:
+def test_a_report_that_was_touched_is_found(
+    stores: Stores, healthy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tmp_path / "made"
     where = ("--sweep", str(stores.path), "--tracking-uri", healthy)
     assert run("tables", *where, "--no-plots", "--out", str(made))[0] == 0
@@ -202,6 +204,8 @@ def test_a_report_that_was_touched_is_found(stores: Stores, healthy: str, tmp_pa
     code, output = run("verify", str(made), *where)
     assert code == 0, output
     assert output.startswith(f"{len(list(made.iterdir()))} files in {made} are what the store")
+    monkeypatch.setattr("cmkd.__version__", "9.9.9")
+    assert run("verify", str(made), *where)[0] == 0, "a later version gives the same report"
 
     partial = tmp_path / "partial"
     partial.mkdir()

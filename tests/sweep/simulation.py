@@ -38,7 +38,7 @@ from cmkd.sweep.run import run_sweep
 from cmkd.sweep.trials import PlannedTrial, expand, teachers_of
 from cmkd.sweep.worker import train_trial
 from cmkd.tracking import mlflow_calls, mlflow_store
-from cmkd.tracking.store import EpochRecord
+from cmkd.tracking.store import EpochRecord, is_timing
 from cmkd.training import outcome as results
 from cmkd.training.outcome import TrainingResult
 
@@ -590,7 +590,10 @@ class Schedule:
         """How the run differs from the outcomes of the caches."""
         # A request that is worked off after the end may add values; readers take the latest.
         rows = sorted(run.entries, key=lambda row: row[2])
-        seen = {(name, step): value for name, step, _, value in rows}
+        seen = {(name, step): value for name, step, _, value in rows if not is_timing(name)}
+        places = {name: {step for key, step, *_ in rows if key == name} for name, *_ in rows}
+        if places.get("seconds") != places.get("val_acc") or "seconds_train" not in places:
+            return f"lacks durations: {places}"
         trained = [_values(c.outcomes[key]) for c in self.caches if key in c.outcomes]
         if seen in trained:
             return ""
@@ -717,11 +720,14 @@ class Schedule:
 
 
 def _values(outcome: TrainingResult) -> dict[tuple[str, int], float]:
-    """Values of a training by metric and step."""
-    values = {(name, 0): value for name, value in outcome.summary.items()}
-    for record in outcome.history:
-        values |= {(name, record.step): value for name, value in record.metrics.items()}
-    return values
+    """Results of a training by metric and step."""
+    records = (EpochRecord(0, 0, outcome.summary), *outcome.history)
+    return {
+        (name, record.step): value
+        for record in records
+        for name, value in record.metrics.items()
+        if not is_timing(name)
+    }
 
 
 def _split(_: int) -> SimpleNamespace:

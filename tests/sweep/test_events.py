@@ -31,10 +31,16 @@ INFO = DatasetInfo(
     split=SplitConfig(),
     digest="0",
 )
-EPOCHS = (EpochRecord(1, 70, {"val_acc": 1.0}), EpochRecord(2, 90, {"val_acc": 2.0}))
+EPOCHS = (
+    EpochRecord(1, 70, {"val_acc": 1.0, "seconds": 0.5}),
+    EpochRecord(2, 90, {"val_acc": 2.0, "seconds": 0.75}),
+)
 NOTE = "epoch 1: checkpoint damaged"
 OUTCOME = TrainingResult(
-    {"test_acc": 3.0}, (Path("config.json"), Path("predictions.csv")), (NOTE, "b")
+    {"test_acc": 3.0},
+    (Path("config.json"), Path("predictions.csv")),
+    (NOTE, "b"),
+    history=EPOCHS,
 )
 QUIET = TrainingResult({"test_acc": 3.0}, ())
 
@@ -114,6 +120,18 @@ def test_a_teacher_imported_as_it_is_has_no_epochs_and_a_quiet_one_no_notes():
     train(driver_of(notes), Imports())
     teacher = next(told for key, told in notes.closed.items() if not notes.opened[key])
     assert (teacher["timestamp_ms"], teacher["tags"], notes.notes) == (None, {}, [])
+
+
+def test_the_time_of_training_is_shown_of_trials_and_of_teachers() -> None:
+    shown: dict[str, float] = {}
+
+    class View(Notes):
+        def ended(self, trial: Any, progress: Any) -> None:
+            shown[trial.name] = trial.seconds
+
+    train(driver_of(View()), Engine())
+    assert "teacher tiny_tsm seed 0 fold 0" in shown
+    assert set(shown.values()) == {1.25} and len(shown) == 3 + 1
 
 
 def test_a_teacher_that_the_store_has_is_opened_and_not_recorded_again():

@@ -80,13 +80,13 @@ def test_finished_teachers_tell_what_an_epoch_of_theirs_costs() -> None:
     params = flat({"teacher": Setting().teacher.as_json()})
     run = RunRecord("r", "t", "FINISHED", {"kind": "teacher"}, params, {"seconds": 7.0})
     known = known_costs([run])
-    assert known.keys() == {teacher_class(Setting())}
-    assert known[teacher_class(Setting())][1] == 7.0
+    assert known.keys() == {teacher_class(flat(Setting().as_json()))}
+    assert known[teacher_class(flat(Setting().as_json()))][1] == 7.0
 
 
 def test_the_forecast_adds_up(plan: Plan) -> None:
     setting = plan.trials[0].config.setting
-    name, teacher = class_of(setting), teacher_class(setting)
+    name, teacher = class_of(setting), teacher_class(flat(setting.as_json()))
     epoch, lesson = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
     alone = forecast(plan, {name: epoch}, {teacher: lesson}, [setting], workers=1)
     # 10 + 10 + 30 epochs of the trials, 5 of the teacher.

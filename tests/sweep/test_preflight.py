@@ -139,6 +139,19 @@ def test_a_known_network_is_not_tried_again(
     assert steps.tried == [3, 1, 3], "other code is tried again"
 
 
+def test_leaks_and_too_few_steps_are_told_before_anything_trains(
+    tmp_path: Path, smoke: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmkd.data.workers.run_tasks", Steps())
+    own = replace(smoke, info=smoke.info.model_copy(update={"kind": "folder", "name": "mine"}))
+    expected = preflight(plan_of(tmp_path, own, []), own, [], tmp_path, workers=1)
+    assert expected.lines() == [*expected.warnings, expected.forecast.describe()]
+    leak, steps = expected.warnings
+    assert leak == own.leak_warning
+    assert "too few to learn" in steps
+    assert preflight(plan_of(tmp_path, smoke, []), smoke, [], tmp_path, workers=1).warnings == ()
+
+
 KNOWN = """
 import sys
 from pathlib import Path

@@ -353,6 +353,23 @@ def test_values_of_another_training_are_in_no_run_that_ends(store, database):
     assert kept == {epoch.step: epoch.metrics["val_acc"] for epoch in EPOCHS}
 
 
+def test_epochs_that_were_trained_again_stay_in_their_run(store):
+    first, again = (
+        [
+            replace(one, metrics={**one.metrics, "seconds": took, "step_seconds": took})
+            for one in EPOCHS
+        ]
+        for took in (2.0, 1.0)
+    )
+    run_id = store.open(identity(), {})
+    store.log(run_id, first[:2])
+    summary = {"test_acc": 1.0, "seconds_train": 3.0}
+    store.close(run_id, RunEnding("FINISHED", again, summary, timestamp_ms=7))
+    assert [run.run_id for run in store.find({})] == [run_id]
+    for name in ("seconds", "step_seconds"):
+        assert store.histories([run_id], name)[run_id] == {1: 2.0, 2: 2.0, 3: 1.0}
+
+
 def test_two_sweeps_that_start_at_once_in_a_new_store_share_a_run(store, database, monkeypatch):
     other = open_store()
     create, theirs = store._client.create_run, []

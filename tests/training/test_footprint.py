@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cmkd.training.cost import COPIES, MARGIN, footprint
+from cmkd.training.runtime import peak_memory, reset_peak_memory
+
+
+def test_the_peak_of_memory_is_that_since_it_was_reset() -> None:
+    block = np.ones(200 * 2**20, np.uint8)
+    before = peak_memory()["memory_peak_mib"]
+    del block
+    reset_peak_memory()
+    after = peak_memory()["memory_peak_mib"]
+    assert after < before - 100
+    np.ones(100 * 2**20, np.uint8)
+    assert peak_memory()["memory_peak_mib"] > after + 50
 
 
 def of_layers(clips: int) -> tuple[nn.Module, Tensor]:

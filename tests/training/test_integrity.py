@@ -18,7 +18,14 @@ from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
 MakeTrial = Callable[..., TrialConfig]
-CLOCKS = ("seconds", "step_seconds", "seconds_train", "seconds_step", "seconds_open")
+CLOCKS = (
+    "seconds",
+    "step_seconds",
+    "seconds_train",
+    "seconds_step",
+    "seconds_open",
+    "memory_peak_mib",
+)
 
 
 def zero(path: Path) -> None:

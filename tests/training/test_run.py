@@ -115,6 +115,7 @@ def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
     assert outcome.summary["best_val_acc"] == max(val)
     assert outcome.summary["selected_epoch"] == 1 + val.index(max(val))
     assert not (trial.folder / CURRENT).exists()
+    assert 50 < outcome.summary["memory_peak_mib"] < 10_000
 
     reopened = TrialRun(config, own_cache, device="cpu")
     assert reopened.finished

