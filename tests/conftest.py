@@ -9,11 +9,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from cmkd.data.dataset import Dataset
 
 # Before torch is imported: its threads, waiting for one another on a busy machine, slow tests down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -251,15 +257,66 @@ class Workspace:
 
 
 @pytest.fixture(scope="session")
-def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the smoke data set and its decoded clips."""
-    from cmkd.config.data import ReaderConfig
-    from cmkd.data.dataset import open_dataset
-    from cmkd.data.decoded_cache import ensure_arrays
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes folders that all processes of pytest-xdist share; nobody writes to one that is made."""
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    cache = tmp_path_factory.mktemp("smoke")
-    ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=2)
+    def make_once(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, made = common / name, common / f"{name}.made"
+        with FileLock(common / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def smoke_data(make_once: Callable[..., Path]) -> Path:
+    """A cache with the smoke data set and its decoded clips."""
+
+    def fill(cache: Path) -> None:
+        from cmkd.config.data import ReaderConfig
+        from cmkd.data.dataset import open_dataset
+        from cmkd.data.decoded_cache import ensure_arrays
+
+        ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=1)
+
+    return make_once("smoke", fill)
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_data: Path) -> Dataset:
+    """The smoke data set."""
+    from cmkd.data.dataset import open_dataset
+
+    return open_dataset(DATA, smoke_data)
+
+
+def share_data(smoke_data: Path, cache: Path) -> Path:
+    """Make `cache` with the data set and the decoded clips of `smoke_data`, and nothing else."""
+    cache.mkdir(parents=True)
+    for part in ("data", "arrays"):
+        (cache / part).symlink_to(smoke_data / part)
     return cache
+
+
+@pytest.fixture(scope="session")
+def empty_database(make_once: Callable[..., Path]) -> Path:
+    """A store with its tables made, to be copied: making them takes seconds."""
+
+    def fill(folder: Path) -> None:
+        from cmkd.tracking.mlflow_store import open_store
+
+        with warnings.catch_warnings():
+            # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            open_store(f"sqlite:///{folder}/mlflow.db")
+
+    return make_once("empty-store", fill) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
@@ -271,10 +328,6 @@ def new_workspace(
     def make(epochs: int = 2, *, broken: bool = False, **environment: str) -> Workspace:
         folder = tmp_path_factory.mktemp("work")
         (folder / "tiny.yaml").write_text(SPEC.format(epochs=epochs) + BROKEN * broken)
-        cache = folder / "cache"
-        cache.mkdir()
-        for part in ("data", "arrays"):
-            (cache / part).symlink_to(smoke_data / part)
-        return Workspace(folder, cache, environment)
+        return Workspace(folder, share_data(smoke_data, folder / "cache"), environment)
 
     return make

@@ -45,7 +45,7 @@ LAYERS: dict[str, set[str]] = {
         *("errors", "io", "machine", "provenance", "stats", "config", "data"),
         *("backbones", "tracking", "method", "training"),
     },
-    "report": {"errors", "io", "stats", "config", "tracking", "results"},
+    "report": {"errors", "io", "provenance", "stats", "config", "tracking", "results"},
     "api": {"errors", "machine", "config", "sweep", "report"},
     "cli": {
         *("errors", "io", "machine", "config", "data", "tracking", "training", "predict"),

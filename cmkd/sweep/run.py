@@ -31,8 +31,8 @@ from cmkd.sweep.preflight import Preflight, preflight
 from cmkd.sweep.progress import SweepView, duration, status_file
 from cmkd.sweep.recorder import Draw, Origin, Recorder, finished, teacher_identity
 from cmkd.sweep.reuse import OUTCOMES, CacheReview, lost_teachers
-from cmkd.tracking.reader import open_reader
-from cmkd.tracking.store import RunRecord, RunStore, default_uri, store_exists
+from cmkd.tracking.reader import SqliteReader, open_reader
+from cmkd.tracking.store import RunRecord, RunStore, default_uri, sqlite_file, store_exists
 
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
@@ -109,6 +109,10 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             sweep_lock(request.cache, sweep, data),
             status_file(view, request.cache, sweep, data, uri) as view,
         ):
+            if (plan := _finished_plan(request, dataset)) is not None:
+                for line in plan.lines():
+                    view.note(line)
+                return SweepResult(plan)
             store = _open_store(request)
             store.require_writable(f"{sweep}/{data}")
             if orphans := store.close_orphans():
@@ -255,6 +259,20 @@ class _Stages:
                 workers=min(self.request.workers, usable_cpus()),
                 on_progress=lambda done, total: self.view.stage("decoding clips", done, total),
             )
+
+
+def _finished_plan(request: SweepRequest, dataset: Dataset) -> Plan | None:
+    """Plan of a sweep without anything to train or to record; None if there may be something.
+
+    Read from the SQLite file itself, as MLflow takes seconds to load.
+    """
+    path = sqlite_file(request.tracking_uri or default_uri())
+    reader = open_reader(request.tracking_uri) if path is not None and path.is_file() else None
+    if not isinstance(reader, SqliteReader) or reader.has_open_runs():
+        return None
+    runs = reader.find({"data_id": dataset.id})
+    plan = build_plan(request, dataset, runs, this_code().commit)
+    return None if plan.to_run or lost_teachers(plan, runs, request.cache) else plan
 
 
 def _open_store(request: SweepRequest) -> RunStore:

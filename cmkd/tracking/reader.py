@@ -113,6 +113,10 @@ class SqliteReader:
             for run_id, status, experiment_id, _ in found
         ]
 
+    def has_open_runs(self) -> bool:
+        """True if the store has RUNNING runs, of living processes or of dead ones."""
+        return bool(self._rows("SELECT 1 FROM runs WHERE status = 'RUNNING' LIMIT 1", ()))
+
     def read_text(self, run_id: str, name: str) -> str:
         """The text of one artifact; those in a folder are read there, others through MLflow."""
         if run_id not in self._places:

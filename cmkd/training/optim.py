@@ -8,6 +8,7 @@ biases, and rounds to bfloat16.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -59,6 +60,7 @@ def prepare(model: nn.Module, config: TrainingConfig) -> tuple[nn.Module, ...]:
     for module in able:
         module.checkpointing = config.checkpointing
     if config.compile:
+        torch.use_deterministic_algorithms(True)  # of compiled code as well
         model.compile()
     frozen: list[nn.Module] = []
     for network in model.children() if config.partial_bn else ():
@@ -144,6 +146,12 @@ class Muon(Optimizer):
 
     A convolution's weight counts as the matrix (outputs, inputs * height * width).
     """
+
+    # The decorators of these methods load torch.compile, which takes two seconds.
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})

@@ -38,7 +38,8 @@ def configure(threads: int) -> None:
     torch.set_num_threads(threads)
     # Gradients of a trained BiConvLSTM hold 2 % subnormals, which slow oneDNN down 2 to 5 times.
     torch.set_flush_denormal(True)
-    torch.use_deterministic_algorithms(True)
+    # As use_deterministic_algorithms(True), which also loads torch.compile: two seconds.
+    torch.set_deterministic_debug_mode("error")
     # Filling fresh memory only shows reads of uninitialised values; it costs 5 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # fp32 means fp32 on every device; bf16 is a choice of the config.

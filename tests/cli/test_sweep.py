@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from cmkd.cli.main import app
 from cmkd.cli.sweep import plan_json, plan_text, same_command, summary
 from cmkd.config.sweep import Choice, load_sweep
-from cmkd.data.dataset import open_dataset
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure
 from cmkd.sweep.interim_looks import Comparison
@@ -24,14 +23,13 @@ from cmkd.sweep.preflight import Preflight, Room, class_of, forecast
 from cmkd.sweep.run import SweepResult
 from cmkd.sweep.trials import expand
 from cmkd.tracking.store import RunRecord, RunStatus
+from tests.conftest import share_data
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(smoke_data, tmp_path_factory):
     """A cache that has the smoke data set."""
-    cache = tmp_path_factory.mktemp("cache")
-    open_dataset("synthetic-smoke", cache)
-    return cache
+    return share_data(smoke_data, tmp_path_factory.mktemp("with-data") / "cache")
 
 
 @pytest.fixture

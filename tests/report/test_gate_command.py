@@ -37,18 +37,17 @@ RIGHT = {"baseline": 100, "control": 104, "spatial": 130, "both": 158}
 
 
 class Stores:
-    """Stores of made-up runs in `folder`, for the spec in `path`."""
+    """Stores of made-up runs in `folder`, for the spec in `path`; copies of `empty` at first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty: Path) -> None:
         self.folder = folder
+        self.empty = empty
         self.path = folder / "small.yaml"
         self.path.write_text(SPEC)
-        # Setting up the tables of a new store takes seconds; copying them does not.
-        open_store(f"sqlite:///{folder}/empty.db").find({"kind": "trial"})
 
     def make(self, name: str, first_seed: int = 0, trained: Mapping[str, str] | None = None) -> str:
         """The address of a store with five seeds; `trained` maps an arm to what it really is."""
-        shutil.copy(self.folder / "empty.db", self.folder / f"{name}.db")
+        shutil.copy(self.empty, self.folder / f"{name}.db")
         place = f"sqlite:///{self.folder}/{name}.db"
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
@@ -89,8 +88,8 @@ class Stores:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    return Stores(tmp_path_factory.mktemp("stores"))
+def stores(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Stores:
+    return Stores(tmp_path_factory.mktemp("stores"), empty_database)
 
 
 @pytest.fixture(scope="module")

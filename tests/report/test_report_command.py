@@ -76,9 +76,10 @@ def fill(place: str, folder: Path, *, seeds: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
     """The address of a store with two seeds."""
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_database, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         fill(f"sqlite:///{folder}/mlflow.db", folder, seeds=2)
@@ -258,13 +259,18 @@ def test_an_empty_store_says_what_to_run(uri: str, tmp_path: Path) -> None:
     assert "no finished trial of sweep 'ablation' on data 'synthetic'; run: cmkd sw" in str(error)
 
 
-def test_the_same_store_gives_the_same_files(uri: str, tmp_path: Path) -> None:
+def test_the_same_store_gives_the_same_files_and_draws_nothing_twice(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = []
-    for name in ("a", "b"):
+    for name, cache in (("a", "first"), ("b", "second"), ("c", "second")):
+        monkeypatch.setenv("CMKD_CACHE", str(tmp_path / cache))
+        if name == "c":
+            monkeypatch.delattr("cmkd.report.figures.pictures.draw_pictures")
         out = str(tmp_path / name)
         assert run("--table", "4", "--tracking-uri", uri, "--out", out)[0] == 0
         contents.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
-    assert contents[0] == contents[1]
+    assert contents[0] == contents[1] == contents[2]
     assert len(contents[0]) == 10
 
 

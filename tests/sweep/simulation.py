@@ -10,6 +10,7 @@ import copy
 import heapq
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -30,7 +31,7 @@ from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.config.trial import Setting, TrialConfig
 from cmkd.errors import CmkdError, InfrastructureError
 from cmkd.provenance import FILE, this_code
-from cmkd.sweep import plan, ray_engine, recorder, run
+from cmkd.sweep import events, plan, ray_engine, recorder, run
 from cmkd.sweep.plan import SweepRequest
 from cmkd.sweep.reuse import OUTCOMES
 from cmkd.sweep.run import run_sweep
@@ -135,7 +136,13 @@ class World:
             raise GreenletExit
 
     def sleep(self, seconds: float) -> None:
-        self.at(self.now + max(seconds, 0.0), getcurrent().switch, self.current)
+        process, moment = self.current, self.now + max(seconds, 0.0)
+        first = self._events[0][0] if self._events else math.inf
+        if process.alive and moment < first and process.thaws <= moment:
+            # Nothing else happens before; a switch there and back would change the time alone.
+            self.now = moment
+            return
+        self.at(moment, getcurrent().switch, process)
         self.wait_for_switch()
 
     def kill(self, process: Process) -> None:
@@ -381,17 +388,16 @@ class Client:
     def __init__(self, world: World, server: Server, faults: dict[str, float]) -> None:
         self._world = world
         self._server = server
-        self._faults = faults
+        self._fates = ["none", *faults]
+        self._weights = list(itertools.accumulate([1.0, *faults.values()]))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **named: self._request(
-            lambda: getattr(self._server, name)(*args, **named)
-        )
+        act = getattr(self._server, name)
+        return lambda *args, **named: self._request(partial(act, *args, **named))
 
     def _request(self, act: Callable[[], Any]) -> Any:
         world, rng = self._world, self._world.rng
-        names = list(self._faults)
-        fate = rng.choices(["none", *names], [1.0, *self._faults.values()])[0]
+        fate = rng.choices(self._fates, cum_weights=self._weights)[0]
         if not world.trouble:
             fate = "none"
         if world.now < self._server.down_until:
@@ -707,6 +713,7 @@ class Schedule:
                 "start_engine",
                 lambda *_: nullcontext(Engine(world, current(), (self._file,))),
             )
+            patch.setattr(events, "json", TEXTS)
             for model, name, value in REMEMBERED:
                 patch.setattr(model, name, value)
             yield
@@ -735,8 +742,8 @@ def _expanded(arms: tuple[str, ...]) -> tuple[Sweep, Sweep, tuple[PlannedTrial, 
     return sweep, other, expand(sweep, data="d", data_id=INFO.id, folds=1, seeds=1)
 
 
-def _remembered(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same for configs that live on, computed once: half of the time of a schedule."""
+def _remembered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for configs that live on, computed once: most of the time of a schedule."""
     known: dict[int, tuple[Any, Any]] = {}
 
     def look_up(config: Any) -> Any:
@@ -748,10 +755,29 @@ def _remembered(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return look_up
 
 
-REMEMBERED = [
-    (model, name, property(_remembered(getattr(model, name).fget)))
-    for model, name in ((Setting, "id"), (TrialConfig, "id"), (TrialConfig, "teacher_id"))
+REMEMBERED: list[tuple[Any, str, Any]] = [
+    *(
+        (model, name, property(_remembered(getattr(model, name).fget)))
+        for model, name in ((Setting, "id"), (TrialConfig, "id"), (TrialConfig, "teacher_id"))
+    ),
+    *((model, "as_json", _remembered(model.as_json)) for model in (Setting, TrialConfig)),
 ]
+
+
+class _Texts:
+    """Stands for `json`: the text of a trial's config, once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def dumps(self, resolved: dict[str, Any], **options: Any) -> str:
+        key = resolved["trial_id"]
+        if key not in self._known:
+            self._known[key] = json.dumps(resolved, **options)
+        return self._known[key]
+
+
+TEXTS = _Texts()
 
 
 class _View:

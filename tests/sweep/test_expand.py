@@ -71,7 +71,7 @@ def test_one_teacher_per_replicate_and_none_without_distillation(sweep):
 
 def test_the_calls_of_a_plan_grow_no_faster_than_its_trials():
     plan_once(seeds=1)
-    few, more, most = (calls_of(partial(plan_once, seeds)) for seeds in (5, 50, 95))
+    few, more, most = (calls_of(partial(plan_once, seeds)) for seeds in (2, 20, 38))
     assert most - more < 1.01 * (more - few)
 
 

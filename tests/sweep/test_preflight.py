@@ -13,13 +13,14 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.config.trial import Setting
-from cmkd.data.dataset import Dataset, open_dataset
+from cmkd.data.dataset import Dataset
 from cmkd.errors import ConfigError, TrialFailed
 from cmkd.provenance import this_code
 from cmkd.sweep.plan import Plan, make_plan
 from cmkd.sweep.preflight import BESIDES, Step, preflight
 from cmkd.sweep.trials import expand, flat, teachers_of
 from cmkd.tracking.store import RunRecord
+from tests.conftest import share_data
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = """
@@ -30,11 +31,6 @@ blocks:
   a: {{method.lambda_1: [0.1, 0.2]}}
   b: {{{extra}}}
 """
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return open_dataset("synthetic-smoke", tmp_path_factory.mktemp("cache"))
 
 
 def plan_of(folder: Path, dataset: Dataset, runs: list[RunRecord], extra: str = "") -> Plan:
@@ -178,9 +174,10 @@ print(len(steps.tried), "torch" in sys.modules)
 """
 
 
-def test_a_sweep_without_new_networks_imports_no_torch(tmp_path: Path) -> None:
+def test_a_sweep_without_new_networks_imports_no_torch(smoke_data: Path, tmp_path: Path) -> None:
+    cache = share_data(smoke_data, tmp_path / "cache")
     done = subprocess.run(
-        [sys.executable, "-c", KNOWN, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", KNOWN, str(cache)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout.splitlines()[-1:] == ["1 False"], done.stderr
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ import pytest
 
 from cmkd.config.sweep import load_sweep
 from cmkd.data.dataset import Dataset
-from cmkd.errors import ConfigError, InputError
+from cmkd.errors import ConfigError, InfrastructureError, InputError
 from cmkd.sweep.plan import Plan, SweepRequest, build_plan
+from cmkd.sweep.progress import SweepView
+from cmkd.sweep.run import run_sweep
 from cmkd.sweep.trials import PlannedTrial, flat
 from cmkd.tracking.store import RunRecord
+from tests.conftest import share_data
 
 
 class OneFold:
@@ -125,13 +130,6 @@ def test_failed_trials_are_run_when_asked_for(tmp_path: Path) -> None:
     assert len(build_plan(replace(request, retry_failed=True), DATASET, runs).to_run) == 3
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from cmkd.data.dataset import open_dataset
-
-    return open_dataset("synthetic-smoke", tmp_path_factory.mktemp("cache"))
-
-
 def test_workers_open_the_data_by_name_or_by_a_whole_path(smoke: Dataset) -> None:
     def address(data: str, cache: Path) -> str:
         request = replace(request_for("smoke"), data=data, cache=cache)
@@ -140,6 +138,59 @@ def test_workers_open_the_data_by_name_or_by_a_whole_path(smoke: Dataset) -> Non
     assert address("synthetic-smoke", Path("anywhere")) == "synthetic-smoke"
     assert address("./relative", Path("anywhere")) == str(smoke.root)
     assert address(smoke.root.name, smoke.root.parents[1]) == smoke.root.name
+
+
+class Notes(SweepView):
+    """View that keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_sweep_without_anything_to_do_ends_before_mlflow_is_loaded(
+    smoke: Dataset,
+    smoke_data: Path,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = shutil.copy(empty_database, tmp_path / "mlflow.db")
+    request = replace(
+        request_for("smoke"),
+        data="synthetic-smoke",
+        cache=share_data(smoke_data, tmp_path / "cache"),
+        tracking_uri=f"sqlite:///{path}",
+    )
+    with sqlite3.connect(path) as store:
+        columns = "run_uuid, experiment_id, status, lifecycle_stage, start_time"
+        for run in run_all(build_plan(request, smoke, ()), "smoke"):
+            tags = {**run.tags, "data_id": smoke.id, "trial_id": run.trial_id}
+            row = run.trial_id, 0, "FINISHED", "active", 0
+            store.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?)", row)
+            pairs = [(key, value, run.trial_id) for key, value in tags.items()]
+            store.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", pairs)
+    store.close()
+
+    def refuse(_: SweepRequest) -> None:
+        raise InfrastructureError("opened by MLflow")
+
+    monkeypatch.setattr("cmkd.sweep.run._open_store", refuse)
+    view = Notes()
+    result = run_sweep(request, view)
+    assert result.plan.complete and (result.finished, result.failures) == (0, ())
+    assert view.lines == result.plan.lines()
+    assert view.lines[0].startswith("3 of 3 done")
+
+    for change in ("status = 'RUNNING'", "status = 'KILLED'", "lifecycle_stage = 'deleted'"):
+        with sqlite3.connect(path) as store:
+            store.execute("UPDATE runs SET status = 'FINISHED', lifecycle_stage = 'active'")
+            store.execute(f"UPDATE runs SET {change} WHERE rowid = 1")
+        store.close()
+        with pytest.raises(InfrastructureError, match="opened by MLflow"):
+            run_sweep(request, view)
 
 
 FIVE = ("tsm_baseline", "tsm_control", "tsm_spatial", "tsm_temporal", "tsm_both")

@@ -32,14 +32,6 @@ EPOCHS = tuple(
 )
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A store with its tables made, to be copied: making them takes seconds."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def database(empty_database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

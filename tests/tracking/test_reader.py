@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:Deprecatio
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
     """A store with runs of several kinds, states and experiments."""
     folder = tmp_path_factory.mktemp("a folder with blanks")
+    shutil.copy(empty_database, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -112,10 +114,11 @@ def test_a_lost_text_and_an_unknown_run(uri: str) -> None:
         reader.read_text("unknown", "text.csv")
 
 
-def test_another_schema_is_left_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_schema_is_left_to_mlflow(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    open_store(uri)
+    uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO was_nan")
     connection.close()

@@ -18,38 +18,40 @@ from cmkd.config.trial import (
     TrainingConfig,
     TrialConfig,
 )
-from cmkd.data.dataset import open_dataset
+from cmkd.data.dataset import ensure_synthetic, open_dataset
 from cmkd.data.decoded_cache import ensure_arrays
+from cmkd.data.synthetic import SyntheticRecipe
 from cmkd.training import loop
 from cmkd.training.runtime import configure
+from tests.conftest import share_data
 
-DATA = "synthetic-smoke"
+DATA = "mini"
 MakeTrial = Callable[..., TrialConfig]
 
 
 @pytest.fixture(scope="session")
-def smoke_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mini_cache(make_once: Callable[..., Path]) -> Path:
     """Cache folder that holds the data set and its arrays."""
+
+    def fill(cache: Path) -> None:
+        recipe = SyntheticRecipe(name=DATA, train=36, val=12, test=12)
+        ensure_synthetic(recipe, cache, workers=1).rename(cache / "data" / DATA)
+        ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=1)
+
     configure(threads=1)
-    cache = tmp_path_factory.mktemp("cache")
-    ensure_arrays(open_dataset(DATA, cache), ReaderConfig(), cache, workers=1)
-    return cache
+    return make_once(DATA, fill)
 
 
 @pytest.fixture
-def own_cache(smoke_cache: Path, tmp_path: Path) -> Path:
+def own_cache(mini_cache: Path, tmp_path: Path) -> Path:
     """A cache with the shared data and arrays, but teachers and trials of its own."""
-    cache = tmp_path / "own"
-    cache.mkdir()
-    for name in ("data", "arrays"):
-        (cache / name).symlink_to(smoke_cache / name)
-    return cache
+    return share_data(mini_cache, tmp_path / "own")
 
 
 @pytest.fixture
-def make_trial(smoke_cache: Path) -> MakeTrial:
+def make_trial(mini_cache: Path) -> MakeTrial:
     """Trials of a student of width 4 on the small data set."""
-    data_id = open_dataset(DATA, smoke_cache).id
+    data_id = open_dataset(DATA, mini_cache).id
 
     def make(
         *, seed: int = 0, model: str = "student", epochs: int = 2, lr: float = 3e-3, **method: Any

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,11 @@ from cmkd.errors import InputError
 from cmkd.report.paper import read_costs
 from cmkd.training.cost import Cost, Subject, count, feed, subjects
 
-COUNTED: dict[str, Cost] = {}
+count_once = cache(count)
 
 
 def counted(name: str) -> Cost:
-    if name not in COUNTED:
-        COUNTED[name] = count(subjects()[name])
-    return COUNTED[name]
+    return count_once(subjects()[name])
 
 
 @pytest.mark.parametrize(
@@ -74,13 +71,12 @@ def test_parts_sum_to_the_whole(name: str) -> None:
     assert sum(cost.parts.values()) == pytest.approx(cost.gmacs, rel=1e-3)
 
 
-def test_the_command_writes_what_the_report_reads(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "cmkd", "cost", "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+def test_the_command_writes_what_the_report_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmkd.training.cost.count", count_once)
+    run = CliRunner().invoke(app, ["cost", "--out", str(tmp_path)])
+    assert run.exit_code == 0, run.output
     costs = read_costs(tmp_path / "cost.json")
     assert set(costs) == set(subjects())
     assert f"{costs['student_tsm'].gmacs:.1f}" in run.stdout

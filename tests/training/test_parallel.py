@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,9 @@ def work(rank: int, folder: Path, size: int) -> None:
         train(folder, group, parts=7)
     group.barrier()
     torch.save(train(folder, group), folder / f"result-{rank}.pt")
+    assert torch.are_deterministic_algorithms_enabled()
+    # Loading torch.compile takes a worker as long as all else of torch.
+    assert "torch._dynamo" not in sys.modules
     _check_norm(group, folder)
     distributed.destroy_process_group()
 

@@ -106,7 +106,7 @@ def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
     predictions = next(file for file in outcome.files if file.name == "predictions.csv")
     with predictions.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 48
+    assert len(rows) == 12
     hits = 100 * np.mean([row["selected"] == row["label"] for row in rows])
     assert outcome.summary["test_acc"] == pytest.approx(hits)
     hits = 100 * np.mean([row["last"] == row["label"] for row in rows])
@@ -300,26 +300,26 @@ def test_features_are_standardised_on_unchanged_training_clips(
 
 
 def test_views_cycle_through_all_and_every_clip_appears_once(
-    smoke_cache: Path, make_trial: MakeTrial
+    mini_cache: Path, make_trial: MakeTrial
 ) -> None:
     config = make_trial()
-    dataset = open_dataset(config.data, smoke_cache)
-    arrays = open_arrays(dataset, config.setting.reading, smoke_cache)
+    dataset = open_dataset(config.data, mini_cache)
+    arrays = open_arrays(dataset, config.setting.reading, mini_cache)
     train = dataset.split(0).train
     seen = np.stack([view_rows(arrays, train, epoch) for epoch in range(4)])
     assert sorted(seen.flatten()) == all_rows(arrays, train).tolist()
-    batches = list(shuffled(seen[0], 32, seed=5))
+    batches = list(shuffled(seen[0], 12, seed=5))
     assert sorted(np.concatenate(batches)) == sorted(seen[0])
-    assert {len(batch) for batch in batches} == {32}
-    assert not np.array_equal(batches[0], next(shuffled(seen[0], 32, seed=6)))
+    assert {len(batch) for batch in batches} == {12}
+    assert not np.array_equal(batches[0], next(shuffled(seen[0], 12, seed=6)))
 
 
-def test_no_epoch_lacks_a_class(smoke_cache: Path, make_trial: MakeTrial) -> None:
+def test_no_epoch_lacks_a_class(mini_cache: Path, make_trial: MakeTrial) -> None:
     # Clips come in label order and flips swap left and right: views that only counted up made
     # every other epoch miss one of them.
     config = make_trial()
-    dataset = open_dataset(config.data, smoke_cache)
-    arrays = open_arrays(dataset, config.setting.reading, smoke_cache)
+    dataset = open_dataset(config.data, mini_cache)
+    arrays = open_arrays(dataset, config.setting.reading, mini_cache)
     for epoch in range(8):
         labels = arrays.labels[view_rows(arrays, dataset.split(0).train, epoch)]
         assert set(labels) == set(range(len(dataset.info.classes)))

@@ -34,16 +34,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def fresh_cache(smoke_cache: Path, tmp_path: Path) -> Path:
+def fresh_cache(mini_cache: Path, tmp_path: Path) -> Path:
     """A cache with the shared data alone."""
     (tmp_path / "fresh").mkdir()
-    (tmp_path / "fresh" / "data").symlink_to(smoke_cache / "data")
+    (tmp_path / "fresh" / "data").symlink_to(mini_cache / "data")
     return tmp_path / "fresh"
 
 
 def fresh(config: TrialConfig, loaders: int, **inputs: Any) -> TrialConfig:
-    """The trial with fresh views, an online teacher and four frames a clip."""
+    """The trial with fresh views, an online teacher, four frames a clip, six batches an epoch."""
     plain = config.setting.as_json()
+    plain["training"]["batch_size"] = 6
     plain["inputs"] |= {"views": "fresh", "loaders": loaders, "num_frames": 4} | inputs
     plain["teacher"]["features"] = "online"
     plain["teacher"]["training"]["epochs"] = 1
@@ -69,16 +70,16 @@ def losses(trial: TrialRun) -> list[dict[str, float]]:
     ids=["moved", "cropped"],
 )
 def test_views_on_the_device_are_those_of_the_cpu(
-    smoke_cache: Path, make_trial: MakeTrial, views: ViewsConfig
+    mini_cache: Path, make_trial: MakeTrial, views: ViewsConfig
 ) -> None:
     config = fresh(make_trial(), 0, motion="per_frame")
-    opened = open_dataset(config.data, smoke_cache)
+    opened = open_dataset(config.data, mini_cache)
     dataset = replace(opened, info=opened.info.model_copy(update={"views": views}))
     reading, sides = config.setting.reading, (64, 64)
     assert sides == (dataset.info.encoding.height, dataset.info.encoding.width)
     stream = ClipStream(dataset, reading, 7, processes=0, pinned=False)
     reader = StreamReader(stream, config, InputScales(2.0, 4.0), CPU)
-    clips = [5, 100, 17]
+    clips = [5, 40, 17]
     rows = reader.epoch_rows(clips, 2)
     i_frames, own, motion, residual = reader.compressed(rows)
     frames = reader.frames(rows)
@@ -131,14 +132,14 @@ def test_loaders_change_nothing_and_an_epoch_goes_on_where_it_was_kept(
 
 
 def test_a_clip_that_breaks_fails_its_trial_alone(
-    smoke_cache: Path, tmp_path: Path, make_trial: MakeTrial
+    mini_cache: Path, tmp_path: Path, make_trial: MakeTrial
 ) -> None:
     config = fresh(make_trial(lambda_1=0.0, lambda_2=0.0, decoder=False), 0)
-    shutil.copytree(smoke_cache / "data", tmp_path / "data")
+    shutil.copytree(mini_cache / "data", tmp_path / "data")
     trial = TrialRun(config, tmp_path, device="cpu")
     broken = tmp_path / "data" / trial.dataset.root.name / _first(trial.dataset, trial.split.train)
     broken.write_bytes(broken.read_bytes()[:1000])
-    with pytest.raises(FileError, match="cmkd data verify synthetic-smoke") as raised:
+    with pytest.raises(FileError, match="cmkd data verify mini") as raised:
         trial.train_epoch()
     assert raised.value.path == str(broken)
     failure = failure_of(raised.value, 0)
