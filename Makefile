@@ -10,10 +10,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check keys docs bench clean
+.PHONY: help setup demo test test-all test-lowest check keys docs bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.stamp ## make .venv with Python 3.11-3.13 and everything pinned in constraints.txt
 
@@ -44,6 +44,13 @@ test: setup ## quick tests
 
 test-all: setup ## all tests, slow ones too
 	$(PYTEST)
+
+test-lowest: ## quick tests with the lowest versions that pyproject.toml allows, in build/lowest
+	$(or $(PYTHON),python3) -m venv build/lowest
+	build/lowest/bin/python -m pip install -q uv==0.13.9
+	build/lowest/bin/uv pip install -q --python build/lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	# Old releases call what newer ones of others deprecate.
+	build/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" -o filterwarnings=ignore
 
 check: setup ## format, lint, types, quick tests
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,28 @@ def test_every_block_of_python_runs(
     names: dict[str, object] = {}
     exec(compile(text, str(page), "exec"), names)
     assert len(names) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [(p, t) for p, t in blocks("py") if "run_sweep" in t],
+    ids=lambda part: getattr(part, "name", ""),
+)
+def test_every_block_that_trains_runs_on_the_smallest_set(
+    page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmkd.data.dataset import open_dataset
+
+    monkeypatch.chdir(tmp_path)
+    data = open_dataset("synthetic-smoke", tmp_path / "cache")
+    shutil.copy(data.root / data.clips[0].path, "clip.mp4")
+    for word, small in {'"ablation"': '"smoke"', "seeds=3": "seeds=1", "tsm_*": "*"}.items():
+        text = text.replace(word, small)
+    names: dict[str, object] = {}
+    exec(compile(text, str(page), "exec"), names)
+    assert (tmp_path / "mlflow.db").is_file()
 
 
 def test_the_readme_is_short_and_has_room_for_the_result() -> None:

@@ -51,7 +51,13 @@ def runs_address(uri: str, server: str) -> str:
     runs = reader.find({"kind": "trial"}) or reader.find({"kind": "teacher"})
     if not runs:
         return f"{server}/#/experiments?{MODE}"
-    return f"{server}/#/experiments/{runs[-1].experiment_id}/runs?{MODE}"
+    experiment = runs[-1].experiment_id
+    page = f"{server}/#/experiments/{experiment}/runs?{MODE}"
+    # Imported here, as MLflow takes seconds.
+    from cmkd.tracking.mlflow_calls import share_view
+
+    view = share_view(uri, experiment)
+    return f"{page}&viewStateShareKey={view}" if view else page
 
 
 def _require_free(port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import math
 import os
 import re
@@ -32,6 +33,10 @@ TABLES_LOCK = 7209
 PAGE = 100
 """Entries of one answer: 500 runs took a server on a busy machine longer than the time limit below.
 """
+
+COLUMNS = [f"metrics.`{name}`" for name in ("test_acc", "best_val_acc", "selected_epoch")]
+COLUMNS += [f"tags.`{name}`" for name in ("arm", "fold", "seed")]
+"""Columns of MLflow's table of runs."""
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -242,6 +247,22 @@ def record_of(run: Run) -> RunRecord:
 def as_kept(value: float) -> float | None:
     """A value as databases of MLflow keep it, which know no infinity; None for NaN."""
     return None if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))
+
+
+def share_view(uri: str, experiment: str) -> str | None:
+    """Key of a view of an experiment with `COLUMNS`, kept as "Share" in MLflow's pages does.
+
+    None if the store cannot be written.
+    """
+    quieten()
+    from mlflow import MlflowClient
+
+    key, view = "cmkd", json.dumps({"selectedColumns": COLUMNS})
+    tag = f"mlflow.sharedViewState.{key}"
+    with suppress(CmkdError):
+        Calls(uri)(lambda: MlflowClient(uri).set_experiment_tag(experiment, tag, view))
+        return key
+    return None
 
 
 def page_tags(identity: RunIdentity) -> dict[str, str]:
