@@ -33,8 +33,8 @@ def cache(
         typer.Option(
             min=0,
             metavar="DAYS",
-            help="Remove decoded clips, maps of frozen stages, teachers and trials that no trial used "
-            "for so many days.",
+            help="Remove decoded clips, maps of frozen stages, teachers and trials that no "
+            "trial used for so many days.",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them without being asked.")] = False,
