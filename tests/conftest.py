@@ -45,6 +45,18 @@ blocks:
 BROKEN = "  broken: {method.lambda_1: [0.0], method.lambda_2: [0.0], training.lr: [1.0e+12]}\n"
 
 
+LONG = (
+    *("test_run.py", "test_integrity.py", "test_simulation.py", "test_pictures.py"),
+    *("test_pretrained.py", "test_report_command.py", "test_gate_command.py", "test_cost.py"),
+)
+"""Files of long tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no process of pytest-xdist works on one alone in the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def shared_video() -> Path:
     """Folder of real videos outside the repository; tests skip where it is absent."""

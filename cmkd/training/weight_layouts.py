@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cmkd.config.backbones import BACKBONES, Size
+from cmkd.config.backbones import BACKBONES, Backbone, Size
 from cmkd.errors import InputError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -208,6 +209,14 @@ def _layout(tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     return "tsm" if any(".conv1.net." in key for key in tensors) else "resnet"
 
 
+@cache
+def _tensors_of(backbone: Backbone, width: int) -> dict[str, Tensor]:
+    """Tensors of the teacher's network by our names, without values."""
+    with torch.device("meta"):
+        network = backbone.temporal(Size(3, 8, backbone.stride_of(), width))
+    return {f"backbone.{key}": value for key, value in network.state_dict().items()}
+
+
 def _closest(found: Mapping[str, Tensor]) -> tuple[str, int | None, dict[str, Tensor]]:
     """The family with most in common, then fewest differences; its width if free; its tensors."""
     stem = found.get("backbone.stem.0.weight", torch.empty(0))
@@ -215,13 +224,12 @@ def _closest(found: Mapping[str, Tensor]) -> tuple[str, int | None, dict[str, Te
     candidates = []
     for name, backbone in BACKBONES.items():
         width = max(4, *stem.shape[:1]) if backbone.scalable else None
-        with torch.device("meta"):
-            network = backbone.temporal(Size(3, 8, backbone.stride_of(), width or 4))
-            wanted = {f"backbone.{key}": value for key, value in network.state_dict().items()}
-            if any(key.startswith("classifier.") for key in found):
-                classes = head.shape[0] if head.ndim else 0
-                wanted["classifier.weight"] = torch.empty(classes, backbone.channels(width or 4))
-                wanted["classifier.bias"] = torch.empty(classes)
+        wanted = dict(_tensors_of(backbone, width or 4))
+        if any(key.startswith("classifier.") for key in found):
+            classes = head.shape[0] if head.ndim else 0
+            shape = classes, backbone.channels(width or 4)
+            wanted["classifier.weight"] = torch.empty(shape, device="meta")
+            wanted["classifier.bias"] = torch.empty(classes, device="meta")
         common = found.keys() & wanted.keys()
         alike = sum(_kind(found[key]) == _kind(wanted[key]) for key in common)
         candidates.append((alike, len(common) - len(wanted), (name, width, wanted)))

@@ -31,7 +31,7 @@ from cmkd.report.figures.curves import (
     searched_scores,
     training_curves,
 )
-from cmkd.report.figures.pictures import draw_all, draw_pictures
+from cmkd.report.figures.pictures import Drawn, draw_all, draw_pictures
 from cmkd.report.figures.style import plain
 from cmkd.report.paper import TABLES, ModelCost
 from cmkd.report.tables import Table, build_table
@@ -158,6 +158,16 @@ def pictured(searched: MemoryStore) -> MemoryStore:
     return searched
 
 
+DRAWN: dict[str, list[Drawn]] = {}
+
+
+def drawn(pictured: MemoryStore, name: str = "4") -> list[Drawn]:
+    """Figures of a table of that store, drawn once."""
+    if name not in DRAWN:
+        DRAWN[name] = list(draw_all(build(pictured, name)))
+    return DRAWN[name]
+
+
 def test_every_picture_says_what_it_shows(pictured: MemoryStore) -> None:
     for name, wanted in (
         ("4", ["", "training", "confusions_control", "gains_control"]),
@@ -202,7 +212,7 @@ def labels(axes: Axes) -> list[Text]:
 def test_no_text_is_cut_and_no_two_titles_or_labels_overlap(
     pictured: MemoryStore, name: str
 ) -> None:
-    for title, _, _, _, figure in draw_all(build(pictured, name)):
+    for _, title, _, _, figure in drawn(pictured, name):
         FigureCanvasAgg(figure).draw()
         texts = [
             one
@@ -245,13 +255,13 @@ def test_components_are_differences_with_every_setting_once(pictured: MemoryStor
 
 
 def test_a_layout_is_drawn_without_a_solver(pictured: MemoryStore) -> None:
-    for *_, figure in draw_all(build(pictured)):
+    for *_, figure in drawn(pictured):
         assert figure.get_layout_engine() is None
 
 
 def test_letters_are_large_enough_for_print(pictured: MemoryStore) -> None:
     for name in ("2", "3", "4", "5"):
-        for title, *_, figure in draw_all(build(pictured, name)):
+        for _, title, *_, figure in drawn(pictured, name):
             inches = figure.get_figwidth()
             sizes = [one.get_fontsize() for one in figure.findobj(Text) if one.get_text()]
             # Of a page that is 7.2 inches wide.

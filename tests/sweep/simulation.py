@@ -714,6 +714,7 @@ class Schedule:
                 lambda *_: nullcontext(Engine(world, current(), (self._file,))),
             )
             patch.setattr(events, "json", TEXTS)
+            patch.setattr(mlflow_calls, "quieten", lambda: None)
             for model, name, value in REMEMBERED:
                 patch.setattr(model, name, value)
             yield

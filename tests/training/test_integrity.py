@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.config.trial import TrialConfig
+from cmkd.config.trial import TeacherTrainingConfig, TrialConfig
 from cmkd.errors import InfrastructureError
 from cmkd.training import loop
 from cmkd.training.checkpoint import CURRENT
@@ -63,6 +63,14 @@ def expect_healed(config: TrialConfig, cache: Path, name: str, expected: dict[st
     assert run(config, cache) == expected
 
 
+def _short(config: TrialConfig) -> TrialConfig:
+    """The trial with a teacher of one epoch."""
+    training = TeacherTrainingConfig(epochs=1)
+    teacher = config.setting.teacher.model_copy(update={"training": training})
+    setting = config.setting.model_copy(update={"teacher": teacher})
+    return config.model_copy(update={"setting": setting})
+
+
 WAYS = {"in turn": DAMAGES, "zeros": (zero,), "torn": (cut,), "flipped": (flip,), "swapped": ()}
 
 
@@ -73,7 +81,7 @@ def test_every_damaged_file_is_named_and_made_again(
     own_cache: Path, make_trial: MakeTrial, way: str
 ) -> None:
     """Every file of a trial, its teacher and its scales; swapped ones are those of a neighbour."""
-    config, neighbour = (make_trial(epochs=1, seed=seed) for seed in (0, 1))
+    config, neighbour = (_short(make_trial(epochs=1, seed=seed)) for seed in (0, 1))
     for one in (neighbour, config) if way == "swapped" else (config,):
         ensure_teacher(one, own_cache, device="cpu")
         expected = run(one, own_cache)
