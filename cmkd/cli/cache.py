@@ -19,6 +19,7 @@ from cmkd.errors import InputError
 
 LOCKS: dict[str, Callable[[Path], Path]] = {
     "arrays": lambda folder: folder.with_name(f".{folder.name.strip('.').partition('.')[0]}.lock"),
+    "frozen": lambda folder: folder.with_name(f".{folder.name}.lock"),
     "teachers": lambda folder: folder / "lock",
     "trials": lambda folder: folder.parents[1] / "locks" / f"trial-{folder.name}.lock",
 }
@@ -32,7 +33,8 @@ def cache(
         typer.Option(
             min=0,
             metavar="DAYS",
-            help="Remove decoded clips, teachers and trials that no trial used for so many days.",
+            help="Remove decoded clips, maps of frozen stages, teachers and trials that no "
+            "trial used for so many days.",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them without being asked.")] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -136,11 +137,24 @@ def export(
         typer.echo(path)
 
 
-def cost(out: Out = GENERATED) -> None:
+def cost(
+    out: Out = GENERATED,
+    feed: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="PRESET DATA",
+            help="Instead: CPU cores that feed a GPU which trains PRESET on fresh views of the "
+            "prepared data set DATA.",
+        ),
+    ] = None,
+) -> None:
     """Count GMACs and parameters of every network of Tables 2 and 3 that cmkd builds.
 
     They are also written to cost.json, which `report tables` reads.
     """
+    if feed is not None:
+        _print_feed(*feed)
+        return
     from cmkd.report.build import write_files
     from cmkd.training.cost import SIDE, count, subjects
 
@@ -165,3 +179,22 @@ def cost(out: Out = GENERATED) -> None:
         )
     (path,) = write_files(out, {"cost.json": f"{json.dumps(records, indent=1)}\n".encode()})
     typer.echo(path)
+
+
+def _print_feed(preset_name: str, data: str) -> None:
+    from cmkd.config.paths import cache_root
+    from cmkd.config.trial import preset, presets
+    from cmkd.config.yaml_loader import suggest
+    from cmkd.data.dataset import open_dataset
+    from cmkd.errors import InputError
+    from cmkd.training.cost import feed
+
+    if preset_name not in presets():
+        raise InputError(f"preset {preset_name!r}: there is none{suggest(preset_name, presets())}")
+    found = feed(preset(preset_name), open_dataset(data, cache_root()))
+    typer.echo(f"one core of this machine reads {found.read:.1f} clips a second of {data}")
+    for gpu, trained in found.trained.items():
+        typer.echo(
+            f"{gpu}: trains {trained:.1f} clips a second of {preset_name} at a third of its peak; "
+            f"{math.ceil(trained / found.read)} cores feed it (inputs.loaders)"
+        )

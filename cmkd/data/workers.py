@@ -6,11 +6,13 @@ import contextlib
 import logging
 import multiprocessing
 import signal
+import sys
 import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, TypeVar
 
 from cmkd.errors import CmkdError, FileError, InfrastructureError
@@ -143,6 +145,21 @@ def _serve(connection: Connection, function: Callable[[Any], object]) -> None:
             connection.send(reply)
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start inside import nothing of the program that calls.
+
+    A script without `if __name__ == "__main__"` would run again in each of them, and wait there for
+    the locks that this process holds.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Worker:
     """Spawned process that works on one task at a time."""
 
@@ -151,7 +168,8 @@ class _Worker:
         try:
             self.connection, theirs = context.Pipe()
             self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-            self.process.start()
+            with _without_main():
+                self.process.start()
         except OSError as error:
             raise InfrastructureError(
                 f"a worker process cannot be started ({error.strerror})", "use fewer --workers"
@@ -181,8 +199,7 @@ class _Worker:
             code = self.process.exitcode or 0
             if code >= 0:
                 raise InfrastructureError(
-                    f"a worker process ended with exit code {code} before its work; its messages "
-                    "are above (a script that calls cmkd needs `if __name__ == '__main__':`)"
+                    f"a worker process ended with exit code {code}; its messages are above"
                 ) from None
             if -code in _CRASHES:
                 return FileError(path, f"its process crashed ({_CRASHES[-code]})", _REMEDY)

@@ -25,8 +25,6 @@ from cmkd.sweep.trials import PlannedTrial
 if TYPE_CHECKING:
     from cmkd.data.dataset import Dataset
 
-GPU_MACS = 5e13
-"""Multiply-accumulates per second: a third of what an A100 could in bf16."""
 FRAME_BYTES = 6000
 """Bytes of a frame as `cmkd data prepare` writes it at 320x256; 3,000 to 10,000 on HMDB-51."""
 LOADER_BYTES = 600 << 20
@@ -205,7 +203,7 @@ def prepare_command(name: str) -> str:
 def _hours(sweep: Sweep, data: Published) -> tuple[float, int]:
     """GPU hours of a fold and seed with its teachers, and the largest memory of a batch."""
     from cmkd.training.build import Role
-    from cmkd.training.cost import StepCost, Subject, step_cost
+    from cmkd.training.cost import GPU_MACS, StepCost, Subject, step_cost
 
     settings: dict[str, Setting] = {}
     taught: set[str] = set()
@@ -233,4 +231,4 @@ def _hours(sweep: Sweep, data: Published) -> tuple[float, int]:
         if setting.needs_teacher and teacher not in taught:
             taught.add(teacher)
             gmacs += work(teacher, "teacher", setting.teacher.training, 0.0)
-    return gmacs * 1e9 / GPU_MACS / 3600, memory
+    return gmacs * 1e9 / GPU_MACS["A100"] / 3600, memory

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cmkd.config.backbones import Size, find_backbone
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, StudentConfig, TeacherConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.method.networks import Branch, Branches, Resizing, Side, Student, Teacher
 from cmkd.training.weights import load_into_backbone
@@ -124,6 +124,19 @@ def build(setting: Setting, role: Role, picture: Side, num_classes: int) -> nn.M
     return build_student(setting, picture, num_classes)
 
 
+def _seen_of_picture(
+    setting: Setting, recipe: StudentConfig | TeacherConfig, picture: Side
+) -> tuple[int, ...]:
+    """Shape of a picture in training, or of its kept maps behind frozen stages."""
+    if not recipe.frozen or setting.inputs.views == "fresh":
+        return 3, *picture
+    backbone = find_backbone(recipe.backbone)
+    with torch.device("meta"):
+        size = Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen)
+        maps: Tensor = backbone.image(size).frozen_maps(torch.empty(1, 3, *picture))
+    return tuple(maps.shape[1:])
+
+
 def noise(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Standard normal tensor, the same for equal shapes in any process."""
     generator = torch.Generator().manual_seed(len(shape))
@@ -140,13 +153,14 @@ def random_inputs(
     """
     frames, gops = setting.inputs.num_frames, setting.inputs.num_gops or 1
     if role == "teacher":
-        return (noise((batch, frames, 3 * setting.raw_segment, *picture), device),)
+        channels, *side = _seen_of_picture(setting, setting.teacher, picture)
+        return (noise((batch, frames, channels * setting.raw_segment, *side), device),)
     segment, (height, width) = setting.compressed_segment, picture
     own = torch.arange(frames, device=device) * gops // frames
     motion = (2 * segment, height // MOTION_CELL, width // MOTION_CELL)
     residual = (3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL)
     return (
-        noise((batch, gops, 3, height, width), device),
+        noise((batch, gops, *_seen_of_picture(setting, setting.student, picture)), device),
         own + gops * torch.arange(batch, device=device)[:, None],
         noise((batch, frames, *motion), device),
         noise((batch, frames, *residual), device),

@@ -21,6 +21,8 @@ from cmkd.config.backbones import find_backbone
 from cmkd.config.base import content_id
 from cmkd.config.method import NO_KD
 from cmkd.config.trial import Setting, TrainingConfig, preset
+from cmkd.data.dataset import Dataset
+from cmkd.data.stream import ClipStream, Rows
 from cmkd.method.losses import TeacherTargets, total_loss
 from cmkd.method.networks import Side
 from cmkd.training.build import Role, build, grid_of, noise, random_inputs
@@ -35,6 +37,12 @@ COPIES = 5
 """Copies of the parameters: weights, gradients, two moments of Adam, best weights so far."""
 MARGIN = 1.5
 """Factor on activations: gradients of maps, workspaces and the next batch come on top."""
+
+
+GPU_MACS: Mapping[str, float] = {"A100": 5e13, "H100": 1.6e14, "H200": 1.6e14}
+"""Multiply-accumulates per second: a third of what a GPU could in bf16."""
+FED_CLIPS = 32
+"""Clips that the speed of reading is measured on."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,43 @@ def step_cost(subject: Subject, num_classes: int) -> StepCost:
     halved = Footprint(measured.fixed, share * measured.per_clip)
     memory = halved.bytes(-(-config.batch_size // config.accumulate))
     return StepCost(gmacs, forward, memory)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Clips per second that one core reads for training, and that each GPU trains on."""
+
+    read: float
+    trained: Mapping[str, float]
+
+
+def feed(setting: Setting, dataset: Dataset) -> Feed:
+    """Measure how fast this machine reads fresh views of a setting, for student and teacher.
+
+    Raises:
+        FileError: a clip cannot be read.
+    """
+    # Views at test play no part, and the data set may have none for three crops.
+    inputs = setting.inputs.model_copy(update={"test_clips": 1, "test_crops": 1})
+    reading = setting.reading.model_copy(update={"inputs": inputs})
+    stream = ClipStream(dataset, reading, 0, processes=0, pinned=False)
+    clips = range(0, len(dataset.clips), max(1, len(dataset.clips) // FED_CLIPS))
+    rows = stream.epoch_rows(clips, 0)
+
+    def read(chosen: Rows) -> None:
+        for chunks in stream.read([chosen], compressed=True, frames=setting.needs_teacher):
+            for _ in chunks:
+                pass
+
+    read(rows[:1])
+    started = time.perf_counter()
+    read(rows)
+    speed = len(rows) / (time.perf_counter() - started)
+    classes = len(dataset.info.classes)
+    gmacs = step_cost(Subject(setting, "student"), classes).gmacs
+    if setting.needs_teacher:
+        gmacs += step_cost(Subject(setting, "teacher"), classes).forward
+    return Feed(speed, {name: macs / (gmacs * 1e9) for name, macs in GPU_MACS.items()})
 
 
 @dataclass(frozen=True)

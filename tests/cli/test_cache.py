@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from cmkd.cli.main import app
 from cmkd.errors import InputError
 
-PARTS = ("arrays/a", "arrays/.b.tmp", "teachers/t", "trials/r", "data/set", "weights/w")
+PARTS = ("arrays/a", "arrays/.b.tmp", "frozen/f", "teachers/t", "trials/r", "data/set", "weights/w")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_no_trial_used_goes_once_it_is_allowed(cache: Path) -> None:
     os.utime(cache / "trials" / "r")
     assert "nothing is unused for 11 days" in run("--older-than", "11").stdout
     refused = run("--older-than", "9", answer="n\n")
-    assert "3 folders of 6.0 MB" in refused.stdout
+    assert "4 folders of 8.0 MB" in refused.stdout
     assert (refused.exit_code, kept(cache)) == (1, {*PARTS})
     done = run("--older-than", "9", answer="y\n")
     assert (done.exit_code, kept(cache)) == (0, {"trials/r", "data/set", "weights/w"})
@@ -75,5 +75,5 @@ def test_a_folder_whose_lock_is_held_is_left(cache: Path) -> None:
         os.utime(cache / "teachers" / "t" / "lock", (0, 0))
         os.utime(cache / "teachers" / "t", (0, 0))
         done = run("--older-than", "9", "--yes")
-    assert "3 removed, 1 left" in done.stdout
+    assert "4 removed, 1 left" in done.stdout
     assert kept(cache) == {"teachers/t", "data/set", "weights/w"}

@@ -11,12 +11,17 @@ import operator
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from cmkd.data.workers import run_tasks
 from cmkd.errors import DataError, InfrastructureError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -104,3 +109,15 @@ def test_too_few_resources_for_a_worker_is_said() -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="ValueError"):
         list(run_tasks(math.sqrt, [4.0, -1.0], workers=2, timeout=60))
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\nfrom cmkd.data.workers import run_tasks\nprint('started')\n"
+        "print(sorted(run_tasks(operator.neg, [1, 2], workers=2, timeout=60)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.stdout == "started\n[(0, -1), (1, -2)]\n", done.stderr

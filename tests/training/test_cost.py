@@ -10,8 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
+from cmkd.config.trial import preset
+from cmkd.data.dataset import open_dataset
+from cmkd.errors import InputError
 from cmkd.report.paper import read_costs
-from cmkd.training.cost import Cost, count, subjects
+from cmkd.training.cost import Cost, Subject, count, feed, subjects
 
 count_once = cache(count)
 
@@ -79,3 +82,20 @@ def test_the_command_writes_what_the_report_reads(
     assert f"{costs['student_tsm'].gmacs:.1f}" in run.stdout
     stored = json.loads((tmp_path / "cost.json").read_text())
     assert all(record["parts"] for record in stored)
+
+
+def test_a_feed_is_measured_on_clips_and_counted_on_networks(own_cache: Path) -> None:
+    setting = preset("tsm-ucf-hmdb")
+    found = feed(setting, open_dataset("synthetic-smoke", own_cache))
+    assert 0.5 < found.read < 1000
+    student = count(Subject(setting, "student")).gmacs
+    teacher = count(Subject(setting, "teacher")).gmacs
+    # A step is three forward passes, but for the first layers' inputs.
+    assert found.trained["A100"] == pytest.approx(5e4 / (3 * student + teacher), rel=0.03)
+    assert found.trained["H100"] == pytest.approx(3.2 * found.trained["A100"])
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    result = CliRunner().invoke(app, ["cost", "--feed", "tsm-ucf", "hmdb51"])
+    assert isinstance(result.exception, InputError)
+    assert "tsm-ucf-hmdb" in str(result.exception)

@@ -24,7 +24,7 @@ from cmkd.data.splits import Split
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.training import frozen, weights
 from cmkd.training.batches import ClipReader, InputScales
-from cmkd.training.build import build_student, build_teacher
+from cmkd.training.build import build_student, build_teacher, random_inputs
 from cmkd.training.frozen import Part, frozen_maps
 from cmkd.training.references import STRENGTHS, frame_probe
 from cmkd.training.teacher import TeacherLearner, ensure_teacher
@@ -169,6 +169,14 @@ def test_a_probe_of_one_frame_sees_no_other(few: Few) -> None:
     seen = frame_probe(few.reader(maps=False), split, network).features(np.arange(4))
     assert np.array_equal(frame_probe(alone, split, network).features(np.arange(4)), seen)
     assert np.ptp(seen, axis=0).max() > 0
+
+
+def test_a_measured_step_gets_what_training_gives(few: Few) -> None:
+    setting, reader = few.config.setting, few.reader()
+    (frames,) = random_inputs(setting, "teacher", reader.picture, 2, CPU)
+    i_frames, *_ = random_inputs(setting, "student", reader.picture, 2, CPU)
+    assert frames.shape == reader.frames(np.arange(2)).shape
+    assert i_frames.shape[2:] == reader.compressed(np.arange(2))[0].shape[2:]
 
 
 @pytest.mark.slow
