@@ -95,6 +95,7 @@ class PublishedTable(Config):
                 raise ValueError(f"row {row.method!r}: citations lacks {number!r}")
 
 
+@cache
 def load_published(name: str) -> PublishedTable:
     """The published table ``reports/published/<name>.yaml``; errors as `read_model`."""
     return read_published(packaged("reports", "published", f"{name}.yaml"))

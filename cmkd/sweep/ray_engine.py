@@ -215,8 +215,10 @@ def servers_alive_at_connection() -> Iterator[None]:
 @contextmanager
 def _own_ray(workers: int) -> Iterator[None]:
     import ray
-    from ray._private import worker
+    from ray._private import ray_constants, worker
 
+    # A program that imported Ray before has not read `LOOPBACK`.
+    cluster, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         with servers_alive_at_connection():
             ray.init(
@@ -244,6 +246,8 @@ def _own_ray(workers: int) -> Iterator[None]:
         raise InfrastructureError(
             f"Ray does not start: {first_line(error)}; a short RAY_TMPDIR may help"
         ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = cluster
     try:
         yield
     finally:
