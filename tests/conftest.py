@@ -184,11 +184,11 @@ class Workspace:
         return {str(name).partition(" seed")[0]: status for name, status in rows}
 
     def metrics(self) -> set[tuple[object, ...]]:
-        """(run, metric, step, value) of all that does not depend on the clock."""
+        """(run, metric, step, value) of all that depends on neither the clock nor the process."""
         return set(
             self.query(
                 "select r.name, m.key, m.step, m.value from metrics m join runs r using (run_uuid) "
-                "where m.key not like '%seconds%'"
+                "where m.key not like '%seconds%' and m.key not like 'memory%'"
             )
         )
 

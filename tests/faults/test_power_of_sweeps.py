@@ -35,7 +35,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ended(spec: Path, store: Path) -> tuple[object, object]:
-    """Tables of a store, and its runs and values without durations."""
+    """Tables of a store, and its runs and values without durations and memory."""
     out = spec.parent / "report"
     uri = f"sqlite:///{store}"
     report = write_report(out, sweep="cut", tracking_uri=uri, formats=("csv",), plots=False)
@@ -50,7 +50,8 @@ def ended(spec: Path, store: Path) -> tuple[object, object]:
         rows = connection.execute(
             "select r.name, r.status, m.key, m.step, m.value from runs r "
             "left join metrics m using (run_uuid) "
-            "where r.lifecycle_stage = 'active' and m.key not like '%seconds%' order by 1, 2, 3, 4"
+            "where r.lifecycle_stage = 'active' and m.key not like '%seconds%' "
+            "and m.key not like 'memory%' order by 1, 2, 3, 4"
         ).fetchall()
     return tables, rows
 
