@@ -189,7 +189,9 @@ def test_all_parts_are_trials_like_any_other(
             ensure_teacher(config, own_cache, device="cpu")
         trial = TrialRun(config, own_cache)
         trial.train_epoch()
-        assert trial.finish().summary["test_acc"] > 100 / 12
+        predictions = {path.name: path for path in trial.finish().files}["predictions.csv"]
+        tested = len(predictions.read_text().splitlines()) - 1
+        assert tested == len(trial.split.test)
     assert len([*(own_cache / "frozen").glob("*/maps.npy")]) == 2
 
 
