@@ -57,6 +57,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+@pytest.fixture(autouse=True)
+def _subnormal_numbers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """hypothesis draws them; a training before in this process has them flushed to zero."""
+    smallest = sys.float_info.min
+    if smallest / 2 > 0 or not getattr(request.function, "is_hypothesis_test", False):
+        yield
+        return
+    import torch
+
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(True)
+
+
 @pytest.fixture(scope="session")
 def shared_video() -> Path:
     """Folder of real videos outside the repository; tests skip where it is absent."""
