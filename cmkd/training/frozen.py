@@ -97,8 +97,8 @@ def _compute(
         return cast(Tensor, maps.unflatten(0, found.shape[:2]).half().cpu())
 
     shape = (*pictures.shape[:2], *maps_of(slice(0, 1)).shape[2:])
-    remedy = "maps of frozen stages; freeze none or set inputs.views: fresh"
-    file = create_array(path, np.float16, shape, remedy)
+    purpose = "maps of frozen stages; freeze none or set inputs.views: fresh"
+    file = create_array(path, np.float16, shape, purpose)
     step = max(1, PICTURES // pictures.shape[1])
     for start in range(0, len(pictures), step):
         file[start : start + step] = maps_of(slice(start, start + step)).numpy()

@@ -91,7 +91,7 @@ class Reference:
         return classes, classes
 
     def figures(self) -> Mapping[str, float]:
-        """Size of the model."""
+        """Figures of the chosen classifier."""
         return self.describe(self.model)
 
 

@@ -1,7 +1,7 @@
 """Published checkpoints under our names: layout, family, and differences from its network.
 
 Sources of the names: mit-han-lab/temporal-shift-module and MCG-NJU/TDN (``ops/models.py`` of both),
-torchvision's ResNet.
+torchvision's ResNet, the PyPI package ``efficientnet_lite_pytorch``.
 """
 
 from __future__ import annotations
