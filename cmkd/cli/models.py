@@ -31,7 +31,7 @@ def import_weights(
         Path,
         typer.Argument(
             help="Checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet or "
-            "EfficientNet-Lite0, or a teacher.safetensors of cmkd."
+            "a teacher.safetensors of cmkd."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Shown in lists; default: the file's.")] = None,
