@@ -165,7 +165,7 @@ def train(config: dict[str, Any]) -> None:
     while not learner.finished:
         tune.report(dict(learner.train_epoch().metrics))
     rows = reader.arrays.test_index[list(split.test)]
-    selected, _ = learner.predict(rows)
+    selected = learner.predict(rows).selected
     tune.report({"test_acc": accuracy(selected, reader.arrays.labels[rows[:, 0]])})
 
 

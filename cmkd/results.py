@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ IDENTITY = (
 _NUMBERS = ("seed", "fold", "folds")
 PREDICTIONS = ("clip", "group", "label", "selected", "last")
 """Columns of a trial's predictions: classes at the selected and at the last epoch."""
+RANK = "rank"
+"""Further column: place of the right class among the scores of the selected epoch, from 1."""
 
 
 def trials(
@@ -87,8 +90,9 @@ def predictions(
 ) -> pd.DataFrame:
     """One row per trial and test clip.
 
-    Columns are `IDENTITY`, `PREDICTIONS` and the swept keys; texts are categorical. Arguments and
-    errors as those of `trials`.
+    Columns are `IDENTITY`, `PREDICTIONS`, `RANK` and the swept keys; texts are categorical. There
+    is no rank of trials with at most five classes or without scores. Arguments and errors as those
+    of `trials`.
 
     Raises:
         InputError: also for a trial whose predictions.csv is no such file.
@@ -99,7 +103,8 @@ def predictions(
     clips = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run_id"])
     for column in PREDICTIONS:
         clips[column] = clips[column].astype("category") if parts else pd.Series(dtype="category")
-    return _joined(_trials(reader, runs, metrics=False), clips, *PREDICTIONS)
+    clips[RANK] = clips[RANK].astype("Int64") if parts else pd.Series(dtype="Int64")
+    return _joined(_trials(reader, runs, metrics=False), clips, *PREDICTIONS, RANK)
 
 
 def read_runs(reader: RunReader, tags: Mapping[str, str]) -> pd.DataFrame:
@@ -216,16 +221,17 @@ def _epochs(reader: RunReader, run_ids: Sequence[str]) -> pd.DataFrame:
 def _predictions(reader: RunReader, run: RunRecord) -> pd.DataFrame:
     text = reader.read_text(run.run_id, "predictions.csv")
     try:
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        kinds = defaultdict[str, str](lambda: "str", {RANK: "Int64"})
+        frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False)
     except ValueError as error:
         raise InputError(f"run {run.run_id}: predictions.csv is no CSV file ({error})") from None
-    if tuple(frame.columns) != PREDICTIONS:
+    if tuple(frame.columns) not in (PREDICTIONS, (*PREDICTIONS, RANK)):
         raise InputError(
             f"run {run.run_id}: predictions.csv has the columns {', '.join(frame.columns)}, not "
             f"{', '.join(PREDICTIONS)}; delete that run and train it again"
         )
     frame.insert(0, "run_id", run.run_id)
-    return frame
+    return frame if RANK in frame else frame.assign(**{RANK: pd.NA})
 
 
 def _joined(whole: pd.DataFrame, many: pd.DataFrame, *own: str) -> pd.DataFrame:

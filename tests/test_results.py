@@ -25,6 +25,7 @@ from cmkd.tracking.store import EpochRecord, RunEnding, RunIdentity
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 CLIPS = "clip,group,label,selected,last\r\na/1,,a,a,b\r\nb/1,s1,b,a,b\r\n"
+RANKED = "clip,group,label,selected,last,rank\r\na/1,,a,a,b,1\r\nb/1,s1,b,a,b,7\r\n"
 WEIGHTS = {"control": "0.0", "both": "0.1"}
 
 
@@ -57,7 +58,7 @@ def fill(uri: str, folder: Path) -> None:
             first = EpochRecord(1, 1, {"val_acc": 50.0, "loss": 1.5})
             store.log(run, [first, EpochRecord(2, 2, {"val_acc": 60.0 + seed})])
             file = folder / "predictions.csv"
-            file.write_text(CLIPS, newline="")
+            file.write_text(CLIPS if arm == "control" else RANKED, newline="")
             store.close(run, RunEnding("FINISHED", summary={"test_acc": 50.0 + seed}, files=[file]))
     teacher = RunIdentity("t1", "mine/clips", "t", {"kind": "teacher", "trial_id": "t1"}, {})
     store.open(teacher, {})
@@ -103,6 +104,11 @@ def test_predictions_have_a_row_per_clip(uri: str) -> None:
     assert found["group"].tolist()[:2] == ["", "s1"]
     right = found["label"].astype(str) == found["selected"].astype(str)
     assert right.groupby(found["trial_id"]).mean().tolist() == [0.5] * 4
+    assert found["rank"].isna().groupby(found["arm"]).all().to_dict() == {
+        "both": False,
+        "control": True,
+    }
+    assert found["rank"].dropna().tolist() == [1, 7] * 2
 
 
 def test_filters(uri: str) -> None:

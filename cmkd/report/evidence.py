@@ -49,6 +49,7 @@ class Teacher:
     commit: str | None = None
     selected: float | None = None
     last: float | None = None
+    top5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def _read_all(
 def _read(store: RunReader, run: pd.Series, command: str) -> Trial:
     run_id = run["run_id"]
     predictions = parse_predictions(_artifact(store, run, command), run_id)
-    for name, right in (("test_acc", predictions.selected), ("test_acc_last", predictions.last)):
+    for name, right in predictions.right.items():
         logged, counted = accuracy(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:
             raise InputError(
@@ -395,4 +396,5 @@ def _teacher(runs: pd.DataFrame, teacher_id: str, backbone: str) -> Teacher:
         _commit(run),
         accuracy(run, "test_acc"),
         accuracy(run, "test_acc_last") if pd.notna(run.get("test_acc_last")) else None,
+        accuracy(run, "test_top5") if pd.notna(run.get("test_top5")) else None,
     )

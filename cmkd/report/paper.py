@@ -62,6 +62,7 @@ class PublishedTable(Config):
     top1: dict[str, str] = Field(
         default={}, description="column of top-1 accuracies -> the data set that it is of"
     )
+    top5: dict[str, str] = Field(default={}, description="the same of top-5 accuracies")
     has_gflops: bool = False
     rows: tuple[PublishedRow, ...] = ()
     added: tuple[PublishedRow, ...] = Field(default=(), description="rows outside the paper")
@@ -73,8 +74,8 @@ class PublishedTable(Config):
     def _complete(self) -> Self:
         for row in self.rows:
             self._check_printed(row)
-        if unknown := sorted(set(self.top1) - set(self.columns)):
-            raise ValueError(f"top1: {', '.join(unknown)} is no column")
+        if unknown := sorted({*self.top1, *self.top5} - set(self.columns)):
+            raise ValueError(f"top1 and top5: {', '.join(unknown)} is no column")
         for row in self.added:
             if row.printed is not None or row.gflops is not None:
                 raise ValueError(f"added: row {row.method!r} is outside the paper, yet has numbers")

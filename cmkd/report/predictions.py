@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cmkd.errors import InputError
-
-COLUMNS = ("clip", "group", "label", "selected", "last")
+from cmkd.results import PREDICTIONS as COLUMNS
+from cmkd.results import RANK
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Predictions:
         last: Bool "N", correct at the last epoch.
         classes: names in the file.
         said: Int "N", predicted class at the selected epoch, as an index into `classes`.
+        top5: Bool "N", correct class among the five likeliest at the selected epoch; None where it
+            was not kept, or there are at most five.
     """
 
     clips: tuple[str, ...]
@@ -37,13 +39,21 @@ class Predictions:
     last: np.ndarray
     classes: tuple[str, ...]
     said: np.ndarray
+    top5: np.ndarray | None = None
+
+    @property
+    def right(self) -> dict[str, np.ndarray]:
+        """Correct clips by metric of the run."""
+        top5 = {} if self.top5 is None else {"test_top5": self.top5}
+        return {"test_acc": self.selected, "test_acc_last": self.last, **top5}
 
 
 def parse_predictions(text: str, run_id: str) -> Predictions:
     """Read the CSV text of run `run_id`.
 
     Raises:
-        InputError: another header, no clip, a clip given twice, or a line with cells missing.
+        InputError: another header, no clip, a clip given twice, a line with cells missing, or a
+            rank that is no number.
     """
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -51,20 +61,24 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
         raise _bad(run_id, f"it is not CSV ({error})") from None
     except ValueError:
         raise _bad(run_id, "its header is missing") from None
-    if tuple(header) != COLUMNS:
+    if tuple(header) not in (COLUMNS, (*COLUMNS, RANK)):
         raise _bad(run_id, f"its header is {','.join(header)}, not {','.join(COLUMNS)}")
     if not rows:
         raise _bad(run_id, "it lists no clip")
-    if any(len(row) != len(COLUMNS) for row in rows):
-        number = next(i for i, row in enumerate(rows, start=2) if len(row) != len(COLUMNS))
-        raise _bad(run_id, f"row {number} does not have {len(COLUMNS)} cells")
+    if any(len(row) != len(header) for row in rows):
+        number = next(i for i, row in enumerate(rows, start=2) if len(row) != len(header))
+        raise _bad(run_id, f"row {number} does not have {len(header)} cells")
     rows.sort(key=itemgetter(0))
-    clips, groups, labels, selected, last = zip(*rows, strict=True)
+    clips, groups, labels, selected, last, *ranks = zip(*rows, strict=True)
     if len(set(clips)) < len(clips):
         twice = next(one for one, other in pairwise(clips) if one == other)
         raise _bad(run_id, f"it lists clip {twice!r} twice")
     classes = tuple(sorted({*labels, *selected}))
     index = {name: number for number, name in enumerate(classes)}
+    try:
+        top5 = np.array(ranks[0], int) <= 5 if ranks else None
+    except ValueError as error:
+        raise _bad(run_id, f"a rank is no number ({error})") from None
     return Predictions(
         clips,
         groups,
@@ -73,6 +87,7 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
         np.array([label == said for label, said in zip(labels, last, strict=True)]),
         classes,
         np.array([index[said] for said in selected], np.int16),
+        top5,
     )
 
 

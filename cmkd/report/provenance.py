@@ -51,7 +51,9 @@ def _lines(table: Table, own: ArmResult) -> Iterator[str]:
     arm, plain = own.arm, flat(Setting())
     yield f"{heading(table)}, {arm.name}: setting {arm.setting.id}"
     yield f"  selected epoch: {score_text(own.selected)}"
-    yield f"  last epoch: {score_text(own.last)}"
+    yield f"  last epoch: {score_text(own.scores['last'])}"
+    if "top5" in own.scores:
+        yield f"  top-5, selected epoch: {score_text(own.scores['top5'])}"
     for role, delta in own.differences["selected"].items():
         reference = delta.reference if delta is not None else DASH
         text = difference_text(delta, arm.name, reference, usual_seeds(table))
@@ -89,8 +91,8 @@ def render_trace_json(table: Table, arms: Sequence[ArmResult]) -> str:
 
 def _arm_json(table: Table, own: ArmResult) -> dict[str, Any]:
     cells: dict[str, Any] = {
-        epoch: {"value": score.mean, "trials": list(own.trials)}
-        for epoch, score in (("selected", own.selected), ("last", own.last))
+        measure: {"value": score.mean, "trials": list(own.trials)}
+        for measure, score in own.scores.items()
     }
     for role, delta in own.differences["selected"].items():
         if delta is not None:

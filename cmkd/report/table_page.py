@@ -19,7 +19,7 @@ from cmkd.report.evidence import Teacher, Trial, distinct_teachers, trials_of
 from cmkd.report.page import Cell, Grid, Line, Page
 from cmkd.report.paper import CostCell, all_works, cited
 from cmkd.report.provenance import run_url, teachers_name
-from cmkd.report.tables import ArmResult, Epoch, Row, Table
+from cmkd.report.tables import ArmResult, Epoch, Measure, Row, Table
 from cmkd.report.text import (
     COST_SCOPE,
     DASH,
@@ -28,6 +28,7 @@ from cmkd.report.text import (
     circumstances,
     cost_text,
     difference_text,
+    has_top5,
     heading,
     how_to_read,
     notice_text,
@@ -78,30 +79,41 @@ def _main_grid(table: Table) -> Grid:
     """The rows of the paper beside ours, the rows outside it, and the teachers."""
     evidence, published, data = table.evidence, table.published, table.evidence.data
     costs = ["GFLOPs: paper", "GMACs: ours", "Δ %"] if published.has_gflops else []
-    last = f"{data}: last epoch"
+    measures = _measures(table)
     columns = (
         "Method",
         *published.labels,
         *(f"Paper: {column}" for column in published.columns),
         *costs,
         "n" if table.spec.is_own else "Arm",
-        f"{data}: selected epoch",
-        last,
+        *measures.values(),
         *_difference_heads(table),
     )
     caption = f"{published.title} No finished trial on {data}."
     if evidence.trials:
         where = "" if data in published.title else f" on {data}"
         caption = (
-            f"{published.title} Top-1 accuracy in %{where}, mean ± SD over {seeds_caption(table)} "
-            f"[95 % interval]{'; Δ: points by seed.' if table.spec.references else '.'}"
+            f"{published.title} Top-1{' and top-5' if 'top5' in measures else ''} accuracy in %"
+            f"{where}, mean ± SD over {seeds_caption(table)} [95 % interval]"
+            f"{'; Δ: points by seed.' if table.spec.references else '.'}"
         )
     departing = marked_departures(table.sweep)
     lines = [
         Line(tuple(_main_cells(row, table, departing)), _group(row, table)) for row in table.rows
     ]
-    spare = ("Arm", last) if table.spec.references or table.spec.is_own else ("Arm",)
+    has_last = table.spec.references or table.spec.is_own
+    spare = ("Arm", measures["last"]) if has_last else ("Arm",)
     return Grid("main", heading(table), caption, columns, tuple(lines), spare)
+
+
+def _measures(table: Table) -> dict[Measure, str]:
+    """Headings of our accuracies."""
+    data = table.evidence.data
+    measures: dict[Measure, str] = {
+        "selected": f"{data}: selected epoch",
+        "last": f"{data}: last epoch",
+    }
+    return measures | ({"top5": f"{data}: top-5, selected epoch"} if has_top5(table) else {})
 
 
 def _group(row: Row, table: Table) -> str:
@@ -137,20 +149,19 @@ def _main_cells(
         yield from [Cell(DASH)] * len(table.spec.references)
         return
     yield _count_cell(measured, table) if table.spec.is_own else Cell(measured.arm.name)
-    yield _score_cell(measured, "selected", table)
-    yield _score_cell(measured, "last", table)
+    yield from (_score_cell(measured, measure, table) for measure in _measures(table))
     yield from _difference_cells(measured, "selected", table)
 
 
 def _teacher_cells(row: Row, table: Table) -> Iterator[Cell]:
     """Network and accuracies of a teacher, or dashes without any of ours."""
-    teacher = row.teacher
+    teacher, measures = row.teacher, _measures(table)
     if teacher is None:
         text = DASH if row.family is None else f"{DASH} (not measured)"
-        yield from (Cell(DASH), Cell(text), Cell(text))
+        yield from (Cell(DASH), *[Cell(text)] * len(measures))
         return
     yield Cell(DASH if table.spec.is_own else f"teacher {teacher.backbone}")
-    for score in (teacher.selected, teacher.last):
+    for score in (teacher.scores[measure] for measure in measures):
         yield Cell(
             teacher_text(score),
             "measured",
@@ -169,11 +180,13 @@ def _count_cell(measured: ArmResult, table: Table) -> Cell:
     return Cell(f"{done} + {partial} without all{of}" if partial else str(done), value=done)
 
 
-def _score_cell(measured: ArmResult, epoch: Epoch, table: Table) -> Cell:
-    score = measured.selected if epoch == "selected" else measured.last
+def _score_cell(measured: ArmResult, measure: Measure, table: Table) -> Cell:
+    score = measured.scores.get(measure)
+    if score is None:
+        return Cell(DASH)
     text = score_text(score, usual_seeds(table))
     if score.mean is None and measured.partial:
-        text = partial_text(table, measured.arm, epoch)
+        text = partial_text(table, measured.arm, measure)
     return Cell(
         text,
         "measured",
@@ -182,7 +195,7 @@ def _score_cell(measured: ArmResult, epoch: Epoch, table: Table) -> Cell:
         score.interval,
         len(score.per_seed),
         measured.trials,
-        epoch in measured.best,
+        measure in measured.best,
         measured.arm.name,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from cmkd.tracking.reader import RunReader
 
 Epoch = Literal["selected", "last"]
 EPOCHS: tuple[Epoch, ...] = ("selected", "last")
+Measure = Literal["selected", "last", "top5"]
+"""Top-1 accuracy at an epoch, or top-5 accuracy at the selected one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class ArmResult:
     """Test results of an arm: Bool "S N", complete seeds x clips of `test`.
 
     Attributes:
-        right: correct predictions by epoch.
+        right: correct predictions by measure; without top-5 where a trial has no ranks.
         partial: by incomplete seed, the folds that it lacks.
         trials: ids of the trials of the complete seeds, seed by seed.
         differences: by epoch and reference; None without a reference in the sweep.
@@ -63,29 +65,28 @@ class ArmResult:
     arm: Arm
     test: EvaluatedClips
     seeds: tuple[int, ...]
-    right: Mapping[Epoch, np.ndarray]
+    right: Mapping[Measure, np.ndarray]
     partial: Mapping[int, tuple[int, ...]]
     trials: tuple[str, ...]
     differences: Mapping[Epoch, Mapping[str, Difference | None]] = field(default_factory=dict)
     best: frozenset[Epoch] = frozenset()
 
     @cached_property
+    def scores(self) -> Mapping[Measure, Score]:
+        """Accuracies."""
+        return {measure: self._score(right) for measure, right in self.right.items()}
+
+    @property
     def selected(self) -> Score:
         """Accuracy at the selected epoch."""
-        return self._score("selected")
+        return self.scores["selected"]
 
-    @cached_property
-    def last(self) -> Score:
-        """Accuracy at the last epoch."""
-        return self._score("last")
-
-    def _score(self, epoch: Epoch) -> Score:
+    def _score(self, right: np.ndarray) -> Score:
         """Score of all clips of all folds.
 
         A method that draws nothing, and indeed got the same clips right with two or more seeds,
         has no SD, and an interval over groups alone.
         """
-        right = self.right[epoch]
         if not len(right):
             return Score()
         is_same = len(right) > 1 and bool((right == right[0]).all())
@@ -178,8 +179,7 @@ class TeacherScore:
 
     backbone: str
     ids: tuple[str, ...]
-    selected: Score
-    last: Score
+    scores: Mapping[Measure, Score]
     family: Family
 
 
@@ -239,17 +239,19 @@ def arm_result(evidence: Evidence, arm: Arm) -> ArmResult:
     }
     seeds = tuple(seed for seed, folds in lacking.items() if not folds)
     kept = [by_place[seed, fold] for seed in seeds for fold in evidence.folds]
-    shape = (len(seeds), len(evidence.test.clips))
+    is_ranked = own and all(trial.predictions.top5 is not None for trial in own)
+    measures: tuple[Measure, ...] = (*EPOCHS, "top5") if is_ranked else EPOCHS
 
-    def pooled(epoch: Epoch) -> np.ndarray:
-        parts = [getattr(trial.predictions, epoch) for trial in kept]
-        return np.concatenate([np.zeros(0, bool), *parts]).reshape(shape)
+    def pooled(measure: Measure) -> np.ndarray:
+        parts = [getattr(trial.predictions, measure) for trial in kept]
+        flat = np.concatenate([np.zeros(0, bool), *parts])
+        return flat.reshape(len(seeds), len(evidence.test.clips))
 
     return ArmResult(
         arm=arm,
         test=evidence.test,
         seeds=seeds,
-        right={epoch: pooled(epoch) for epoch in EPOCHS},
+        right={measure: pooled(measure) for measure in measures},
         partial={seed: folds for seed, folds in lacking.items() if folds},
         trials=tuple(trial.trial_id for trial in kept),
     )
@@ -374,14 +376,13 @@ def _teacher_of(row: PublishedRow, evidence: Evidence) -> TeacherScore | None:
             return TeacherScore(
                 " and ".join(sorted({teacher.backbone for teacher in teachers})),
                 tuple(dict.fromkeys(teacher.teacher_id for teacher in teachers)),
-                score_of_teachers(evidence, family, "selected"),
-                score_of_teachers(evidence, family, "last"),
+                {one: score_of_teachers(evidence, family, one) for one in get_args(Measure)},
                 family,
             )
     return None
 
 
-def score_of_teachers(evidence: Evidence, family: Family, epoch: Epoch) -> Score:
+def score_of_teachers(evidence: Evidence, family: Family, measure: Measure) -> Score:
     """Accuracy of the distinct RGB teachers of `family`, clip-weighted over folds."""
     draws = {
         tuple(teacher.teacher_id for _, teacher in sorted(by_fold.items())): by_fold
@@ -389,7 +390,7 @@ def score_of_teachers(evidence: Evidence, family: Family, epoch: Epoch) -> Score
     }
     values = []
     for by_fold in draws.values():
-        known = {fold: getattr(teacher, epoch) for fold, teacher in by_fold.items()}
+        known = {fold: getattr(teacher, measure) for fold, teacher in by_fold.items()}
         if all(known.get(fold) is not None for fold in evidence.folds):
             by_clip = [known[fold] for fold in evidence.test.folds]
             values.append(sum(by_clip) / len(by_clip))

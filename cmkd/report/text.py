@@ -17,7 +17,7 @@ from cmkd.report.arms import (
 )
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.paper import CostCell
-from cmkd.report.tables import Difference, Epoch, Row, Score, Table
+from cmkd.report.tables import Difference, Measure, Row, Score, Table
 from cmkd.stats import LEAST_REPLICATES, MARGIN
 
 FEW_MARK = "\N{WARNING SIGN}"
@@ -67,10 +67,10 @@ def score_text(score: Score, usual: int | None = None) -> str:
     return f"{text} {FEW_MARK}" if done < LEAST_REPLICATES and not score.deterministic else text
 
 
-def partial_text(table: Table, arm: Arm, epoch: Epoch) -> str:
+def partial_text(table: Table, arm: Arm, measure: Measure) -> str:
     """``61.3 (2 of 5 folds)``: accuracy over the folds that an arm without complete seeds has."""
     trials = trials_of(table.evidence, arm)
-    right = [getattr(trial.predictions, epoch) for trial in trials]
+    right = [getattr(trial.predictions, measure) for trial in trials]
     folds = len({trial.fold for trial in trials})
     mean = 100 * float(np.concatenate(right).mean())
     return f"{mean:.1f} ({folds} of {plural(len(table.evidence.folds), 'fold')})"
@@ -181,6 +181,13 @@ def headline_text(evidence: Evidence) -> str:
     return f"{evidence.data} is NOT a data set of the paper."
 
 
+def has_top5(table: Table) -> bool:
+    """True for a table of ours, or of the paper's top-5 accuracies, with one that was measured."""
+    wanted = table.spec.published is None or table.published.top5
+    own = [found for row in table.rows if (found := row.measured or row.teacher)]
+    return bool(wanted) and any(one.scores.get("top5", Score()).mean is not None for one in own)
+
+
 def comparable_columns(table: Table) -> tuple[str, ...]:
     """Columns of the paper with the data set and measure of our accuracies.
 
@@ -192,7 +199,9 @@ def comparable_columns(table: Table) -> tuple[str, ...]:
         return ()
     if not all(find_backbone(name).in_paper for name in _students(table)):
         return ()
-    return tuple(column for column, name in table.published.top1.items() if name == official.name)
+    published = table.published
+    columns = {**published.top1, **(published.top5 if has_top5(table) else {})}
+    return tuple(column for column, name in columns.items() if name == official.name)
 
 
 def notice_text(table: Table) -> tuple[str, str]:
@@ -217,8 +226,9 @@ def notice_text(table: Table) -> tuple[str, str]:
     if same:
         ours = f"The students are {', '.join(networks)}."
         beside = (
-            f"Of the paper's columns {' and '.join(same)} is of this data set; the paper states "
-            "neither its splits nor its number of runs. Do not compare other columns."
+            f"Of the paper's columns {' and '.join(same)} {'is' if len(same) == 1 else 'are'} of "
+            "this data set; the paper states neither its splits nor its number of runs. Do not "
+            "compare other columns."
         )
     else:
         beside = "Paper and ours stand side by side to name the rows; do not compare their values."
@@ -301,9 +311,12 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
         if evidence.leak_warning:
             yield f"{evidence.leak_warning}."
         yield from _marked(table)
-        others = [column for column in published.columns if column not in published.top1]
-        if others:
-            yield f"Top-5 accuracy ({', '.join(others)}): not measured here."
+        unranked = sum(trial.predictions.top5 is None for trial in evidence.trials)
+        if published.top5 and not has_top5(table):
+            yield f"Top-5 accuracy ({', '.join(published.top5)}): not measured here."
+        elif has_top5(table) and unranked:
+            count = plural(len(evidence.trials), "trial")
+            yield f"Top-5 accuracy: {unranked} of {count} kept no scores; their arms have none."
         for family in sorted(evidence.teachers):
             known = [teacher for _, teacher in distinct_teachers(evidence, family)]
             networks = ", ".join(sorted({teacher.backbone for teacher in known}))
@@ -330,7 +343,7 @@ def _weak_teachers(table: Table) -> Iterator[str]:
     """Teachers that are not ahead of the control of their family."""
     means = {measured.arm.name: measured.selected.mean for measured in table.measured}
     for row in table.rows:
-        own = row.teacher.selected.mean if row.teacher is not None else None
+        own = row.teacher.scores["selected"].mean if row.teacher is not None else None
         control = standard_reference(table.sweep, "control", row.family) if row.family else None
         reached = means.get(control.name) if control else None
         if own is not None and reached is not None and own <= reached:

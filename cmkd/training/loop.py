@@ -27,7 +27,7 @@ from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import Reader, Rows, in_order, num_batches, shuffled
 from cmkd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
-from cmkd.training.outcome import Validation, accuracy
+from cmkd.training.outcome import Predicted, Scores, Validation, accuracy
 from cmkd.training.runtime import (
     SINGLE_PROCESS,
     ProcessGroup,
@@ -299,17 +299,17 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         scores[own] = torch.cat(parts)
         return self.group.sum(scores).cpu()
 
-    def predict(self, rows: Int64[np.ndarray, "N M"]) -> tuple[Rows, Rows]:
-        """Classes of clips, given by their M rows, at the selected and at the last epoch."""
-        last = self._classes(rows)
-        if self.best_epoch == len(self.history):
-            return last, last
-        with self.selected():
-            return self._classes(rows), last
+    def predict(self, rows: Int64[np.ndarray, "N M"]) -> Predicted:
+        """Predictions for clips, given by their M rows, whose scores are averaged."""
+        selected = last = self._clip_scores(rows)
+        if self.best_epoch != len(self.history):
+            with self.selected():
+                selected = self._clip_scores(rows)
+        return Predicted(selected.argmax(1), last.argmax(1), selected)
 
-    def _classes(self, rows: Int64[np.ndarray, "N M"]) -> Rows:
+    def _clip_scores(self, rows: Int64[np.ndarray, "N M"]) -> Scores:
         scores = self._scores(rows.reshape(-1)).unflatten(0, rows.shape).mean(1)
-        return np.asarray(scores.argmax(1).numpy())
+        return np.asarray(scores.numpy())
 
     @contextmanager
     def selected(self) -> Iterator[None]:

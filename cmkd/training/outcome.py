@@ -7,6 +7,7 @@ error that names it, so that the same command makes it again. Loads no torch.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from cmkd.config.base import Config
@@ -25,15 +27,20 @@ from cmkd.provenance import Provenance, makers
 from cmkd.tracking.store import EpochRecord
 
 CONFIG_FILE, PREDICTIONS_FILE = "config.json", "predictions.csv"
+SCORES_FILE = "scores.safetensors"
 DIAGNOSTICS_FILE = "inside.json"
 STUDENT_FILE, STUDENT_CONFIG_FILE = "student.safetensors", "student.json"
 KEPT_WITH_RUN = (
-    *(CONFIG_FILE, PREDICTIONS_FILE, DIAGNOSTICS_FILE),
+    *(CONFIG_FILE, PREDICTIONS_FILE, SCORES_FILE, DIAGNOSTICS_FILE),
     *(STUDENT_FILE, STUDENT_CONFIG_FILE),
 )
 PREDICTION_COLUMNS = ("clip", "group", "label", "selected", "last")
+RANK_COLUMN = "rank"
+"""Further column where there are more than `TOP` classes."""
+TOP = 5
 
 Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
 
 
 def write_finished(
@@ -85,6 +92,20 @@ class Validation:
     negative_loss: float
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of a trained model on N test clips of K classes.
+
+    Attributes:
+        selected, last: class of each clip at the selected and at the last epoch.
+        scores: (N, K) at the selected epoch; the highest is the likeliest class.
+    """
+
+    selected: Rows
+    last: Rows
+    scores: Scores
+
+
 class StudentDescription(Config):
     """Contents of ``student.json``: everything but the weights that a prediction needs.
 
@@ -124,7 +145,8 @@ class TrainingResult:
     """Finished trial or teacher.
 
     Attributes:
-        summary: test_acc, test_acc_last, best_val_acc (percent), selected_epoch and others.
+        summary: test_acc, test_acc_last, test_top5 (beyond five classes), best_val_acc (percent),
+            selected_epoch and others.
         files: to be kept with its run.
         notes: lines for the user about damaged checkpoints.
         made_by: all code that trained it, oldest first.
@@ -143,38 +165,40 @@ def write_result(
     trained: Trained,
     dataset: Dataset,
     clips: tuple[int, ...],
-    predicted: tuple[Rows, Rows],
+    predicted: Predicted,
     labels: Rows,
     *,
     config: Mapping[str, object],
     figures: Mapping[str, float],
     files: Iterable[str] = (),
 ) -> None:
-    """Write configuration, predictions and the record of a finished training.
+    """Write configuration, predictions, scores and the record of a finished training.
 
     Args:
         path: of the record, which `read_result` reads.
         clips: test clips.
-        predicted: classes at the selected and at the last epoch.
         labels: classes that the clips show.
         figures: further entries of the summary.
         files: further files beside the record.
     """
-    folder, (selected, last) = path.parent, predicted
+    folder, classes = path.parent, dataset.info.classes
+    ranks = ranks_of(labels, predicted.scores) if len(classes) > TOP else None
     write_json(folder / CONFIG_FILE, config)
-    _write_predictions(folder / PREDICTIONS_FILE, dataset, clips, selected, last)
+    _write_predictions(folder / PREDICTIONS_FILE, dataset, clips, predicted, ranks)
+    _write_scores(folder / SCORES_FILE, classes, predicted.scores)
     stored = {
         "history": [asdict(record) for record in trained.history],
         "notes": list(trained.notes),
         "summary": {
-            "test_acc": accuracy(selected, labels),
-            "test_acc_last": accuracy(last, labels),
+            "test_acc": accuracy(predicted.selected, labels),
+            "test_acc_last": accuracy(predicted.last, labels),
+            **({} if ranks is None else {"test_top5": 100.0 * float((ranks <= TOP).mean())}),
             "best_val_acc": trained.best.accuracy,
             "selected_epoch": float(trained.best_epoch),
             **figures,
         },
     }
-    write_finished(path, owner, (CONFIG_FILE, PREDICTIONS_FILE, *files), stored)
+    write_finished(path, owner, (CONFIG_FILE, PREDICTIONS_FILE, SCORES_FILE, *files), stored)
 
 
 def read_result(path: Path, owner: str) -> TrainingResult:
@@ -199,19 +223,33 @@ def accuracy(predicted: Rows, labels: Rows) -> float:
     return 100.0 * float((predicted == labels).mean())
 
 
+def ranks_of(labels: Rows, scores: Scores) -> Rows:
+    """Place of each clip's class among its scores (N, K), from 1; of equal ones the first leads."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return 1 + np.asarray((order == labels[:, None]).argmax(1), dtype=np.int64)
+
+
 def _write_predictions(
-    path: Path, dataset: Dataset, clips: Iterable[int], selected: Rows, last: Rows
+    path: Path, dataset: Dataset, clips: Iterable[int], predicted: Predicted, ranks: Rows | None
 ) -> None:
-    """One row per test clip: classes predicted at the selected and at the last epoch."""
+    """One row per test clip: its classes at both epochs and the rank of the right one."""
     classes = dataset.info.classes
+    further = {} if ranks is None else {RANK_COLUMN: ranks}
 
     def write(draft: Path) -> None:
         with draft.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(PREDICTION_COLUMNS)
-            for number, first, second in zip(clips, selected, last, strict=True):
+            writer.writerow([*PREDICTION_COLUMNS, *further])
+            columns = (predicted.selected, predicted.last, *further.values())
+            for number, first, second, *rank in zip(clips, *columns, strict=True):
                 clip = dataset.clips[number]
                 shown = (classes[clip.label], classes[first], classes[second])
-                writer.writerow([clip.path, clip.group, *shown])
+                writer.writerow([clip.path, clip.group, *shown, *rank])
 
     write_atomic(path, write)
+
+
+def _write_scores(path: Path, classes: tuple[str, ...], scores: Scores) -> None:
+    """Scores (N, K) in the order of the predictions' rows; the metadata name the classes."""
+    data = safetensors.numpy.save({"scores": scores}, {"classes": json.dumps(classes)})
+    write_atomic(path, lambda draft: draft.write_bytes(data))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from cmkd.data.splits import Split
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows, in_order
-from cmkd.training.outcome import Validation, accuracy
+from cmkd.training.outcome import Predicted, Scores, Validation, accuracy
 
 GRID = (6, 8)
 SEGMENTS = 4
@@ -46,6 +46,7 @@ class Reference:
         features: (rows) -> (rows, F).
         candidates: classifiers, of which validation chooses one.
         describe: figures of the chosen one.
+        num_classes: of the data set.
     """
 
     reader: ClipReader
@@ -54,6 +55,7 @@ class Reference:
     features: Callable[[Rows], Features]
     candidates: Iterable[Pipeline]
     describe: Callable[[Pipeline], Mapping[str, float]]
+    num_classes: int
     history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 1
     notes: tuple[str, ...] = ()
@@ -81,21 +83,31 @@ class Reference:
         self.history = (record,)
         return record
 
-    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Classes of clips (N, M), twice: its one epoch is selected.
+    def predict(self, rows: Rows) -> Predicted:
+        """Predictions for clips (N, M); its one epoch is selected.
 
-        The features of a clip's M views are averaged, as a network's scores are.
+        The features of a clip's M views are averaged, as a network's scores are. A support vector
+        machine takes the first class of a tied vote, so that its class may lack the highest score.
         """
         features = np.stack([self.features(view) for view in rows.T]).mean(0)
         classes = np.asarray(self.model.predict(features), dtype=np.int64)
-        return classes, classes
+        return Predicted(classes, classes, self._scores(features))
+
+    def _scores(self, features: Features) -> Scores:
+        """Decision values (N, K); minus infinity for a class that it was fitted without."""
+        values = self.model.decision_function(features)
+        if values.ndim == 1:  # Of two classes scikit-learn gives that of the second.
+            values = np.stack([-values, values], axis=1)
+        scores = np.full((len(values), self.num_classes), -np.inf, np.float32)
+        scores[:, self.model.classes_] = values
+        return scores
 
     def figures(self) -> Mapping[str, float]:
         """Figures of the chosen classifier."""
         return self.describe(self.model)
 
 
-def motion_svm(reader: ClipReader, split: Split) -> Reference:
+def motion_svm(reader: ClipReader, split: Split, num_classes: int) -> Reference:
     """scikit-learn's default SVC on vectors averaged over a 6 x 8 grid and 4 time segments.
 
     Untuned; fitted on all views of the training clips.
@@ -114,10 +126,13 @@ def motion_svm(reader: ClipReader, split: Split) -> Reference:
         features=features,
         candidates=[make_pipeline(StandardScaler(), SVC())],
         describe=lambda model: {"support_vectors": float(model[-1].n_support_.sum())},
+        num_classes=num_classes,
     )
 
 
-def frame_probe(reader: ClipReader, split: Split, network: nn.Module) -> Reference:
+def frame_probe(
+    reader: ClipReader, split: Split, num_classes: int, network: nn.Module
+) -> Reference:
     """Logistic regression on the pooled maps of the middle frame.
 
     Fitted on the unchanged training clips.
@@ -145,4 +160,5 @@ def frame_probe(reader: ClipReader, split: Split, network: nn.Module) -> Referen
             for strength in STRENGTHS
         ],
         describe=lambda model: {"strength": float(model[-1].C)},
+        num_classes=num_classes,
     )

@@ -99,15 +99,16 @@ class TrialRun:
 
     def _make_learner(self) -> StudentLearner | Reference:
         config, cache = self.config, self.cache
+        num_classes = len(self.dataset.info.classes)
         if config.setting.model != "student":
             # Here, as scikit-learn takes 1.3 s and 150 MiB to import.
             from cmkd.training import references
 
             assert isinstance(self.reader, ClipReader), "`Setting` refuses this of fresh views"
             if config.setting.model == "motion_svm":
-                return references.motion_svm(self.reader, self.split)
+                return references.motion_svm(self.reader, self.split, num_classes)
             network = imported_network(config.setting.teacher, cache, self.reader.device)
-            return references.frame_probe(self.reader, self.split, network)
+            return references.frame_probe(self.reader, self.split, num_classes, network)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:
@@ -119,7 +120,7 @@ class TrialRun:
             config,
             self.reader,
             self.split,
-            len(self.dataset.info.classes),
+            num_classes,
             self.folder,
             cache,
             features=features,

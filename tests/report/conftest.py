@@ -44,13 +44,18 @@ class MemoryStore:
         right: Sequence[int],
         *,
         last: Sequence[int] | None = None,
+        ranks: Sequence[int] | None = None,
         fold: int = 0,
         groups: Sequence[str] = (),
         status: RunStatus = "FINISHED",
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> str:
-        """Add a trial that got clip i of its fold right where right[i] is 1; returns its run id."""
+        """Add a trial that got clip i of its fold right where right[i] is 1; returns its run id.
+
+        Args:
+            ranks: of the right classes; None: of a run that kept no scores.
+        """
         last = right if last is None else last
         run_id = f"run-{arm}-{seed}-{fold}"
         run_id += "".join(f"-{one}" for one in (tags or {}).values())
@@ -58,7 +63,11 @@ class MemoryStore:
             f"f{fold}/{i:04d},{groups[i] if groups else ''},1,{selected},{at_end}"
             for i, (selected, at_end) in enumerate(zip(right, last, strict=True))
         ]
-        self.texts[run_id] = "\r\n".join(["clip,group,label,selected,last", *rows]) + "\r\n"
+        header = "clip,group,label,selected,last"
+        if ranks is not None:
+            header += ",rank"
+            rows = [f"{row},{rank}" for row, rank in zip(rows, ranks, strict=True)]
+        self.texts[run_id] = "\r\n".join([header, *rows]) + "\r\n"
         base = {
             "kind": "trial",
             "arm": arm,
@@ -76,6 +85,8 @@ class MemoryStore:
             "test_acc": 100 * sum(right) / len(right),
             "test_acc_last": 100 * sum(last) / len(last),
         }
+        if ranks is not None:
+            accuracies["test_top5"] = 100 * sum(rank <= 5 for rank in ranks) / len(ranks)
         self.runs.append(
             RunRecord(
                 run_id=run_id,
@@ -88,8 +99,11 @@ class MemoryStore:
         )
         return run_id
 
-    def teacher(self, fold: int, accuracy: float, *, commit: str = "c0ffee") -> None:
+    def teacher(
+        self, fold: int, accuracy: float, *, commit: str = "c0ffee", top5: float | None = None
+    ) -> None:
         """Add the finished run of the teacher of `fold`."""
+        ranked = {} if top5 is None else {"test_top5": top5}
         self.runs.append(
             RunRecord(
                 run_id=f"run-teacher-{fold}",
@@ -103,7 +117,7 @@ class MemoryStore:
                     "git_commit": commit,
                 },
                 params={},
-                metrics={"test_acc": accuracy, "test_acc_last": accuracy},
+                metrics={"test_acc": accuracy, "test_acc_last": accuracy, **ranked},
             )
         )
 

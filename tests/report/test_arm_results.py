@@ -50,7 +50,7 @@ def test_score_and_paired_difference_by_hand(full_store: MemoryStore) -> None:
     assert cell.per_seed == pytest.approx((70, 80, 80))
     assert cell.mean == pytest.approx(230 / 3)
     assert cell.sd == pytest.approx((100 / 3) ** 0.5)
-    assert spatial.last.mean == pytest.approx(200 / 3)
+    assert spatial.scores["last"].mean == pytest.approx(200 / 3)
     # Pairs 70-50, 80-60, 80-50; the interval is the one of all reports.
     delta = minus(spatial, control)
     assert (delta.reference, delta.seeds) == ("control", (0, 1, 2))

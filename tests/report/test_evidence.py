@@ -229,6 +229,15 @@ def test_metric_and_predictions_must_agree(store: MemoryStore) -> None:
         collect(store, store.sweep, "made-up")
 
 
+def test_top5_and_ranks_must_agree(store: MemoryStore) -> None:
+    store.trial("control", 0, RIGHT, ranks=[1, 5, 1, 1], metrics={"test_top5": 75.0})
+    with pytest.raises(InputError, match=r"test_top5 is 75.0, but its predictions.csv gives 100.0"):
+        collect(store, store.sweep, "made-up")
+    store.runs[0] = replace(store.runs[0], metrics={"test_acc": 75.0, "test_acc_last": 75.0})
+    with pytest.raises(InputError, match="metric test_top5 is nan"):
+        collect(store, store.sweep, "made-up")
+
+
 def test_trials_must_share_their_test_clips(store: MemoryStore) -> None:
     store.trial("control", 0, [1, 0, 1, 1])
     store.trial("control", 1, [1, 0, 1])

@@ -133,6 +133,32 @@ def test_the_caption_says_what_bold_means(full_store: MemoryStore) -> None:
     assert "- †: not in the paper." in page(full_store)
 
 
+@pytest.mark.parametrize(("name", "is_shown"), [("1", False), ("2", True), ("4", True)])
+def test_top5_stands_where_the_paper_has_it_and_is_no_zero_where_it_is_unknown(
+    store: MemoryStore, name: str, is_shown: bool
+) -> None:
+    for seed in range(3):
+        store.trial("both", seed, [1, 1, 0, 0], ranks=[1, 1, 5, 6 - seed // 2])
+        store.trial("baseline", seed, [1, 0, 0, 0], ranks=[1, 2, 7, 7] if seed else None)
+    store.teacher(0, 90.0, top5=97.5)
+    found = build_page(
+        build_table(TABLES[name], collect(store, store.sweep, "made-up")), version="cmkd 1"
+    )
+    grid, column = found.grids[0], "made-up: top-5, selected epoch"
+    assert (column in grid.columns) == is_shown
+    assert ("Top-1 and top-5 accuracy in %" in grid.caption) == is_shown
+    if not is_shown:
+        return
+    arm, place = grid.columns.index("Arm"), grid.columns.index(column)
+    cells = {line.cells[arm].text: line.cells[place] for line in grid.lines}
+    assert cells["both"].value == pytest.approx(100 * 10 / 12)
+    assert cells["both"].text.startswith("83.3 ± 14.4 [")
+    assert (cells["baseline"].text, cells["baseline"].value) == ("—", None)
+    assert cells["teacher tiny_tdn"].text == "97.5 (one training per fold)"
+    lines = [line for line in found.circumstances if line.startswith("Top-5")]
+    assert lines == ["Top-5 accuracy: 1 of 6 trials kept no scores; their arms have none."]
+
+
 def test_means_of_equal_seeds_say_nothing_of_it(full_store: MemoryStore) -> None:
     assert uneven_text(build(full_store)) is None
 

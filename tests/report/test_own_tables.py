@@ -42,6 +42,16 @@ def test_a_row_per_arm_and_a_column_per_swept_key(full_store: MemoryStore) -> No
     assert both["Δ to control [95 % CI]"].startswith("+30.0 [")
     assert cells(page, "control")["Δ to control [95 % CI]"] == "reference"
     assert "Table 4" not in render_markdown(page)
+    assert not any("top-5" in column for column in columns)
+
+
+def test_top5_is_a_column_where_it_was_measured(store: MemoryStore) -> None:
+    store.trial("control", 0, [1, 0], ranks=[1, 6])
+    store.trial("both", 0, [1, 0], ranks=[1, 2])
+    page = own(store, store.sweep)
+    column = "made-up: top-5, selected epoch"
+    assert [cells(page, arm)[column][:5] for arm in ("control", "both")] == ["50.0 ", "100.0"]
+    assert cells(page, "spatial")[column] == "—"
 
 
 def test_without_a_control_the_first_arm_is_the_reference(full_store: MemoryStore) -> None:

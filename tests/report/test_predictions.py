@@ -17,6 +17,13 @@ def test_rows_are_sorted_and_judged() -> None:
     assert found.selected.tolist() == [False, True]
     assert found.last.tolist() == [True, False]
     assert [found.classes[one] for one in found.said] == ["1", "2"]
+    assert found.top5 is None
+
+
+def test_ranks_up_to_five_are_right() -> None:
+    text = HEADER.strip() + ",rank\nb,,2,2,0,1\na,,2,1,1,6\nc,,2,1,1,5\n"
+    found = parse_predictions(text, "r")
+    assert found.right["test_top5"].tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +36,8 @@ def test_rows_are_sorted_and_judged() -> None:
         (HEADER + "a,g,1,1,1\nb,g,1,1,1,1\n", "row 3"),
         (HEADER + "a,g,1,1,1\na,g,1,1,1\n", "'a' twice"),
         (HEADER + 'a,"g"x,1,1,1\n', "expected after"),
+        (HEADER.strip() + ",rank\na,g,1,1,1\n", "row 2"),
+        (HEADER.strip() + ",rank\na,g,1,1,1,\n", "a rank is no number"),
     ],
 )
 def test_what_is_wrong_names_the_run(text: str, what: str) -> None:

@@ -68,7 +68,7 @@ def test_rows_in_the_order_of_the_paper_then_the_rest(full_store: MemoryStore) -
     control, teacher = table.rows[4:6]
     assert (control.labels, control.printed) == (("No", "No"), None)
     assert teacher.teacher is not None
-    assert (teacher.teacher.ids, teacher.teacher.selected.mean) == (("teacher-0",), 90.0)
+    assert (teacher.teacher.ids, teacher.teacher.scores["selected"].mean) == (("teacher-0",), 90.0)
 
 
 def test_both_halves_have_their_rows_references_and_teachers(
@@ -210,7 +210,7 @@ def test_only_the_svm_can_be_deterministic(
             full_store.trial(name, seed, [1] * 10)
     table = build(full_store)
     svm = measured(table, "motion_svm")
-    assert (svm.selected.deterministic, svm.last.deterministic) == (True, True)
+    assert (svm.selected.deterministic, svm.scores["last"].deterministic) == (True, True)
     assert not measured(table, "logits").selected.deterministic
 
 

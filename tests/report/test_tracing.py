@@ -50,6 +50,18 @@ def test_a_cell_is_traced_to_trials_runs_commit_and_config(full_store: MemorySto
     assert "run-control" not in text
 
 
+def test_top5_is_traced_where_it_was_measured(store: MemoryStore) -> None:
+    store.trial("both", 0, [1, 0], ranks=[1, 2])
+    store.trial("control", 0, [1, 0])
+    table = build(store, None)
+    assert "  top-5, selected epoch: 100.0 (1 seed)" in render_trace(table, traces(table, "both"))
+    assert "top-5" not in render_trace(table, traces(table, "control"))
+    arms = json.loads(render_trace_json(table, traces(table)))["arms"]
+    cells = {arm["arm"]: arm["cells"] for arm in arms}
+    assert cells["both"]["top5"]["value"] == 100.0
+    assert "top5" not in cells["control"]
+
+
 def test_without_a_server_the_way_to_one_is_said(full_store: MemoryStore) -> None:
     table = build(full_store, None)
     text = render_trace(table, traces(table, "both"))

@@ -36,14 +36,18 @@ def table(store: MemoryStore, tmp_path: Path) -> Callable[..., Table]:
     """Makes a table of one finished arm on a data set."""
 
     def make(
-        part: OfficialPart | None, backbone: str = "tsm_r50", folds: int = 1, number: str = "4"
+        part: OfficialPart | None,
+        backbone: str = "tsm_r50",
+        folds: int = 1,
+        number: str = "4",
+        ranks: list[int] | None = None,
     ) -> Table:
         path = tmp_path / "made_up.yaml"
         path.write_text(SPEC.replace("BACKBONE", backbone))
         store.sweep = load_sweep(str(path))
         tags = {"data_kind": "official", "data_official": part.model_dump_json()} if part else {}
         tags = {**tags, "folds": str(folds)} if part else {"data_kind": "folder"}
-        store.trial("both", 0, [1, 0], tags=tags)
+        store.trial("both", 0, [1, 0], tags=tags, ranks=ranks)
         return build_table(TABLES[number], collect(store, store.sweep, "made-up"))
 
     return make
@@ -84,6 +88,12 @@ def test_a_whole_published_set_stands_beside_its_own_column(table: Callable[...,
     )
     assert "Of the paper's columns UCF-101 is of this data set" in text and "small" not in text
     assert comparable_columns(whole) == ("UCF-101",)
+
+
+def test_top5_stands_beside_its_column_where_it_was_measured(table: Callable[..., Table]) -> None:
+    found = table(WHOLE.model_copy(update={"name": "SSV2"}), ranks=[1, 9])
+    assert comparable_columns(found) == ("SSV2-top1", "SSV2-top5")
+    assert "columns SSV2-top1 and SSV2-top5 are of this data set" in notice_text(found)[1]
 
 
 def test_a_subset_is_marked_as_one(table: Callable[..., Table]) -> None:

@@ -148,7 +148,7 @@ def test_an_export_gives_the_scores_of_the_network_for_any_number_of_views(
         (tmp_path / "clip.mp4").symlink_to(clips[0])
         out.rename(tmp_path / "student.onnx")
         monkeypatch.chdir(tmp_path)
-        _, block = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
+        _, block, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
         names: dict[str, object] = {}
         exec(block, names)
         assert names["label"] == predicted.label

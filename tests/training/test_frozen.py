@@ -159,15 +159,18 @@ def test_damaged_maps_are_named_and_made_again(few: Few) -> None:
 def test_a_probe_of_one_frame_sees_no_other(few: Few) -> None:
     network = frozen.imported_network(few.config.setting.teacher, few.cache, CPU)
     split = Split(tuple(range(4)), (4, 5), (6, 7))
-    probe = frame_probe(few.reader(), split, network)
+    probe = frame_probe(few.reader(), split, 3, network)
     probe.train_epoch()
+    found = probe.predict(np.arange(ROWS)[:, None])
+    assert np.array_equal(found.scores.argmax(1), found.selected)
+    assert np.isneginf(found.scores[:, 2]).all(), "it was fitted without this class"
     assert probe.figures()["strength"] in STRENGTHS
     middle = few.arrays.frames.shape[1] // 2 - 1
     frames = np.array(few.arrays.frames)
     frames[:, [t for t in range(frames.shape[1]) if t != middle]] = 0
     alone = replace(few, arrays=replace(few.arrays, frames=frames)).reader(maps=False)
-    seen = frame_probe(few.reader(maps=False), split, network).features(np.arange(4))
-    assert np.array_equal(frame_probe(alone, split, network).features(np.arange(4)), seen)
+    seen = frame_probe(few.reader(maps=False), split, 3, network).features(np.arange(4))
+    assert np.array_equal(frame_probe(alone, split, 3, network).features(np.arange(4)), seen)
     assert np.ptp(seen, axis=0).max() > 0
 
 

@@ -235,9 +235,9 @@ class Table(Loop):
 
 def test_scores_of_a_clip_are_averaged_over_its_rows(tmp_path: Path) -> None:
     rows = np.array([[0, 1], [3, 2]])
-    selected, last = make_loop(tmp_path, kind=Table).predict(rows)
-    # Means (1, 2) and (3, 2).
-    assert selected.tolist() == last.tolist() == [1, 0]
+    found = make_loop(tmp_path, kind=Table).predict(rows)
+    assert found.scores.tolist() == [[1.0, 2.0], [3.0, 2.0]]
+    assert found.selected.tolist() == found.last.tolist() == [1, 0]
 
 
 def test_validation_is_accuracy_and_mean_cross_entropy(

@@ -152,9 +152,12 @@ def test_the_page_of_the_documentation_runs(
     (tmp_path / "student").symlink_to(trial.folder)
     (tmp_path / "clip.mp4").symlink_to(clip)
     monkeypatch.chdir(tmp_path)
-    block, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
+    block, _, of_scores = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.S)
     names: dict[str, object] = {}
     exec(block, names)
     found = names["found"]
     assert isinstance(found, predict.Prediction)
     assert found.label == recorded
+    exec(of_scores, names)
+    assert isinstance(names["likeliest"], list)
+    assert [row[0] for row in names["likeliest"]] == [said for _, said in clips_of(trial)]

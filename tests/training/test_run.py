@@ -6,11 +6,13 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cmkd.config.trial import TeacherConfig, TeacherTrainingConfig, TrialConfig
@@ -32,6 +34,7 @@ from cmkd.training.build import build_teacher
 from cmkd.training.checkpoint import CURRENT
 from cmkd.training.features import load_teacher, teacher_folder
 from cmkd.training.loop import epoch_seed
+from cmkd.training.outcome import Predicted, ranks_of
 from cmkd.training.runtime import pick_device
 from cmkd.training.student import StudentLearner
 from cmkd.training.teacher import ensure_teacher
@@ -114,6 +117,15 @@ def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
     val = [record.metrics["val_acc"] for record in trial.history]
     assert outcome.summary["best_val_acc"] == max(val)
     assert outcome.summary["selected_epoch"] == 1 + val.index(max(val))
+    with safe_open(trial.folder / "scores.safetensors", "np") as kept:
+        scores, classes = kept.get_tensor("scores"), json.loads(kept.metadata()["classes"])
+    hits = [
+        row["label"] in [classes[k] for k in sorted(range(12), key=lambda k: -own[k])[:5]]
+        for row, own in zip(rows, scores.tolist(), strict=True)
+    ]
+    assert outcome.summary["test_top5"] == pytest.approx(100 * np.mean(hits))
+    assert [int(row["rank"]) <= 5 for row in rows] == hits and 0 < np.mean(hits) < 1
+    assert [classes[k] for k in scores.argmax(1)] == [row["selected"] for row in rows]
     assert not (trial.folder / CURRENT).exists()
     assert 50 < outcome.summary["memory_peak_mib"] < 10_000
 
@@ -121,6 +133,33 @@ def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
     assert reopened.finished
     assert reopened.history == trial.history
     assert reopened.finish() == outcome
+
+    content = bytearray((trial.folder / "scores.safetensors").read_bytes())
+    content[-1] ^= 1
+    (trial.folder / "scores.safetensors").write_bytes(content)
+    with pytest.raises(InfrastructureError, match=r"scores\.safetensors: .* digest is wrong"):
+        TrialRun(config, own_cache, device="cpu")
+
+
+def test_equal_scores_rank_as_the_predicted_class_is_chosen() -> None:
+    scores = np.array([[1, 2, 2, 0]] * 4 + [[np.nan] * 4], np.float32)
+    assert ranks_of(np.array([0, 1, 2, 3, 0]), scores).tolist() == [3, 1, 2, 4, 1]
+
+
+def test_few_classes_have_no_top5(own_cache: Path, make_trial: MakeTrial, tmp_path: Path) -> None:
+    trial = run_to_end(make_trial(model="motion_svm", lambda_1=0.0, lambda_2=0.0), own_cache)
+    info = trial.dataset.info
+    for count in (5, 6):
+        few = replace(trial.dataset, info=info.model_copy(update={"classes": info.classes[:count]}))
+        clips = tuple(i for i, clip in enumerate(few.clips) if clip.label < count)[:2]
+        labels = np.array([few.clips[i].label for i in clips])
+        predicted = Predicted(labels, labels, np.zeros((2, count), np.float32))
+        path = tmp_path / f"{count}" / "outcome.json"
+        given = (trial.learner, few, clips, predicted, labels)
+        outcome_module.write_result(path, "t", *given, config={}, figures={})
+        has_top5 = "test_top5" in outcome_module.read_result(path, "t").summary
+        header = (path.parent / "predictions.csv").read_text().splitlines()[0]
+        assert has_top5 == header.endswith(",rank") == (count > 5)
 
 
 def test_kd_terms_are_logged_only_where_they_exist(own_cache: Path, make_trial: MakeTrial) -> None:
@@ -359,15 +398,17 @@ def test_motion_svm_is_a_trial_like_any_other(own_cache: Path, make_trial: MakeT
     summary = trial.finish().summary
     assert summary["test_acc"] == summary["test_acc_last"]
     rows = all_rows(trial.reader.arrays, trial.split.train)
-    fitted, _ = trial.learner.predict(rows[:, None])
+    fitted = trial.learner.predict(rows[:, None]).selected
     # Motion tells the four profiles apart but no colour: well above 1 / 12 and far from perfect.
     assert 25 < 100 * np.mean(fitted == trial.reader.arrays.labels[rows]) < 90
     # Several views of a clip count alike, whichever stands first.
     views = np.stack([rows, np.roll(rows, 1)], axis=1)
-    forward, _ = trial.learner.predict(views)
-    backward, _ = trial.learner.predict(views[:, ::-1])
-    assert np.array_equal(forward, backward)
-    assert not np.array_equal(forward, fitted)
+    forward = trial.learner.predict(views)
+    backward = trial.learner.predict(views[:, ::-1])
+    assert np.array_equal(forward.selected, backward.selected)
+    assert not np.array_equal(forward.selected, fitted)
+    # Its votes tie at times, and then its class is not that of the highest score.
+    assert np.mean(forward.scores.argmax(1) == forward.selected) > 0.9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -54,7 +54,9 @@ def draw_arms(table: Table) -> Figure:
         if own and family is not None:
             families[family] = own
     teachers = {
-        row.family: row.teacher.selected.mean for row in table.rows if row.teacher is not None
+        row.family: row.teacher.scores["selected"].mean
+        for row in table.rows
+        if row.teacher is not None
     }
     columns = (comparable_columns(table) or table.published.columns)[:1]
     labels = {
