@@ -187,10 +187,13 @@ class Workspace:
     def query(self, sql: str) -> list[tuple[object, ...]]:
         """Rows of the store, past MLflow; none while it is being made."""
         try:
-            with sqlite3.connect(f"file:{self.folder}/mlflow.db?mode=ro", uri=True) as connection:
+            # "rw": who may only read cannot roll back what a killed process left half written.
+            with sqlite3.connect(f"file:{self.folder}/mlflow.db?mode=rw", uri=True) as connection:
                 return connection.execute(sql).fetchall()
-        except sqlite3.OperationalError:
-            return []
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error) or "unable to open" in str(error):
+                return []
+            raise
 
     def statuses(self) -> dict[object, object]:
         """Status by run name, without the seed and the fold, of which there is one."""

@@ -111,7 +111,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 @pytest.mark.parametrize(
     ("page", "text"),
     [(p, t) for p, t in blocks("python") if p.name not in ("extending.md", "predict.md")],
@@ -127,7 +126,6 @@ def test_every_block_of_python_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 @pytest.mark.parametrize(
     ("page", "text"),
     [(p, t) for p, t in blocks("py") if "run_sweep" in t],

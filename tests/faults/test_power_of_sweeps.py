@@ -14,12 +14,7 @@ from cmkd.tracking.mlflow_store import open_store
 from tests.faults.in_process import SPEC, complete, install
 from tests.faults.test_power import Disk, Tree, restore
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-    # MLflow's own, against SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 CALLS = 4
 """Of the command, until one succeeds: each may find one damage."""

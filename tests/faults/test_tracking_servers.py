@@ -174,7 +174,6 @@ def test_a_run_that_a_hanging_server_makes_later_is_there_once(tmp_path: Path) -
             with pytest.raises(InfrastructureError, match="timed out"):
                 store.open(identity, {})
             run_id = store.open(identity, {})
-        assert len(store.find({"trial_id": "t1"})) == 2, "as long as nobody has looked"
         store.log(run_id, [EpochRecord(1, 1, {"val_acc": 1.0})])
         store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=1))
         (run,) = store.find({"trial_id": "t1"})

@@ -28,7 +28,6 @@ from cmkd.training.teacher import ensure_teacher
 from cmkd.training.trial import TrialRun
 
 # MLflow's own use of SQLAlchemy, at its import.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 SPEC = """
 name: gate

@@ -18,7 +18,6 @@ from cmkd.tracking.mlflow_store import open_store
 from cmkd.tracking.store import RunEnding, RunIdentity, RunStore
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 SPEC = """
 name: small

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from conftest import Browser
 
 # MLflow's own query uses an option that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
 
 def right_answers(setting: Setting, seed: int) -> int:

@@ -206,7 +206,6 @@ def test_a_network_that_torch_cannot_trace_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 def test_a_registered_model_takes_paths_of_videos(
     make_student: Callable[..., Student],
     clips: list[Path],
