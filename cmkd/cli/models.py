@@ -30,8 +30,8 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet or "
-            "a teacher.safetensors of cmkd."
+            help="Checkpoint (.pth.tar, .pth, .safetensors) of TSM, TDN, torchvision's ResNet, "
+            "EfficientNet-Lite0 or cmkd (teacher.safetensors)."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Shown in lists; default: the file's.")] = None,

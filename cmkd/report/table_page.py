@@ -92,10 +92,11 @@ def _main_grid(table: Table) -> Grid:
     caption = f"{published.title} No finished trial on {data}."
     if evidence.trials:
         where = "" if data in published.title else f" on {data}"
+        kinds, of = ("Top-1 and top-5", " of top-1") if "top5" in measures else ("Top-1", "")
+        delta = f"; Δ: points{of} by seed" if table.spec.references else ""
         caption = (
-            f"{published.title} Top-1{' and top-5' if 'top5' in measures else ''} accuracy in %"
-            f"{where}, mean ± SD over {seeds_caption(table)} [95 % interval]"
-            f"{'; Δ: points by seed.' if table.spec.references else '.'}"
+            f"{published.title} {kinds} accuracy in %{where}, mean ± SD over "
+            f"{seeds_caption(table)} [95 % interval]{delta}."
         )
     departing = marked_departures(table.sweep)
     lines = [

@@ -99,7 +99,13 @@ def test_a_person_finds_the_runs_of_a_sweep_in_a_browser(new_workspace, browser,
         run = f"{at}/{experiment}/runs/{run_id}"
         seen(browser, run, "both seed 0 fold 0", "trial_id", "selection", "method.lambda_1")
         # Its files, among them the pictures.
-        files = ("config.json", "confusion.png", "graphs.png", "predictions.csv")
+        files = (
+            "config.json",
+            "confusion.png",
+            "graphs.png",
+            "predictions.csv",
+            "scores.safetensors",
+        )
         seen(browser, f"{run}/artifacts", *files)
     finally:
         os.killpg(ui.pid, signal.SIGTERM)

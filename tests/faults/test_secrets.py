@@ -80,6 +80,7 @@ def test_row_34_and_36_no_secret_is_told_and_nothing_listens_beyond_this_machine
                     "PYTHONPATH": str(checkout),
                     "MLFLOW_TRACKING_URI": secret_url,
                     "AWS_SECRET_ACCESS_KEY": CANARY,
+                    "MLFLOW_TRACKING_TOKEN": CANARY,
                     "RAY_TMPDIR": str(ray),
                 },
             )

@@ -149,6 +149,7 @@ def test_top5_stands_where_the_paper_has_it_and_is_no_zero_where_it_is_unknown(
     assert ("Top-1 and top-5 accuracy in %" in grid.caption) == is_shown
     if not is_shown:
         return
+    assert ("Δ: points of top-1 by seed." in grid.caption) == (name == "4")
     arm, place = grid.columns.index("Arm"), grid.columns.index(column)
     cells = {line.cells[arm].text: line.cells[place] for line in grid.lines}
     assert cells["both"].value == pytest.approx(100 * 10 / 12)

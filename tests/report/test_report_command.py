@@ -193,7 +193,7 @@ def test_the_page_has_all_five_tables_in_a_browser_and_asks_the_network_for_noth
     (path,) = tmp_path.glob("*.html")
     page = browser.page(path.as_uri())
     for number in "12345":
-        assert f'<section id="table-{number}">' in page
+        assert f'<section id="table-{number}-synthetic">' in page
         assert f"Table {number} on synthetic" in page
     assert page.count("<table>") >= 5
     # All that it refers to is in itself.

@@ -147,7 +147,7 @@ def test_equal_scores_rank_as_the_predicted_class_is_chosen() -> None:
 
 
 def test_few_classes_have_no_top5(own_cache: Path, make_trial: MakeTrial, tmp_path: Path) -> None:
-    trial = run_to_end(make_trial(model="motion_svm", lambda_1=0.0, lambda_2=0.0), own_cache)
+    trial = TrialRun(make_trial(model="motion_svm", lambda_1=0.0, lambda_2=0.0), own_cache)
     info = trial.dataset.info
     for count in (5, 6):
         few = replace(trial.dataset, info=info.model_copy(update={"classes": info.classes[:count]}))
