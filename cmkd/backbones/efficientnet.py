@@ -112,14 +112,17 @@ class EfficientNetLite0(nn.Module):
 
     Args:
         shifted: True if blocks that train look one frame ahead and back.
+        tiny: True for maps like those of a tiny network, which Eq. (4) can compare with them:
+            4 * `Size.width` channels at 1 / 16, by bilinear interpolation before a head of its
+            own. Pictures then have sides that are multiples of 32.
 
     Attributes:
         checkpointing: whether training computes the activations inside blocks twice.
     """
 
-    def __init__(self, size: Size, *, shifted: bool = False) -> None:
+    def __init__(self, size: Size, *, shifted: bool = False, tiny: bool = False) -> None:
         super().__init__()
-        assert size.total_stride == STRIDE, size
+        assert size.total_stride == (STRIDE // 2 if tiny else STRIDE), size
         assert 0 <= size.frozen <= len(STAGES), size
         self.checkpointing = False
         self.in_channels = size.in_channels
@@ -138,8 +141,10 @@ class EfficientNetLite0(nn.Module):
                 inputs = stage.channels
         self.num_frozen = sum(stage.blocks for stage in STAGES[: size.frozen])
         self.blocks = nn.ModuleList(blocks)
-        self.conv_head = nn.Conv2d(inputs, CHANNELS, 1, bias=False)
-        self.bn1 = _norm(CHANNELS)
+        self.tiny = tiny
+        channels = 4 * size.width if tiny else CHANNELS
+        self.conv_head = nn.Conv2d(inputs, channels, 1, bias=False)
+        self.bn1 = _norm(channels)
         self.activation = nn.ReLU6(inplace=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -173,5 +178,7 @@ class EfficientNetLite0(nn.Module):
         if x.shape[2] == self.in_channels:
             maps = self.frozen_maps(maps)
         maps = run_blocks(self.blocks[self.num_frozen :], maps, self.checkpointing)
+        if self.tiny:
+            maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
         maps = self.activation(self.bn1(self.conv_head(maps)))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))

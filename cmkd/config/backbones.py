@@ -165,6 +165,17 @@ _ENTRIES = (
         eval_batch=16,
     ),
     Backbone(
+        "tsm_lite0_tiny",
+        "TSM",
+        channels=lambda width: 4 * width,
+        temporal=_lazy(_LITE, shifted=True, tiny=True),
+        image=_lazy(_LITE, tiny=True),
+        i_temporal=_lazy(_LITE, shifted=True, tiny=True),
+        stride=FREE_STRIDE,
+        stages=7,
+        eval_batch=16,
+    ),
+    Backbone(
         "tdn_r50",
         "TDN",
         channels=lambda _: 2048,

@@ -19,6 +19,7 @@ from cmkd.config.backbones import Size, find_backbone
 from cmkd.config.base import content_id
 from cmkd.config.trial import StudentConfig, TeacherConfig, TrialConfig
 from cmkd.data.decoded_cache import READER, ClipArrays
+from cmkd.errors import InputError
 from cmkd.io import create_array, load_array, mark_used
 from cmkd.training.outcome import read_finished, write_finished
 from cmkd.training.runtime import to_device
@@ -66,17 +67,29 @@ def frozen_maps(
 
 
 def imported_network(
-    recipe: StudentConfig | TeacherConfig, cache: Path, device: torch.device
+    recipe: StudentConfig | TeacherConfig,
+    cache: Path,
+    device: torch.device,
+    *,
+    complete: bool = False,
 ) -> Any:
     """Backbone of single pictures with the weights that the recipe names, in evaluation mode.
 
+    Args:
+        complete: whether the weights must be those of all layers.
+
     Raises:
-        InputError: the weights are not there or belong to another network.
+        InputError: the weights are not there, belong to another network, or are not complete.
     """
     assert recipe.weights is not None, "`Setting` refuses this"
     backbone = find_backbone(recipe.backbone)
     network = backbone.image(Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen))
-    load_into_backbone(network, recipe.weights, cache, in_channels=3)
+    fresh = load_into_backbone(network, recipe.weights, cache, in_channels=3)
+    if complete and fresh:
+        raise InputError(
+            f"weights {recipe.weights} leave {', '.join(fresh)} of {recipe.backbone} random; "
+            "choose the backbone that they were made for"
+        )
     return to_device(network, device).eval()
 
 

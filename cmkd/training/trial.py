@@ -107,7 +107,9 @@ class TrialRun:
             assert isinstance(self.reader, ClipReader), "`Setting` refuses this of fresh views"
             if config.setting.model == "motion_svm":
                 return references.motion_svm(self.reader, self.split, num_classes)
-            network = imported_network(config.setting.teacher, cache, self.reader.device)
+            network = imported_network(
+                config.setting.teacher, cache, self.reader.device, complete=True
+            )
             return references.frame_probe(self.reader, self.split, num_classes, network)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}

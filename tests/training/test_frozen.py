@@ -174,6 +174,24 @@ def test_a_probe_of_one_frame_sees_no_other(few: Few) -> None:
     assert np.ptp(seen, axis=0).max() > 0
 
 
+def test_a_teacher_of_tiny_students_has_their_maps_and_a_head_of_its_own(few: Few) -> None:
+    tiny = {"backbone": "tsm_lite0_tiny", "width": 16, "frozen": 7}
+    recipe = few.config.setting.teacher.model_copy(update=tiny)
+    network = frozen.imported_network(recipe, few.cache, CPU)
+    whole = frozen.imported_network(
+        recipe.model_copy(update={"backbone": "tsm_lite0"}), few.cache, CPU
+    )
+    pictures = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(network.frozen_maps(pictures), whole.frozen_maps(pictures))
+        student = find_backbone("tiny_tsm").image(Size(3, 1, 16, 16))(pictures[:, None])
+        assert network(pictures[:, None]).shape == student.shape == (2, 1, 64, 4, 6)
+    trains = {name.partition(".")[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert trains == {"conv_head", "bn1"}
+    with pytest.raises(InputError, match="conv_head.weight"):
+        frozen.imported_network(recipe, few.cache, CPU, complete=True)
+
+
 def test_a_measured_step_gets_what_training_gives(few: Few) -> None:
     setting, reader = few.config.setting, few.reader()
     (frames,) = random_inputs(setting, "teacher", reader.picture, 2, CPU)
