@@ -28,8 +28,11 @@ from cmkd.training.weights import load_into_backbone
 Part = Literal["student", "teacher"]
 
 FILE, RECORD = "maps.npy", "maps.json"
-PICTURES = 64
-"""Pictures of one forward pass."""
+ROWS = 8
+"""Rows between two writes."""
+PICTURES = {"cpu": 4, "cuda": 64}
+"""Pictures of one forward pass; on a CPU larger maps are fresh pages each time, which cost more
+than the convolutions."""
 
 
 def frozen_maps(
@@ -103,16 +106,16 @@ def _compute(
     mean, std = norm
     network = imported_network(recipe, cache, mean.device)
 
+    @torch.no_grad()
     def maps_of(rows: slice) -> Tensor:
         found = torch.from_numpy(np.array(pictures[rows])).to(mean.device)
-        with torch.no_grad():
-            maps: Tensor = network.frozen_maps((found.flatten(0, 1).float() - mean) / std)
+        parts = found.flatten(0, 1).split(PICTURES[mean.device.type])
+        maps = torch.cat([network.frozen_maps((part.float() - mean) / std) for part in parts])
         return cast(Tensor, maps.unflatten(0, found.shape[:2]).half().cpu())
 
     shape = (*pictures.shape[:2], *maps_of(slice(0, 1)).shape[2:])
     purpose = "maps of frozen stages; freeze none or set inputs.views: fresh"
     file = create_array(path, np.float16, shape, purpose)
-    step = max(1, PICTURES // pictures.shape[1])
-    for start in range(0, len(pictures), step):
-        file[start : start + step] = maps_of(slice(start, start + step)).numpy()
+    for start in range(0, len(pictures), ROWS):
+        file[start : start + ROWS] = maps_of(slice(start, start + ROWS)).numpy()
     file.flush()
