@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from cmkd.config.base import content_id
 from cmkd.config.trial import TrainingConfig
@@ -96,12 +97,16 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         notes: lines for the user about damaged checkpoints.
         saved_epochs: epochs in the newest checkpoint.
         is_first_of_epoch: no batch of the epoch has been computed.
+        network: `model`, or what sums its gradients over GPUs while others are computed; training
+            calls this one.
+        overlaps: the same on a CPU, where it saves nothing.
         reads_compressed, reads_frames: parts of a clip that `load` reads; `logits` reads the
             frames only where `load` reads nothing else.
     """
 
     reads_compressed = True
     reads_frames = False
+    overlaps = False
 
     def __init__(
         self,
@@ -128,6 +133,9 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         self.device = next(model.parameters()).device
         group.convert_batch_norm(model)
         self._frozen = prepare(model, config)
+        self.network: nn.Module = model
+        if group.size > 1 and (self.device.type == "cuda" or self.overlaps):
+            self.network = group.overlapping(model)
         self.optimizer = make_optimizer(model, config)
         steps = num_batches(len(split.train), config.batch_size)
         self.scheduler = make_schedule(self.optimizer, config, steps)
@@ -210,14 +218,15 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         pairs = zip(announced, parts, strict=True)
         for (_, part), batch in prefetch(pairs, lambda pair: self.load(pair[0]), self.device):
             self.is_first_of_epoch = not done.clips
-            result = self.batch_loss(batch)
-            weighted = result.loss * part.weight
-            weighted.backward()
+            with self._unsent(part):
+                result = self.batch_loss(batch)
+                weighted = result.loss * part.weight
+                weighted.backward()
             loss = loss + weighted.detach()
             for name, value in {"train_loss": result.loss, **result.metrics}.items():
                 done.add(name, value, result.clips)
             if part.last:
-                self.group.sum_gradients(self.model)
+                self.group.sum_gradients(self.network)
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
                 self.optimizer.step()
                 self.scheduler.step()
@@ -233,6 +242,12 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         counts = torch.tensor([*done.clips.values()], dtype=torch.float32, device=self.device)
         totals = self.group.sum(torch.stack([torch.stack([*done.sums.values()]), counts])).tolist()
         return {name: total / count for name, total, count in zip(done.sums, *totals, strict=True)}
+
+    def _unsent(self, part: _Part) -> AbstractContextManager[None]:
+        """Context of a part after which other parts of its batch follow: no gradient is sent."""
+        if part.last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
 
     def _require_finite(self, epoch: int) -> None:
         finite = self.group.sum(torch.stack(self._progress.losses)).isfinite()

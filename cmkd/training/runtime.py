@@ -20,7 +20,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.futures import Future
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from cmkd.errors import InputError
 
@@ -178,9 +180,22 @@ class ProcessGroup:
             distributed.all_reduce(values)
         return values
 
+    def overlapping(self, model: nn.Module) -> DistributedDataParallel:
+        """The model, whose gradients are summed over all processes while others are computed."""
+        network = DistributedDataParallel(
+            model,
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,
+        )
+        network.register_comm_hook(None, lambda _, bucket: _begin_sum(bucket.buffer()))
+        return network
+
     def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients of `model` over all processes, in place and in one message."""
-        if self.size == 1:
+        """Sum the gradients of `model` over all processes, in place and in one message.
+
+        Those of `overlapping` are sums already.
+        """
+        if self.size == 1 or isinstance(model, DistributedDataParallel):
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -214,6 +229,14 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+def _begin_sum(values: Tensor) -> Future[Tensor]:
+    """Sum in place of the mean of DistributedDataParallel: losses are weighted by shares."""
+    work = distributed.all_reduce(values, async_op=True)
+    assert work is not None
+    summed: Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
 
 
 class CpuSyncBatchNorm(_BatchNorm):

@@ -86,7 +86,7 @@ class StudentLearner(TrainingLoop[Student, Batch]):
         """Eq. (7) of a batch; its terms and, once an epoch, their gradients are metrics."""
         labels = batch.labels
         with autocast(self.config.precision, self.device):
-            output = self.model(*batch.inputs)
+            output = self.network(*batch.inputs)
         losses = total_loss(output, labels, batch.targets, self.method)
         metrics = {
             "train_acc": 100.0 * (output.logits.argmax(1) == labels).float().mean(),

@@ -62,7 +62,7 @@ class TeacherLearner(TrainingLoop[Teacher, tuple[Tensor, Tensor]]):
         """Cross-entropy of a batch."""
         frames, labels = batch
         with autocast(self.config.precision, self.device):
-            _, logits = self.model(frames)
+            _, logits = self.network(frames)
         correct = 100.0 * (logits.argmax(1) == labels).float().mean()
         loss = F.cross_entropy(logits.float(), labels)
         return StepResult(loss, {"train_acc": correct}, len(labels))
