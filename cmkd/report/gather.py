@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from cmkd.config.base import nested
 from cmkd.config.paths import find_spec
 from cmkd.config.sweep import Arm, Sweep, SweepSpec, load_sweep
 from cmkd.config.trial import Setting
+from cmkd.config.weight_names import is_id, named_weights, with_ids
 from cmkd.config.yaml_loader import Document
 from cmkd.errors import ConfigError, InputError
 from cmkd.report.arms import Family
@@ -162,7 +164,28 @@ class Gatherer:
             own = sweep.spec.name if sweep is not None else name
             sweep = stored_sweep(self.store, own, self.request.data) or sweep
         # Without spec and runs the error names the specs that are there.
-        return sweep if sweep is not None else load_sweep(name)
+        return self._with_weight_ids(sweep if sweep is not None else load_sweep(name))
+
+    def _with_weight_ids(self, sweep: Sweep) -> Sweep:
+        """The sweep with the ids that the stored runs have in place of names of weights."""
+        names = named_weights(sweep)
+        if not names or self.store is None:
+            return sweep
+        runs = self.store.find({"kind": "trial"})
+        params = self.store.params([run.run_id for run in runs]).values()
+        stored = {run.tags["setting_id"] for run in runs}
+        seen = [
+            sorted({own[key] for own in params for key in keys if is_id(own.get(key, ""))})
+            for keys in names.values()
+        ]
+        # A setting's id is a digest, so that one which is found holds the right weights.
+        candidates = [
+            with_ids(sweep, dict(zip(names, chosen, strict=True)))
+            for chosen in itertools.product(
+                *(ids or [name] for name, ids in zip(names, seen, strict=True))
+            )
+        ]
+        return max(candidates, key=lambda one: sum(arm.setting.id in stored for arm in one.arms))
 
     def command(self, name: str) -> str:
         """Command that trains the sweep for `name` into this store."""

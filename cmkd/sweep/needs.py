@@ -6,17 +6,17 @@ prepared videos.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmkd.config.base import content_id
 from cmkd.config.method import NO_KD
-from cmkd.config.sweep import Sweep, expand_arms
+from cmkd.config.sweep import Sweep
 from cmkd.config.trial import Setting, TrainingConfig
+from cmkd.config.weight_names import is_id, named_weights, weights_of, with_ids
 from cmkd.errors import DataError, InputError
 from cmkd.sweep.plan import SweepRequest
 from cmkd.sweep.progress import SweepView
@@ -29,7 +29,6 @@ FRAME_BYTES = 6000
 """Bytes of a frame as `cmkd data prepare` writes it at 320x256; 3,000 to 10,000 on HMDB-51."""
 LOADER_BYTES = 600 << 20
 """Memory of a process that decodes clips, with what it reads ahead."""
-_WEIGHT_ID = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,6 @@ WEIGHTS: Mapping[str, str] = {
 """File of the weights that the packaged sweeps name."""
 
 
-def weights_of(settings: Iterable[Setting]) -> list[str]:
-    """Weights that networks start from, sorted: ids, or names that have none yet."""
-    used: set[str | None] = set()
-    for setting in settings:
-        used |= {setting.student.weights, setting.student.p_weights, setting.teacher.weights}
-    return sorted(name for name in used if name is not None)
-
-
 def require_weights(trials: Iterable[PlannedTrial], cache: Path) -> None:
     """Check that all imported weights of these trials exist, before training.
 
@@ -109,7 +100,7 @@ def with_weight_ids(sweep: Sweep, cache: Path) -> Sweep:
     Raises:
         InputError: a name stands for several weights.
     """
-    names = {name for name in weights_of(_settings(sweep)) if not _WEIGHT_ID.fullmatch(name)}
+    names = named_weights(sweep)
     if not names:
         return sweep
     from cmkd.training.weights import import_packaged, list_weights
@@ -123,21 +114,10 @@ def with_weight_ids(sweep: Sweep, cache: Path) -> Sweep:
                     "name; write the id"
                 )
             ids[weights.name] = weights.id
-    for name in names - ids.keys():
+    for name in names.keys() - ids.keys():
         if found := import_packaged(name, cache):
             ids[name] = found.id
-
-    def renamed(key: str, value: Any) -> Any:
-        return ids.get(value, value) if key.endswith("weights") else value
-
-    spec = sweep.spec
-    base = {key: renamed(key, value) for key, value in spec.base.items()}
-    blocks = {
-        block: {key: [renamed(key, value) for value in values] for key, values in axes.items()}
-        for block, axes in spec.blocks.items()
-    }
-    spec = spec.model_copy(update={"base": base, "blocks": blocks})
-    return expand_arms(spec, sweep.document, sweep.selected)
+    return with_ids(sweep, ids)
 
 
 def _settings(sweep: Sweep) -> list[Setting]:
@@ -169,7 +149,7 @@ def needs_of(request: SweepRequest) -> Iterator[str]:
     if not (request.cache / "data" / request.data).is_dir():
         yield f"missing: {data.title}; {prepare_command(request.data)}"
     for name in weights_of(_settings(sweep)):
-        if not _WEIGHT_ID.fullmatch(name):
+        if not is_id(name):
             file = WEIGHTS.get(name, "FILE")
             yield f"missing: weights {name}, {file}; cmkd teacher import FILE --name {name}"
 
