@@ -185,7 +185,7 @@ class Gatherer:
                 *(ids or [name] for name, ids in zip(names, seen, strict=True))
             )
         ]
-        return max(candidates, key=lambda one: sum(arm.setting.id in stored for arm in one.arms))
+        return max(candidates, key=lambda one: len(stored & {arm.setting.id for arm in one.arms}))
 
     def command(self, name: str) -> str:
         """Command that trains the sweep for `name` into this store."""
