@@ -104,7 +104,7 @@ def expand(
     seeds: int,
     further: Mapping[str, int] | None = None,
 ) -> tuple[PlannedTrial, ...]:
-    """Every arm in every fold with every seed; equal trials of several arms are one.
+    """Every arm in every fold with every seed; equal trials of several arms are the first one's.
 
     Seeds vary slowest, so that the arms of a stopped sweep have nearly equal numbers of seeds.
 
@@ -125,7 +125,7 @@ def expand(
     for _ in range(max(counts.values(), default=0)):
         for name, replicates in rows:
             for trial_id, config in itertools.islice(replicates, 1):
-                configs[trial_id] = config
+                configs.setdefault(trial_id, config)
                 arms.setdefault(trial_id, []).append(name)
     return tuple(PlannedTrial(key, configs[key], tuple(names)) for key, names in arms.items())
 

@@ -43,6 +43,16 @@ def test_arms_of_one_setting_share_a_trial(sweep):
     ]
 
 
+def test_a_shared_trial_is_trained_as_the_arm_says_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\ndescription: d\nblocks: {first: {}, second: {training.compile: [true]}}\n"
+    )
+    (trial,) = trials(load_sweep(str(path)), folds=1, seeds=1)
+    assert trial.arms == ("first", "second")
+    assert not trial.config.setting.training.compile
+
+
 def test_every_arm_gets_seed_0_in_every_fold_first(sweep):
     order = [(t.config.seed, t.config.fold, t.arm) for t in trials(sweep)]
     assert len(order) == 12

@@ -186,8 +186,10 @@ def test_a_sweep_without_new_networks_imports_no_torch(smoke_data: Path, tmp_pat
 def test_a_step_that_fails_stops_everything_and_names_the_arm(
     tmp_path: Path, smoke: Dataset
 ) -> None:
-    plan = plan_of(tmp_path, smoke, [], "training.checkpointing: [true]")
-    with pytest.raises(TrialFailed, match=r"^a step of arm 'b' fails, so nothing was started: "):
+    plan = plan_of(tmp_path, smoke, [], "training.checkpointing: [true], method.lambda_1: [0.3]")
+    with pytest.raises(
+        TrialFailed, match=r"^a step of arm 'b\b.*' fails, so nothing was started: "
+    ):
         preflight(plan, smoke, [], tmp_path, workers=1)
 
 
