@@ -11,6 +11,7 @@ import torch
 
 from cmkd.config.sweep import TABLES, load_sweep
 from cmkd.config.trial import Setting, StudentConfig, TeacherConfig, preset
+from cmkd.config.weight_names import named_weights
 from cmkd.errors import InputError
 from cmkd.sweep.needs import PUBLISHED, needs_of, with_weight_ids
 from cmkd.sweep.plan import SweepRequest
@@ -80,10 +81,9 @@ def test_the_command_prints_it_and_ends_with_the_remedy(
     command = [sys.executable, "-m", "cmkd", "sweep", name, "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    data = load_sweep(name).spec.data
-    assert done.stderr.count("missing: ") == (
-        4 if "ablation-ucf" in name else 3 if "ucf" in name else 2
-    )
+    sweep = load_sweep(name)
+    data = sweep.spec.data
+    assert done.stderr.count("missing: ") == 1 + len(named_weights(sweep)), "data and weights"
     assert f"make it with: cmkd data prepare {PUBLISHED[data].options}" in done.stderr.replace(
         "\n", " "
     )
