@@ -315,7 +315,7 @@ def test_every_key_that_does_not_fit_is_listed_at_once():
         "wrong shape: module.base_model.conv1.weight (64, 10, 7, 7) in place of (64, 3, 7, 7), "
         "module.base_model.layer1.0.bn1.weight int8 (64,) in place of (64,), "
         "module.new_fc.bias (401,) in place of (400,); "
-        "use a checkpoint of tiny_tsm, tiny_tdn, tsm_r18, tsm_r34, tsm_r50, tsm_lite0, tdn_r50"
+        f"use a checkpoint of {', '.join(BACKBONES)}"
     )
 
 
@@ -329,8 +329,8 @@ def test_a_network_that_is_none_of_ours_is_refused_with_its_keys():
     with pytest.raises(InputError) as caught:
         recognise(state | hollow({"module.new_fc.weight": (400, 1280)}), Path("mobilenet.pth"))
     assert str(caught.value) == (
-        "mobilenet.pth: is of no network known here (tiny_tsm, tiny_tdn, tsm_r18, tsm_r34, "
-        "tsm_r50, tsm_lite0, tdn_r50); unexpected: module.base_model.features.weight, "
+        f"mobilenet.pth: is of no network known here ({', '.join(BACKBONES)}); "
+        "unexpected: module.base_model.features.weight, "
         "module.base_model.stem.weight, module.new_fc.weight"
     )
 
