@@ -12,12 +12,9 @@ from typing import Any
 from cmkd.config.sweep import Sweep, expand_arms
 from cmkd.config.trial import Setting
 
+_KEY = "weights"
+"""End of the keys whose value is an id or a name of weights."""
 _ID = re.compile(r"[0-9a-f]{12}")
-
-
-def is_weights_key(key: str) -> bool:
-    """True for keys of a setting whose value is an id or a name of weights."""
-    return key.endswith("weights")
 
 
 def is_id(value: str) -> bool:
@@ -37,7 +34,7 @@ def named_weights(sweep: Sweep) -> Mapping[str, frozenset[str]]:
     """Keys of the spec by name of weights; empty where the spec has ids alone."""
     found: dict[str, set[str]] = {}
     for key, value in _values(sweep):
-        if is_weights_key(key) and isinstance(value, str) and not is_id(value):
+        if key.endswith(_KEY) and isinstance(value, str) and not is_id(value):
             found.setdefault(value, set()).add(key)
     return {name: frozenset(keys) for name, keys in sorted(found.items())}
 
@@ -46,7 +43,7 @@ def with_ids(sweep: Sweep, ids: Mapping[str, str]) -> Sweep:
     """The sweep with `ids` in place of names; other names stay."""
 
     def renamed(key: str, value: Any) -> Any:
-        return ids.get(value, value) if is_weights_key(key) and value is not None else value
+        return ids.get(value, value) if key.endswith(_KEY) else value
 
     spec = sweep.spec
     base = {key: renamed(key, value) for key, value in spec.base.items()}

@@ -30,7 +30,7 @@ Part = Literal["student", "teacher"]
 FILE, RECORD = "maps.npy", "maps.json"
 ROWS = 8
 """Rows between two writes."""
-PICTURES = {"cpu": 4, "cuda": 64}
+PICTURES, CPU_PICTURES = 64, 4
 """Pictures of one forward pass; on a CPU larger maps are fresh pages each time, which cost more
 than the convolutions."""
 
@@ -105,11 +105,12 @@ def _compute(
 ) -> None:
     mean, std = norm
     network = imported_network(recipe, cache, mean.device)
+    size = CPU_PICTURES if mean.device.type == "cpu" else PICTURES
 
     @torch.no_grad()
     def maps_of(rows: slice) -> Tensor:
         found = torch.from_numpy(np.array(pictures[rows])).to(mean.device)
-        parts = found.flatten(0, 1).split(PICTURES[mean.device.type])
+        parts = found.flatten(0, 1).split(size)
         maps = torch.cat([network.frozen_maps((part.float() - mean) / std) for part in parts])
         return cast(Tensor, maps.unflatten(0, found.shape[:2]).half().cpu())
 

@@ -99,14 +99,12 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         is_first_of_epoch: no batch of the epoch has been computed.
         network: `model`, or what sums its gradients over GPUs while others are computed; training
             calls this one.
-        overlaps: the same on a CPU, where it saves nothing.
         reads_compressed, reads_frames: parts of a clip that `load` reads; `logits` reads the
             frames only where `load` reads nothing else.
     """
 
     reads_compressed = True
     reads_frames = False
-    overlaps = False
 
     def __init__(
         self,
@@ -134,7 +132,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         group.convert_batch_norm(model)
         self._frozen = prepare(model, config)
         self.network: nn.Module = model
-        if group.size > 1 and (self.device.type == "cuda" or self.overlaps):
+        if group.size > 1 and self.device.type == "cuda":
             self.network = group.overlapping(model)
         self.optimizer = make_optimizer(model, config)
         steps = num_batches(len(split.train), config.batch_size)

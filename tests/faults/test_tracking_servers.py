@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,9 @@ def test_a_run_that_a_hanging_server_makes_later_is_there_once(tmp_path: Path) -
             with pytest.raises(InfrastructureError, match="timed out"):
                 store.open(identity, {})
             run_id = store.open(identity, {})
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as rows:
+            states = rows.execute("select lifecycle_stage from runs order by 1").fetchall()
+        assert states == [("active",), ("deleted",)], "the late one was made, and one is left"
         store.log(run_id, [EpochRecord(1, 1, {"val_acc": 1.0})])
         store.close(run_id, RunEnding("FINISHED", summary={"test_acc": 1.0}, timestamp_ms=1))
         (run,) = store.find({"trial_id": "t1"})

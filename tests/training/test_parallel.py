@@ -59,13 +59,16 @@ class Loop(TrainingLoop[Teacher, Batch]):
         return logits
 
 
-def train(folder: Path, group: ProcessGroup, parts: int = -1) -> dict[str, Any]:
+def train(
+    folder: Path, group: ProcessGroup, parts: int = -1, *, overlapping: bool = False
+) -> dict[str, Any]:
     """Losses, weights and statistics of a small network with batch normalisation.
 
     A parameter without gradient is among them.
 
     Args:
         parts: of batches, after which it ends with InterruptedError.
+        overlapping: sum gradients as on GPUs.
     """
     configure(threads=1)
     config = TrainingConfig(epochs=EPOCHS, batch_size=10, lr=0.01, accumulate=2)
@@ -83,6 +86,8 @@ def train(folder: Path, group: ProcessGroup, parts: int = -1) -> dict[str, Any]:
         model, config, reader, split, folder, owner="trial", seed=0, eval_batch=2, group=group
     )
     learner.left = parts
+    if overlapping:
+        learner.network = group.overlapping(model)
     while not learner.finished:
         learner.train_epoch()
     names = ("train_loss", "train_acc", "val_loss")
@@ -104,8 +109,8 @@ def work(rank: int, folder: Path, size: int) -> None:
     # Loading torch.compile takes a worker as long as all else of torch.
     assert "torch._dynamo" not in sys.modules
     _check_norm(group, folder)
-    Loop.overlaps = True
-    torch.save(train(folder / "overlapping", group), folder / f"overlapping-{rank}.pt")
+    together = train(folder / "overlapping", group, overlapping=True)
+    torch.save(together, folder / f"overlapping-{rank}.pt")
     distributed.destroy_process_group()
 
 
