@@ -11,9 +11,11 @@ Two things are measured, with two meanings of a frame:
   every I-frame; vectors, decoded planes and planes without residual of every P-frame. Beside it
   ``motion-vector-extractor`` (vectors and a BGR picture of every frame, no residual), and the bound
   that two bare decodes set, one as usual and one without residuals, of which nothing is looked at.
-- *A trial's clip*: I-frames, accumulated motion and residuals of T sampled positions as arrays. A
-  frame is a sampled position that is handed out. Beside it PyAV going from the first frame to the
-  last sampled one: with ``to_ndarray("rgb24")`` of every frame, and of the sampled ones alone.
+- *A trial's clip*: I-frames, accumulated motion and residuals of T sampled positions, and the
+  teacher's frames at them, as arrays. Beside it the bound of two bare decodes of the frames that
+  this needs; ``motion-vector-extractor`` going through as many frames; PyAV going from the first
+  frame to the last sampled one, with ``to_ndarray("rgb24")`` of every frame, and of the sampled
+  ones alone.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
 from benchmarks.prepare import CLIPS
@@ -45,8 +49,11 @@ from cmkd.data.sampling import sample_clip
 ROUNDS = 5
 """Of every clip and way."""
 TITLE = "Reading clips of 320x256, GOP 12, on one thread; x 2 is twice as fast as the other way"
-POSITIONS = (8, 16)
-"""T, sampled P-frames."""
+TRIALS = {
+    "T = 8": InputConfig(num_frames=8),
+    "T = 16 in 4 GOPs": InputConfig(num_frames=16, num_gops=4),
+}
+"""Inputs of a trial's clip."""
 GESTURES = 8
 """Clips of EgoGestAR, evenly spread."""
 FEW_READS = 1000
@@ -61,12 +68,16 @@ class TrialFigures:
     Attributes:
         ms: of ours per clip, mean.
         decoded: share of the file's frames that ours decodes, mean.
+        bound: two bare decodes of those frames, 1 at best.
+        extractor: ``motion-vector-extractor`` on as many frames; None without it.
         every: PyAV with RGB of every frame up to the last sampled one.
         sampled: PyAV with RGB of the sampled frames alone.
     """
 
     ms: float
     decoded: float
+    bound: float
+    extractor: float | None
     every: float
     sampled: float
 
@@ -82,7 +93,7 @@ class ReaderFigures:
         bound: ratio of the times of two bare decodes and ours, 1 at best.
         bound_extractor: ratio of the times of ``motion-vector-extractor`` and two bare decodes,
             which `extractor` cannot exceed.
-        trials: by T.
+        trials: by the names of `TRIALS`.
     """
 
     clips: int
@@ -91,7 +102,7 @@ class ReaderFigures:
     extractor: float | None
     bound: float
     bound_extractor: float | None
-    trials: Mapping[int, TrialFigures]
+    trials: Mapping[str, TrialFigures]
 
 
 @dataclass(frozen=True)
@@ -137,14 +148,14 @@ def measure_reader(paths: Sequence[Path]) -> ReaderFigures:
     """Every way on every clip, in turns."""
     ways = _ways()
     times: dict[str, list[float]] = {way: [] for way in ways}
-    lengths, shares = [], {count: [0.0] for count in POSITIONS}
+    lengths: list[int] = []
+    shares: dict[str, list[float]] = {name: [] for name in TRIALS}
     for path in paths:
         with open_mpeg4(path) as video:
             kinds = list(video.kinds)
-            samples = {count: sample_clip(kinds, count).positions for count in POSITIONS}
-            for count, positions in samples.items():
-                runs = decode_plan(kinds, positions)
-                shares[count].append(sum(len(run.frames) for run in runs) / len(kinds))
+        samples = {name: _sample(kinds, inputs) for name, inputs in TRIALS.items()}
+        for name, (_, needed) in samples.items():
+            shares[name].append(len(needed) / len(kinds))
         lengths.append(len(kinds))
         laps: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(ROUNDS):
@@ -155,9 +166,9 @@ def measure_reader(paths: Sequence[Path]) -> ReaderFigures:
         for way in ways:
             times[way].append(min(laps[way]))
 
-    def ratio(other: str, ours: str) -> float:
-        pairs = zip(times[other], times[ours], strict=True)
-        return statistics.median(one / own for one, own in pairs)
+    def ratio(other: str, ours: str, shares: Sequence[float] | None = None) -> float:
+        pairs = zip(times[other], times[ours], shares or [1.0] * len(paths), strict=True)
+        return statistics.median(share * one / own for one, own, share in pairs)
 
     has_extractor = "extractor" in ways
     return ReaderFigures(
@@ -168,19 +179,36 @@ def measure_reader(paths: Sequence[Path]) -> ReaderFigures:
         bound=ratio("two decodes", "planes"),
         bound_extractor=ratio("extractor", "two decodes") if has_extractor else None,
         trials={
-            count: TrialFigures(
-                ms=1000 * statistics.fmean(times[f"trial {count}"]),
-                decoded=statistics.fmean(shares[count][1:]),
-                every=ratio(f"every {count}", f"trial {count}"),
-                sampled=ratio(f"sampled {count}", f"trial {count}"),
+            name: TrialFigures(
+                ms=1000 * statistics.fmean(times[f"trial {name}"]),
+                decoded=statistics.fmean(shares[name]),
+                bound=ratio(f"bound {name}", f"trial {name}"),
+                extractor=ratio("extractor", f"trial {name}", shares[name])
+                if has_extractor
+                else None,
+                every=ratio(f"every {name}", f"trial {name}"),
+                sampled=ratio(f"sampled {name}", f"trial {name}"),
             )
-            for count in POSITIONS
+            for name in TRIALS
         },
     )
 
 
-Work = Callable[[Path, Mapping[int, Sequence[int]]], None]
-"""Gets a file, and its sampled positions by T."""
+class Sampled(NamedTuple):
+    """Frames of a trial's clip: sampled positions, and all that they take to decode."""
+
+    positions: Sequence[int]
+    needed: Sequence[int]
+
+
+Work = Callable[[Path, Mapping[str, Sampled]], None]
+"""Gets a file, and its frames by the names of `TRIALS`."""
+
+
+def _sample(kinds: Sequence[str], inputs: InputConfig) -> Sampled:
+    positions = sample_clip(kinds, inputs.num_frames, inputs.num_gops).positions
+    runs = decode_plan(kinds, positions)
+    return Sampled(positions, [index for run in runs for index in run.frames])
 
 
 def _ways() -> dict[str, Work]:
@@ -191,13 +219,12 @@ def _ways() -> dict[str, Work]:
         pass
     else:
         ways["extractor"] = lambda path, _: _extract(VideoCap(), path)
-    for count in POSITIONS:
-        reading = ReaderConfig(inputs=InputConfig(num_frames=count))
-        ways[f"trial {count}"] = lambda path, _, reading=reading: _drop(
-            read_clip(path, reading, frames=False)
-        )
-        ways[f"every {count}"] = lambda path, at, count=count: _every(path, at[count][-1])
-        ways[f"sampled {count}"] = lambda path, at, count=count: _sampled(path, at[count])
+    for name, inputs in TRIALS.items():
+        reading = ReaderConfig(inputs=inputs)
+        ways[f"trial {name}"] = lambda path, _, reading=reading: _drop(read_clip(path, reading))
+        ways[f"bound {name}"] = lambda path, at, name=name: _bound(path, at[name].needed)
+        ways[f"every {name}"] = lambda path, at, name=name: _every(path, at[name].positions[-1])
+        ways[f"sampled {name}"] = lambda path, at, name=name: _sampled(path, at[name].positions)
     return ways
 
 
@@ -205,7 +232,7 @@ def _drop(_read: object) -> None:
     """What was read is let go, as a loader does after it has copied a batch."""
 
 
-def _planes(path: Path, _at: Mapping[int, Sequence[int]]) -> None:
+def _planes(path: Path, _at: Mapping[str, Sampled]) -> None:
     with open_mpeg4(path) as video:
         intra = [at for at, kind in enumerate(video.kinds) if kind == "I"]
         others = [at for at, kind in enumerate(video.kinds) if kind == "P"]
@@ -213,10 +240,23 @@ def _planes(path: Path, _at: Mapping[int, Sequence[int]]) -> None:
             assert frame.picture is not None and (frame.kind == "I" or frame.warped is not None)
 
 
-def _two_decodes(path: Path, _at: Mapping[int, Sequence[int]]) -> None:
+def _two_decodes(path: Path, _at: Mapping[str, Sampled]) -> None:
     for options in ({}, {"skip_idct": "nokey"}):
         for _ in _decoded(path, options):
             pass
+
+
+def _bound(path: Path, needed: Sequence[int]) -> None:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        for options in ({}, {"skip_idct": "nokey"}):
+            codec = VideoCodecContext.create("mpeg4", "r")
+            codec.extradata, codec.thread_count = stream.codec_context.extradata, 1
+            codec.options = options
+            for index in needed:
+                codec.decode(packets[index])
+            codec.decode(None)
 
 
 def _every(path: Path, last: int) -> None:
@@ -256,7 +296,7 @@ def measure_memory(paths: Sequence[Path], reads: int) -> MemoryFigures:
 
 
 def _read_over_and_over(paths: Sequence[Path], reads: int) -> MemoryFigures:
-    reading = ReaderConfig(inputs=InputConfig(num_frames=POSITIONS[0]))
+    reading = ReaderConfig(inputs=TRIALS["T = 8"])
     early = peak = held = 0.0
     for number, path in enumerate(islice(cycle(paths), reads), 1):
         read_clip(path, reading, frames=False)
@@ -277,10 +317,13 @@ def lines_of(name: str, figures: ReaderFigures) -> list[str]:
         f"      of two bare decodes: x {figures.bound:.2f}",
         f"      of motion-vector-extractor: {extractor}",
     ]
-    for count, trial in figures.trials.items():
+    for name, trial in figures.trials.items():
+        ahead = "is not installed" if trial.extractor is None else f"x {trial.extractor:.2f}"
         rows += [
-            f"    a trial's clip, T = {count}: {trial.ms:.0f} ms, {100 * trial.decoded:.0f} % of "
+            f"    a trial's clip, {name}: {trial.ms:.0f} ms, {100 * trial.decoded:.0f} % of "
             f"the frames decoded",
+            f"      of two bare decodes of these frames: x {trial.bound:.2f}",
+            f"      of motion-vector-extractor on as many frames: {ahead}",
             f"      of full decoding with every frame to RGB: x {trial.every:.2f}",
             f"      of full decoding with the sampled frames to RGB: x {trial.sampled:.2f}",
         ]
@@ -290,7 +333,7 @@ def lines_of(name: str, figures: ReaderFigures) -> list[str]:
 def memory_line(memory: MemoryFigures) -> str:
     """For people."""
     return (
-        f"  memory while reading {memory.reads} clips, T = {POSITIONS[0]}: {memory.early:.0f} MiB "
+        f"  memory while reading {memory.reads} clips, T = 8: {memory.early:.0f} MiB "
         f"after a tenth, {memory.late:.0f} after all, {memory.peak:.0f} at most"
     )
 

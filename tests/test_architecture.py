@@ -60,11 +60,15 @@ DOORS: dict[str, str] = {
     "matplotlib": r"cmkd/report/figures/\w+\.py",
     "typer": r"cmkd/cli/\w+\.py",
     "sklearn": r"cmkd/data/splits\.py|cmkd/training/references\.py",
+    "numba": r"cmkd/data/native\.py",
     "optuna": r"cmkd/sweep/search\.py",
     "scipy": r"cmkd/stats\.py",
     "torch": r"cmkd/((data|backbones|method|training|sweep)/(\w+/)?\w+|predict|export)\.py",
 }
-HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "sklearn", "scipy")
+HEAVY = (
+    *("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "av", "numba"),
+    *("sklearn", "scipy"),
+)
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float16, Int8, Shaped, UInt8
 
 from cmkd.config.data import ReaderConfig
-from cmkd.data.color import planes_to_rgb
+from cmkd.data.color import fill_rgb
 from cmkd.data.motion import MOTION_CELL as MOTION_CELL
 from cmkd.data.motion import RESIDUAL_CELL as RESIDUAL_CELL
 from cmkd.data.motion import MotionTrace, pool_motion, pool_residual, residual, step
@@ -151,8 +151,7 @@ def _read_maps(
         for rgb_of in targets:
             if frame.index in rgb_of:
                 assert frame.picture
-                planes = (plane[None] for plane in frame.picture)
-                rgb_of[frame.index][...] = planes_to_rgb(*planes)[0]
+                fill_rgb(*frame.picture, rgb_of[frame.index])
     return iframes, motion, residuals, frames
 
 

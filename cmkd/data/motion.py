@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, Int16, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float16, Int16, Shaped
 
 from cmkd.data.color import difference_to_rgb
 from cmkd.data.mpeg4 import Planes
+from cmkd.data.native import compiled, to_half
 
 MOTION_CELL = 4
 """Pixels a side of a cell of the motion map."""
@@ -48,24 +49,24 @@ def block_motion(vectors: np.ndarray, height: int, width: int) -> BlockMotion:
         vectors: one frame's structured array (`cmkd.data.mpeg4.VECTORS`), half-pel units,
             square blocks of 16 or 8 pixels.
     """
-    # Macroblocks may stick out of the picture: the maps have whole ones.
-    rows, columns = -(-height // 16), -(-width // 16)
-    steps = np.zeros((2 * rows, 2 * columns, 2), np.int16)
-    covered = np.zeros((2 * rows, 2 * columns), np.bool_)
-    sizes = vectors["w"]
-    for size in (16, 8):
-        blocks = vectors[sizes == size]
-        if not len(blocks):
-            continue
-        per_block = size // BLOCK
-        # Centres are odd multiples of half a block.
-        row, column = blocks["dst_y"] // size, blocks["dst_x"] // size
-        motion = np.stack([blocks["motion_x"], blocks["motion_y"]], axis=-1)
-        tiles = (len(steps) // per_block, per_block, steps.shape[1] // per_block, per_block)
-        steps.reshape(*tiles, 2)[row, :, column] = motion[:, None, None]
-        covered.reshape(tiles)[row, :, column] = True
-    shown = np.s_[: -(-height // BLOCK), : -(-width // BLOCK)]
-    return BlockMotion(steps[shown], covered[shown])
+    blocks = -(-height // BLOCK), -(-width // BLOCK)
+    motion = BlockMotion(np.zeros((*blocks, 2), np.int16), np.zeros(blocks, np.bool_))
+    _place(vectors, *motion)
+    return motion
+
+
+@compiled
+def _place(vectors: np.ndarray, steps: np.ndarray, covered: np.ndarray) -> None:
+    rows, columns = covered.shape
+    for number in range(len(vectors)):
+        one = vectors[number]
+        side = one.w // BLOCK
+        # Centres are odd multiples of half a block. Macroblocks may stick out of the picture.
+        top, left = one.dst_y // one.w * side, one.dst_x // one.w * side
+        for row in range(top, min(top + side, rows)):
+            for column in range(left, min(left + side, columns)):
+                covered[row, column] = True
+                steps[row, column, 0], steps[row, column, 1] = one.motion_x, one.motion_y
 
 
 def accumulate(
@@ -76,16 +77,36 @@ def accumulate(
     Sums are exact in half-pels; the position at which D_{t-1} is read is rounded to a pixel.
     Intra blocks have no source and restart at 0. After an I-frame `previous` is 0.
     """
-    height, width = previous.shape[:2]
-    # Both coordinates as one 32-bit word; intra blocks read the line of zeros below the picture.
-    pairs = _padded(np.ascontiguousarray(previous).view(np.int32)[None, ..., 0], BLOCK, below=1)
-    top, left = _starts(_whole_pixels(motion.steps, steps_per_pixel=2), height, width, BLOCK)
-    top = np.where(motion.covered[:, None], top, height)
-    fetched = _windows(pairs, BLOCK)[0, top, left]
-    total = fetched.view(np.int16).reshape(len(top), BLOCK, -1, 2)
-    total += motion.steps.repeat(BLOCK, axis=1)[:, None]
-    cut: Int16[np.ndarray, "H W 2"] = total.reshape(-1, *total.shape[2:])[:height, :width]
-    return cut
+    total = previous.copy()
+    _accumulate(*motion, previous, total)
+    return total
+
+
+@compiled
+def _accumulate(
+    steps: np.ndarray, covered: np.ndarray, previous: np.ndarray, total: np.ndarray
+) -> None:
+    height, width = total.shape[:2]
+    for row in range(0, height, BLOCK):
+        for column in range(0, width, BLOCK):
+            block = row // BLOCK, column // BLOCK
+            moves, x, y = covered[block], steps[block][0], steps[block][1]
+            if moves and x == y == 0:
+                continue
+            # Whole pixels; halves go towards zero.
+            left, down = column + ((x + (x < 0)) >> 1), (y + (y < 0)) >> 1
+            inside = 0 <= left <= width - BLOCK and column <= width - BLOCK
+            for line in range(row, min(row + BLOCK, height)):
+                source = min(max(line + down, 0), height - 1)
+                if moves and inside:
+                    for at in range(BLOCK):
+                        total[line, column + at, 0] = x + previous[source, left + at, 0]
+                        total[line, column + at, 1] = y + previous[source, left + at, 1]
+                else:
+                    for at in range(min(BLOCK, width - column)):
+                        there = min(max(left + at, 0), width - 1)
+                        total[line, column + at, 0] = x + previous[source, there, 0] if moves else 0
+                        total[line, column + at, 1] = y + previous[source, there, 1] if moves else 0
 
 
 def propagate_intra(
@@ -97,107 +118,39 @@ def propagate_intra(
     come from the I-frame alone. (Chroma of a macroblock with four vectors moves by their mean,
     which is not followed; `encode` writes none.) After an I-frame `previous` is False.
     """
-    height, width = previous.shape
-    intra = _repeat(~motion.covered, height, width, BLOCK // 2)
-    if not previous.any():
-        return intra
-    # A step by part of a cell reads two cells. Four maps: the cell itself, with its right
-    # neighbour, with the one below, with all three. One more line at the top and left.
-    maps = np.empty((4, height + 1, width + 1), np.bool_)
-    alone, right, below, both = maps
-    alone[1:, 1:] = previous
-    alone[0, 1:], alone[:, 0] = previous[0], alone[:, 1]
-    right[...] = alone
-    right[:, :-1] |= alone[:, 1:]
-    for source, target in ((alone, below), (right, both)):
-        target[...] = source
-        target[:-1] |= source[1:]
-    across, down = (motion.steps & 3 != 0).transpose(2, 0, 1)
-    cells = BLOCK // 2
-    top, left = _starts((motion.steps.astype(np.int64) >> 2) + 1, height + 1, width + 1, cells)
-    reached = _windows(_padded(maps, cells), cells)[(across + 2 * down)[:, None], top, left]
-    lines = reached.view(np.bool_).reshape(-1, cells * across.shape[1])
-    mask: Bool[np.ndarray, "H/2 W/2"] = lines[:height, :width] | intra
+    mask = previous.copy()
+    _propagate(*motion, previous, mask)
     return mask
 
 
-def fetch(
-    plane: Shaped[np.ndarray, "H W"],
-    rows: Int64[np.ndarray, " N"],
-    columns: Int64[np.ndarray, " N"],
-    displacement: Int16[np.ndarray, "N 2"],
-    *,
-    steps_per_pixel: int = 2,
-) -> Shaped[np.ndarray, " N"]:
-    """Pixels at the sources of the given ones; beyond an edge, the pixel at the edge.
-
-    Args:
-        displacement: in steps.
-        steps_per_pixel: 2 for luma in half-pels, 4 for a chroma plane moved by luma half-pels.
-    """
-    height, width = plane.shape
-    whole = _whole_pixels(displacement, steps_per_pixel)
-    flat = _clamped(rows + whole[:, 1], height) * width
-    flat += _clamped(columns + whole[:, 0], width)
-    fetched: Shaped[np.ndarray, " N"] = np.ascontiguousarray(plane).reshape(-1).take(flat)
-    return fetched
-
-
-def _whole_pixels(
-    steps: Int16[np.ndarray, "*N 2"], steps_per_pixel: int
-) -> Int64[np.ndarray, "*N 2"]:
-    half, bits = steps_per_pixel // 2, steps_per_pixel.bit_length() - 1
-    return (steps.astype(np.int64) + (half - 1) + (steps < 0)) >> bits
-
-
-def _starts(
-    whole: Int64[np.ndarray, "h8 w8 2"], height: int, width: int, block: int
-) -> tuple[Int64[np.ndarray, "h8 block w8"], Int64[np.ndarray, "h8 1 w8"]]:
-    """Row and column in `_windows` of the source of each line of each block.
-
-    Samples at an edge repeat beyond it, so starts are clamped at `block` samples outside.
-    """
-    rows, columns = len(whole), whole.shape[1]
-    top = whole[:, None, :, 1] + np.arange(rows * block).reshape(rows, block, 1)
-    left = whole[..., 0] + np.arange(block, (columns + 1) * block, block)
-    return _clamped(top, height), _clamped(left, width + block + 1)[:, None]
-
-
-def _padded(
-    maps: Shaped[np.ndarray, "N H W"], margin: int, below: int = 0
-) -> Shaped[np.ndarray, "N H+below W+2*margin"]:
-    """Maps with the left and right edges repeated, and lines of zeros below."""
-    count, height, width = maps.shape
-    padded = np.empty((count, height + below, width + 2 * margin), maps.dtype)
-    padded[:, :height, margin : margin + width] = maps
-    padded[:, :height, :margin] = maps[:, :, :1]
-    padded[:, :height, margin + width :] = maps[:, :, -1:]
-    padded[:, height:] = 0
-    return padded
-
-
-def _windows(maps: Shaped[np.ndarray, "N H W"], length: int) -> np.ndarray:
-    """View of the `length` samples from each position on as one item, copied in one go."""
-    count, height, width = maps.shape
-    item = np.dtype((np.void, length * maps.itemsize))
-    return np.ndarray((count, height, width - length + 1), item, maps, 0, maps.strides)
-
-
-def _clamped(index: Int[np.ndarray, "*N"], size: int) -> Int[np.ndarray, "*N"]:
-    # np.clip spends more on checking its bounds than on a small picture.
-    np.maximum(index, 0, out=index)
-    np.minimum(index, size - 1, out=index)
-    return index
+@compiled
+def _propagate(
+    steps: np.ndarray, covered: np.ndarray, previous: np.ndarray, mask: np.ndarray
+) -> None:
+    height, width = mask.shape
+    cells = BLOCK // 2
+    for top in range(0, height, cells):
+        for first in range(0, width, cells):
+            block = top // cells, first // cells
+            starts, x, y = not covered[block], steps[block][0], steps[block][1]
+            if not starts and x == y == 0:
+                continue
+            for row in range(top, min(top + cells, height)):
+                # A step by part of a cell reads two cells.
+                above = min(max(row + (y >> 2), 0), height - 1)
+                below = min(max(row + (y + 3 >> 2), 0), height - 1)
+                for column in range(first, min(first + cells, width)):
+                    left = min(max(column + (x >> 2), 0), width - 1)
+                    right = min(max(column + (x + 3 >> 2), 0), width - 1)
+                    upper = previous[above, left] | previous[above, right]
+                    lower = previous[below, left] | previous[below, right]
+                    mask[row, column] = starts | upper | lower
 
 
 def _repeat(
     blocks: Shaped[np.ndarray, "h8 w8 *C"], height: int, width: int, size: int = BLOCK
 ) -> Shaped[np.ndarray, "H W *C"]:
     return blocks.repeat(size, axis=1)[:, :width].repeat(size, axis=0)[:height]
-
-
-_CORNERS = np.array([[0, 0, 1, 1], [0, 1, 0, 1]]).reshape(2, 4, 1)
-"""Rows and columns of a cell's four pixels; the first is at its chroma sample."""
 
 
 class MotionTrace(NamedTuple):
@@ -239,61 +192,62 @@ def residual(picture: Planes, warped: Planes, intra: Planes, trace: MotionTrace)
         warped: the same frame decoded without residuals.
         intra: the I-frame of its GOP.
     """
-    found = Difference(
-        *(np.subtract(a, b, dtype=np.int16) for a, b in zip(picture, warped, strict=True))
-    )
-    rows, columns = np.nonzero(trace.intra_mask)
-    if not len(rows):
-        return found
-    height, width = picture.y.shape
-    # Flat indices; both coordinates of a vector as one 32-bit word.
-    vectors = np.ascontiguousarray(trace.displacement).view(np.int32).reshape(-1)
-    y, x = (2 * rows + _CORNERS[0]).reshape(-1), (2 * columns + _CORNERS[1]).reshape(-1)
-    luma, chroma = y * width + x, rows * (width // 2) + columns
-    displacement = vectors.take(luma).view(np.int16).reshape(-1, 2)
-    _replace(found.y, luma, picture.y, fetch(intra.y, y, x, displacement))
-    first = displacement[: len(rows)]
-    for plane in (1, 2):
-        moved = fetch(intra[plane], rows, columns, first, steps_per_pixel=4)
-        _replace(found[plane], chroma, picture[plane], moved)
+    found = Difference(*(np.empty(plane.shape, np.int16) for plane in picture))
+    _subtract(picture, warped, intra, trace.displacement, trace.intra_mask, found)
     return found
 
 
-def _replace(
-    found: Int16[np.ndarray, "H W"],
-    indices: Int64[np.ndarray, " N"],
-    picture: UInt8[np.ndarray, "H W"],
-    moved: UInt8[np.ndarray, " N"],
+@compiled
+def _subtract(
+    picture: Planes,
+    warped: Planes,
+    intra: Planes,
+    displacement: np.ndarray,
+    mask: np.ndarray,
+    found: Difference,
 ) -> None:
-    shown = np.ascontiguousarray(picture).reshape(-1).take(indices)
-    found.reshape(-1)[indices] = np.subtract(shown, moved, dtype=np.int16)
+    for plane in range(3):
+        for row in range(found[plane].shape[0]):
+            for column in range(found[plane].shape[1]):
+                found[plane][row, column] = picture[plane][row, column] - warped[plane][row, column]
+    height, width = mask.shape
+    for row in range(height):
+        for column in range(width):
+            if not mask[row, column]:
+                continue
+            for line in range(2 * row, 2 * row + 2):
+                for at in range(2 * column, 2 * column + 2):
+                    x, y = displacement[line, at, 0], displacement[line, at, 1]
+                    there = min(max(line + ((y + (y < 0)) >> 1), 0), 2 * height - 1)
+                    where = min(max(at + ((x + (x < 0)) >> 1), 0), 2 * width - 1)
+                    found.y[line, at] = picture.y[line, at] - intra.y[there, where]
+            x, y = displacement[2 * row, 2 * column, 0], displacement[2 * row, 2 * column, 1]
+            there = min(max(row + ((y + 1 + (y < 0)) >> 2), 0), height - 1)
+            where = min(max(column + ((x + 1 + (x < 0)) >> 2), 0), width - 1)
+            found.u[row, column] = picture.u[row, column] - intra.u[there, where]
+            found.v[row, column] = picture.v[row, column] - intra.v[there, where]
 
 
 def pool_motion(field: Int16[np.ndarray, "H W 2"]) -> Float16[np.ndarray, "2 H/4 W/4"]:
     """Mean motion of each cell in pixels."""
     height, width = field.shape[:2]
-    lines = field.reshape(-1, MOTION_CELL, 2 * width).astype(np.int32)
-    # Adding four slices is several times faster than a sum over so short an axis.
-    sums = lines[:, 0] + lines[:, 1] + (lines[:, 2] + lines[:, 3])
-    half_pels = np.empty((2, height // MOTION_CELL, width // MOTION_CELL), np.float32)
-    for axis in (0, 1):
-        first, second, third, fourth = (
-            sums[:, axis + 2 * pixel :: 2 * MOTION_CELL] for pixel in range(MOTION_CELL)
-        )
-        half_pels[axis] = first + second + (third + fourth)
-    half_pels /= MOTION_CELL**2
-    return (half_pels / 2).astype(np.float16)
+    pixels = np.empty((2, height // MOTION_CELL, width // MOTION_CELL), np.float32)
+    _pool(field, pixels)
+    return to_half(pixels)
+
+
+@compiled
+def _pool(field: np.ndarray, pixels: np.ndarray) -> None:
+    for row in range(pixels.shape[1]):
+        for column in range(pixels.shape[2]):
+            x = y = 0
+            for line in range(MOTION_CELL * row, MOTION_CELL * (row + 1)):
+                for at in range(MOTION_CELL * column, MOTION_CELL * (column + 1)):
+                    x, y = x + field[line, at, 0], y + field[line, at, 1]
+            pixels[0, row, column] = x / np.float32(2 * MOTION_CELL**2)
+            pixels[1, row, column] = y / np.float32(2 * MOTION_CELL**2)
 
 
 def pool_residual(difference: Difference) -> Float16[np.ndarray, "3 H/2 W/2"]:
     """Mean RGB difference of each cell."""
-    luma = _sum_2x2(difference.y) / np.float32(RESIDUAL_CELL**2)
-    planes = (plane[None].astype(np.float32) for plane in (luma, difference.u, difference.v))
-    maps: Float16[np.ndarray, "3 H/2 W/2"] = difference_to_rgb(*planes)[0].astype(np.float16)
-    return maps
-
-
-def _sum_2x2(maps: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H/2 W/2"]:
-    rows = maps[0::2] + maps[1::2]
-    cells: Int[np.ndarray, "H/2 W/2"] = rows[:, 0::2] + rows[:, 1::2]
-    return cells
+    return to_half(difference_to_rgb(*difference))

@@ -1,8 +1,8 @@
 """MPEG-4 Part 2 reader: pictures, motion vectors and predictions of the GOPs that are asked for.
 
-A first pass over the packets takes each picture's type from its header. A second one seeks to the
-I-frames of the GOPs needed and gives every packet to up to two decoders: the usual one, and one
-that leaves out the residual. FFmpeg's conventions, verified in ``tests/data/test_bitstream.py``:
+All packets of a file are held, and each picture's type is taken from its header. Those of the GOPs
+needed go to up to two decoders: the usual one, and one that leaves out the residual. FFmpeg's
+conventions, verified in ``tests/data/test_bitstream.py``:
 
 - ``+export_mvs`` gives one vector per 16 x 16 macroblock or 8 x 8 block of a P-frame. ``dst`` is
   the block's *centre*, ``motion / motion_scale`` is source minus destination in pixels,
@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.sidedata.motionvectors import MotionVectors
 from av.sidedata.sidedata import SideDataContainer
 from av.video.codeccontext import VideoCodecContext
@@ -32,6 +31,7 @@ from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from cmkd.data.native import compiled
 from cmkd.data.sampling import intra_of
 from cmkd.data.video import REENCODE, open_video
 from cmkd.errors import FileError
@@ -102,7 +102,7 @@ VECTORS = np.dtype(
 
 
 class Planes(NamedTuple):
-    """4:2:0 picture without colour conversion, as read-only views of the decoder's memory."""
+    """4:2:0 picture without colour conversion."""
 
     y: UInt8[np.ndarray, "H W"]
     u: UInt8[np.ndarray, "H/2 W/2"]
@@ -123,14 +123,6 @@ class Frame:
     vectors: np.ndarray | None
     """Vectors of dtype `VECTORS` for P-frames up to the GOP's last one with motion or a residual,
     else None."""
-
-
-class _PacketKey(NamedTuple):
-    """Identity of a packet across seeks."""
-
-    position: int | None
-    time: int | None
-    size: int
 
 
 @contextmanager
@@ -163,15 +155,12 @@ class Mpeg4Reader:
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container, self._stream = container, stream
-        self._packet_keys: list[_PacketKey] = []
-        kinds: list[str] = []
-        for packet in container.demux(stream):
-            if packet.size:
-                kinds += picture_kinds(bytes(packet))
-                self._packet_keys.append(_PacketKey(packet.pos, packet.dts, packet.size))
-        require_usable(kinds, len(self._packet_keys), stream.frames)
-        self.kinds: Sequence[str] = kinds
+        self._stream = stream
+        self._packets = [packet for packet in container.demux(stream) if packet.size]
+        self.kinds: Sequence[str] = [
+            kind for packet in self._packets for kind in picture_kinds(bytes(packet))
+        ]
+        require_usable(self.kinds, len(self._packets), stream.frames)
         self.height, self.width = stream.height, stream.width
 
     def frames(
@@ -212,12 +201,13 @@ class Mpeg4Reader:
                     _vectors(frame, index) if is_p and index <= run.last_motion else None,
                 )
 
-        for index, run, packet in self._packets(plan):
-            waiting.append((index, run))
-            decoded.extend(full.decode(packet))
-            if index <= run.last_residual:
-                warped.extend(bare.decode(packet))
-            yield from finished()
+        for run in plan:
+            for index in run.frames:
+                waiting.append((index, run))
+                decoded.extend(full.decode(self._packets[index]))
+                if index <= run.last_residual:
+                    warped.extend(bare.decode(self._packets[index]))
+                yield from finished()
         decoded.extend(full.decode(None))
         if residuals:
             warped.extend(bare.decode(None))
@@ -235,30 +225,6 @@ class Mpeg4Reader:
         codec.thread_count = 1
         codec.options = options
         return codec
-
-    def _packets(self, plan: Sequence[GopRun]) -> Iterator[tuple[int, GopRun, Packet[VideoStream]]]:
-        following = -1
-        packets: Iterator[Packet[VideoStream]] = iter(())
-        for run in plan:
-            if run.frames.start != following:
-                start = self._packet_keys[run.frames.start]
-                self._container.seek(start.time or 0, stream=self._stream)
-                packets = self._from(run.frames.start)
-            for index in run.frames:
-                packet = next(packets, None)
-                if packet is None:
-                    raise UnusableStream(f"frame {index} cannot be found again")
-                yield index, run, packet
-            following = run.frames.stop
-
-    def _from(self, index: int) -> Iterator[Packet[VideoStream]]:
-        """Packets from a frame's own on; a seek may land before it."""
-        packets = (packet for packet in self._container.demux(self._stream) if packet.size)
-        for packet in packets:
-            if _PacketKey(packet.pos, packet.dts, packet.size) == self._packet_keys[index]:
-                yield packet
-                break
-        yield from packets
 
     def _check(self, frame: VideoFrame, index: int) -> None:
         if frame.is_corrupt:
@@ -279,12 +245,9 @@ def _planes(frame: VideoFrame) -> Planes:
 
 
 def _samples(plane: VideoPlane) -> UInt8[np.ndarray, "H W"]:
-    # The array holds on to the plane, and the plane to its frame.
-    samples: UInt8[np.ndarray, "H W"] = np.ndarray(
-        (plane.height, plane.width), np.uint8, memoryview(plane), strides=(plane.line_size, 1)
-    )
-    samples.flags.writeable = False
-    return samples
+    # Copied without the padding of its lines, so that the frame can be freed.
+    sides, strides = (plane.height, plane.width), (plane.line_size, 1)
+    return np.ndarray(sides, np.uint8, memoryview(plane), strides=strides).copy()
 
 
 def _vectors(frame: VideoFrame, index: int) -> np.ndarray:
@@ -292,8 +255,17 @@ def _vectors(frame: VideoFrame, index: int) -> np.ndarray:
     # the garbage collector runs.
     side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
     # Copied as bytes, so that the frame can be freed.
-    whole = bytes(side) if isinstance(side, MotionVectors) else b""
+    whole = bytearray(side) if isinstance(side, MotionVectors) else bytearray()
     vectors = np.frombuffer(whole, VECTORS)
-    if not ((vectors["motion_scale"] == 2).all() and (vectors["w"] == vectors["h"]).all()):
+    if not _are_half_pel(vectors):
         raise UnusableStream(f"frame {index} uses quarter-pel or interlaced motion")
     return vectors
+
+
+@compiled
+def _are_half_pel(vectors: np.ndarray) -> bool:
+    for number in range(len(vectors)):
+        one = vectors[number]
+        if one.motion_scale != 2 or one.w != one.h:
+            return False
+    return True

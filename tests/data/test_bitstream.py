@@ -170,13 +170,11 @@ def test_planes_and_vectors_of_what_is_asked_for(good):
                     assert np.array_equal(one, other)
 
 
-def test_planes_outlive_the_file_and_cannot_be_written_to(good):
+def test_planes_outlive_the_file(good):
     with open_mpeg4(good) as video:
         kept = [frame.picture for frame in video.frames(range(24))]
     for planes, wanted in zip(kept, read_frames(good), strict=True):
         assert np.array_equal(planes.y, wanted.picture.y)
-    with pytest.raises(ValueError, match="read-only"):
-        kept[0].y[0, 0] = 0
 
 
 def test_without_residuals_p_frames_are_others(good):

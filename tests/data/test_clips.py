@@ -8,7 +8,7 @@ import pytest
 
 from cmkd.config.data import EncodingConfig, InputConfig, ReaderConfig
 from cmkd.data.clip import read_clip
-from cmkd.data.motion import fetch, residual, step
+from cmkd.data.motion import residual, step
 from cmkd.data.mpeg4 import Mpeg4Reader, open_mpeg4
 from cmkd.data.video import decode_rgb, encode
 from cmkd.errors import DataError
@@ -79,10 +79,12 @@ def move(intra, displacement):
     """The I-frame's planes warped by whole pixels to where `displacement` says they went."""
     moved = []
     for plane, pitch in zip(intra, (1, 2, 2), strict=True):
-        rows, columns = (at.ravel() for at in np.indices(plane.shape))
-        there = displacement[::pitch, ::pitch].reshape(-1, 2)
-        pixels = fetch(plane, rows, columns, there, steps_per_pixel=2 * pitch)
-        moved.append(pixels.reshape(plane.shape))
+        there = displacement[::pitch, ::pitch].astype(int)
+        # Halves go towards zero.
+        there = np.sign(there) * ((np.abs(there) + pitch - 1) // (2 * pitch))
+        rows, columns = np.indices(plane.shape) + there.transpose(2, 0, 1)[::-1]
+        rows, columns = rows.clip(0, len(plane) - 1), columns.clip(0, plane.shape[1] - 1)
+        moved.append(np.asarray(plane)[rows, columns])
     return moved
 
 

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 
 from cmkd.config.data import EncodingConfig
-from cmkd.data.motion import BlockMotion, accumulate, block_motion, fetch, propagate_intra
-from cmkd.data.mpeg4 import VECTORS, open_mpeg4
+from cmkd.data.motion import (
+    BlockMotion,
+    MotionTrace,
+    accumulate,
+    block_motion,
+    propagate_intra,
+    residual,
+)
+from cmkd.data.mpeg4 import VECTORS, Planes, open_mpeg4
 from cmkd.data.video import encode
 
 
@@ -17,11 +24,15 @@ def motion_field(vectors, height, width):
     return motion.field(height, width), ~motion.intra(height, width)
 
 
-def warp(picture, displacement, *, steps_per_pixel=2):
-    rows, columns = (at.ravel() for at in np.indices(picture.shape))
-    there = displacement.reshape(-1, 2)
-    moved = fetch(picture, rows, columns, there, steps_per_pixel=steps_per_pixel)
-    return moved.reshape(picture.shape)
+def warp(luma, chroma, displacement):
+    """Pixels of an I-frame from which a picture comes that is marked everywhere, and black."""
+    intra = Planes(*(np.array(plane, np.uint8) for plane in (luma, chroma, chroma)))
+    black = Planes(*(np.zeros_like(plane) for plane in intra))
+    nothing = BlockMotion(np.zeros((0, 0, 2), np.int16), np.zeros((0, 0), bool))
+    trace = MotionTrace(nothing, displacement, np.ones(intra.u.shape, bool))
+    y, u, v = residual(black, black, intra, trace)
+    assert np.array_equal(u, v)
+    return -y, -u
 
 
 def vectors(*blocks):
@@ -57,25 +68,25 @@ def test_no_vectors_at_all_is_all_intra():
     assert not covered.any() and not field.any()
 
 
-def test_warp_fetches_from_where_the_displacement_points_and_clamps():
-    picture = np.arange(12).reshape(3, 4)
-    displacement = np.zeros((3, 4, 2), np.int16)
+def test_marked_cells_come_from_where_the_displacement_points_and_from_the_edge_beyond_it():
+    luma, chroma = np.arange(16).reshape(4, 4), np.array([[20, 30], [40, 50]])
+    displacement = np.zeros((4, 4, 2), np.int16)
     displacement[..., 0] = -2
-    assert (warp(picture, displacement) == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]).all()
+    y, u = warp(luma, chroma, displacement)
+    assert (y == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10], [12, 12, 13, 14]]).all()
+    assert (u == chroma).all(), "half a pixel of chroma, which goes towards zero"
     displacement[...] = (0, 6)
-    assert (warp(picture, displacement) == [[8, 9, 10, 11]] * 3).all()
+    y, u = warp(luma, chroma, displacement)
+    assert (y == [[12, 13, 14, 15]] * 4).all() and (u == [[40, 50]] * 2).all()
 
 
-@pytest.mark.parametrize(
-    ("steps_per_pixel", "pixels"),
-    [(2, [-2, -1, -1, 0, 0, 0, 1, 1, 2]), (4, [-1, -1, 0, 0, 0, 0, 0, 1, 1])],
-)
-def test_nearest_pixel_is_taken_and_halves_go_towards_zero(steps_per_pixel, pixels):
-    line = np.broadcast_to(np.arange(21), (9, 21))
-    displacement = np.zeros((9, 21, 2), np.int16)
-    displacement[..., 0] = np.arange(-4, 5)[:, None]
-    moved = warp(line, displacement, steps_per_pixel=steps_per_pixel)
-    assert (moved[:, 10] - 10).tolist() == pixels
+def test_nearest_pixel_is_taken_and_halves_go_towards_zero():
+    ramp = np.broadcast_to(np.arange(24), (18, 24))
+    displacement = np.zeros((18, 24, 2), np.int16)
+    displacement[..., 0] = np.arange(-4, 5).repeat(2)[:, None]
+    y, u = warp(ramp, ramp[:9, :12], displacement)
+    assert (y[::2, 10] - 10).tolist() == [-2, -1, -1, 0, 0, 0, 1, 1, 2]
+    assert (u[:, 5] - 5).tolist() == [-1, -1, 0, 0, 0, 0, 0, 1, 1]
 
 
 def test_accumulated_motion_by_hand():

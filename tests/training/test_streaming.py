@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +132,48 @@ def test_loaders_change_nothing_and_an_epoch_goes_on_where_it_was_kept(
     state = torch.load(folder / CURRENT, weights_only=True)
     assert (len(state["history"]), state["progress"]["steps"]) == (1, 3)
     assert losses(TrialRun(configs[1], fresh_cache, device="cpu")) == alone
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cmkd.config.trial import TrialConfig
+from cmkd.training import loop
+from cmkd.training.student import StudentLearner
+from cmkd.training.trial import TrialRun
+
+loop.WITHIN_EPOCH_SECONDS, loop.WITHIN_EPOCH_STEPS = 0.0, 1
+step, started = StudentLearner.batch_loss, []
+
+def killed(learner, batch):
+    started.append(batch)
+    if len(started) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(learner, batch)
+
+StudentLearner.batch_loss = killed
+trial = TrialRun(TrialConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), device="cpu")
+while not trial.finished:
+    trial.train_epoch()
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed_the_losses_are_the_same(
+    fresh_cache: Path, make_trial: MakeTrial
+) -> None:
+    """The fourth step of the second epoch; two processes read ahead of it, and end with it."""
+    config = fresh(make_trial(lambda_1=0.0, lambda_2=0.0, decoder=False), 2)
+    unbroken = losses(TrialRun(config, fresh_cache, device="cpu"))
+    folder = fresh_cache / "trials" / config.id
+    shutil.rmtree(folder)
+    command = [sys.executable, "-c", KILLED, config.model_dump_json(), str(fresh_cache)]
+    # Processes that read hold its output open as long as they live.
+    found = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert found.returncode == -signal.SIGKILL, found.stderr
+    state = torch.load(folder / CURRENT, weights_only=True)
+    assert (len(state["history"]), state["progress"]["steps"]) == (1, 3)
+    assert losses(TrialRun(config, fresh_cache, device="cpu")) == unbroken
 
 
 def test_a_clip_that_breaks_fails_its_trial_alone(
