@@ -141,10 +141,10 @@ def run(
         document = {"schema": SCHEMA, "sweep": loaded.spec.name, "data": data, "seeds": seeds}
         document |= plan_json(result.plan, result.expected)
     else:
-        words = ["report", "tables", "--sweep", name or loaded.spec.name, "--data", data]
-        words += ["--tracking-uri", tracking_uri] if tracking_uri else []
-        tables = same_command(words, tracking_uri)
-        shown = "\n".join([summary(result, command), *next_steps(result.plan, tables)])
+        shown = summary(result, command)
+        if result.finished and result.plan.complete:
+            steps = next_steps(result.plan, name or loaded.spec.name, data, tracking_uri)
+            shown = "\n".join([shown, *steps])
         document = result_json(result)
     typer.echo(json.dumps(document, indent=2) if as_json else shown)
     if not dry_run and (result.failures or not result.plan.complete):
@@ -184,15 +184,19 @@ def plan_text(plan: Plan, expected: Preflight) -> str:
     return "\n".join([*lines, *(expected.lines() if plan.to_run else ())])
 
 
-def next_steps(plan: Plan, tables: str) -> list[str]:
-    """Lines with the command `tables`, and with one that predicts by a student of the cache."""
+def next_steps(plan: Plan, spec: str, data: str, uri: str | None) -> list[str]:
+    """Commands that show what is done: its tables, and a prediction by a student of the cache."""
     from cmkd.config.paths import cache_root
+    from cmkd.report.paper import TABLES
     from cmkd.training.outcome import STUDENT_CONFIG_FILE
 
     done = [trial for trial in plan.trials if plan.states[trial.id] == "done"]
+    words = ["report", "tables", "--data", data]
+    words += ["--sweep", spec] if spec not in {table.sweep for table in TABLES.values()} else []
+    words += ["--tracking-uri", uri] if uri else []
+    lines = [f"tables and figures: {same_command(words, uri)}"]
     folder = cache_root() / "trials"
     here = (trial for trial in done if (folder / trial.id / STUDENT_CONFIG_FILE).is_file())
-    lines = [f"tables and figures: {tables}"] if done else []
     return lines + [
         f"classes of a video by {trial.name}: cmkd predict {trial.id} VIDEO"
         for trial in islice(here, 1)

@@ -276,13 +276,14 @@ def test_the_end_of_a_sweep_names_the_commands_that_go_on_from_it(tmp_path, monk
     monkeypatch.setenv("CMKD_CACHE", str(tmp_path))
     trials = expand(load_sweep("smoke"), data="d", data_id="i", folds=1, seeds=1)
     runs = [RunRecord("r", trial.id, "FINISHED", {}, {}) for trial in trials[:2]]
-    plan, tables = make_plan(trials, runs), "cmkd report tables --sweep smoke --data d"
-    assert next_steps(make_plan(trials, ()), tables) == []
-    assert next_steps(plan, tables) == [f"tables and figures: {tables}"]
+    plan, tables = make_plan(trials, runs), "tables and figures: cmkd report tables --data d"
+    assert next_steps(plan, "ablation", "d", None) == [tables]
+    uri = "sqlite:///a.db"
+    assert next_steps(plan, "smoke", "d", uri) == [f"{tables} --sweep smoke --tracking-uri {uri}"]
     for trial in trials[1:]:
         (tmp_path / "trials" / trial.id).mkdir(parents=True)
         (tmp_path / "trials" / trial.id / "student.json").touch()
-    assert next_steps(plan, tables)[1] == (
+    assert next_steps(plan, "smoke", "d", None)[1] == (
         f"classes of a video by control seed 0 fold 0: cmkd predict {trials[1].id} VIDEO"
     )
 
