@@ -10,7 +10,9 @@ of N clips; view 0 is the plain one, then come those at test, then those of epoc
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -112,6 +114,7 @@ class ClipStream:
             collate_fn=_unchanged,
             pin_memory=pinned,
             multiprocessing_context=_clean_processes() if processes else None,
+            worker_init_fn=_end_with_trainer,
             prefetch_factor=AHEAD if processes else None,
             persistent_workers=processes > 0,
             # Else each pass draws from the generator that dropout uses.
@@ -215,6 +218,18 @@ def _clean_processes() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+def _end_with_trainer(_number: int) -> None:
+    """End this process with the trainer; DataLoader watches the server that forks, which stays."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _joined(first: Chunk, rest: Iterator[Chunk]) -> Iterator[Chunk]:
