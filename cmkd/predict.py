@@ -11,6 +11,7 @@ encoding of the trial's data set is re-encoded first, as `cmkd data prepare` doe
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from cmkd.errors import CmkdError, DataError, InfrastructureError, InputError
 from cmkd.io import file_sha256
 from cmkd.method import networks
 from cmkd.tracking.reader import open_reader
-from cmkd.tracking.store import store_exists
+from cmkd.tracking.store import RunRecord, store_exists
 from cmkd.training.build import build_student, sees_all_i_frames
 from cmkd.training.outcome import STUDENT_CONFIG_FILE, STUDENT_FILE, StudentDescription
 from cmkd.training.runtime import autocast, pick_device, to_device
@@ -226,11 +227,11 @@ def load_student(source: Path | str, *, store: str | None = None, device: str = 
 
     Args:
         source: folder of a trial in the cache or of the files of its run; id of a trial; or id of
-            a run, whose trial is in this cache.
+            a run, whose trial is in this cache. Of an id its start is enough, from 6 digits on.
         store: tracking store that knows the run; None as in `cmkd.results`.
 
     Raises:
-        InputError: no such folder, trial or run, or one without a finished student.
+        InputError: no such folder, trial or run, several, or one without a finished student.
         InfrastructureError: the weights are damaged, or the store does not answer.
     """
     return Student(_folder(source, store), pick_device(device))
@@ -246,24 +247,39 @@ def _folder(source: Path | str, store: str | None) -> Path:
                 f"{folder}: has no {STUDENT_CONFIG_FILE}, so no finished student",
                 "run its sweep again, which goes on with what is not finished",
             )
-    if not store_exists(store):
+    text = str(source)
+    is_start = re.fullmatch("[0-9a-f]{6,}", text) is not None
+    found: dict[str, RunRecord | None] = {}
+    if is_start:
+        found = {path.name: None for path in sorted(trials.glob(f"{text}*"))}
+    if store_exists(store):
+        try:
+            runs = open_reader(store).find({})
+        except CmkdError as error:
+            raise InputError(
+                f"{source}: is no folder and no trial of {trials}, and no run, as {error.problem}",
+                "name the folder of a finished trial",
+            ) from error
+        found |= {
+            run.run_id: run
+            for run in runs
+            if run.run_id == text or (is_start and run.run_id.startswith(text))
+        }
+    elif not found:
         raise InputError(
             f"{source}: is no folder and no trial of {trials}, and there is no tracking store",
             "name the folder of a finished trial, or the store with --tracking-uri",
         )
-    try:
-        runs = [run for run in open_reader(store).find({}) if run.run_id == str(source)]
-    except CmkdError as error:
-        raise InputError(
-            f"{source}: is no folder and no trial of {trials}, and no run, as {error.problem}",
-            "name the folder of a finished trial",
-        ) from error
-    if not runs:
+    if not found:
         raise InputError(
             f"{source}: is no folder, no trial of {trials} and no run of the store",
-            "name the folder of a finished trial, or the id of a run",
+            "name the folder of a finished trial, or an id that cmkd report trace SWEEP lists",
         )
-    run = runs[0]
+    if len(found) > 1:
+        raise InputError(f"{source}: begins {', '.join(found)}; give more of the id")
+    ((name, run),) = found.items()
+    if run is None:
+        return _folder(trials / name, store)
     if run.status != "FINISHED":
         raise InputError(
             f"run {run.run_id}: is {run.status}, so it has no finished student",

@@ -36,7 +36,8 @@ class Provenance:
 
     Attributes:
         code: digest of the sources that decide a result.
-        commit: of the checkout, with ``-dirty`` when it was edited; else the version of cmkd.
+        commit: of the checkout, with ``-dirty`` when a tracked file was edited or the package has
+            one that is not tracked; else the version of cmkd.
         versions: of the packages that compute.
         processor: architecture and features.
     """
@@ -62,7 +63,7 @@ def this_code() -> Provenance:
     """Provenance of what this process makes."""
     package = Path(__file__).resolve().parent
     versions = {"cmkd": __version__, **{name: metadata.version(name) for name in PACKAGES}}
-    return Provenance(code_digest(package), _commit(package.parent), versions, _processor())
+    return Provenance(code_digest(package), _commit(package), versions, _processor())
 
 
 def code_digest(package: Path, skipped: Collection[str] = NEUTRAL) -> str:
@@ -110,11 +111,14 @@ def makers(folder: Path) -> tuple[Provenance, ...]:
         ) from error
 
 
-def _commit(checkout: Path) -> str:
-    if (checkout / ".git").exists():
+def _commit(package: Path) -> str:
+    if (package.parent / ".git").exists():
         try:
-            commit = _git(checkout, "rev-parse", "HEAD")
-            return commit + ("-dirty" if _git(checkout, "status", "--porcelain") else "")
+            commit = _git(package, "rev-parse", "HEAD")
+            edited = _git(package, "status", "--porcelain", "--untracked-files=no")
+            # A sweep file or a result of the user's own is no part of the code.
+            added = _git(package, "ls-files", "--others", "--exclude-standard")
+            return commit + ("-dirty" if edited or added else "")
         except (OSError, subprocess.CalledProcessError):
             pass
     return __version__

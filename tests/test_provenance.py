@@ -42,6 +42,42 @@ def test_this_code_names_commit_versions_and_processor() -> None:
     assert {"code", "git_commit", "made_with", "processor"} == set(made.tags())
 
 
+def test_a_sweep_file_of_ones_own_does_not_make_a_commit_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    package = tmp_path / "cmkd"
+    (package / "method").mkdir(parents=True)
+    for name in ("cmkd/provenance.py", "cmkd/method/losses.py", "Makefile"):
+        (tmp_path / name).write_text("a = 1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    clean = git("rev-parse", "HEAD")
+
+    def commit() -> str:
+        return this_code.__wrapped__().commit
+
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "student.onnx").touch()
+    assert commit() == clean
+    added = package / "method" / "other.py"
+    added.touch()
+    assert commit() == f"{clean}-dirty"
+    added.unlink()
+    for name in ("Makefile", "cmkd/method/losses.py"):
+        (tmp_path / name).write_text("a = 2\n")
+        assert commit() == f"{clean}-dirty"
+        git("checkout", "-q", name)
+        assert commit() == clean
+
+
 def test_all_makers_of_a_folder_are_kept_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from cmkd.cli.work import GENERATED, Out, TrackingUri, aligned, checked_name
+from cmkd.cli.work import GENERATED, Out, TrackingUri, aligned, checked_name, progress_console
 
 RunOrFolder = Annotated[
     str,
     typer.Argument(
         metavar="RUN_OR_FOLDER",
-        help="Id of a finished run or trial, or folder of its student.json.",
+        help="Id of a finished run or trial, or its start as reports show it; or folder of its "
+        "student.json.",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
@@ -126,6 +127,7 @@ def export(
 
     loaded = load_student(student, store=tracking_uri, device="cpu")
     name = out or f"student-{loaded.description.trial_id}"
+    progress_console(stderr=True).print(f"writing {name}: up to half a minute for a program")
     if to == "mlflow":
         from cmkd.mlflow_model import register
 

@@ -147,7 +147,7 @@ class PlainView(SweepView):
         if any(trial.status == "running" for trial in progress.teachers.values()):
             done = sum(trial.epoch for trial in progress.teachers.values())
             total = sum(trial.epochs for trial in progress.teachers.values())
-            self.stage("training teachers", done, total)
+            self.stage("epochs of teachers", done, total)
 
     def ended(self, trial: TrialProgress, progress: Progress) -> None:
         """Print the result with the counts."""

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Raised when a key of the JSON goes or changes its meaning; new keys may come any time."""
+MOST_AXES = 6
+"""Swept keys of which a plan shows every value."""
 
-
-app = typer.Typer(help="Train what a sweep lacks; list, show and write sweep files.")
+app = typer.Typer(
+    help="Train what a sweep lacks; list, show and write sweep files.\n\n"
+    "cmkd sweep NAME is cmkd sweep run NAME; its options: cmkd sweep run --help."
+)
 
 RUN = {
     "Which trials": "table only data seeds until_decided retry_failed fresh",
@@ -136,7 +141,11 @@ def run(
         document = {"schema": SCHEMA, "sweep": loaded.spec.name, "data": data, "seeds": seeds}
         document |= plan_json(result.plan, result.expected)
     else:
-        shown, document = summary(result, command), result_json(result)
+        shown = summary(result, command)
+        if result.finished and result.plan.complete:
+            steps = next_steps(result.plan, name or loaded.spec.name, data, tracking_uri)
+            shown = "\n".join([shown, *steps])
+        document = result_json(result)
     typer.echo(json.dumps(document, indent=2) if as_json else shown)
     if not dry_run and (result.failures or not result.plan.complete):
         raise typer.Exit(1)
@@ -152,9 +161,9 @@ def same_command(words: Sequence[str], uri: str | None) -> str:
 
 
 def plan_text(plan: Plan, expected: Preflight) -> str:
-    """A line per trial, then what is to know of all of them.
+    """A line per trial with its values of the swept keys, then what is to know of all of them.
 
-    Of the keys in which the arms differ, a line has those that are not at their default.
+    Of more than `MOST_AXES` keys, values at their default are left out.
     """
     axes, ids = axes_of(plan.settings.values()), {a: s.id for a, s in plan.settings.items()}
     defaults = flat(Setting().as_json())
@@ -162,18 +171,36 @@ def plan_text(plan: Plan, expected: Preflight) -> str:
     rows = [("state", "trial", "fold", "seed", "arm", "axes")]
     for trial in plan.trials:
         config = trial.config
-        changed = {
-            short[key]: value
+        words = [
+            f"{short[key]}={value}"
             for key, value in axes[ids[trial.arm]].items()
-            if value != defaults.get(key, "0.0")
-        }
-        words = [f"{key}={value}" for key, value in changed.items()]
+            if len(short) <= MOST_AXES or value != defaults.get(key, "0.0")
+        ]
         arm = " = ".join(trial.arms)
         state = plan.states[trial.id]
         rows.append((state, trial.id, str(config.fold), str(config.seed), arm, " ".join(words)))
     lines = [*aligned(rows), *plan.lines()]
     lines += [f"{name} waits for {', '.join(needs)}" for name, needs in plan.waiting.items()]
     return "\n".join([*lines, *(expected.lines() if plan.to_run else ())])
+
+
+def next_steps(plan: Plan, spec: str, data: str, uri: str | None) -> list[str]:
+    """Commands that show what is done: its tables, and a prediction by a student of the cache."""
+    from cmkd.config.paths import cache_root
+    from cmkd.report.paper import TABLES
+    from cmkd.training.outcome import STUDENT_CONFIG_FILE
+
+    done = [trial for trial in plan.trials if plan.states[trial.id] == "done"]
+    words = ["report", "tables", "--data", data]
+    words += ["--sweep", spec] if spec not in {table.sweep for table in TABLES.values()} else []
+    words += ["--tracking-uri", uri] if uri else []
+    lines = [f"tables and figures: {same_command(words, uri)}"]
+    folder = cache_root() / "trials"
+    here = (trial for trial in done if (folder / trial.id / STUDENT_CONFIG_FILE).is_file())
+    return lines + [
+        f"classes of a video by {trial.name}: cmkd predict {trial.id} VIDEO"
+        for trial in islice(here, 1)
+    ]
 
 
 def short_keys(keys: Collection[str]) -> dict[str, str]:

@@ -11,11 +11,9 @@ import typer
 
 from cmkd.cli.work import TrackingUri
 from cmkd.errors import InputError
-from cmkd.tracking.store import checked_uri, default_uri, redact, store_exists
+from cmkd.tracking.store import MLFLOW_MODE, checked_uri, default_uri, redact, store_exists
 
 HOST = "127.0.0.1"
-MODE = "workflowType=machine_learning"
-"""Without it MLflow 3 opens its pages for language models, which show no runs."""
 
 
 def ui(
@@ -50,9 +48,9 @@ def runs_address(uri: str, server: str) -> str:
     reader = open_reader(uri)
     runs = reader.find({"kind": "trial"}) or reader.find({"kind": "teacher"})
     if not runs:
-        return f"{server}/#/experiments?{MODE}"
+        return f"{server}/#/experiments?{MLFLOW_MODE}"
     experiment = runs[-1].experiment_id
-    page = f"{server}/#/experiments/{experiment}/runs?{MODE}"
+    page = f"{server}/#/experiments/{experiment}/runs?{MLFLOW_MODE}"
     # Imported here, as MLflow takes seconds.
     from cmkd.tracking.mlflow_calls import share_view
 

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
@@ -60,22 +61,39 @@ class Dataset:
         """Groups of clips; 0 if no clip has one."""
         return len({clip.group for clip in self.clips} - {""})
 
-    @property
-    def leak_warning(self) -> str | None:
-        """Sentence for a data set without groups, to be shown wherever its accuracies are."""
-        if self.num_groups or self.info.kind != "folder":
+    @cached_property
+    def split_warning(self) -> str | None:
+        """Sentence for a folder without groups, or with a single one in validation.
+
+        It is shown wherever accuracies are.
+        """
+        if self.info.kind != "folder":
+            return None
+        if not self.num_groups:
+            return (
+                f"{self.info.name} has no groups: clips of one person or recording may be in "
+                "training and test, which makes accuracies too high; add a column 'group' to "
+                "manifest.csv"
+            )
+        groups = [
+            {self.clips[clip].group or clip for clip in self.split(fold).val}
+            for fold in range(self.num_folds)
+        ]
+        single = sum(len(held) == 1 for held in groups)
+        if not single:
             return None
         return (
-            f"{self.info.name} has no groups: clips of one person or recording may be in training "
-            "and test, which makes accuracies too high; add a column 'group' to manifest.csv"
+            f"{self.info.name}: the validation clips of {single} of {self.num_folds} folds are a "
+            "single group, by which the epoch of every trial is selected; compare last epochs as "
+            "well, or mark clips of several groups as val (column 'split' of manifest.csv, --given)"
         )
 
     def summary(self) -> list[str]:
         """Lines for people: classes, groups, and the sizes of every fold's parts per class."""
         labels = Counter(clip.label for clip in self.clips)
         lines = [
-            f"{len(self.clips)} clips, {len(labels)} classes of {_range(labels.values())}, "
-            f"{self.num_groups or 'no'} groups, {self.num_folds} folds"
+            f"{len(self.clips)} clips, {len(labels)} classes of {_range(labels.values())} clips "
+            f"each, {self.num_groups or 'no'} groups, {self.num_folds} folds"
         ]
         for fold in range(self.num_folds):
             parts = self.split(fold)
@@ -84,7 +102,7 @@ class Dataset:
             counts = [Counter(self.clips[clip].label for clip in part) for part in named.values()]
             per_class = ", ".join(_range([of[label] for label in labels]) for of in counts)
             lines.append(f"fold {fold}: {sizes}; per class {per_class}")
-        return lines + ([self.leak_warning] if self.leak_warning else [])
+        return lines + ([self.split_warning] if self.split_warning else [])
 
     def split(self, fold: int) -> Split:
         """Clip numbers of a fold's parts.

@@ -65,7 +65,7 @@ class Evidence:
         commits: of the finished trials.
         sweep: arms known after `choices`.
         official: published data set.
-        leak_warning: sentence for a data set without groups.
+        split_warning: sentence on the groups of the data set.
     """
 
     data: str
@@ -83,7 +83,7 @@ class Evidence:
     choices: tuple[Choice, ...]
     test: EvaluatedClips = EvaluatedClips()
     official: OfficialPart | None = None
-    leak_warning: str | None = None
+    split_warning: str | None = None
 
 
 def trials_of(evidence: Evidence, arm: Arm) -> tuple[Trial, ...]:
@@ -171,7 +171,7 @@ def collect(
         choices=choices,
         test=EvaluatedClips.of({trial.fold: trial.predictions for trial in trials}),
         official=_official(finished),
-        leak_warning=_text(finished.iloc[0].get("leak_warning")),
+        split_warning=_text(finished.iloc[0].get("leak_warning")),
     )
 
 

@@ -94,7 +94,13 @@ def render_bib(works: Mapping[str, str]) -> str:
 def render_latex(page: Page) -> str:
     """One float per grid; the notes stand under the first."""
     lines = [r"% \usepackage[T1]{fontenc} \usepackage{array,booktabs,graphicx,rotating,textcomp}"]
-    notes = (f"{page.headline} {page.notice}", *page.circumstances, *page.how, *page.notes)
+    notes = (
+        f"{page.headline} {page.notice}",
+        *page.warnings,
+        *page.circumstances,
+        *page.how,
+        *page.notes,
+    )
     for grid in page.grids:
         if grid.name not in PROVENANCE:
             lines += _float(page, grid, notes if grid is page.grids[0] else ())

@@ -110,6 +110,7 @@ class Page:
     how: tuple[str, ...] = ()
     data: str = ""
     is_cited: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -156,8 +157,10 @@ def _figure(file: str, picture: Picture) -> list[str]:
 
 
 def render_notice(page: Page) -> str:
-    """Headline and notice as a quotation."""
-    return f"> **{escape(page.headline)}** {escape(page.notice)}"
+    """Headline, notice and warnings as a quotation."""
+    lines = [f"**{escape(page.headline)}** {escape(page.notice)}"]
+    lines += [f"**Warning:** {escape(line)}" for line in page.warnings]
+    return "\n>\n".join(f"> {line}" for line in lines)
 
 
 def render_grid(grid: Grid) -> str:
@@ -230,6 +233,7 @@ def render_json(page: Page) -> str:
         "heading": page.heading,
         "headline": page.headline,
         "notice": page.notice,
+        "warnings": page.warnings,
         "grids": [_grid(grid) for grid in page.grids],
         "circumstances": page.circumstances,
         "notes": page.notes,

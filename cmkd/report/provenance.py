@@ -12,6 +12,7 @@ from cmkd.report.arms import flat
 from cmkd.report.evidence import Teacher, Trial, trials_of
 from cmkd.report.tables import ArmResult, Table
 from cmkd.report.text import DASH, difference_text, heading, score_text, usual_seeds
+from cmkd.tracking.store import MLFLOW_MODE
 
 
 def traces(table: Table, arm: str | None = None) -> tuple[ArmResult, ...]:
@@ -35,7 +36,7 @@ def teachers_name(family: str) -> str:
 
 def run_url(server: str, run: Trial | Teacher) -> str:
     """Address of a run on the MLflow pages at `server`."""
-    return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}?{MLFLOW_MODE}"
 
 
 SCHEMA = 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,9 +72,43 @@ def build_page(table: Table, *, version: str) -> Page:
         notes=notes,
         how=tuple(how_to_read(table)),
         data=table.evidence.data,
+        warnings=tuple(_warnings(table)),
         # A table of one's own may number other works.
         is_cited=bool(works) and works.items() <= all_works().items(),
     )
+
+
+def _warnings(table: Table) -> Iterator[str]:
+    """Reasons to doubt the numbers: groups of clips, and teachers that know little."""
+    evidence = table.evidence
+    if evidence.split_warning:
+        yield f"{evidence.split_warning}."
+    means = {measured.arm.name: measured.selected.mean for measured in table.measured}
+    for row in table.rows:
+        own = row.teacher.scores["selected"].mean if row.teacher is not None else None
+        control = standard_reference(table.sweep, "control", row.family) if row.family else None
+        reached = means.get(control.name) if control else None
+        if own is not None and reached is not None and own <= reached:
+            yield (
+                f"The RGB teacher of the {row.family} family ({own:.1f} %) is not ahead of the "
+                f"control ({reached:.1f} %): a gain of KD here need not be its knowledge. Compare "
+                "with an arm of an untrained teacher (teacher.untrained), or train it from "
+                "imported weights (teacher.weights), longer or on more clips."
+            )
+    labels = {trial.fold: Counter(trial.predictions.labels) for trial in evidence.trials}
+    for family in sorted(evidence.teachers):
+        weak: dict[int, list[str]] = {}
+        for fold, teacher in distinct_teachers(evidence, family):
+            total, most = labels[fold].total(), max(labels[fold].values())
+            chance = most / total
+            guessed = chance + 2 * math.sqrt(chance * (1 - chance) / total)
+            if chance < 1 and teacher.selected is not None and teacher.selected <= 100 * guessed:
+                weak.setdefault(fold, []).append(f"{teacher.selected:.1f} %")
+        for fold, shown in weak.items():
+            yield (
+                f"The RGB teacher of the {family} family is near chance in fold {fold}: "
+                f"{', '.join(shown)} of {labels[fold].total()} test clips."
+            )
 
 
 def _main_grid(table: Table) -> Grid:
@@ -102,7 +138,8 @@ def _main_grid(table: Table) -> Grid:
     lines = [
         Line(tuple(_main_cells(row, table, departing)), _group(row, table)) for row in table.rows
     ]
-    has_last = table.spec.references or table.spec.is_own
+    # A table of the paper has no room for it, and a grid of its own.
+    has_last = table.spec.references and not table.spec.is_own
     spare = ("Arm", measures["last"]) if has_last else ("Arm",)
     return Grid("main", heading(table), caption, columns, tuple(lines), spare)
 

@@ -13,7 +13,6 @@ from cmkd.report.arms import (
     families_of,
     family_of_arm,
     marked_departures,
-    standard_reference,
 )
 from cmkd.report.evidence import Evidence, distinct_teachers, trials_of
 from cmkd.report.paper import CostCell
@@ -308,8 +307,6 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             f"Data: {evidence.data} ({evidence.data_kind}, data_id {evidence.data_id}), "
             f"{len(evidence.test.clips)} test clips, {folds_text(table)}."
         )
-        if evidence.leak_warning:
-            yield f"{evidence.leak_warning}."
         yield from _marked(table)
         unranked = sum(trial.predictions.top5 is None for trial in evidence.trials)
         if published.top5 and not has_top5(table):
@@ -324,7 +321,6 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
             lost = any(teacher.selected is None for teacher in known)
             end = "; its run is not in the store" if lost else ""
             yield f"RGB teacher of the {family} family: {networks} {ids}{end}."
-        yield from _weak_teachers(table)
         yield from (f"Selected: {choice.describe()}." for choice in evidence.choices)
         yield from _gaps(table)
     if published.has_gflops:
@@ -337,20 +333,6 @@ def circumstances(table: Table, version: str) -> Iterator[str]:
                 "one reading of several."
             )
     yield f"Sweep {table.sweep.spec.name}; {_commits(evidence)}report by {version}."
-
-
-def _weak_teachers(table: Table) -> Iterator[str]:
-    """Teachers that are not ahead of the control of their family."""
-    means = {measured.arm.name: measured.selected.mean for measured in table.measured}
-    for row in table.rows:
-        own = row.teacher.scores["selected"].mean if row.teacher is not None else None
-        control = standard_reference(table.sweep, "control", row.family) if row.family else None
-        reached = means.get(control.name) if control else None
-        if own is not None and reached is not None and own <= reached:
-            yield (
-                f"The RGB teacher of the {row.family} family ({own:.1f} %) is not ahead of the "
-                f"control ({reached:.1f} %), so nothing can be learnt from it here."
-            )
 
 
 def _marked(table: Table) -> Iterator[str]:

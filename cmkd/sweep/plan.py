@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cmkd.config.backbones import find_backbone
 from cmkd.config.sweep import Choice, Sweep, resolve
-from cmkd.config.trial import Setting
+from cmkd.config.trial import Setting, TrainingConfig
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.interim_looks import (
     LEAST_SEEDS,
@@ -238,29 +238,41 @@ def make_plan(
 
 FEW_STEPS = 200
 """Fewer steps hardly move random weights, however many epochs they are."""
+LEAST_BATCH = 4
+"""Smallest batch that is recommended."""
 
 
 def warnings(plan: Plan, dataset: Dataset) -> list[str]:
-    """Warnings about `plan` on this data set: leaks, and too few steps from random weights."""
-    lines = [dataset.leak_warning] if dataset.leak_warning else []
+    """Warnings about `plan` on this data set: its groups, and too few steps from random weights."""
+    lines = [dataset.split_warning] if dataset.split_warning else []
+    if dataset.info.kind == "embedded":
+        return lines
     clips = len(dataset.split(0).train)
     settings = [trial.config.setting for trial in plan.to_run]
-    trainings = [s.training for s in settings if s.model == "student" and not s.student.weights]
-    trainings += [s.teacher.training for s in settings if s.needs_teacher and not s.teacher.weights]
-    steps = {
-        max(1, round(clips / training.batch_size)) * training.epochs: training
-        for training in trainings
-        if training.epochs
+    trainings: dict[str, list[TrainingConfig]] = {
+        "training": [
+            s.training for s in settings if s.model == "student" and not s.student.weights
+        ],
+        "teacher.training": [
+            s.teacher.training for s in settings if s.needs_teacher and not s.teacher.weights
+        ],
     }
-    fewest = min(steps, default=FEW_STEPS)
-    if fewest < FEW_STEPS and dataset.info.kind != "embedded":
-        epochs = steps[fewest].epochs
-        lines.append(
-            f"{epochs} epochs of {clips} clips are {fewest} steps, too few to learn from random "
-            "weights; write training.epochs and teacher.training.epochs of about "
-            f"{math.ceil(2 * FEW_STEPS * epochs / fewest)} into the sweep file, or start from "
-            "imported weights"
-        )
+    for key, known in trainings.items():
+        steps = {
+            max(1, round(clips / training.batch_size)) * training.epochs: training
+            for training in known
+            if training.epochs
+        }
+        fewest = min(steps, default=FEW_STEPS)
+        if fewest < FEW_STEPS:
+            epochs, batch = steps[fewest].epochs, steps[fewest].batch_size
+            smaller = clips * epochs // (2 * FEW_STEPS)
+            batches = f"{key}.batch_size to {smaller}, or " if smaller >= LEAST_BATCH else ""
+            lines.append(
+                f"{key}: {epochs} epochs of {clips} clips in batches of {batch} are {fewest} "
+                f"steps, too few to learn from random weights; set {batches}{key}.epochs to "
+                f"{math.ceil(2 * FEW_STEPS * epochs / fewest)}, or start from imported weights"
+            )
     return lines
 
 

@@ -50,7 +50,7 @@ class Origin:
         made_by: by id of a trial or teacher, the code that began what the cache has of it.
         choices: by name, the selections of earlier stages and what they were made of.
         about: what the sweep is for, in its own words.
-        leak_warning: sentence for a data set without groups.
+        split_warning: sentence on the groups of the data set.
     """
 
     sweep: str
@@ -59,7 +59,7 @@ class Origin:
     choices: Mapping[str, str] = field(default_factory=dict)
     made_by: Mapping[str, Sequence[Provenance]] = field(default_factory=dict)
     about: str = ""
-    leak_warning: str | None = None
+    split_warning: str | None = None
 
     @property
     def experiment(self) -> str:
@@ -151,7 +151,7 @@ def _tags(config: TrialConfig, origin: Origin, key: str) -> dict[str, str]:
         "selection": SELECTION_RULE,
         **provenance_tags(origin.made_by.get(key) or [this_code()]),
         **({"data_official": official.model_dump_json()} if official else {}),
-        **({"leak_warning": origin.leak_warning} if origin.leak_warning else {}),
+        **({"leak_warning": origin.split_warning} if origin.split_warning else {}),
     }
 
 

@@ -183,7 +183,7 @@ class _Stages:
             {choice.name: choice.describe() for choice in plan.choices},
             made_by,
             self.request.sweep.spec.description,
-            self.dataset.leak_warning,
+            self.dataset.split_warning,
         )
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:

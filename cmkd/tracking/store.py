@@ -34,6 +34,9 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 TRACKERS = "cmkd.trackers"
 """Entry points of other trackers: name = scheme of the URI, object = ``URI -> RunStore``."""
 
+MLFLOW_MODE = "workflowType=machine_learning"
+"""Without it MLflow 3 opens its pages for language models, which show no runs."""
+
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 History = Mapping[int, float]

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cmkd.cli.main import app
-from cmkd.cli.sweep import plan_json, plan_text, same_command, summary
+from cmkd.cli.sweep import next_steps, plan_json, plan_text, same_command, summary
 from cmkd.config.sweep import Choice, load_sweep
 from cmkd.errors import ConfigError, InputError
 from cmkd.sweep.failures import Failure
@@ -50,8 +50,8 @@ def test_a_dry_run_lists_every_trial_and_makes_nothing(here):
         for seed in "01"
         for arm, axes in (
             ("baseline", "decoder=false lambda_1=0.0 lambda_2=0.0"),
-            ("control", "lambda_1=0.0 lambda_2=0.0"),
-            ("both", ""),
+            ("control", "decoder=true lambda_1=0.0 lambda_2=0.0"),
+            ("both", "decoder=true lambda_1=0.1 lambda_2=1.0"),
         )
     ]
     assert counts == "0 of 6 done; 6 to run"
@@ -156,7 +156,11 @@ def test_a_dry_run_says_in_its_json_what_it_is_of(here):
     assert len(told["trials"]) == 3
 
 
-def test_axes_of_one_name_are_told_apart_and_defaults_are_left_out(tmp_path):
+@pytest.mark.parametrize("most", [6, 2])
+def test_axes_of_one_name_are_told_apart_and_defaults_of_many_are_left_out(
+    most, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cmkd.cli.sweep.MOST_AXES", most)
     path = tmp_path / "s.yaml"
     path.write_text(
         "name: s\ndescription: d\nblocks:\n"
@@ -167,7 +171,8 @@ def test_axes_of_one_name_are_told_apart_and_defaults_are_left_out(tmp_path):
     plan = make_plan(trials, ())
     expected = Preflight(forecast(plan, {}, {}, workers=1), Room(), wanted=1)
     _, tsm, tdn, *_ = plan_text(plan, expected).splitlines()
-    assert tsm.split()[4:] == ["tsm"]
+    defaults = {"student.backbone=tiny_tsm", "teacher.backbone=tiny_tsm", "heads=1"}
+    assert set(tsm.split()[5:]) == (defaults if most == 6 else set())
     assert set(tdn.split()[5:]) == {
         *("student.backbone=tiny_tdn", "teacher.backbone=tiny_tdn", "heads=2")
     }
@@ -265,6 +270,22 @@ def test_the_command_to_go_on_repeats_the_options_and_no_password():
         for words in (["--tracking-uri", uri], [f"--tracking-uri={uri}"]):
             command = same_command([*given, *words], uri)
             assert command == f"{plain} (with MLFLOW_TRACKING_URI set)"
+
+
+def test_the_end_of_a_sweep_names_the_commands_that_go_on_from_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMKD_CACHE", str(tmp_path))
+    trials = expand(load_sweep("smoke"), data="d", data_id="i", folds=1, seeds=1)
+    runs = [RunRecord("r", trial.id, "FINISHED", {}, {}) for trial in trials[:2]]
+    plan, tables = make_plan(trials, runs), "tables and figures: cmkd report tables --data d"
+    assert next_steps(plan, "ablation", "d", None) == [tables]
+    uri = "sqlite:///a.db"
+    assert next_steps(plan, "smoke", "d", uri) == [f"{tables} --sweep smoke --tracking-uri {uri}"]
+    for trial in trials[1:]:
+        (tmp_path / "trials" / trial.id).mkdir(parents=True)
+        (tmp_path / "trials" / trial.id / "student.json").touch()
+    assert next_steps(plan, "smoke", "d", None)[1] == (
+        f"classes of a video by control seed 0 fold 0: cmkd predict {trials[1].id} VIDEO"
+    )
 
 
 def test_the_summary_groups_failures():

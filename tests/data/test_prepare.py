@@ -159,12 +159,15 @@ def test_a_manifest_may_give_the_folds(folder: Path, monkeypatch: pytest.MonkeyP
     assert {clip.split for clip in open_dataset("mine", cache).clips} == {""}
     result = run(monkeypatch, cache, *options, "--given")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-3:] == [
-        "8 clips, 2 classes of 4, 4 groups, 2 folds",
+    *lines, warning = result.stdout.splitlines()
+    assert lines[-3:] == [
+        "8 clips, 2 classes of 4 clips each, 4 groups, 2 folds",
         "fold 0: 4 train, 2 validate, 2 test; per class 2, 1, 1",
         "fold 1: 2 train, 2 validate, 2 test; per class 1, 1, 1",
     ]
     assert "(8 of them before)" in result.stdout
+    dataset = open_dataset("mine", cache)
+    assert warning == dataset.split_warning and "of 2 of 2 folds are a single group" in warning
     (folder / "manifest.csv").unlink()
     missing = run(monkeypatch, cache, *options, "--given")
     assert isinstance(missing.exception, DataError) and "column 'split'" in str(missing.exception)
@@ -428,6 +431,6 @@ def test_a_set_without_groups_says_so(folder: Path, monkeypatch: pytest.MonkeyPa
     result = run(monkeypatch, cache, *options, "--folds", "2")
     assert result.exit_code == 0, result.output
     dataset = open_dataset("mine", cache)
-    assert dataset.num_groups == 0 and dataset.leak_warning is not None
-    assert dataset.leak_warning in result.stdout and "'group'" in dataset.leak_warning
-    assert dataset.leak_warning in run(monkeypatch, cache, "show", "mine").stdout
+    assert dataset.num_groups == 0 and dataset.split_warning is not None
+    assert dataset.split_warning in result.stdout and "'group'" in dataset.split_warning
+    assert dataset.split_warning in run(monkeypatch, cache, "show", "mine").stdout

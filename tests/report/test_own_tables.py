@@ -10,7 +10,7 @@ from cmkd.config.sweep import Sweep
 from cmkd.report.evidence import collect
 from cmkd.report.gather import stored_sweep
 from cmkd.report.latex import escape
-from cmkd.report.page import Page, render_markdown
+from cmkd.report.page import Page, render_html, render_markdown
 from cmkd.report.paper import TABLES, own_table
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import build_table
@@ -41,6 +41,9 @@ def test_a_row_per_arm_and_a_column_per_swept_key(full_store: MemoryStore) -> No
     assert (both["method.lambda_1"], both["method.lambda_2"], both["n"]) == ("0.1", "1.0", "3")
     assert both["Δ to control [95 % CI]"].startswith("+30.0 [")
     assert cells(page, "control")["Δ to control [95 % CI]"] == "reference"
+    shown = render_html([page], {}, title="t")
+    assert '<th scope="col">made-up: last epoch</th>' in shown
+    assert "<details open>\n<summary>Runs</summary>" in shown
     assert "Table 4" not in render_markdown(page)
     assert not any("top-5" in column for column in columns)
 

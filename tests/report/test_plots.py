@@ -46,6 +46,16 @@ def test_every_seed_changes_the_picture(full_store: MemoryStore) -> None:
     assert save(draw_arms(build(full_store)), "svg") != before
 
 
+def test_seeds_of_equal_accuracy_do_not_hide_each_other(store: MemoryStore) -> None:
+    for seed, right in enumerate((1, 2, 1, 1)):
+        store.trial("control", seed, [1] * right + [0] * (3 - right))
+    (points,) = (
+        line for line in draw_arms(build(store)).axes[0].lines if len(line.get_xdata()) > 2
+    )
+    places = set(zip(points.get_xdata(), points.get_ydata(), strict=True))
+    assert len(places) == 4
+
+
 def test_the_value_of_the_least_accuracy_stands_beside_no_name(store: MemoryStore) -> None:
     for arm, right in (("baseline", 2), ("control", 9)):
         store.trial(arm, 0, [1] * right + [0] * (10 - right))

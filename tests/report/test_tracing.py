@@ -18,6 +18,7 @@ from cmkd.report.paper import TABLES
 from cmkd.report.provenance import render_trace, render_trace_json, traces
 from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table, build_table
+from cmkd.tracking.store import MLFLOW_MODE
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -46,7 +47,7 @@ def test_a_cell_is_traced_to_trials_runs_commit_and_config(full_store: MemorySto
             f"seed {seed} fold 0: trial trial-{run_id}, run {run_id}, commit c0ffee, selected "
             in text
         )
-        assert f"{SERVER}/#/experiments/7/runs/{run_id}\n" in text
+        assert f"{SERVER}/#/experiments/7/runs/{run_id}?{MLFLOW_MODE}\n" in text
     assert "run-control" not in text
 
 
@@ -65,7 +66,10 @@ def test_top5_is_traced_where_it_was_measured(store: MemoryStore) -> None:
 def test_without_a_server_the_way_to_one_is_said(full_store: MemoryStore) -> None:
     table = build(full_store, None)
     text = render_trace(table, traces(table, "both"))
-    assert f"to see a run: cmkd ui, then {SERVER}/#/experiments/7/runs/run-both-0-0" in text
+    assert (
+        f"to see a run: cmkd ui, then {SERVER}/#/experiments/7/runs/run-both-0-0?{MLFLOW_MODE}"
+        in text
+    )
     assert text.count("http") == 1
 
 
@@ -137,7 +141,7 @@ def test_every_measured_cell_leads_to_its_runs(full_store: MemoryStore) -> None:
     assert inside.count("#runs-4-made-up-RGB-teacher-of-the-TSM-family-(by-fold)") == 1
     outside = {one for one in found.addresses if not one.startswith("#")}
     runs = full_store.runs
-    assert outside == {f"{SERVER}/#/experiments/7/runs/{run.run_id}" for run in runs}
+    assert outside == {f"{SERVER}/#/experiments/7/runs/{run.run_id}?{MLFLOW_MODE}" for run in runs}
     assert "default-src 'none'" in text
     assert text.count("http") == len(outside) + 1 + text.count("http-equiv")
 

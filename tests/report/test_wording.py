@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,12 @@ import pytest
 from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import load_sweep
 from cmkd.report.evidence import collect
+from cmkd.report.latex import render_latex
+from cmkd.report.page import render_html, render_json, render_markdown
 from cmkd.report.paper import TABLES
+from cmkd.report.table_page import build_page
 from cmkd.report.tables import Table, build_table
-from cmkd.report.text import circumstances, comparable_columns, notice_text
+from cmkd.report.text import comparable_columns, notice_text
 
 if TYPE_CHECKING:
     from conftest import MemoryStore
@@ -56,7 +60,12 @@ def table(store: MemoryStore, tmp_path: Path) -> Callable[..., Table]:
 def test_a_table_says_that_its_data_set_has_no_groups(store: MemoryStore) -> None:
     store.trial("both", 0, [1, 0], tags={"data_kind": "folder", "leak_warning": "no groups here"})
     found = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
-    assert "no groups here." in circumstances(found, "test")
+    page = build_page(found, version="test")
+    assert page.warnings == ("no groups here.",)
+    assert "> **Warning:** no groups here." in render_markdown(page).splitlines()
+    assert "Warning:</strong> no groups here." in render_html((page,), {}, title="t")
+    assert json.loads(render_json(page))["warnings"] == ["no groups here."]
+    assert "no groups here" in render_latex(page)
 
 
 def test_a_table_says_that_its_teacher_is_not_ahead(store: MemoryStore, tmp_path: Path) -> None:
@@ -72,11 +81,28 @@ def test_a_table_says_that_its_teacher_is_not_ahead(store: MemoryStore, tmp_path
             store.trial("both", seed, [1, 1, 0])
         store.teacher(0, accuracy)
         found = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
-        return [line for line in circumstances(found, "test") if "not ahead" in line]
+        return list(build_page(found, version="test").warnings)
 
     (line,) = said(60.0)
-    assert "60.0 %" in line and "66.7 %" in line
+    assert "60.0 %" in line and "66.7 %" in line and "teacher.untrained" in line
     assert not said(70.0)
+
+
+def test_a_teacher_near_chance_in_one_fold_is_named_whatever_its_mean_is(
+    store: MemoryStore,
+) -> None:
+    classes = 10
+    for fold in range(2):
+        run_id = store.trial("both", 0, [1] * 30, fold=fold)
+        header, *rows = store.texts[run_id].splitlines()
+        rows = [row.replace(",1,1,1", 3 * f",{n % classes}") for n, row in enumerate(rows)]
+        store.texts[run_id] = "\n".join([header, *rows]) + "\n"
+    # Guessing reaches 10 %, and a tenth of 30 clips is 11 points uncertain at two standard errors.
+    store.teacher(0, 22.0)
+    store.teacher(1, 20.0)
+    found = build_table(TABLES["4"], collect(store, store.sweep, "made-up"))
+    (line,) = build_page(found, version="test").warnings
+    assert "near chance in fold 1: 20.0 % of 30 test clips" in line
 
 
 def test_a_whole_published_set_stands_beside_its_own_column(table: Callable[..., Table]) -> None:

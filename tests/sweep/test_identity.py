@@ -58,7 +58,7 @@ def test_a_trial_of_a_later_stage_says_what_was_selected_and_why():
 
 def test_a_data_set_without_groups_says_so_in_every_run():
     trial = PlannedTrial(CONFIG.id, CONFIG, ("both",))
-    tags = trial_identity(trial, replace(ORIGIN, leak_warning="gestures has no groups")).tags
+    tags = trial_identity(trial, replace(ORIGIN, split_warning="gestures has no groups")).tags
     assert tags == {**trial_identity(trial, ORIGIN).tags, "leak_warning": "gestures has no groups"}
 
 

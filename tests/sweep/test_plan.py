@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ class Clips:
 
     kind: str
     train: int
-    leak_warning: str | None = None
+    split_warning: str | None = None
 
     @property
     def info(self) -> SimpleNamespace:
@@ -143,14 +144,35 @@ class Clips:
         return SimpleNamespace(train=range(self.train))
 
 
-def test_few_clips_get_a_warning_with_the_epochs_that_they_need(trials):
+def test_few_clips_get_a_warning_with_the_epochs_or_the_batch_that_they_need(trials, tmp_path):
     plan = make_plan(trials, ())
-    # 72 clips are 4 batches of 16, and 10 epochs of them 40 steps.
-    (line,) = warnings(plan, Clips("folder", 72))
-    assert "40 steps" in line and "about 100 " in line
+    # 72 clips are 4 batches of 16; students have 10 epochs of them, teachers 20.
+    student, teacher = warnings(plan, Clips("folder", 72))
+    assert "40 steps" in student and "set training.epochs to 100," in student
+    assert "80 steps" in teacher and "set teacher.training.epochs to 100," in teacher
+    path = tmp_path / "s.yaml"
+    for batch, said in ((16, ["180 steps"]), (7, [])):
+        path.write_text(
+            "name: s\ndescription: d\nbase:\n  training.epochs: 60\n"
+            f"  training.batch_size: {batch}\n  teacher.training.epochs: 120\nblocks: {{a: {{}}}}\n"
+        )
+        own = expand(load_sweep(str(path)), data="d", data_id="id", folds=1, seeds=1)
+        lines = warnings(make_plan(own, ()), Clips("folder", 50))
+        assert [one in line for one, line in zip(said, lines, strict=True)] == [True] * len(said)
+        if lines:
+            assert "set training.batch_size to 7, or training.epochs to 134," in lines[0]
     assert warnings(plan, Clips("folder", 72, "no groups"))[0] == "no groups"
     assert warnings(plan, Clips("folder", 600)) == []
     assert warnings(plan, Clips("embedded", 72)) == []
+
+
+@pytest.mark.parametrize("clips", [36, 60])
+def test_the_sweep_file_of_the_tutorial_gets_no_warning(clips, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "tutorial.md"
+    text, *_ = re.findall(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.S)
+    (tmp_path / "mine.yaml").write_text(text)
+    own = expand(load_sweep(str(tmp_path / "mine.yaml")), data="d", data_id="id", folds=1, seeds=1)
+    assert warnings(make_plan(own, ()), Clips("folder", clips)) == []
 
 
 def test_imported_weights_need_no_warning_about_steps(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_later_stage_takes_what_the_store_says_is_best(new_workspace: Make) ->
     assert code == 0, output
     assert "0 of 4 done; 4 to run" in output
     assert "4 of 8 done; 4 to run" in output
-    assert output.splitlines()[-1].startswith("8 of 8 done, 8 of them now")
+    assert "\n8 of 8 done, 8 of them now" in output
     means = dict(
         space.query(
             "select p.value, avg(m.value) from params p join metrics m using (run_uuid) "

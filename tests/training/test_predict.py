@@ -113,6 +113,27 @@ def test_a_run_leads_to_the_student_of_its_trial(
     assert cmkd.load_student("r").classes == trial.dataset.info.classes
 
 
+def test_the_start_of_an_id_leads_to_a_student_unless_several_begin_so(
+    trial: TrialRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, other = trial.config.id[:6], "db6e845" + 25 * "0"
+    runs = [
+        SimpleNamespace(run_id=run_id, status=status, trial_id=trial.config.id)
+        for run_id, status in (("db6e8458" + 24 * "0", "FINISHED"), (other, "FAILED"))
+    ]
+    monkeypatch.setattr(predict, "store_exists", lambda _: True)
+    monkeypatch.setattr(predict, "open_reader", lambda _: SimpleNamespace(find=lambda _: runs))
+    for known in ("db6e8458", start):
+        assert cmkd.load_student(known).folder == trial.folder
+    with pytest.raises(InputError, match=f"db6e84: .*{runs[0].run_id}, {other}"):
+        cmkd.load_student("db6e84")
+    for unknown in ("db6e8", "db6e8459"):
+        with pytest.raises(InputError, match="cmkd report trace"):
+            cmkd.load_student(unknown)
+    monkeypatch.setattr(predict, "store_exists", lambda _: False)
+    assert cmkd.load_student(start).folder == trial.folder
+
+
 def test_unfinished_and_damaged_students_are_refused(trial: TrialRun, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: has no student\.json"):

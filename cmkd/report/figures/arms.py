@@ -205,8 +205,8 @@ def draw_differences(table: Table) -> Figure:
     of = ", ".join(f"{name} ({mean})" for name, mean in sorted(references.items()))
     axes.set_xlabel(plain(f"accuracy minus that of {of} (points)"), fontsize=NORMAL)
     handles = [
-        marker("D", BLUE, "mean; 95 % interval holds 0, or none"),
-        marker("D", VERMILLION, "mean; 95 % interval does not hold 0"),
+        marker("D", BLUE, "mean; 95 % interval includes 0 or is unknown"),
+        marker("D", VERMILLION, "mean; 95 % interval excludes 0"),
         marker("o", GREY, "one seed, paired"),
     ]
     legend(figure, handles)

@@ -153,8 +153,8 @@ def draw_gains(reference: ArmResult, arms: Sequence[ArmResult]) -> Figure:
     labels = [f"{_name(name)} ({count})" for name, count in zip(classes, counts, strict=True)]
     across = min(4, len(arms))
     handles = [
-        marker("D", BLUE, "mean; 95 % interval holds 0, or none", "white"),
-        marker("D", VERMILLION, "95 % interval does not hold 0"),
+        marker("D", BLUE, "mean; 95 % interval includes 0 or is unknown", "white"),
+        marker("D", VERMILLION, "mean; 95 % interval excludes 0"),
         marker("o", GREY, "one seed"),
     ]
     figure, grid = panels(

@@ -165,7 +165,7 @@ def _classes(table: Table, group: Group) -> Iterator[Drawn]:
     yield (
         f"gains_{slug(name)}",
         f"{heading(table)}: gain of every class over {name}",
-        f"classes whose 95 % interval does not hold 0: {moved}",
+        f"classes whose 95 % interval excludes 0: {moved}",
         f"{_measured(table)} Paired by seed; intervals: {interval_text(table)}, not corrected for "
         f"the number of classes. {order}",
         draw_gains(reference, arms),

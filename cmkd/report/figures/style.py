@@ -119,7 +119,7 @@ def plain(text: str) -> str:
 
 
 def is_clear(interval: Interval | None) -> bool:
-    """True if an interval of a difference does not hold 0."""
+    """True if an interval of a difference excludes 0."""
     return interval is not None and not interval.low <= 0 <= interval.high
 
 
@@ -138,7 +138,11 @@ def draw_estimate(
     if interval is not None:
         axes.hlines(line, interval.low, interval.high, color=colour, linewidth=2)
     axes.plot(mean, line, "D", color=colour, mfc=face or colour, markersize=5, zorder=3)
-    below, many = [line + 0.27] * len(per_seed), len(per_seed) > MANY
+    # Seeds that are equal in the table stand one below the other.
+    shown = [round(seed, 1) for seed in per_seed]
+    repeats = [shown[:place].count(seed) for place, seed in enumerate(shown)]
+    below = [line + 0.27 + 0.08 * min(repeat, 2) for repeat in repeats]
+    many = len(per_seed) > MANY
     axes.plot(per_seed, below, "o", color=colour, alpha=0.55, ms=3, mew=0, rasterized=many)
     if text:
         axes.annotate(
