@@ -93,7 +93,7 @@ def _warnings(table: Table) -> Iterator[str]:
                 f"The RGB teacher of the {row.family} family ({own:.1f} %) is not ahead of the "
                 f"control ({reached:.1f} %): a gain of KD here need not be its knowledge. Compare "
                 "with an arm of an untrained teacher (teacher.untrained), or train it from "
-                "imported weights (teacher.weights), longer or on more clips."
+                "imported weights (teacher.weights), longer or on more clips: docs/tutorial.md."
             )
     labels = {trial.fold: Counter(trial.predictions.labels) for trial in evidence.trials}
     for family in sorted(evidence.teachers):

@@ -141,7 +141,7 @@ def draw_estimate(
     # Seeds that are equal in the table stand one below the other.
     shown = [round(seed, 1) for seed in per_seed]
     repeats = [shown[:place].count(seed) for place, seed in enumerate(shown)]
-    below = [line + 0.27 + 0.08 * min(repeat, 2) for repeat in repeats]
+    below = [line + 0.27 + 0.1 * min(repeat, 2) for repeat in repeats]
     many = len(per_seed) > MANY
     axes.plot(per_seed, below, "o", color=colour, alpha=0.55, ms=3, mew=0, rasterized=many)
     if text:
