@@ -31,8 +31,8 @@ setup: .venv/.stamp ## make .venv with Python 3.11-3.13 and everything pinned in
 
 COSTS := reports/generated/cost.json
 
-demo: setup $(COSTS) ## spatial KD against its control on the embedded data set, 5 teachers; tables and plots
-	$(BIN)/cmkd sweep ablation --only tsm_control --only tsm_spatial
+demo: setup $(COSTS) ## spatial KD against its control on the embedded data set, 3 teachers; tables and plots
+	$(BIN)/cmkd sweep ablation --only tsm_control --only tsm_spatial --seeds 3
 	$(BIN)/cmkd report tables
 
 # Counting the full-size networks takes seconds and changes with their code alone.

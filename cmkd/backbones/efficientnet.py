@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmkd.backbones.resnet import TemporalShift, run_blocks
+from cmkd.backbones.tiny import frame_differences
 from cmkd.config.backbones import Size
 
 CHANNELS = 1280
@@ -26,6 +27,7 @@ STRIDE = 32
 """Input size / map size, rounded up."""
 STEM = 32
 _SHIFT_DIVISOR = 8
+_DROPOUT = 0.8
 _EPS = 1e-3
 
 
@@ -104,6 +106,36 @@ class InvertedResidual(nn.Module):
         return cast(Tensor, x + out if self.adds else out)
 
 
+class ChangesHead(nn.Module):
+    """Maps of few channels at twice the sides, from maps and from how their means change.
+
+    Made for few clips: inputs are standardised, most of them are dropped in training, and no
+    network of its own lies between them and the classifier.
+
+    Args:
+        across: False for frames seen alone, which have no change.
+    """
+
+    def __init__(self, inputs: int, outputs: int, across: bool) -> None:
+        super().__init__()
+        self.across = across
+        self.dropout = nn.Dropout2d(_DROPOUT)
+        self.norm = nn.BatchNorm2d(inputs, eps=_EPS, affine=False)
+        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.change_norm = nn.BatchNorm2d(inputs, eps=_EPS, affine=False)
+        self.change_conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.out_norm = _norm(outputs)
+
+    def forward(self, x: Float[Tensor, "B T C h w"]) -> Float[Tensor, "N D H W"]:
+        """Maps of single frames."""
+        means = x.mean((3, 4), keepdim=True)
+        changes = frame_differences(means).abs() if self.across else torch.zeros_like(means)
+        maps = self.conv(self.dropout(self.norm(x.flatten(0, 1))))
+        maps = maps + self.change_conv(self.dropout(self.change_norm(changes.flatten(0, 1))))
+        maps = self.out_norm(maps)
+        return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class EfficientNetLite0(nn.Module):
     """Last feature maps, 1280 channels at 1 / 32 of the size.
 
@@ -113,8 +145,8 @@ class EfficientNetLite0(nn.Module):
     Args:
         shifted: True if blocks that train look one frame ahead and back.
         tiny: True for maps like those of a tiny network, which Eq. (4) can compare with them:
-            4 * `Size.width` channels at 1 / 16, by bilinear interpolation before a head of its
-            own. Pictures then have sides that are multiples of 32.
+            4 * `Size.width` channels at 1 / 16, of a `ChangesHead`. Pictures then have sides that
+            are multiples of 32.
 
     Attributes:
         checkpointing: whether training computes the activations inside blocks twice.
@@ -141,22 +173,25 @@ class EfficientNetLite0(nn.Module):
                 inputs = stage.channels
         self.num_frozen = sum(stage.blocks for stage in STAGES[: size.frozen])
         self.blocks = nn.ModuleList(blocks)
-        self.tiny = tiny
-        channels = 4 * size.width if tiny else CHANNELS
-        self.conv_head = nn.Conv2d(inputs, channels, 1, bias=False)
-        self.bn1 = _norm(channels)
+        self.conv_head = nn.Conv2d(inputs, CHANNELS, 1, bias=False)
+        self.bn1 = _norm(CHANNELS)
         self.activation = nn.ReLU6(inplace=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        # With torch's small start, a few hundred steps move it far.
+        self.changes_head = ChangesHead(CHANNELS, 4 * size.width, shifted) if tiny else None
         self.has_frozen = size.frozen > 0
+        # Before a head of its own, nothing that trains is left behind seven frozen stages.
+        self.has_frozen_end = tiny and size.frozen == len(STAGES)
         for module in self._frozen():
             module.requires_grad_(False)
 
     def _frozen(self) -> list[nn.Module]:
         if not self.has_frozen:
             return []
-        return [self.conv_stem, self.bn0, *self.blocks[: self.num_frozen]]
+        end = [self.conv_head, self.bn1] if self.has_frozen_end else []
+        return [self.conv_stem, self.bn0, *self.blocks[: self.num_frozen], *end]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but the frozen stages, which stay in evaluation."""
@@ -178,7 +213,7 @@ class EfficientNetLite0(nn.Module):
         if x.shape[2] == self.in_channels:
             maps = self.frozen_maps(maps)
         maps = run_blocks(self.blocks[self.num_frozen :], maps, self.checkpointing)
-        if self.tiny:
-            maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
         maps = self.activation(self.bn1(self.conv_head(maps)))
+        if self.changes_head is not None:
+            maps = self.changes_head(maps.unflatten(0, x.shape[:2]))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))

@@ -27,6 +27,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Threads that spin while they wait slow each other tenfold where CPUs are shared.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Memory of large tensors is kept for the next; else a third of a step can be page faults.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -128,8 +128,8 @@ def near_chance(accuracy: float, labels: Rows) -> str | None:
         return None
     return (
         f"{accuracy:.1f} % of {len(labels)} validation clips, where guessing has "
-        f"{100 * chance:.1f} %: its students have nothing to learn from it; train it longer "
-        "(teacher.training.epochs) or on more clips"
+        f"{100 * chance:.1f} %: a gain of KD need not be its knowledge; train it longer "
+        "(teacher.training.epochs), on more clips or from imported weights (teacher.weights)"
     )
 
 

@@ -52,7 +52,7 @@ def for_network(
       its first stage copied for the short-term module. Attention, learned shift and the
       normalisation of the inflated convolution are left to the network; biases of convolutions,
       which the source has not, are 0.
-    - Lite0 to one with a head of its own: without head.
+    - Lite0 to one with a further head: without that.
     - TDN to one without short-term module leaves that out, to a ResNet also the long-term one; a
       bias there goes into the mean that the normalisation behind it takes off.
 
@@ -67,14 +67,8 @@ def for_network(
         else value
         for name, value in tensors.items()
     }
-    head = target.get("conv_head.weight")
-    if (
-        head is not None
-        and "conv_head.weight" in known
-        and known["conv_head.weight"].shape != head.shape
-    ):
-        fresh = tuple(name for name in target if name.startswith(("conv_head.", "bn1.")))
-        return {name: value for name, value in known.items() if name not in fresh}, fresh
+    if "conv_head.weight" in known:
+        return known, tuple(name for name in target if name.startswith("changes_head."))
     from_tdn, to_tdn = ("layer1_bak.0.conv1.weight" in names for names in (tensors, target))
     if from_tdn and "conv1_5.0.weight" not in target:
         known = {name: value for name, value in known.items() if not name.startswith(_SHORT_TERM)}

@@ -187,8 +187,8 @@ def test_a_teacher_of_tiny_students_has_their_maps_and_a_head_of_its_own(few: Fe
         student = find_backbone("tiny_tsm").image(Size(3, 1, 16, 16))(pictures[:, None])
         assert network(pictures[:, None]).shape == student.shape == (2, 1, 64, 4, 6)
     trains = {name.partition(".")[0] for name, p in network.named_parameters() if p.requires_grad}
-    assert trains == {"conv_head", "bn1"}
-    with pytest.raises(InputError, match="conv_head.weight"):
+    assert trains == {"changes_head"}
+    with pytest.raises(InputError, match="changes_head.conv.weight"):
         frozen.imported_network(recipe, few.cache, CPU, complete=True)
 
 
