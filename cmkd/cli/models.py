@@ -127,7 +127,8 @@ def export(
 
     loaded = load_student(student, store=tracking_uri, device="cpu")
     name = out or f"student-{loaded.description.trial_id}"
-    progress_console(stderr=True).print(f"writing {name}: up to half a minute for a program")
+    if to in ("pt2", "onnx"):
+        progress_console(stderr=True).print(f"writing {name}, which takes up to half a minute")
     if to == "mlflow":
         from cmkd.mlflow_model import register
 

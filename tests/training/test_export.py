@@ -97,7 +97,7 @@ def exported(student: Student, kind: str, out: Path) -> dict[str, Any]:
     """Contents of the JSON file that the command writes beside `out`."""
     done = CliRunner().invoke(app, ["export", str(student.folder), "--to", kind, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert done.output.split() == [str(out), f"{out}.json"]
+    assert done.stdout.split() == [str(out), f"{out}.json"]
     found: dict[str, Any] = json.loads(Path(f"{out}.json").read_text("utf-8"))
     return found
 
