@@ -69,6 +69,15 @@ def test_the_names_load_nothing_heavy() -> None:
         _ = cmkd.sweeps  # type: ignore[attr-defined]
 
 
+def test_a_driver_that_finds_its_clips_decoded_loads_no_torch() -> None:
+    code = (
+        "import sys, cmkd.sweep.run, cmkd.data.decoded_cache\n"
+        "print({'torch', 'ray', 'mlflow'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 def test_options_and_defaults_of_the_spec_reach_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

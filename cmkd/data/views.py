@@ -14,19 +14,19 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, Int64
-from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from cmkd.config.data import DatasetInfo, InputConfig, ViewsConfig
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, Clip
 from cmkd.data.color import to_bytes
 from cmkd.data.dataset import Dataset
 from cmkd.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row = tuple[float, float, float]
 IDENTITY: tuple[Row, Row] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -334,6 +334,9 @@ def vector_turn(view: View, height: int, width: int) -> Float64[np.ndarray, "2 2
 def _resample(
     maps: np.ndarray, view: View, cell: int, padding: Literal["border", "zeros"]
 ) -> Float64[np.ndarray, "N C h w"]:
+    # A sweep that finds its clips decoded loads no torch.
+    import torch
+
     # Double precision keeps aligned shifts exact for widths that are no power of two: what
     # leaks from a neighbour is below half a grey level and below float16's smallest number.
     batch = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float64))
@@ -355,6 +358,8 @@ def resample(
         cell: pixels a side of one value.
         padding: beyond the edges, the value there or zeros.
     """
+    from torch.nn.functional import affine_grid, grid_sample
+
     folded = maps.flatten(1, 2)
     sides = [crop // cell] * 2 if crop else list(maps.shape[-2:])
     grid = affine_grid(matrices, [*folded.shape[:2], *sides], align_corners=False)

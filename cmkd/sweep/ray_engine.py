@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,11 @@ from cmkd.sweep.cluster import UNHEARD_SECONDS, HealthCheck, joined, require_ali
 from cmkd.sweep.events import TrialEvents
 from cmkd.sweep.failures import first_line
 
-LOOPBACK = {
+OWN_RAY = {
     # Despite its name this binds every socket of Ray to 127.0.0.1: whoever reaches them runs code.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Imported by workers as they start, while this process is still busy.
+    "RAY_preload_python_modules": "cmkd.sweep.tune_adapter,cmkd.training.trial",
 }
 """For an engine of our own; nodes of a cluster have to reach its driver."""
 ENVIRONMENT = {
@@ -87,7 +91,7 @@ class Engine:
 
         if self.address is not None:
             require_alike(self.cache, next(iter(events.configs.values())), watch)
-        tune_adapter.keep_secrets()
+        tune_adapter.pass_environment(inherited=self.address is None)
         storage = self.cache / "ray"
         shutil.rmtree(storage / events.name, ignore_errors=True)
         raised: list[Exception] = []
@@ -132,23 +136,30 @@ class Engine:
 
 @contextmanager
 def start_engine(
-    workers: int, cache: Path, processes: int = 1, address: str | None = None
+    workers: int,
+    cache: Path,
+    processes: int = 1,
+    address: str | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Engine]:
     """Start Ray for this block, reachable from this machine alone, or join a cluster.
 
     Args:
         address: of a running cluster, see `joined`; it runs on after the block.
+        meanwhile: called while Ray starts; what it raises passes, once Ray is stopped.
 
     Raises:
         InputError: a trial's processes would have to share a GPU, or the cluster is too small.
         InfrastructureError: Ray does not start, or stops inside the block.
     """
-    os.environ.update(ENVIRONMENT if address else ENVIRONMENT | LOOPBACK)
+    os.environ.update(ENVIRONMENT if address else ENVIRONMENT | OWN_RAY)
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        with joined(address) if address else _own_ray(workers):
+        with joined(address) if address else _own_ray(workers, meanwhile):
+            if address:
+                meanwhile()
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             if workers > (cpus := resources.get("CPU", 0.0)):
                 raise InputError(
@@ -217,11 +228,38 @@ def servers_alive_at_connection() -> Iterator[None]:
 
 
 @contextmanager
-def _own_ray(workers: int) -> Iterator[None]:
+def _own_ray(workers: int, meanwhile: Callable[[], object]) -> Iterator[None]:
+    import ray
+
+    # Ray's servers take seconds to start. They end with the thread that started them.
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(_start_ray, workers)
+        try:
+            with _fair_threads():
+                meanwhile()
+                starting.result()
+            yield
+        finally:
+            wait([starting])
+            ray.shutdown()
+
+
+@contextmanager
+def _fair_threads() -> Iterator[None]:
+    """Let threads take turns ten times as often: one that imports holds up all others."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(usual / 10)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def _start_ray(workers: int) -> None:
     import ray
     from ray._private import ray_constants, worker
 
-    # A program that imported Ray before has not read `LOOPBACK`.
+    # A program that imported Ray before has not read `OWN_RAY`.
     cluster, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         with servers_alive_at_connection():
@@ -242,20 +280,14 @@ def _own_ray(workers: int) -> Iterator[None]:
                 f"Ray listens on {address}, beyond this machine; it is stopped"
             )
     except InfrastructureError:
-        ray.shutdown()
         raise
     except Exception as error:
         # Of no kind of its own where its servers take too long to start.
-        ray.shutdown()
         raise InfrastructureError(
             f"Ray does not start: {first_line(error)}; a short RAY_TMPDIR may help"
         ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = cluster
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def gpu_share(gpus: float, workers: int) -> float:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,15 +110,7 @@ def run_sweep(request: SweepRequest, view: SweepView, draw: Draw | None = None) 
             sweep_lock(request.cache, sweep, data),
             status_file(view, request.cache, sweep, data, uri) as view,
         ):
-            if (plan := _finished_plan(request, dataset)) is not None:
-                for line in plan.lines():
-                    view.note(line)
-                return SweepResult(plan)
-            store = _open_store(request)
-            store.require_writable(f"{sweep}/{data}")
-            if orphans := store.close_orphans():
-                view.note(f"{orphans} runs of a sweep that died are marked KILLED")
-            return _Stages(request, dataset, store, view, guard, draw).run()
+            return _Stages(request, dataset, view, guard, draw).run()
 
 
 @dataclass(frozen=True)
@@ -126,14 +119,22 @@ class _Stages:
 
     request: SweepRequest
     dataset: Dataset
-    store: RunStore
     view: SweepView
     guard: SignalGuard
     draw: Draw | None
 
+    @cached_property
+    def store(self) -> RunStore:
+        """Opened when first asked for, as MLflow takes seconds to load."""
+        store = _open_store(self.request)
+        store.require_writable(f"{self.request.sweep.spec.name}/{self.dataset.info.name}")
+        if orphans := store.close_orphans():
+            self.view.note(f"{orphans} runs of a sweep that died are marked KILLED")
+        return store
+
     def run(self) -> SweepResult:
         """Train stage after stage until a plan has nothing new to run."""
-        runs, plan = self._plan()
+        runs, plan = self._plan(_runs_in_file(self.request, self.dataset))
         result = SweepResult(plan)
         while plan.to_run:
             require_weights(plan.to_run, self.request.cache)
@@ -155,8 +156,8 @@ class _Stages:
                 self.view.note(line)
         return result
 
-    def _plan(self) -> tuple[Sequence[RunRecord], Plan]:
-        runs = self.store.find({"data_id": self.dataset.id})
+    def _plan(self, runs: Sequence[RunRecord] | None = None) -> tuple[Sequence[RunRecord], Plan]:
+        runs = self.store.find({"data_id": self.dataset.id}) if runs is None else runs
         plan = build_plan(self.request, self.dataset, runs, this_code().commit)
         self._record_lost_teachers(plan, runs)
         return runs, plan
@@ -206,28 +207,31 @@ class _Stages:
         from cmkd.sweep.ray_engine import start_engine
 
         request = self.request
-        cached = CacheReview(request.cache, self.store, fresh=request.fresh)
-        for line in cached.review(plan, runs):
-            self.view.note(line)
         self._decode(plan)
         started = time.monotonic()
-        recorder = Recorder(self.store, self.view.note, self.draw, writers=self.store.writers)
-        events = TrialEvents(
-            plan,
-            self._origin(plan, cached.made_by),
-            recorder,
-            self.view,
-            {run.trial_id for run in runs if run.status == "FINISHED"},
-            workers=workers,
-            processes=request.processes,
-        )
         self.view.note(f"starting {workers} workers")
         with (
             self.guard.deferred(),
-            start_engine(workers, request.cache, request.processes, request.address) as engine,
+            start_engine(
+                workers, request.cache, request.processes, request.address, lambda: self.store
+            ) as engine,
         ):
             # Ray replaces the SIGTERM handler.
             self.guard.install()
+            self.guard.check()
+            cached = CacheReview(request.cache, self.store, fresh=request.fresh)
+            for line in cached.review(plan, runs):
+                self.view.note(line)
+            recorder = Recorder(self.store, self.view.note, self.draw, writers=self.store.writers)
+            events = TrialEvents(
+                plan,
+                self._origin(plan, cached.made_by),
+                recorder,
+                self.view,
+                {run.trial_id for run in runs if run.status == "FINISHED"},
+                workers=workers,
+                processes=request.processes,
+            )
             try:
                 engine.train(events, self.guard.check)
             except BaseException as error:
@@ -261,18 +265,18 @@ class _Stages:
             )
 
 
-def _finished_plan(request: SweepRequest, dataset: Dataset) -> Plan | None:
-    """Plan of a sweep without anything to train or to record; None if there may be something.
+def _runs_in_file(request: SweepRequest, dataset: Dataset) -> Sequence[RunRecord] | None:
+    """Runs of a SQLite store, read without MLflow, which takes seconds to load.
 
-    Read from the SQLite file itself, as MLflow takes seconds to load.
+    None for another store, or one with open runs.
     """
     path = sqlite_file(request.tracking_uri or default_uri())
-    reader = open_reader(request.tracking_uri) if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None if path is None else ()
+    reader = open_reader(request.tracking_uri)
     if not isinstance(reader, SqliteReader) or reader.has_open_runs():
         return None
-    runs = reader.find({"data_id": dataset.id})
-    plan = build_plan(request, dataset, runs, this_code().commit)
-    return None if plan.to_run or lost_teachers(plan, runs, request.cache) else plan
+    return reader.find({"data_id": dataset.id})
 
 
 def _open_store(request: SweepRequest) -> RunStore:

@@ -49,13 +49,20 @@ _LOW = re.compile(r"running low on memory\. .*?was (\S+ used / \S+) limit")
 _HELD = re.compile(r"actual memory used=(\S+B)")
 
 
-def keep_secrets() -> None:
-    """Stop Tune from writing AWS credentials into the command lines of workers.
+def pass_environment(*, inherited: bool) -> None:
+    """Limit the variables that Tune writes into the command lines of workers.
 
-    Local workers inherit them; nodes of a cluster have their own.
+    AWS credentials are never among them: nodes of a cluster have their own.
+
+    Args:
+        inherited: none are; workers of this machine have all of them, and those that are told
+            once more have to be started anew.
     """
-    words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
     passed = class_cache.ENV_VARS_TO_PROPAGATE
+    if inherited:
+        passed.clear()
+        class_cache.DEFAULT_ENV_VARS.clear()
+    words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
     passed.difference_update([name for name in passed if any(word in name for word in words)])
 
 

@@ -24,6 +24,32 @@ try:
 except InfrastructureError as error:
     print(error)
 """
+# Workers that trials are given, and what happens besides while Ray starts.
+STARTED = """
+import sys, time
+from pathlib import Path
+import ray
+from cmkd.sweep.ray_engine import start_engine
+def refuse():
+    raise ValueError("meanwhile")
+class Actor:
+    def knows_trials(self):
+        return "cmkd.training.trial" in sys.modules
+if __name__ == "__main__":
+    from cmkd.sweep import tune_adapter
+    from ray.tune.execution import class_cache
+    with start_engine(1, Path(sys.argv[1]), meanwhile=lambda: print("meanwhile")):
+        print(ray.is_initialized())
+        tune_adapter.pass_environment(inherited=True)
+        actor = class_cache._ActorClassCache().get(Actor).options(num_cpus=1).remote()
+        time.sleep(3)
+        print(ray.get(actor.knows_trials.remote(), timeout=60))
+    try:
+        with start_engine(1, Path(sys.argv[1]), meanwhile=refuse):
+            print("not reached")
+    except ValueError as error:
+        print(error, ray.is_initialized())
+"""
 # What Ray raises then has no kind of its own.
 TOO_SLOW = f"""
 import ray
@@ -115,9 +141,9 @@ for one in (lost, wrong):
 SECRETS = """
 import os
 from ray.tune.execution import class_cache
-from cmkd.sweep.tune_adapter import TrialTrainable, keep_secrets
+from cmkd.sweep.tune_adapter import TrialTrainable, pass_environment
 os.environ.update(AWS_SECRET_ACCESS_KEY="canary", RAY_CHDIR_TO_TRIAL_DIR="0")
-keep_secrets()
+pass_environment(inherited=False)
 made = class_cache._ActorClassCache().get(TrialTrainable)
 told = made._default_options["runtime_env"]["env_vars"]
 print("RAY_CHDIR_TO_TRIAL_DIR" in told, "canary" in str(told))
@@ -280,6 +306,11 @@ def test_a_driver_connects_to_living_servers_alone(tmp_path):
     alive, dead = forked(DEAD_AT_CONNECTION, tmp_path)
     assert alive.startswith("TypeError "), "Ray is asked, and lacks its arguments"
     assert dead.startswith("InfrastructureError Ray's raylet died while Ray started")
+
+
+@pytest.mark.slow  # a real Ray, and its worker
+def test_workers_load_what_trials_need_while_the_driver_does_something_else(tmp_path):
+    assert output_of(STARTED, tmp_path) == ["meanwhile", "True", "True", "meanwhile False"]
 
 
 @pytest.mark.slow  # a real Ray
