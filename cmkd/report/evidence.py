@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from cmkd.tracking.reader import RunReader
 TOLERANCE = 0.01
 """Points by which a logged accuracy may differ from its predictions (float32 logging)."""
 _PLACE = ["setting_id", "seed", "fold"]
+_TAUGHT = ["family", "seed", "fold"]
+_Run = Mapping[Hashable, Any]
+"""Row of a frame."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ def collect(
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
     order = {setting_id: position for position, setting_id in enumerate(arms)}
+    warning = finished.iloc[0].get("leak_warning")
     finished = finished.assign(order=finished["setting_id"].map(order))
     finished = finished.sort_values(["order", "seed", "fold"], kind="stable")
     trials = _read_all(store, finished, command, {} if known is None else known)
@@ -171,7 +176,7 @@ def collect(
         choices=choices,
         test=EvaluatedClips.of({trial.fold: trial.predictions for trial in trials}),
         official=_official(finished),
-        split_warning=_text(finished.iloc[0].get("leak_warning")),
+        split_warning=warning if isinstance(warning, str) else None,
     )
 
 
@@ -213,16 +218,12 @@ def _fold_count(runs: pd.DataFrame) -> int | None:
     return None if counts.empty else int(counts.max())
 
 
-def _text(tag: object) -> str | None:
-    return tag if isinstance(tag, str) else None
-
-
 def _official(runs: pd.DataFrame) -> OfficialPart | None:
     """Part of the data set's id, so that all runs of one id agree."""
     first = runs.iloc[0]
-    text = _text(first.get("data_official"))
+    text = first.get("data_official")
     try:
-        return OfficialPart.model_validate_json(text) if text else None
+        return OfficialPart.model_validate_json(text) if isinstance(text, str) and text else None
     except ValidationError:
         raise InputError(
             f"run {first['run_id']}: tag 'data_official' is {text!r}, not what cmkd sweep writes; "
@@ -251,7 +252,7 @@ def _read_all(
             "older one"
         )
     first: dict[int, Trial] = {}
-    for _, run in runs.iterrows():
+    for run in runs.to_dict("records"):
         trial = known.get(run["run_id"]) or _read(store, run, command)
         own, shared = trial.predictions, first.setdefault(trial.fold, trial).predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
@@ -265,7 +266,7 @@ def _read_all(
     return tuple(known[run_id] for run_id in runs["run_id"])
 
 
-def _read(store: RunReader, run: pd.Series, command: str) -> Trial:
+def _read(store: RunReader, run: _Run, command: str) -> Trial:
     run_id = run["run_id"]
     predictions = parse_predictions(_artifact(store, run, command), run_id)
     for name, right in predictions.right.items():
@@ -287,11 +288,11 @@ def _read(store: RunReader, run: pd.Series, command: str) -> Trial:
     )
 
 
-def _commit(run: pd.Series) -> str:
+def _commit(run: _Run) -> str:
     return run["git_commit"] if isinstance(run["git_commit"], str) else "unknown"
 
 
-def accuracy(run: pd.Series, name: str) -> float:
+def accuracy(run: _Run, name: str) -> float:
     """The accuracy `name` of `run`; InputError when it is missing or outside [0, 100]."""
     value = run.get(name, nan)
     if not 0 <= value <= 100:
@@ -302,7 +303,7 @@ def accuracy(run: pd.Series, name: str) -> float:
     return float(value)
 
 
-def _artifact(store: RunReader, run: pd.Series, command: str) -> str:
+def _artifact(store: RunReader, run: _Run, command: str) -> str:
     try:
         return store.read_text(run["run_id"], "predictions.csv")
     except InfrastructureError as error:
@@ -360,23 +361,24 @@ def teachers_of(
     settings = [arms[setting_id].setting for setting_id in runs["setting_id"]]
     students = runs.assign(family=[family_of_arm(setting) for setting in settings])
     taught = [setting.needs_teacher and not setting.teacher.untrained for setting in settings]
-    students = students[taught]
-    trained = read_runs(store, {"kind": "teacher"})
-    trained = trained[trained["status"] == "FINISHED"]
+    students = _checked(students[taught], ["teacher"])
+    trained = read_runs(store, {"kind": "teacher"}).query("status == 'FINISHED'")
     known: dict[tuple[str, str], Teacher] = {}
     teachers: dict[Family, dict[int, dict[int, Teacher]]] = {}
-    for (family, seed, fold), group in students.groupby(["family", "seed", "fold"]):
+    distinct = students.drop_duplicates([*_TAUGHT, "teacher"]).sort_values(_TAUGHT, kind="stable")
+    mixed = distinct.loc[distinct.duplicated(_TAUGHT), _TAUGHT].head(1)
+    if not mixed.empty:
         remedy = (
-            f"arms of the {family} family are compared under one teacher for each seed and fold: "
-            "delete the older runs, or split the sweep"
+            f"arms of the {mixed['family'].iloc[0]} family are compared under one teacher for each "
+            "seed and fold: delete the older runs, or split the sweep"
         )
-        teacher_id = one_value(group, "teacher", remedy)
-        backbone = arms[group["setting_id"].iloc[0]].setting.teacher.backbone
-        if (teacher_id, backbone) not in known:
-            known[teacher_id, backbone] = _teacher(trained, teacher_id, backbone)
-        teachers.setdefault(family, {}).setdefault(int(seed), {})[int(fold)] = known[
-            teacher_id, backbone
-        ]
+        one_value(students.merge(mixed), "teacher", remedy)
+    columns = [*_TAUGHT, "teacher", "setting_id"]
+    for family, seed, fold, teacher_id, setting_id in distinct[columns].itertuples(index=False):
+        backbone = arms[setting_id].setting.teacher.backbone
+        key = teacher_id, backbone
+        known[key] = known.get(key) or _teacher(trained, *key)
+        teachers.setdefault(family, {}).setdefault(int(seed), {})[int(fold)] = known[key]
     return teachers
 
 
@@ -387,14 +389,11 @@ def _teacher(runs: pd.DataFrame, teacher_id: str, backbone: str) -> Teacher:
     if len(found) > 1:
         ids = ", ".join(sorted(found["run_id"]))
         raise InputError(f"teacher {teacher_id} has several runs: {ids}; delete all but one")
-    run = found.iloc[0]
-    return Teacher(
-        teacher_id,
-        backbone,
-        run["run_id"],
-        run["experiment_id"],
-        _commit(run),
-        accuracy(run, "test_acc"),
-        accuracy(run, "test_acc_last") if pd.notna(run.get("test_acc_last")) else None,
-        accuracy(run, "test_top5") if pd.notna(run.get("test_top5")) else None,
+    run = found.iloc[0].to_dict()
+    selected = accuracy(run, "test_acc")
+    last, top5 = (
+        accuracy(run, name) if pd.notna(run.get(name)) else None
+        for name in ("test_acc_last", "test_top5")
     )
+    place = run["run_id"], run["experiment_id"], _commit(run)
+    return Teacher(teacher_id, backbone, *place, selected, last, top5)

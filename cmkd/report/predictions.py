@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress, pairwise
-from operator import itemgetter
+from operator import eq
 from typing import Literal, Self
 
 import numpy as np
@@ -55,23 +55,18 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
         InputError: another header, no clip, a clip given twice, a line with cells missing, or a
             rank that is no number.
     """
-    try:
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except csv.Error as error:
-        raise _bad(run_id, f"it is not CSV ({error})") from None
-    except ValueError:
-        raise _bad(run_id, "its header is missing") from None
+    header, columns = _columns(text, run_id)
     if tuple(header) not in (COLUMNS, (*COLUMNS, RANK)):
         raise _bad(run_id, f"its header is {','.join(header)}, not {','.join(COLUMNS)}")
-    if not rows:
+    clips, groups, labels, selected, last, *ranks = columns
+    if not clips:
         raise _bad(run_id, "it lists no clip")
-    if any(len(row) != len(header) for row in rows):
-        number = next(i for i, row in enumerate(rows, start=2) if len(row) != len(header))
-        raise _bad(run_id, f"row {number} does not have {len(header)} cells")
-    rows.sort(key=itemgetter(0))
-    clips, groups, labels, selected, last, *ranks = zip(*rows, strict=True)
+    if list(clips) != (in_order := sorted(clips)):
+        order = sorted(range(len(clips)), key=clips.__getitem__)
+        columns = [[column[at] for at in order] for column in columns]
+        clips, groups, labels, selected, last, *ranks = columns
     if len(set(clips)) < len(clips):
-        twice = next(one for one, other in pairwise(clips) if one == other)
+        twice = next(one for one, other in pairwise(in_order) if one == other)
         raise _bad(run_id, f"it lists clip {twice!r} twice")
     classes = tuple(sorted({*labels, *selected}))
     index = {name: number for number, name in enumerate(classes)}
@@ -79,16 +74,38 @@ def parse_predictions(text: str, run_id: str) -> Predictions:
         top5 = np.array(ranks[0], int) <= 5 if ranks else None
     except ValueError as error:
         raise _bad(run_id, f"a rank is no number ({error})") from None
+    count = len(clips)
     return Predictions(
-        clips,
-        groups,
-        labels,
-        np.array([label == said for label, said in zip(labels, selected, strict=True)]),
-        np.array([label == said for label, said in zip(labels, last, strict=True)]),
+        tuple(clips),
+        tuple(groups),
+        tuple(labels),
+        np.fromiter(map(eq, labels, selected), bool, count),
+        np.fromiter(map(eq, labels, last), bool, count),
         classes,
-        np.array([index[said] for said in selected], np.int16),
+        np.fromiter(map(index.__getitem__, selected), np.int16, count),
         top5,
     )
+
+
+def _columns(text: str, run_id: str) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Header of CSV text, and its columns without it."""
+    header = text.partition("\n")[0].split(",")
+    if '"' not in text and "\r" not in text:
+        # Without a list per row, 10 million rows take a quarter of the time.
+        cells = (text if text.endswith("\n") else f"{text}\n").replace("\n", ",\n,").split(",")
+        width = len(header)
+        if cells[width :: width + 1] == ["\n"] * (len(cells) // (width + 1)):
+            return header, [cells[at + width + 1 : -1 : width + 1] for at in range(width)]
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except csv.Error as error:
+        raise _bad(run_id, f"it is not CSV ({error})") from None
+    except ValueError:
+        raise _bad(run_id, "its header is missing") from None
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise _bad(run_id, f"row {number} does not have {len(header)} cells")
+    return header, list(zip(*rows, strict=True)) or [()] * len(header)
 
 
 def _bad(run_id: str, what: str) -> InputError:
