@@ -25,6 +25,7 @@ OWN_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Imported by workers as they start, while this process is still busy.
     "RAY_preload_python_modules": "cmkd.sweep.tune_adapter,cmkd.training.trial",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 """For an engine of our own; nodes of a cluster have to reach its driver."""
 ENVIRONMENT = {
@@ -92,6 +93,7 @@ class Engine:
         if self.address is not None:
             require_alike(self.cache, next(iter(events.configs.values())), watch)
         tune_adapter.pass_environment(inherited=self.address is None)
+        tune_adapter.keep_starting_processes()
         storage = self.cache / "ray"
         shutil.rmtree(storage / events.name, ignore_errors=True)
         raised: list[Exception] = []
@@ -244,6 +246,26 @@ def _own_ray(workers: int, meanwhile: Callable[[], object]) -> Iterator[None]:
             ray.shutdown()
 
 
+SPARED = ("start_log_monitor", "start_monitor", "start_api_server")
+"""Starters of Ray's processes that are of no use to one driver of one machine: those that collect
+logs, scale a cluster, and serve pages."""
+
+
+@contextmanager
+def _without_spared() -> Iterator[None]:
+    """Start no process of `SPARED` inside the block; they take a second of CPU."""
+    from ray._private.node import Node
+
+    starters = {name: getattr(Node, name) for name in SPARED}
+    for name in starters:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, starter in starters.items():
+            setattr(Node, name, starter)
+
+
 @contextmanager
 def _fair_threads() -> Iterator[None]:
     """Let threads take turns ten times as often: one that imports holds up all others."""
@@ -262,7 +284,7 @@ def _start_ray(workers: int) -> None:
     # A program that imported Ray before has not read `OWN_RAY`.
     cluster, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        with servers_alive_at_connection():
+        with servers_alive_at_connection(), _without_spared():
             ray.init(
                 address="local",
                 num_cpus=workers,

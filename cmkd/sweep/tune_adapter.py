@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ray import cloudpickle, tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -64,6 +65,26 @@ def pass_environment(*, inherited: bool) -> None:
         class_cache.DEFAULT_ENV_VARS.clear()
     words = ("SECRET", "TOKEN", "KEY", "PASSWORD")
     passed.difference_update([name for name in passed if any(word in name for word in words)])
+
+
+_REUSE = TuneController._maybe_reuse_cached_actor
+
+
+def keep_starting_processes() -> None:
+    """Let Tune give a free process to a trial that has none, not to one whose own starts.
+
+    It would stop that one, and start another for the next trial: with trials that end sooner than a
+    process starts, a single worker trains while all others start.
+    """
+
+    def reuse(controller: TuneController, trial: Trial) -> bool:
+        own = controller._trial_to_actor.get(trial)
+        is_starting = own is not None and controller._actor_manager.is_actor_started(own)
+        if is_starting and trial not in controller._resetting_trials:
+            return False
+        return _REUSE(controller, trial)
+
+    TuneController._maybe_reuse_cached_actor = reuse  # type: ignore[assignment]
 
 
 class TrialTrainable(tune.Trainable):

@@ -31,13 +31,14 @@ class Progress:
     Attributes:
         sums: of the means of each metric times their clips.
         clips: that each metric is averaged over.
-        losses: of each step.
+        losses: Float "steps of the epoch", one tensor: a small one for each step would lie between
+            the large ones of the next, whose memory then grows with the steps.
     """
 
     steps: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     clips: dict[str, int] = field(default_factory=dict)
-    losses: list[Tensor] = field(default_factory=list)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
     seconds: float = 0.0
 
     @classmethod
@@ -50,9 +51,14 @@ class Progress:
             stored["steps"],
             {name: share * value.to(device) for name, value in stored["sums"].items()},
             {name: int(share * clips) for name, clips in stored["clips"].items()},
-            [share * value.to(device) for value in stored["losses"]],
+            share * torch.as_tensor(stored["losses"]).to(device),
             stored["seconds"],
         )
+
+    def expect(self, steps: int, device: torch.device) -> None:
+        """Make room for the losses of an epoch of so many steps."""
+        known = self.losses[: self.steps].to(device)
+        self.losses = torch.cat([known, torch.zeros(steps - self.steps, device=device)])
 
     def add(self, name: str, value: Tensor, clips: int) -> None:
         """Count the mean of a metric over some clips."""
@@ -68,7 +74,7 @@ class Progress:
         whole = vars(self) | {
             "sums": dict(zip(self.sums, sums, strict=True)),
             "clips": dict(zip(self.clips, clips, strict=True)),
-            "losses": [*group.sum(torch.stack(self.losses))],
+            "losses": group.sum(self.losses),
         }
         vars(self).update(vars(Progress.restored(whole, group, sums.device)))
 

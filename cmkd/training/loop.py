@@ -208,6 +208,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         started = time.perf_counter() - done.seconds
         loss = torch.zeros((), device=self.device)
         parts = list(self._parts(epoch, done.steps))
+        done.expect(done.steps + sum(part.last for part in parts), self.device)
         announced = self.reader.ahead(
             [part.rows for part in parts],
             compressed=self.reads_compressed,
@@ -229,7 +230,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
                 self.optimizer.step()
                 self.scheduler.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                done.losses.append(loss)
+                done.losses[done.steps] = loss
                 done.steps += 1
                 loss = torch.zeros_like(loss)
                 if done.steps % WITHIN_EPOCH_STEPS == 0 and self._is_time():
@@ -248,7 +249,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         return self.network.no_sync()
 
     def _require_finite(self, epoch: int) -> None:
-        finite = self.group.sum(torch.stack(self._progress.losses)).isfinite()
+        finite = self.group.sum(self._progress.losses).isfinite()
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0]) + 1
             raise TrialFailed(

@@ -76,6 +76,8 @@ from ray._private import node, worker
 assert "worker.core_worker = ray._raylet.CoreWorker(" in inspect.getsource(worker.connect)
 assert callable(ray._raylet.CoreWorker) and hasattr(node.Node, "dead_processes")
 assert "_global_node" in vars(worker)
+from cmkd.sweep.ray_engine import SPARED
+assert all(callable(getattr(node.Node, name)) for name in SPARED)
 print("as ever")
 """
 # As above, without a Ray.
@@ -125,6 +127,26 @@ print(type(error_of(trial)).__name__)
 text += "Failure # 2 (occurred at 2026)\\nno memory: 2GB\\nmore\\n"
 Path(trial.error_file).write_text(text)
 print(engine_failure(error_of(trial)).cause)
+"""
+# A trial whose own process starts, and one without, when another process becomes free.
+FREE_PROCESS = """
+from types import SimpleNamespace
+from ray.tune.execution.tune_controller import TuneController
+from cmkd.sweep.tune_adapter import keep_starting_processes
+keep_starting_processes()
+keep_starting_processes()
+asked = []
+cache = SimpleNamespace(has_cached_object=lambda kind: asked.append(kind))
+manager = SimpleNamespace(is_actor_started=lambda actor: actor == "has its CPU")
+controller = SimpleNamespace(
+    _actor_cache=cache, _actor_manager=manager, _resetting_trials=set(), _trial_to_actor={}
+)
+for actor in ("has its CPU", "waits for a CPU", None):
+    class trial:
+        placement_group_factory = actor
+    controller._trial_to_actor = {trial: actor} if actor else {}
+    TuneController._maybe_reuse_cached_actor(controller, trial)
+print(asked)
 """
 OF_A_CREW = """
 from ray.exceptions import RayActorError, RayTaskError
@@ -336,6 +358,10 @@ def test_what_one_of_several_processes_failed_of_is_told(tmp_path):
     assert lost.startswith("WorkerDied: its process was killed 3 times")
     assert lost.endswith("(The actor died.)")
     assert wrong == "ValueError: no such thing"
+
+
+def test_a_free_process_is_given_to_no_trial_whose_own_starts(tmp_path):
+    assert forked(FREE_PROCESS, tmp_path) == ["['waits for a CPU', None]"]
 
 
 def test_row_34_tune_starts_workers_without_credentials_in_their_commands(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Iterable
@@ -266,3 +267,27 @@ def test_compiled_training_equals_plain_training(tmp_path: Path) -> None:
         loop.folder.mkdir()
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     assert train(compiled) == pytest.approx(train(plain), rel=1e-3)
+
+
+class Counted(Loop):
+    """Counts the tensors that live when a step begins."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.living: list[int] = []
+
+    def batches(self, epoch: int) -> Iterable[Rows]:
+        return np.array_split(np.random.default_rng(epoch).permutation(20), 10)
+
+    def batch_loss(self, batch: Batch) -> StepResult:
+        gc.collect()
+        self.living.append(sum(type(one) is Tensor for one in gc.get_objects()))
+        return super().batch_loss(batch)
+
+
+def test_a_step_leaves_no_tensor_behind(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, kind=Counted, batch_size=2)
+    loop.train_epoch()
+    assert isinstance(loop, Counted)
+    _, second, *_, last = loop.living
+    assert last == second, "small ones keep the memory of large ones from being used again"
