@@ -40,6 +40,8 @@ CHUNK_BYTES = 32 << 20
 AHEAD = 2
 """Chunks that each process reads ahead."""
 SHARED_MEMORY = Path("/dev/shm")
+SECONDS_PER_CHUNK = 300.0
+"""Longest wait for a chunk, after which the process that reads it counts as hung."""
 
 Rows = Int64[np.ndarray, " B"]
 
@@ -114,6 +116,7 @@ class ClipStream:
             collate_fn=_unchanged,
             pin_memory=pinned,
             multiprocessing_context=_clean_processes() if processes else None,
+            timeout=SECONDS_PER_CHUNK if processes else 0,
             worker_init_fn=_end_with_trainer,
             prefetch_factor=AHEAD if processes else None,
             persistent_workers=processes > 0,
@@ -151,7 +154,7 @@ class ClipStream:
 
         Raises:
             FileError: a clip cannot be read or differs from the manifest; raised by the chunks.
-            InfrastructureError: a reading process died; raised by the chunks.
+            InfrastructureError: a reading process died or hangs; raised by the chunks.
         """
         lengths: list[int] = []
 
@@ -181,7 +184,8 @@ class ClipStream:
             except (RuntimeError, EOFError, OSError) as error:
                 cause = next(iter(str(error).splitlines()), type(error).__name__)
                 raise InfrastructureError(
-                    f"a process that decodes clips of {self.dataset.info.name} is gone ({cause})",
+                    f"a process that decodes clips of {self.dataset.info.name} is gone or hangs "
+                    f"({cause})",
                     "lower inputs.loaders if memory or /dev/shm ran out, else look for a bad clip "
                     f"with: cmkd data verify {self.dataset.info.name}",
                 ) from error

@@ -178,6 +178,24 @@ def test_a_reading_process_that_is_killed_ends_in_a_clear_error(open_stream: Ope
         list(map(list, reading))
 
 
+def test_a_reading_process_that_hangs_is_given_up(
+    dataset: Dataset, tmp_path: Path, open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in dataset.root.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "4.mp4").unlink()
+    # Whoever opens it waits for ever for somebody who writes.
+    os.mkfifo(tmp_path / "4.mp4")
+    monkeypatch.setattr(stream_module, "SECONDS_PER_CHUNK", 3.0)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    before = {process.pid for process in multiprocessing.active_children()}
+    stream = open_stream(1, of=replace(dataset, root=tmp_path))
+    with pytest.raises(InfrastructureError, match=r"hangs .*3.0 seconds.*cmkd data verify"):
+        read(stream, *(stream.epoch_rows([clip], 0) for clip in range(8)))
+    del stream._loader
+    assert {process.pid for process in multiprocessing.active_children()} <= before
+
+
 def test_shared_memory_that_is_too_small_is_said_before_the_first_clip(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
