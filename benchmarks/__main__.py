@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import reader
 from benchmarks.naive import measure_naive
+from benchmarks.plain import measure_plain
 from benchmarks.planning import measure_planning
 from benchmarks.prepare import measure_prepare
 from benchmarks.report import measure_reports, measure_results
@@ -29,6 +30,7 @@ def main() -> None:
         _print_servers(folder)
         _print_planning()
         _print_naive(folder)
+        _print_plain(folder)
         _print_prepare(folder)
         _print_reader(folder)
         _print_reports(folder)
@@ -85,6 +87,16 @@ def _print_naive(folder: Path) -> None:
     naive = measure_naive(folder / "cache", place)
     print(f"{naive.trials} short trials, beside Ray Tune as its documentation has it")
     print(f"  ours {naive.ours:.1f} s, theirs {naive.naive:.1f} s: x {naive.ratio:.1f}")
+
+
+def _print_plain(folder: Path) -> None:
+    place = folder / "plain"
+    place.mkdir()
+    costs = measure_plain(folder / "cache", place)
+    print("Four short trials, beside the same trials in a plain loop and by joblib, with MLflow")
+    for way, cost in costs.items():
+        ratio = cost.cpu / costs["loop"].cpu
+        print(f"  {way:7s} CPU {cost.cpu:.1f} s, x {ratio:.2f} of the loop; wall {cost.wall:.1f} s")
 
 
 def _print_prepare(folder: Path) -> None:

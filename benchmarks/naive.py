@@ -76,10 +76,10 @@ def measure_naive(cache: Path, folder: Path) -> NaiveFigures:
             command += [str(spec), str(cache), str(place)]
         subprocess.run(command, cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
         walls.append(trial_wall(store))
-    return NaiveFigures(len(_trials(spec, cache)), *walls)
+    return NaiveFigures(len(trials_of(spec, cache)), *walls)
 
 
-def _trials(spec: Path, cache: Path) -> list[TrialConfig]:
+def trials_of(spec: Path, cache: Path) -> list[TrialConfig]:
     sweep = load_sweep(str(spec)).spec
     dataset = open_dataset(sweep.data, cache)
     planned = expand(
@@ -181,7 +181,7 @@ def main(spec: Path, cache: Path, folder: Path) -> None:
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={
-            "trial": tune.grid_search(_trials(spec, cache)),
+            "trial": tune.grid_search(trials_of(spec, cache)),
             "cache": str(cache),
             "folder": str(folder),
         },

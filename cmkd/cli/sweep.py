@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -185,7 +184,7 @@ def plan_text(plan: Plan, expected: Preflight) -> str:
 
 
 def next_steps(plan: Plan, spec: str, data: str, uri: str | None) -> list[str]:
-    """Commands that show what is done: its tables, and a prediction by a student of the cache."""
+    """Commands that show what is done: tables, and a prediction by a student, taught if any is."""
     from cmkd.config.paths import cache_root
     from cmkd.report.paper import TABLES
     from cmkd.training.outcome import STUDENT_CONFIG_FILE
@@ -196,10 +195,10 @@ def next_steps(plan: Plan, spec: str, data: str, uri: str | None) -> list[str]:
     words += ["--tracking-uri", uri] if uri else []
     lines = [f"tables and figures: {same_command(words, uri)}"]
     folder = cache_root() / "trials"
-    here = (trial for trial in done if (folder / trial.id / STUDENT_CONFIG_FILE).is_file())
+    here = [trial for trial in done if (folder / trial.id / STUDENT_CONFIG_FILE).is_file()]
+    here.sort(key=lambda trial: not trial.config.setting.needs_teacher)
     return lines + [
-        f"classes of a video by {trial.name}: cmkd predict {trial.id} VIDEO"
-        for trial in islice(here, 1)
+        f"classes of a video by {trial.name}: cmkd predict {trial.id} VIDEO" for trial in here[:1]
     ]
 
 

@@ -38,6 +38,8 @@ def ui(
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     # One user needs one server process; MLflow would start four.
     options = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    # A line for every request would push the address out of sight.
+    options += ["--uvicorn-opts", "--log-level warning"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])
 
 

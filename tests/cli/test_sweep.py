@@ -275,7 +275,7 @@ def test_the_command_to_go_on_repeats_the_options_and_no_password():
 def test_the_end_of_a_sweep_names_the_commands_that_go_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CMKD_CACHE", str(tmp_path))
     trials = expand(load_sweep("smoke"), data="d", data_id="i", folds=1, seeds=1)
-    runs = [RunRecord("r", trial.id, "FINISHED", {}, {}) for trial in trials[:2]]
+    runs = [RunRecord("r", trial.id, "FINISHED", {}, {}) for trial in trials]
     plan, tables = make_plan(trials, runs), "tables and figures: cmkd report tables --data d"
     assert next_steps(plan, "ablation", "d", None) == [tables]
     uri = "sqlite:///a.db"
@@ -284,7 +284,7 @@ def test_the_end_of_a_sweep_names_the_commands_that_go_on_from_it(tmp_path, monk
         (tmp_path / "trials" / trial.id).mkdir(parents=True)
         (tmp_path / "trials" / trial.id / "student.json").touch()
     assert next_steps(plan, "smoke", "d", None)[1] == (
-        f"classes of a video by control seed 0 fold 0: cmkd predict {trials[1].id} VIDEO"
+        f"classes of a video by both seed 0 fold 0: cmkd predict {trials[2].id} VIDEO"
     )
 
 
