@@ -25,6 +25,7 @@ OWN_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Imported by workers as they start, while this process is still busy.
     "RAY_preload_python_modules": "cmkd.sweep.tune_adapter,cmkd.training.trial",
+    # By default those that wait a second for a trial are ended, however long the store takes.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 """For an engine of our own; nodes of a cluster have to reach its driver."""
