@@ -7,6 +7,7 @@ Network, data, epochs, validation, checkpoints and test are those of `cmkd`.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -46,9 +47,10 @@ def measure_plain(cache: Path, folder: Path, epochs: int = 4) -> dict[str, Cost]
             "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        # Results of one way are no other's.
-        command += ["--fresh"] if way == "ours" else []
         found[way] = cost_of(command, place, environment)
+        if way == "teacher":
+            # Results of one way are no other's.
+            shutil.rmtree(cache / "trials")
     del found["teacher"]
     return found
 
