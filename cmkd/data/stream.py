@@ -11,61 +11,46 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cmkd.config.data import DatasetInfo, EncodingConfig, ReaderConfig
-from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL, Clip, read_clip
+from cmkd.config.data import DatasetInfo, ReaderConfig
+from cmkd.data.chunks import (
+    AHEAD,
+    Buffer,
+    Chunk,
+    PackedChunk,
+    clips_per_chunk,
+    make_chunk,
+    pack,
+    shared_buffers,
+)
+from cmkd.data.clip import Clip, read_clip
 from cmkd.data.dataset import Dataset
 from cmkd.data.decoded_cache import check_content, check_fit
 from cmkd.data.splits import ClipEntry
-from cmkd.data.views import View, apply_view, draw_view, label_of, plain_view, vector_turn
+from cmkd.data.views import View, apply_view, draw_view, label_of, plain_view
 from cmkd.data.views import views_at_test as all_views_at_test
 from cmkd.errors import FileError, InfrastructureError
 
-CHUNK_BYTES = 32 << 20
-"""Clips that cross from one process to another at once; a larger clip crosses alone."""
-AHEAD = 2
-"""Chunks that each process reads ahead."""
-SHARED_MEMORY = Path("/dev/shm")
 SECONDS_PER_CHUNK = 300.0
 """Longest wait for a chunk, after which the process that reads it counts as hung."""
+SECONDS_PER_LOOK = 5.0
+"""Time after which a wait looks whether the processes live."""
 
 Rows = Int64[np.ndarray, " B"]
-
-
-class Chunk(NamedTuple):
-    """Some clips of a batch as they were read; B clips with N I-frames in all.
-
-    Those of clips that are not to be moved are cut already, and `matrices` is None.
-    """
-
-    labels: Int64[Tensor, " B"]
-    """Class that each view shows."""
-    iframes: UInt8[Tensor, "N 3 H W"]
-    clip_of: Int64[Tensor, " N"]
-    """Clip of each I-frame."""
-    own: Int64[Tensor, "B T"]
-    """Index into `iframes` of each P-frame's own (A4)."""
-    motion: Float16[Tensor, "B T 2*S h w"]
-    residual: Float16[Tensor, "B T 3*S h2 w2"]
-    frames: UInt8[Tensor, "B T 3*S H W"]
-    matrices: Float[Tensor, "B 2 3"] | None
-    """`View.matrix` of each clip."""
-    turns: Float[Tensor, "B 2 2"] | None
-    """`vector_turn` of each clip."""
+_Reply = Chunk | PackedChunk | FileError
 
 
 class Request(NamedTuple):
@@ -74,12 +59,14 @@ class Request(NamedTuple):
     Attributes:
         compressed, frames: as of `read_clip`.
         moved: the views are applied by whoever receives the chunk.
+        buffer: number of the shared buffer that the chunk is for.
     """
 
     clips: tuple[tuple[ClipEntry, int, View], ...]
     compressed: bool
     frames: bool
     moved: bool
+    buffer: int
 
 
 class ClipStream:
@@ -104,19 +91,18 @@ class ClipStream:
         self._sides = info.encoding.height, info.encoding.width
         self._plain = plain_view(info.views, *self._sides)
         self._at_test = all_views_at_test(info.views, config.inputs, *self._sides)
-        self._per_chunk = max(1, CHUNK_BYTES // clip_bytes(info.encoding, config))
-        if processes:
-            _require_shared_memory(processes, max(CHUNK_BYTES, clip_bytes(info.encoding, config)))
+        self._per_chunk = clips_per_chunk(info.encoding, config)
+        self._buffers = shared_buffers(processes, info.encoding, config)
         self._requests = _Requests()
-        self._loader: DataLoader[Chunk | FileError] = DataLoader(
-            _Decoder(dataset.root, info, config),
+        self._loader: DataLoader[_Reply] = DataLoader(
+            _Decoder(dataset.root, info, config, self._buffers, pinned),
             batch_size=None,
             sampler=self._requests,
             num_workers=processes,
             collate_fn=_unchanged,
             pin_memory=pinned,
             multiprocessing_context=_clean_processes() if processes else None,
-            timeout=SECONDS_PER_CHUNK if processes else 0,
+            timeout=SECONDS_PER_LOOK if processes else 0,
             worker_init_fn=_end_with_trainer,
             prefetch_factor=AHEAD if processes else None,
             persistent_workers=processes > 0,
@@ -147,7 +133,8 @@ class ClipStream:
     ) -> Iterator[Iterator[Chunk]]:
         """The chunks of each batch, in order; one batch is to be used up before the next.
 
-        Only one call may be under way at a time. All rows of a call are in training, or none.
+        A chunk may be overwritten once the next is asked for. Only one call may be under way at a
+        time. All rows of a call are in training, or none.
 
         Args:
             compressed, frames: what is read of each clip, see `read_clip`.
@@ -157,13 +144,14 @@ class ClipStream:
             InfrastructureError: a reading process died or hangs; raised by the chunks.
         """
         lengths: list[int] = []
+        numbers = count()
 
         def requests() -> Iterator[Request]:
             for rows in batches:
                 lengths.append(-(-len(rows) // self._per_chunk))
-                for start in range(0, len(rows), self._per_chunk):
-                    part = rows[start : start + self._per_chunk]
-                    yield self._request(part, compressed, frames)
+                # Of one size: DataLoader gives them to its processes in turn.
+                for part in np.array_split(rows, lengths[-1]):
+                    yield self._request(part, compressed, frames, next(numbers))
 
         self._requests.current = requests()
         chunks = self._chunks()
@@ -177,15 +165,19 @@ class ClipStream:
 
     def _chunks(self) -> Iterator[Chunk]:
         chunks = iter(self._loader)
+        since = time.monotonic()
         while True:
             try:
                 found = next(chunks, None)
             # The last two where it dies while it hands over a chunk.
             except (RuntimeError, EOFError, OSError) as error:
                 cause = next(iter(str(error).splitlines()), type(error).__name__)
+                is_late = cause.startswith("DataLoader timed out")
+                if is_late and time.monotonic() - since < SECONDS_PER_CHUNK:
+                    continue
                 raise InfrastructureError(
                     f"a process that decodes clips of {self.dataset.info.name} is gone or hangs "
-                    f"({cause})",
+                    f"({f'no clip for {SECONDS_PER_CHUNK:.0f} s' if is_late else cause})",
                     "lower inputs.loaders if memory or /dev/shm ran out, else look for a bad clip "
                     f"with: cmkd data verify {self.dataset.info.name}",
                 ) from error
@@ -195,15 +187,17 @@ class ClipStream:
                 name = self.dataset.info.name
                 remedy = f"{found.remedy}; all such clips are listed by: cmkd data verify {name}"
                 raise FileError(found.path, found.reason, remedy)
-            yield found
+            yield found.unpack(self._buffers) if isinstance(found, PackedChunk) else found
+            since = time.monotonic()
 
-    def _request(self, rows: Rows, compressed: bool, frames: bool) -> Request:
+    def _request(self, rows: Rows, compressed: bool, frames: bool, number: int) -> Request:
         moved = int(rows[0]) // len(self.dataset.clips) > len(self._at_test)
         clips = []
         for row in rows:
             view, label = self._view(int(row))
             clips.append((self.dataset.clips[int(row) % len(self.dataset.clips)], label, view))
-        return Request(tuple(clips), compressed, frames, moved)
+        buffer = number % len(self._buffers) if self._buffers else 0
+        return Request(tuple(clips), compressed, frames, moved, buffer)
 
     def _view(self, row: int) -> tuple[View, int]:
         number, clip = divmod(row, len(self.dataset.clips))
@@ -254,40 +248,37 @@ class _Requests:
         return self.current
 
 
-class _Decoder(TorchDataset[Chunk | FileError]):
+class _Decoder(TorchDataset[_Reply]):
     """Reads requests. It crosses processes, so it holds nothing that grows with the clips."""
 
-    def __init__(self, root: Path, info: DatasetInfo, config: ReaderConfig) -> None:
+    def __init__(
+        self,
+        root: Path,
+        info: DatasetInfo,
+        config: ReaderConfig,
+        buffers: Sequence[Buffer],
+        pinned: bool,
+    ) -> None:
         self._root, self._info, self._config = root, info, config
+        self._buffers, self._pinned = buffers, pinned
 
-    def __getitem__(self, request: Request) -> Chunk | FileError:
+    def __getitem__(self, request: Request) -> _Reply:
+        buffer = self._buffers[request.buffer] if self._buffers else None
         try:
-            return self._read(request)
+            chunk = self._read(request, buffer)
         except FileError as error:
             # DataLoader would make a RuntimeError of it.
             return error
+        if buffer is None:
+            return chunk
+        packed = pack(chunk, buffer)
+        return packed if self._pinned else packed._replace(buffer=request.buffer)
 
-    def _read(self, request: Request) -> Chunk:
+    def _read(self, request: Request, buffer: Buffer | None) -> Chunk:
         clips = [self._clip(entry, view, request) for entry, _, view in request.clips]
-        counts = [len(clip.iframes) for clip in clips]
-        starts = np.cumsum([0, *counts[:-1]])
-        matrices = turns = None
-        if request.moved:
-            views = [view for _, _, view in request.clips]
-            sides = self._info.encoding.height, self._info.encoding.width
-            matrices = torch.tensor([view.matrix for view in views])
-            turns = torch.from_numpy(np.stack([vector_turn(view, *sides) for view in views]))
-        return Chunk(
-            labels=torch.tensor([label for _, label, _ in request.clips]),
-            iframes=torch.from_numpy(np.concatenate([clip.iframes for clip in clips])),
-            clip_of=torch.from_numpy(np.repeat(np.arange(len(clips)), counts)),
-            own=_stacked([clip.gop + start for clip, start in zip(clips, starts, strict=True)]),
-            motion=_stacked([clip.motion for clip in clips]),
-            residual=_stacked([clip.residual for clip in clips]),
-            frames=_stacked([clip.frames for clip in clips]),
-            matrices=matrices,
-            turns=None if turns is None else turns.float(),
-        )
+        labels = [label for _, label, _ in request.clips]
+        views = [view for _, _, view in request.clips] if request.moved else None
+        return make_chunk(clips, labels, views, self._info.encoding, buffer)
 
     def _clip(self, entry: ClipEntry, view: View, request: Request) -> Clip:
         path = self._root / entry.path
@@ -301,29 +292,3 @@ class _Decoder(TorchDataset[Chunk | FileError]):
         )
         check_fit(path, clip, self._info.encoding)
         return clip if request.moved else apply_view(clip, view)
-
-
-def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays))
-
-
-def clip_bytes(encoding: EncodingConfig, config: ReaderConfig) -> int:
-    """Largest size of a clip in a `Chunk`, in bytes."""
-    frames, pixels = config.inputs.num_frames, encoding.width * encoding.height
-    iframes = 3 * pixels * (config.inputs.num_gops or frames)
-    motion = 2 * 2 * config.compressed_segment * pixels // MOTION_CELL**2
-    residual = 2 * 3 * config.compressed_segment * pixels // RESIDUAL_CELL**2
-    return iframes + frames * (motion + residual + 3 * config.raw_segment * pixels)
-
-
-def _require_shared_memory(processes: int, chunk: int) -> None:
-    if not SHARED_MEMORY.is_dir():
-        return
-    need, free = (processes * AHEAD + 1) * chunk, shutil.disk_usage(SHARED_MEMORY).free
-    if need > free:
-        raise InfrastructureError(
-            f"{SHARED_MEMORY}: has {free / 2**30:.2f} GiB free, {processes} processes that decode "
-            f"clips need up to {need / 2**30:.2f} GiB",
-            "enlarge it (docker run --shm-size, mount -o remount,size=), or lower inputs.loaders; "
-            "0 needs none of it",
-        )

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmkd.config.trial import TrialConfig
+from cmkd.data.chunks import Chunk
 from cmkd.data.clip import MOTION_CELL, RESIDUAL_CELL
 from cmkd.data.dataset import Dataset
 from cmkd.data.decoded_cache import open_arrays
 from cmkd.data.splits import Split
-from cmkd.data.stream import Chunk, ClipStream
+from cmkd.data.stream import ClipStream
 from cmkd.data.views import outside_of, resample
 from cmkd.machine import usable_cpus
 from cmkd.training.batches import (

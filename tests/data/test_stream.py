@@ -20,11 +20,13 @@ from cmkd.config.data import (
     SplitConfig,
     ViewsConfig,
 )
+from cmkd.data import chunks as chunks_module
 from cmkd.data import stream as stream_module
+from cmkd.data.chunks import Chunk
 from cmkd.data.clip import read_clip
 from cmkd.data.dataset import Dataset, read_folder, write_dataset
 from cmkd.data.splits import ClipEntry
-from cmkd.data.stream import Chunk, ClipStream
+from cmkd.data.stream import ClipStream
 from cmkd.data.video import encode
 from cmkd.data.views import apply_view, plain_view, views_at_test
 from cmkd.errors import FileError, InfrastructureError
@@ -105,7 +107,7 @@ def test_plain_and_test_views_are_those_of_decoded_arrays(
 def test_any_number_of_processes_gives_the_same_batches(
     open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "CHUNK_BYTES", 3 << 17)
+    monkeypatch.setattr(chunks_module, "CHUNK_BYTES", 3 << 17)
     alone, two = open_stream(0), open_stream(2)
     rows = [alone.epoch_rows([7, 1, 4, 2, 9], 3), alone.epoch_rows([0, 8], 3)]
     for _ in range(2):
@@ -113,6 +115,40 @@ def test_any_number_of_processes_gives_the_same_batches(
         assert [len(chunks) for chunks in first] == [2, 1]
         for one, other in zip(sum(first, []), sum(second, []), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_processes_write_to_the_same_memory_again(open_stream: Open) -> None:
+    alone, two = open_stream(0), open_stream(2)
+    rows = [alone.epoch_rows([clip], epoch) for epoch in range(3) for clip in range(CLIPS)]
+    passes = []
+    for _ in range(2):
+        used = []
+        own = [chunk for (chunk,) in read(alone, *rows)]
+        found = two.read(rows, compressed=True, frames=True)
+        for one, (other,) in zip(own, found, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            used.append(other.labels.untyped_storage().data_ptr())
+        passes.append(used)
+    count = 2 * (chunks_module.AHEAD + 1)
+    assert len(set(passes[0])) == len(set(passes[0][:count])) == count
+    assert passes[0] == passes[1]
+
+
+def test_a_chunk_in_bytes_is_that_of_its_buffer(dataset: Dataset, open_stream: Open) -> None:
+    """As it crosses to a GPU, whose DataLoader copies the bytes to pinned memory."""
+    stream = open_stream()
+    ((chunk,),) = read(stream, stream.epoch_rows([3, 5], 0))
+    size = sum(part.nbytes + 64 for part in chunk if part is not None)
+    buffer = torch.zeros(size, dtype=torch.uint8)
+    clips = [read_clip(dataset.root / f"{number}.mp4", READING) for number in (3, 5)]
+    views = [plain_view(dataset.info.views, 64, 64)] * 2
+    made = chunks_module.make_chunk(clips, [1, 0], views, dataset.info.encoding, buffer)
+    packed = chunks_module.pack(made, buffer)
+    other = packed._replace(buffer=packed.buffer.clone())
+    buffer.zero_()
+    plain = chunks_module.make_chunk(clips, [1, 0], views, dataset.info.encoding)
+    for one, two in zip(other.unpack([]), plain, strict=True):
+        assert torch.equal(one, two) and one.dtype == two.dtype
 
 
 def test_views_differ_by_epoch_and_seed_and_follow_from_both(open_stream: Open) -> None:
@@ -166,7 +202,10 @@ def test_a_clip_that_breaks_is_named_with_the_command_that_finds_others(
     assert len(read(stream, stream.epoch_rows([5, 6], 0))) == 1
 
 
-def test_a_reading_process_that_is_killed_ends_in_a_clear_error(open_stream: Open) -> None:
+def test_a_reading_process_that_is_killed_ends_in_a_clear_error(
+    open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "SECONDS_PER_LOOK", 0.5)
     before = {process.pid for process in multiprocessing.active_children()}
     stream = open_stream(1)
     batches = [stream.epoch_rows([clip], epoch) for epoch in range(200) for clip in range(CLIPS)]
@@ -187,10 +226,11 @@ def test_a_reading_process_that_hangs_is_given_up(
     # Whoever opens it waits for ever for somebody who writes.
     os.mkfifo(tmp_path / "4.mp4")
     monkeypatch.setattr(stream_module, "SECONDS_PER_CHUNK", 3.0)
+    monkeypatch.setattr(stream_module, "SECONDS_PER_LOOK", 0.5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     before = {process.pid for process in multiprocessing.active_children()}
     stream = open_stream(1, of=replace(dataset, root=tmp_path))
-    with pytest.raises(InfrastructureError, match=r"hangs .*3.0 seconds.*cmkd data verify"):
+    with pytest.raises(InfrastructureError, match=r"hangs .*no clip for 3 s.*cmkd data verify"):
         read(stream, *(stream.epoch_rows([clip], 0) for clip in range(8)))
     del stream._loader
     assert {process.pid for process in multiprocessing.active_children()} <= before
@@ -200,8 +240,8 @@ def test_shared_memory_that_is_too_small_is_said_before_the_first_clip(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = type("Usage", (), {"free": 64 << 20})
-    monkeypatch.setattr(stream_module.shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(stream_module, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(chunks_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(chunks_module, "SHARED_MEMORY", tmp_path)
     with pytest.raises(InfrastructureError, match=r"0\.06 GiB free, 8 processes.*--shm-size"):
         ClipStream(dataset, READING, 0, processes=8, pinned=False)
     ClipStream(dataset, READING, 0, processes=0, pinned=False)
