@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import reader
+from benchmarks.loaders import measure_loaders
 from benchmarks.naive import measure_naive
 from benchmarks.plain import measure_plain
 from benchmarks.planning import measure_planning
@@ -33,6 +34,7 @@ def main() -> None:
         _print_plain(folder)
         _print_prepare(folder)
         _print_reader(folder)
+        _print_loaders(folder)
         _print_reports(folder)
 
 
@@ -116,6 +118,23 @@ def _print_reader(folder: Path) -> None:
     place.mkdir()
     print(reader.TITLE)
     print("\n".join(reader.report(place)))
+
+
+def _print_loaders(folder: Path) -> None:
+    print(
+        "Clips of 8 frames that processes decode, 320x256, beside one process that does it itself"
+    )
+    found = measure_loaders(folder / "loaders")
+    if isinstance(found, str):
+        print(f"  skipped: {found}")
+        return
+    print(f"  itself {found.rates[0]:.1f} clips/s")
+    for count, rate in found.rates.items():
+        if count:
+            ratio = found.ratios[count] / count
+            print(f"  {count} processes {rate:.1f} clips/s, x {ratio:.2f} of {count} readers")
+    for taken, share in found.waiting.items():
+        print(f"  a device that takes {taken} clips/s waits {100 * share:.1f} % of its time")
 
 
 def _print_reports(folder: Path) -> None:
