@@ -1,4 +1,4 @@
-"""A data set of 300,000 files is planned in a minute and half a gigabyte."""
+"""A data set of 300,000 files is planned in half a gigabyte, about as fast as it is listed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 CLASSES, CLIPS = 400, 750
 MEASURE = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 from pathlib import Path
 from cmkd.config.data import EncodingConfig, SplitConfig, ViewsConfig
 from cmkd.data.sources import OfficialRequest
@@ -25,19 +25,24 @@ request = PrepareRequest(
     root, root.parent / "out", "large", EncodingConfig(), ViewsConfig(), split, official
 )
 start = time.process_time()
+for folder, _, names in os.walk(root):
+    for name in names:
+        os.stat(os.path.join(folder, name))
+listed = time.process_time() - start
+start = time.process_time()
 listing = plan_clips(request)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([len(listing.sources), time.process_time() - start, peak]))
+print(json.dumps([len(listing.sources), (time.process_time() - start) / listed, peak]))
 """
 
 
 def measured(*arguments: Path) -> tuple[int, float, float]:
-    """Clips planned, seconds of this process alone, and MiB at most."""
+    """Clips planned, times the CPU that listing their files takes, and MiB at most."""
     command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    clips, seconds, peak = json.loads(done.stdout)
-    return clips, seconds, peak
+    clips, ratio, peak = json.loads(done.stdout)
+    return clips, ratio, peak
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,7 @@ def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("official", [True, False], ids=["annotations", "folders"])
 def test_planning_300_000_files(kinetics: Path, official: bool) -> None:
-    clips, seconds, peak = measured(kinetics / "videos", *([kinetics] if official else []))
+    clips, ratio, peak = measured(kinetics / "videos", *([kinetics] if official else []))
     assert clips == CLASSES * CLIPS
-    assert seconds < 60, "of one CPU"
+    assert ratio < 20
     assert peak < 500, "MiB"
