@@ -253,7 +253,7 @@ def _read_all(
         )
     first: dict[int, Trial] = {}
     for run in runs.to_dict("records"):
-        trial = known.get(run["run_id"]) or _read(store, run, command)
+        trial = known.get(run["run_id"]) or _read(store, run, command, first.get(run["fold"]))
         own, shared = trial.predictions, first.setdefault(trial.fold, trial).predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
             raise InputError(
@@ -266,9 +266,9 @@ def _read_all(
     return tuple(known[run_id] for run_id in runs["run_id"])
 
 
-def _read(store: RunReader, run: _Run, command: str) -> Trial:
-    run_id = run["run_id"]
-    predictions = parse_predictions(_artifact(store, run, command), run_id)
+def _read(store: RunReader, run: _Run, command: str, like: Trial | None) -> Trial:
+    run_id, text = run["run_id"], _artifact(store, run, command)
+    predictions = parse_predictions(text, run_id, like.predictions if like else None)
     for name, right in predictions.right.items():
         logged, counted = accuracy(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:

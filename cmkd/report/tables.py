@@ -129,7 +129,8 @@ class Difference:
         """Float "R N": points per shared seed and clip."""
         values = np.zeros((len(self.seeds), len(self.parts[0][1].test.clips)))
         for weight, arm in self.parts:
-            rows = [arm.seeds.index(seed) for seed in self.seeds]
+            row_of = {seed: row for row, seed in enumerate(arm.seeds)}
+            rows = [row_of[seed] for seed in self.seeds]
             values += 100.0 * weight * arm.right[self.epoch][rows]
         return values
 
@@ -168,7 +169,8 @@ class Difference:
         found: dict[str, None] = {}
         for _, arm in self.parts:
             folds = len(arm.trials) // max(1, len(arm.seeds))
-            for row in (arm.seeds.index(seed) for seed in self.seeds):
+            shared = set(self.seeds)
+            for row in (row for row, seed in enumerate(arm.seeds) if seed in shared):
                 found |= dict.fromkeys(arm.trials[row * folds : (row + 1) * folds])
         return tuple(found)
 
