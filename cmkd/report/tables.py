@@ -169,8 +169,7 @@ class Difference:
         found: dict[str, None] = {}
         for _, arm in self.parts:
             folds = len(arm.trials) // max(1, len(arm.seeds))
-            shared = set(self.seeds)
-            for row in (row for row, seed in enumerate(arm.seeds) if seed in shared):
+            for row in (arm.seeds.index(seed) for seed in self.seeds):
                 found |= dict.fromkeys(arm.trials[row * folds : (row + 1) * folds])
         return tuple(found)
 
