@@ -45,6 +45,7 @@ def real_clips(shared_video: Path, tmp_path: Path) -> Dataset:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_loss_falls_on_views_that_are_never_written(
     real_clips: Dataset, tmp_path: Path
 ) -> None:
