@@ -276,7 +276,9 @@ def _runs_in_file(request: SweepRequest, dataset: Dataset) -> Sequence[RunRecord
     reader = open_reader(request.tracking_uri)
     if not isinstance(reader, SqliteReader) or reader.has_open_runs():
         return None
-    return reader.find({"data_id": dataset.id})
+    runs = reader.find({"data_id": dataset.id})
+    params = reader.params([run.run_id for run in runs])
+    return [replace(run, params=params[run.run_id]) for run in runs]
 
 
 def _open_store(request: SweepRequest) -> RunStore:
