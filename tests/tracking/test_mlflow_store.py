@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from cmkd.config.sweep import load_sweep
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.machine import owner
+from cmkd.sweep.plan import SweepRequest
+from cmkd.sweep.run import _runs_in_file
 from cmkd.tracking import mlflow_calls, mlflow_store
 from cmkd.tracking.mlflow_calls import data_inputs
 from cmkd.tracking.mlflow_store import open_store
@@ -74,6 +77,22 @@ def test_a_run_is_read_back_as_it_was_written(store, tmp_path):
     assert store.read_text(run_id, "predictions.csv") == "clip,label\n"
     assert (tmp_path / "mlartifacts").is_dir()
     assert not (tmp_path / "mlruns").exists(), "MLflow would take it for its default store"
+
+
+def test_a_sweep_reads_of_the_file_what_the_store_gives(store, database, smoke):
+    """Without MLflow; parameters too, which the forecast of further trials needs."""
+    for trial in ("t1", "t2"):
+        run_id = store.open(identity(trial, data_id=smoke.id), {})
+        store.close(run_id, RunEnding("FINISHED", summary={"seconds_train": 8.0}))
+    request = SweepRequest(load_sweep("ablation"), smoke.info.name, 1, 1, database.parent)
+    found = _runs_in_file(request, smoke)
+    expected = store.find({"data_id": smoke.id})
+    assert len(expected) == 2
+
+    def facts(run):
+        return run.run_id, run.trial_id, run.status, run.params, run.metrics, run.tags["arm"]
+
+    assert list(map(facts, found)) == list(map(facts, expected))
 
 
 def test_a_new_experiment_is_described_and_one_that_is_there_keeps_its_words(store, database):
