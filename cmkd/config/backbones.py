@@ -30,7 +30,7 @@ class ChannelStats(NamedTuple):
 IMAGENET = ChannelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """Channel statistics that published weights of TSM, TDN and torchvision expect."""
 LITE = ChannelStats((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-"""What weights of EfficientNet-Lite expect; tensorflow/tpu, ``efficientnet_lite_builder.py``."""
+"""Those of EfficientNet-Lite's weights; tensorflow/tpu, ``efficientnet_lite_builder.py``."""
 NATURAL = ChannelStats((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
 """Natural video; brings pictures to about zero mean, unit deviation."""
 

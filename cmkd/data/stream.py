@@ -47,7 +47,7 @@ from cmkd.errors import FileError, InfrastructureError
 SECONDS_PER_CHUNK = 300.0
 """Longest wait for a chunk, after which the process that reads it counts as hung."""
 SECONDS_PER_LOOK = 5.0
-"""Time after which a wait looks whether the processes live."""
+"""Interval at which a wait checks that the processes live."""
 
 Rows = Int64[np.ndarray, " B"]
 _Reply = Chunk | PackedChunk | FileError

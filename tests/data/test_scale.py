@@ -1,4 +1,4 @@
-"""A data set of 300,000 files is planned in half a gigabyte, about as fast as it is listed."""
+"""A data set of 300,000 files is planned in half a gigabyte and some times its listing's CPU."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_planning_300_000_files(kinetics: Path, official: bool) -> None:
     clips, ratio, peak = measured(kinetics / "videos", *([kinetics] if official else []))
     assert clips == CLASSES * CLIPS
-    assert ratio < 20
+    assert ratio < 12, "8 and 6 when it was written"
     assert peak < 500, "MiB"
