@@ -25,7 +25,8 @@ app = typer.Typer(help="Prepare, list and check data sets.", no_args_is_help=Tru
 PREPARE = {
     "Published data sets": "published annotations split subset",
     "Encoding": "width height gop qscale frames",
-    "Training, validation and test": "folds leave_one_group_out given train_only split_seed",
+    "Training, validation and test": "folds leave_one_group_out given train_only split_seed "
+    "no_validation",
     "Augmented views of training clips": "views flip shift scale rotation phase crop",
 }
 
@@ -82,6 +83,12 @@ def prepare(
         typer.Option(metavar="GROUP", help="Group that never tests; can be repeated."),
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Which folds are drawn.")] = 0,
+    no_validation: Annotated[
+        bool,
+        typer.Option(
+            "--no-validation", help="Train on all clips that do not test; last epochs are selected."
+        ),
+    ] = False,
     views: Annotated[int, typer.Option(help="Views of each training clip.")] = 1,
     flip: Annotated[
         bool,
@@ -130,7 +137,9 @@ def prepare(
             phase=phase,
             crop=crop,
         ),
-        split=_split(official, given, folds, leave_one_group_out, train_only or [], split_seed),
+        split=_split(
+            official, given, folds, leave_one_group_out, train_only or [], split_seed
+        ).model_copy(update={"validation": not no_validation}),
         official=official,
         ignored_columns=tuple(ignore_column or ()),
         workers=usable_workers(workers),

@@ -82,6 +82,9 @@ class SplitConfig(Config):
     """Groups that are never validation or test."""
     seed: int = Field(0, ge=0)
     """Draw of the folds and validation groups."""
+    validation: Annotated[bool, Neutral(True)] = True
+    """Whether clips are set aside for validation where the manifest marks none. Without such clips
+    all others train, as in published protocols, and the last epoch is the selected one."""
 
 
 class OfficialPart(Config):

@@ -30,6 +30,7 @@ tiny networks of one block that repeat end frames and start from averaged pixels
 """
 
 SELECTION_RULE = "epoch of best validation accuracy; of equal ones, that of least validation loss"
+LAST_EPOCH_RULE = "the last one, as no clips are kept for validation"
 
 
 class TrainingConfig(Config):

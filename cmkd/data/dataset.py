@@ -88,6 +88,11 @@ class Dataset:
             "well, or mark clips of several groups as val (column 'split' of manifest.csv, --given)"
         )
 
+    @cached_property
+    def has_validation(self) -> bool:
+        """Whether every fold has clips for validation."""
+        return all(self.split(fold).val for fold in range(self.num_folds))
+
     def summary(self) -> list[str]:
         """Lines for people: classes, groups, and the sizes of every fold's parts per class."""
         labels = Counter(clip.label for clip in self.clips)

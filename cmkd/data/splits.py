@@ -95,6 +95,8 @@ def split_clips(
     ``given`` follows the manifest. Where it names no clips for validation, about 10 % of every
     class are taken out of training, by whole groups that seed and fold draw.
 
+    With `validation: false` nothing is set aside, so that validation may be empty.
+
     Raises:
         DataError: too few groups, an empty part, a group in two parts, or a class without clips
             to train on.
@@ -107,7 +109,7 @@ def split_clips(
     else:
         test = _test_part(clips, rule, fold)
         choose = _choose_groups if any(clip.group for clip in clips) else _choose_clips
-        val = choose(clips, rule, fold, test)
+        val = choose(clips, rule, fold, test) if rule.validation else set()
         train = set(range(len(clips))) - test - val
     present = {clips[index].label for index in train}
     missing = [name for label, name in enumerate(classes) if label not in present]
@@ -156,7 +158,8 @@ def _given_parts(
     torn = sorted(group for group, count in parts_of.items() if count > 1)
     if torn:
         raise DataError(f"groups in more than one part: {', '.join(torn)}; move each to one part")
-    val = val or _set_aside(clips, sorted(train), rule.seed, fold)
+    if not val and rule.validation:
+        val = _set_aside(clips, sorted(train), rule.seed, fold)
     return train - val, val, test
 
 

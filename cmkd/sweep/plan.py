@@ -286,7 +286,13 @@ def build_plan(
         code: the code that runs now, see `Provenance.commit`.
     """
     runs = [run for run in runs if run.tags.get("kind") == "trial"]
-    if request.sweep.spec.search is not None:
+    spec = request.sweep.spec
+    if (spec.search is not None or spec.select) and not dataset.has_validation:
+        raise InputError(
+            f"{request.sweep.path}: search and select choose by validation clips, and "
+            f"{dataset.info.name} has none; prepare it without --no-validation"
+        )
+    if spec.search is not None:
         return _search_plan(request, dataset, runs, code)
     finished = [run for run in runs if run.status == "FINISHED"]
     folds, seeds = dataset.num_folds, request.seeds

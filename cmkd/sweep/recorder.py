@@ -51,6 +51,7 @@ class Origin:
         choices: by name, the selections of earlier stages and what they were made of.
         about: what the sweep is for, in its own words.
         split_warning: sentence on the groups of the data set.
+        selection: rule by which the epoch of a trial is selected.
     """
 
     sweep: str
@@ -60,6 +61,7 @@ class Origin:
     made_by: Mapping[str, Sequence[Provenance]] = field(default_factory=dict)
     about: str = ""
     split_warning: str | None = None
+    selection: str = SELECTION_RULE
 
     @property
     def experiment(self) -> str:
@@ -148,7 +150,7 @@ def _tags(config: TrialConfig, origin: Origin, key: str) -> dict[str, str]:
         "data_id": config.data_id,
         "data_kind": origin.info.kind,
         "teacher": config.teacher_id,
-        "selection": SELECTION_RULE,
+        "selection": origin.selection,
         **provenance_tags(origin.made_by.get(key) or [this_code()]),
         **({"data_official": official.model_dump_json()} if official else {}),
         **({"leak_warning": origin.split_warning} if origin.split_warning else {}),

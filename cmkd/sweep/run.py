@@ -36,7 +36,8 @@ from cmkd.tracking.reader import SqliteReader, open_reader
 from cmkd.tracking.store import RunRecord, RunStore, default_uri, sqlite_file, store_exists
 
 if TYPE_CHECKING:
-    from cmkd.data.dataset import Dataset
+    from cmkd.config.trial import LAST_EPOCH_RULE, SELECTION_RULE
+from cmkd.data.dataset import Dataset
 
 INTERRUPT_SECONDS = 15.0
 """Wait of an interrupted sweep for its store; preempted machines have 30 s."""
@@ -185,6 +186,7 @@ class _Stages:
             made_by,
             self.request.sweep.spec.description,
             self.dataset.split_warning,
+            SELECTION_RULE if self.dataset.has_validation else LAST_EPOCH_RULE,
         )
 
     def _announce(self, plan: Plan, runs: Sequence[RunRecord]) -> int:

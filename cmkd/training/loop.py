@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import Reader, Rows, in_order, num_batches, shuffled
 from cmkd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cmkd.training.optim import make_optimizer, make_schedule, prepare
-from cmkd.training.outcome import Predicted, Scores, Validation, accuracy
+from cmkd.training.outcome import UNKNOWN, Predicted, Scores, Validation, accuracy
 from cmkd.training.runtime import (
     SINGLE_PROCESS,
     ProcessGroup,
@@ -94,6 +93,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
     Attributes:
         history: records of the epochs done, those of earlier processes included.
         best_epoch: selected epoch, from 1; `best` is its validation, `best_weights` its state.
+            Without validation clips it is the last one.
         notes: lines for the user about damaged checkpoints.
         saved_epochs: epochs in the newest checkpoint.
         is_first_of_epoch: no batch of the epoch has been computed.
@@ -139,7 +139,7 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         self.scheduler = make_schedule(self.optimizer, config, steps)
         self.history: tuple[EpochRecord, ...] = ()
         self.best_epoch = 0
-        self.best = Validation(-math.inf, -math.inf)
+        self.best = UNKNOWN
         self.best_weights: Mapping[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
         self.is_first_of_epoch = True
@@ -181,14 +181,13 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
         metrics = self._train_steps(epoch)
         step_seconds = time.perf_counter() - started
         self._progress, self._generators = Progress(), []
-        reached = self.select(epoch + 1)
+        validated = self.select(epoch + 1)
         record = EpochRecord(
             step=epoch + 1,
             timestamp_ms=int(time.time() * 1000),
             metrics={
                 **metrics,
-                "val_acc": reached.accuracy,
-                "val_loss": -reached.negative_loss,
+                **validated,
                 "lr": float(self.scheduler.get_last_lr()[0]),
                 "step_seconds": step_seconds,
                 "seconds": time.perf_counter() - started,
@@ -284,13 +283,16 @@ class TrainingLoop(ABC, Generic[ModelT, BatchT]):
                 own = self.group.shard(part)
                 yield _Part(own, len(own) / len(rows), number == len(parts))
 
-    def select(self, epoch: int) -> Validation:
-        """Validate the model and keep its weights if they are the best so far."""
+    def select(self, epoch: int) -> Mapping[str, float]:
+        """Validate the model and keep its weights if they are the best so far; gives metrics."""
+        if not self.split.val:
+            self.best_epoch, self.best_weights = epoch, self.model.state_dict()
+            return {}
         reached = self.validate()
         if reached > self.best:
             self.best_epoch, self.best = epoch, reached
             self.best_weights = copy.deepcopy(self.model.state_dict())
-        return reached
+        return {"val_acc": reached.accuracy, "val_loss": -reached.negative_loss}
 
     def validate(self) -> Validation:
         """Accuracy and loss on the validation clips; the same in all processes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -92,6 +93,10 @@ class Validation:
     negative_loss: float
 
 
+UNKNOWN = Validation(-math.inf, -math.inf)
+"""Of a model that was not validated; the least of all."""
+
+
 @dataclass(frozen=True)
 class Predicted:
     """Predictions of a trained model on N test clips of K classes.
@@ -145,8 +150,8 @@ class TrainingResult:
     """Finished trial or teacher.
 
     Attributes:
-        summary: test_acc, test_acc_last, test_top5 (beyond five classes), best_val_acc (percent),
-            selected_epoch and others.
+        summary: test_acc, test_acc_last, test_top5 (beyond five classes), best_val_acc (with
+            validation clips; all in percent), selected_epoch and others.
         files: to be kept with its run.
         notes: lines for the user about damaged checkpoints.
         made_by: all code that trained it, oldest first.
@@ -193,7 +198,7 @@ def write_result(
             "test_acc": accuracy(predicted.selected, labels),
             "test_acc_last": accuracy(predicted.last, labels),
             **({} if ranks is None else {"test_top5": 100.0 * float((ranks <= TOP).mean())}),
-            "best_val_acc": trained.best.accuracy,
+            **({"best_val_acc": trained.best.accuracy} if trained.best > UNKNOWN else {}),
             "selected_epoch": float(trained.best_epoch),
             **figures,
         },

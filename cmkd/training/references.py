@@ -6,13 +6,14 @@ Where one comes near the student, its part of the video already hands over most 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -22,12 +23,13 @@ from torch.nn import functional as F
 from cmkd.data.splits import Split
 from cmkd.tracking.store import EpochRecord
 from cmkd.training.batches import ClipReader, Rows, all_rows, first_rows, in_order
-from cmkd.training.outcome import Predicted, Scores, Validation, accuracy
+from cmkd.training.outcome import UNKNOWN, Predicted, Scores, Validation, accuracy
 
 GRID = (6, 8)
 SEGMENTS = 4
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""C of the linear probe; validation chooses."""
+"""C of the linear probe; validation chooses, without such clips four folds of those that train."""
+INNER_FOLDS = 4
 PROBED = 64
 """Frames of one forward pass."""
 
@@ -44,7 +46,9 @@ class Reference:
     Args:
         train: rows that it is fitted on.
         features: (rows) -> (rows, F).
-        candidates: classifiers, of which validation chooses one.
+        candidates: classifiers, of which validation chooses one; without validation clips, folds
+            of `train`.
+        groups: of `train`, never in two of those folds.
         describe: figures of the chosen one.
         num_classes: of the data set.
     """
@@ -53,13 +57,14 @@ class Reference:
     split: Split
     train: Rows
     features: Callable[[Rows], Features]
-    candidates: Iterable[Pipeline]
+    candidates: Sequence[Pipeline]
     describe: Callable[[Pipeline], Mapping[str, float]]
     num_classes: int
+    groups: Sequence[str] = ()
     history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 1
     notes: tuple[str, ...] = ()
-    best: Validation = Validation(-1.0, 0.0)
+    best: Validation = UNKNOWN
 
     @property
     def finished(self) -> bool:
@@ -69,19 +74,38 @@ class Reference:
     def train_epoch(self) -> EpochRecord:
         """Fit and validate."""
         started = time.perf_counter()
-        labels = self.reader.arrays.labels
-        rows = first_rows(self.reader.arrays, self.split.val)
-        seen, unseen = self.features(self.train), self.features(rows)
-        for candidate in self.candidates:
-            candidate.fit(seen, labels[self.train])
-            reached = Validation(accuracy(candidate.predict(unseen), labels[rows]), 0.0)
-            if reached > self.best:
-                self.best, self.model = reached, candidate
+        seen, labels = self.features(self.train), self.reader.arrays.labels[self.train]
+        if self.split.val:
+            self._validate(seen, labels)
+        else:
+            self.model = self._best_inside(seen, labels).fit(seen, labels)
         seconds = time.perf_counter() - started
-        metrics = {"val_acc": self.best.accuracy, "seconds": seconds, "step_seconds": seconds}
+        metrics = {"seconds": seconds, "step_seconds": seconds}
+        if self.split.val:
+            metrics["val_acc"] = self.best.accuracy
         record = EpochRecord(1, int(time.time() * 1000), metrics)
         self.history = (record,)
         return record
+
+    def _validate(self, seen: Features, labels: Rows) -> None:
+        rows = first_rows(self.reader.arrays, self.split.val)
+        unseen, expected = self.features(rows), self.reader.arrays.labels[rows]
+        for candidate in self.candidates:
+            candidate.fit(seen, labels)
+            reached = Validation(accuracy(candidate.predict(unseen), expected), 0.0)
+            if reached > self.best:
+                self.best, self.model = reached, candidate
+
+    def _best_inside(self, seen: Features, labels: Rows) -> Pipeline:
+        """Candidate of the best mean accuracy over folds of the training clips."""
+        if len(self.candidates) == 1:
+            return self.candidates[0]
+        folds = StratifiedGroupKFold(INNER_FOLDS)
+        scores = [
+            cross_val_score(candidate, seen, labels, groups=self.groups, cv=folds).mean()
+            for candidate in self.candidates
+        ]
+        return self.candidates[int(np.argmax(scores))]
 
     def predict(self, rows: Rows) -> Predicted:
         """Predictions for clips (N, M); its one epoch is selected.
@@ -131,7 +155,11 @@ def motion_svm(reader: ClipReader, split: Split, num_classes: int) -> Reference:
 
 
 def frame_probe(
-    reader: ClipReader, split: Split, num_classes: int, network: nn.Module
+    reader: ClipReader,
+    split: Split,
+    num_classes: int,
+    network: nn.Module,
+    groups: Sequence[str] = (),
 ) -> Reference:
     """Logistic regression on the pooled maps of the middle frame.
 
@@ -139,6 +167,7 @@ def frame_probe(
 
     Args:
         network: takes the teacher's frames one by one; see `imported_network`.
+        groups: of the training clips, where the split has no clips for validation.
     """
 
     def features(rows: Rows) -> Features:
@@ -161,4 +190,5 @@ def frame_probe(
         ],
         describe=lambda model: {"strength": float(model[-1].C)},
         num_classes=num_classes,
+        groups=groups,
     )

@@ -150,7 +150,7 @@ def _train(
         record = learner.train_epoch()
         if on_epoch is not None:
             on_epoch(record)
-    if not config.setting.teacher.untrained:
+    if split.val and not config.setting.teacher.untrained:
         classes = reader.classes(reader.plain_rows(split.val))
         warning = near_chance(learner.best.accuracy, classes)
         learner.notes += (warning,) if warning else ()

@@ -110,7 +110,9 @@ class TrialRun:
             network = imported_network(
                 config.setting.teacher, cache, self.reader.device, complete=True
             )
-            return references.frame_probe(self.reader, self.split, num_classes, network)
+            trained = [self.dataset.clips[index] for index in self.split.train]
+            groups = [clip.group or clip.path for clip in trained]
+            return references.frame_probe(self.reader, self.split, num_classes, network, groups)
         features = None
         mean_edges: Mapping[GraphIndex, float] = {}
         if config.setting.method.needs_teacher:

@@ -424,6 +424,20 @@ def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
 
 
+def test_without_validation_clips_all_others_train(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("prepare", str(folder), "--name", "mine", "--width", "80", "--height", "64")
+    cache = folder.parent / "cache"
+    result = run(monkeypatch, cache, *options, "--folds", "2", "--no-validation")
+    assert result.exit_code == 0, result.output
+    dataset = open_dataset("mine", cache)
+    parts = dataset.split(0)
+    assert f"{len(parts.train)} train, 0 validate, {len(parts.test)} test" in result.stdout
+    assert len(parts.train) + len(parts.test) == len(dataset.clips)
+    assert not dataset.has_validation and dataset.split_warning is None
+
+
 def test_a_set_without_groups_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "manifest.csv").unlink()
     options = ("prepare", str(folder), "--name", "mine", "--width", "80", "--height", "64")

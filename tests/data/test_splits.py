@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -115,6 +116,26 @@ def test_seeds_draw_other_folds() -> None:
         for seed in (0, 1)
     )
     assert first.test != other.test
+
+
+@pytest.mark.parametrize("rule", ["folds", "leave_one_group_out"])
+def test_without_validation_all_that_is_not_tested_trains(rule: Any) -> None:
+    clips = every_class_in([f"s{number}" for number in range(8)])
+    for fold in range(2):
+        usual, whole = (
+            split_clips(clips, CLASSES, SplitConfig(rule=rule, folds=4, validation=kept), fold)
+            for kept in (True, False)
+        )
+        assert usual.val and not whole.val and whole.test == usual.test
+        assert whole.train == tuple(sorted(usual.train + usual.val))
+
+
+def test_given_without_validation_keeps_only_clips_that_are_marked() -> None:
+    rule = SplitConfig(rule="given", validation=False)
+    for marks, val in ((["train", "val", "test"] * 4, 4), (["train", "train", "test"] * 4, 0)):
+        clips = [ClipEntry(f"{n}", 0, "", part, "0") for n, part in enumerate(marks)]
+        split = split_clips(clips, ("a",), rule, 0)
+        assert (len(split.train), len(split.val), len(split.test)) == (8 - val, val, 4)
 
 
 def test_given_follows_the_column() -> None:

@@ -534,7 +534,13 @@ class Schedule:
         sweep, other, self._trials = _expanded(arms)
         self._sweeps = [sweep, sweep if same else other]
         self._dataset: Any = SimpleNamespace(
-            info=INFO, id=INFO.id, num_folds=1, split_warning=None, root=folder, split=_split
+            info=INFO,
+            id=INFO.id,
+            num_folds=1,
+            split_warning=None,
+            has_validation=True,
+            root=folder,
+            split=_split,
         )
         self.keys = [*teachers_of(self._trials), *(trial.id for trial in self._trials)]
 

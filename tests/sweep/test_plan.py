@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from cmkd.config.sweep import load_sweep
-from cmkd.sweep.plan import make_plan, warnings
+from cmkd.errors import InputError
+from cmkd.sweep.plan import SweepRequest, build_plan, make_plan, warnings
 from cmkd.sweep.trials import PlannedTrial, expand
 from cmkd.tracking.store import RunRecord, RunStatus
 
@@ -126,6 +127,14 @@ def test_trials_done_by_other_code_are_told(trials):
     assert make_plan(trials, store, f"{old}-dirty").describe() == told
     assert "other code" not in make_plan(trials, store, old).describe()
     assert len(make_plan(trials, store, "new").to_run) == 3, "told, not repeated"
+
+
+@pytest.mark.parametrize("name", ["search", "hyperparameters"])
+def test_what_chooses_by_validation_clips_is_refused_without_them(name, tmp_path):
+    request = SweepRequest(load_sweep(name), "mine", seeds=1, workers=1, cache=tmp_path)
+    without = SimpleNamespace(has_validation=False, info=SimpleNamespace(name="mine"))
+    with pytest.raises(InputError, match=r"mine has none; .*--no-validation"):
+        build_plan(request, without, ())
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from torch import Tensor
 
 from cmkd.config.backbones import Size, find_backbone
@@ -173,6 +174,23 @@ def test_a_probe_of_one_frame_sees_no_other(few: Few) -> None:
     seen = frame_probe(few.reader(maps=False), split, 3, network).features(np.arange(4))
     assert np.array_equal(frame_probe(alone, split, 3, network).features(np.arange(4)), seen)
     assert np.ptp(seen, axis=0).max() > 0
+
+
+def test_without_validation_clips_a_probe_is_chosen_by_folds_of_the_training_clips(
+    few: Few,
+) -> None:
+    network = frozen.imported_network(few.config.setting.teacher, few.cache, CPU)
+    reader, clips = few.reader(), tuple(range(8))
+    probe = frame_probe(reader, Split(clips, (), ()), 3, network, [str(clip) for clip in clips])
+    record = probe.train_epoch()
+    seen, labels = probe.features(probe.train), few.arrays.labels[probe.train]
+    scores = [
+        cross_val_score(one, seen, labels, groups=clips, cv=StratifiedGroupKFold(4)).mean()
+        for one in probe.candidates
+    ]
+    assert probe.figures()["strength"] == STRENGTHS[int(np.argmax(scores))]
+    assert "val_acc" not in record.metrics
+    assert (probe.predict(np.arange(ROWS)[:, None]).selected >= 0).all()
 
 
 def test_a_teacher_of_tiny_students_has_their_maps_and_a_head_of_its_own(few: Few) -> None:

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cmkd.config.trial import TeacherConfig, TeacherTrainingConfig, TrialConfig
-from cmkd.data.dataset import open_dataset
+from cmkd.data.dataset import Dataset, open_dataset
 from cmkd.data.decoded_cache import open_arrays
+from cmkd.data.splits import Split
 from cmkd.errors import DataError, InfrastructureError, InputError, TrialFailed
 from cmkd.tracking.store import EpochRecord
 from cmkd.training import features as features_module
@@ -98,6 +99,35 @@ def test_interrupted_trial_goes_on_bit_identically(
     whole_summary = whole.finish().summary
     for key in ("test_acc", "test_acc_last", "best_val_acc", "selected_epoch"):
         assert outcome.summary[key] == whole_summary[key]
+
+
+def test_without_validation_clips_the_last_epoch_is_selected(
+    own_cache: Path, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.split
+
+    def unvalidated(dataset: Dataset, fold: int) -> Split:
+        parts = whole(dataset, fold)
+        return Split(tuple(sorted(parts.train + parts.val)), (), parts.test)
+
+    monkeypatch.setattr(Dataset, "split", unvalidated)
+    config = make_trial(epochs=3)
+    taught = ensure_teacher(config, own_cache, device="cpu")
+    first = TrialRun(config, own_cache, device="cpu")
+    first.train_epoch()
+    first.learner.save_checkpoint()
+    resumed = run_to_end(config, own_cache)
+    found = resumed.finish()
+    for result, epochs in ((taught, config.setting.teacher.training.epochs), (found, 3)):
+        assert result.summary["selected_epoch"] == epochs
+        assert result.summary["test_acc"] == result.summary["test_acc_last"]
+        assert "best_val_acc" not in result.summary
+        assert all(
+            record.metrics.keys().isdisjoint({"val_acc", "val_loss"}) for record in result.history
+        )
+    kept = load_file(resumed.folder / "student.safetensors")
+    for name, value in resumed.learner.model.state_dict().items():
+        assert torch.equal(kept[name], value), name
 
 
 def test_outcome_agrees_with_its_files_and_is_only_read_afterwards(
