@@ -28,6 +28,8 @@ STRIDE = 32
 STEM = 32
 _SHIFT_DIVISOR = 8
 _DROPOUT = 0.8
+_DIFFERENCE_GAIN = 2.0
+"""Of differences of normalised frames, which are mostly small."""
 _EPS = 1e-3
 
 
@@ -65,14 +67,32 @@ class SameConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
         self.side, self.step = kernel, stride
 
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-        """Maps at 1 / stride of the size, rounded up."""
+    def padded(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C P Q"]:
+        """Input with the zeros around it."""
         bottom, right = (
             max((-(-size // self.step) - 1) * self.step + self.side - size, 0)
             for size in x.shape[2:]
         )
         edges = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
-        return super().forward(F.pad(x, edges))
+        return F.pad(x, edges)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        """Maps at 1 / stride of the size, rounded up."""
+        return super().forward(self.padded(x))
+
+
+def convolved(
+    x: Float[Tensor, "N C H W"], conv: nn.Conv2d, norm: nn.BatchNorm2d
+) -> Float[Tensor, "N D h w"]:
+    """norm(conv(x)); of frozen layers in one operation, which takes half the time on a CPU."""
+    if norm.training or norm.weight.requires_grad:
+        return cast(Tensor, norm(conv(x)))
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    x = conv.padded(x) if isinstance(conv, SameConv2d) else x
+    found: Tensor = conv._conv_forward(x, conv.weight * scale[:, None, None, None], bias)
+    return found
 
 
 class InvertedResidual(nn.Module):
@@ -100,14 +120,23 @@ class InvertedResidual(nn.Module):
         """Feature maps at 1 / stride of the size, rounded up."""
         out = self.shift(x)
         if self.expands:
-            out = self.activation(self.bn0(self.expand_conv(out)))
-        out = self.activation(self.bn1(self.depthwise_conv(out)))
-        out = self.bn2(self.project_conv(out))
-        return cast(Tensor, x + out if self.adds else out)
+            out = self.activation(convolved(out, self.expand_conv, self.bn0))
+        out = self.activation(convolved(out, self.depthwise_conv, self.bn1))
+        out = convolved(out, self.project_conv, self.bn2)
+        return x + out if self.adds else out
+
+
+def _drift(x: Float[Tensor, "B T C 1 1"]) -> Float[Tensor, "B T C 1 1"]:
+    """Slope over the clip, whose times are -1 to 1, less a constant factor; equal for all T."""
+    times = torch.linspace(-1, 1, x.shape[1], device=x.device, dtype=x.dtype)
+    slope = (x * times[:, None, None, None]).mean(1, keepdim=True)
+    return slope.expand_as(x)
 
 
 class ChangesHead(nn.Module):
     """Maps of few channels at twice the sides, from maps and from how their means change.
+
+    Changes are those from frame to frame, without sign, and the drift over the clip.
 
     Made for few clips: inputs are standardised, most of them are dropped in training, and no
     network of its own lies between them and the classifier.
@@ -122,14 +151,16 @@ class ChangesHead(nn.Module):
         self.dropout = nn.Dropout2d(_DROPOUT)
         self.norm = nn.BatchNorm2d(inputs, eps=_EPS, affine=False)
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.change_norm = nn.BatchNorm2d(inputs, eps=_EPS, affine=False)
-        self.change_conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.change_norm = nn.BatchNorm2d(2 * inputs, eps=_EPS, affine=False)
+        self.change_conv = nn.Conv2d(2 * inputs, outputs, 1, bias=False)
         self.out_norm = _norm(outputs)
 
     def forward(self, x: Float[Tensor, "B T C h w"]) -> Float[Tensor, "N D H W"]:
         """Maps of single frames."""
         means = x.mean((3, 4), keepdim=True)
-        changes = frame_differences(means).abs() if self.across else torch.zeros_like(means)
+        changes = torch.cat([frame_differences(means).abs(), _drift(means)], dim=2)
+        if not self.across:
+            changes = torch.zeros_like(changes)
         maps = self.conv(self.dropout(self.norm(x.flatten(0, 1))))
         maps = maps + self.change_conv(self.dropout(self.change_norm(changes.flatten(0, 1))))
         maps = self.out_norm(maps)
@@ -149,8 +180,12 @@ class EfficientNetLite0(nn.Module):
             are multiples of 32.
 
     Attributes:
+        segment: consecutive frames that are read per sampled frame.
+        pictures: pictures that are made of them.
         checkpointing: whether training computes the activations inside blocks twice.
     """
+
+    segment, pictures = 1, 1
 
     def __init__(self, size: Size, *, shifted: bool = False, tiny: bool = False) -> None:
         super().__init__()
@@ -180,7 +215,8 @@ class EfficientNetLite0(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         # With torch's small start, a few hundred steps move it far.
-        self.changes_head = ChangesHead(CHANNELS, 4 * size.width, shifted) if tiny else None
+        inputs = CHANNELS * self.pictures
+        self.changes_head = ChangesHead(inputs, 4 * size.width, shifted) if tiny else None
         self.has_frozen = size.frozen > 0
         # Before a head of its own, nothing that trains is left behind seven frozen stages.
         self.has_frozen_end = tiny and size.frozen == len(STAGES)
@@ -203,17 +239,41 @@ class EfficientNetLite0(nn.Module):
     def frozen_maps(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
         """Maps of single frames behind the frozen stages."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_frozen):
-            maps = self.activation(self.bn0(self.conv_stem(x)))
+            maps = self.activation(convolved(x, self.conv_stem, self.bn0))
             return run_blocks(self.blocks[: self.num_frozen], maps, recompute=False)
+
+    def _last_maps(self, maps: Float[Tensor, "N D h w"]) -> Float[Tensor, "N E p q"]:
+        """Maps behind the stages that train and the network's last layer."""
+        maps = run_blocks(self.blocks[self.num_frozen :], maps, self.checkpointing)
+        return cast(Tensor, self.activation(convolved(maps, self.conv_head, self.bn1)))
 
     def forward(self, x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T D h w"]:
         """Feature maps of every frame, from pictures or from their `frozen_maps`."""
         assert self.num_frames in (None, x.shape[1]), (self.num_frames, x.shape)
         maps = x.flatten(0, 1)
-        if x.shape[2] == self.in_channels:
+        if x.shape[2] == self.in_channels * self.segment:
             maps = self.frozen_maps(maps)
-        maps = run_blocks(self.blocks[self.num_frozen :], maps, self.checkpointing)
-        maps = self.activation(self.bn1(self.conv_head(maps)))
+        maps = self._last_maps(maps)
         if self.changes_head is not None:
             maps = self.changes_head(maps.unflatten(0, x.shape[:2]))
         return cast(Tensor, maps.unflatten(0, x.shape[:2]))
+
+
+class DifferenceLite0(EfficientNetLite0):
+    """`EfficientNetLite0` of every frame and of its difference to the frame after.
+
+    Differences show what moves. The same weights read both; their maps stand side by side.
+
+    Source: "RGB difference" of Wang et al., ECCV 2016 (TSN).
+    """
+
+    segment, pictures = 3, 2
+
+    def frozen_maps(self, x: Float[Tensor, "N 9 H W"]) -> Float[Tensor, "N D h w"]:
+        """Maps of segments of three frames, of which the first is not read."""
+        _, frame, after = x.chunk(3, dim=1)
+        difference = (_DIFFERENCE_GAIN * (after - frame)).clamp(-1, 1)
+        return torch.cat(super().frozen_maps(torch.cat([frame, difference])).chunk(2), dim=1)
+
+    def _last_maps(self, maps: Float[Tensor, "N D h w"]) -> Float[Tensor, "N E p q"]:
+        return torch.cat(super()._last_maps(torch.cat(maps.chunk(2, dim=1))).chunk(2), dim=1)

@@ -77,7 +77,8 @@ class Backbone:
         stride: the only `Size.total_stride` that it can have; None where 1, 2, 4, 8 and 16 can.
         in_paper: it has rows in the paper's tables; no other is compared with printed accuracies.
         stages: most that `Size.frozen` can name. The module's `frozen_maps` then gives their maps
-            (N, D, h, w) of single frames, D not 3, and it takes those in place of pictures.
+            (N, D, h, w) of single frames or segments, D not their channels, and it takes those in
+            place of pictures.
         scalable: `Size.width` and `Size.blocks` are free; for small networks on CPUs.
         normalisation: of its RGB input.
         eval_batch: clips per batch that fit into memory without gradients.
@@ -118,6 +119,7 @@ def _lazy(path: str, **arguments: Any) -> Builder:
 
 _RESNET = "cmkd.backbones.resnet:ResNet"
 _LITE = "cmkd.backbones.efficientnet:EfficientNetLite0"
+_DIFFERENCES = "cmkd.backbones.efficientnet:DifferenceLite0"
 _TINY_TSM = _lazy("cmkd.backbones.tiny:TinyResNet", shift_divisor=4)
 
 
@@ -174,6 +176,19 @@ _ENTRIES = (
         temporal=_lazy(_LITE, shifted=True, tiny=True),
         image=_lazy(_LITE, tiny=True),
         i_temporal=_lazy(_LITE, shifted=True, tiny=True),
+        stride=FREE_STRIDE,
+        stages=7,
+        normalisation=LITE,
+        eval_batch=16,
+    ),
+    Backbone(
+        "tdn_lite0_tiny",
+        "TDN",
+        channels=lambda width: 4 * width,
+        temporal=_lazy(_DIFFERENCES, shifted=True, tiny=True),
+        image=_lazy(_LITE, tiny=True),
+        i_temporal=_lazy(_LITE, shifted=True, tiny=True),
+        segment=3,
         stride=FREE_STRIDE,
         stages=7,
         normalisation=LITE,

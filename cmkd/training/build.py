@@ -124,16 +124,17 @@ def build(setting: Setting, role: Role, picture: Side, num_classes: int) -> nn.M
     return build_student(setting, picture, num_classes)
 
 
-def _seen_of_picture(
-    setting: Setting, recipe: StudentConfig | TeacherConfig, picture: Side
+def _seen_of_frame(
+    setting: Setting, recipe: StudentConfig | TeacherConfig, picture: Side, segment: int
 ) -> tuple[int, ...]:
-    """Shape of a picture in training, or of its kept maps behind frozen stages."""
+    """Shape of a frame, or segment of frames, in training, or of its maps behind frozen stages."""
     if not recipe.frozen or setting.inputs.views == "fresh":
-        return 3, *picture
+        return 3 * segment, *picture
     backbone = find_backbone(recipe.backbone)
     with torch.device("meta"):
         size = Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen)
-        maps: Tensor = backbone.image(size).frozen_maps(torch.empty(1, 3, *picture))
+        build = backbone.image if segment == 1 else backbone.temporal
+        maps: Tensor = build(size).frozen_maps(torch.empty(1, 3 * segment, *picture))
     return tuple(maps.shape[1:])
 
 
@@ -153,14 +154,14 @@ def random_inputs(
     """
     frames, gops = setting.inputs.num_frames, setting.inputs.num_gops or 1
     if role == "teacher":
-        channels, *side = _seen_of_picture(setting, setting.teacher, picture)
-        return (noise((batch, frames, channels * setting.raw_segment, *side), device),)
+        shape = _seen_of_frame(setting, setting.teacher, picture, setting.raw_segment)
+        return (noise((batch, frames, *shape), device),)
     segment, (height, width) = setting.compressed_segment, picture
     own = torch.arange(frames, device=device) * gops // frames
     motion = (2 * segment, height // MOTION_CELL, width // MOTION_CELL)
     residual = (3 * segment, height // RESIDUAL_CELL, width // RESIDUAL_CELL)
     return (
-        noise((batch, gops, *_seen_of_picture(setting, setting.student, picture)), device),
+        noise((batch, gops, *_seen_of_frame(setting, setting.student, picture, 1)), device),
         own + gops * torch.arange(batch, device=device)[:, None],
         noise((batch, frames, *motion), device),
         noise((batch, frames, *residual), device),

