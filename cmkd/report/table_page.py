@@ -95,7 +95,8 @@ def _warnings(table: Table) -> Iterator[str]:
                 "with an arm of an untrained teacher (teacher.untrained), or train it from "
                 "imported weights (teacher.weights), longer or on more clips: docs/tutorial.md."
             )
-    labels = {trial.fold: Counter(trial.predictions.labels) for trial in evidence.trials}
+    by_fold = {trial.fold: trial.predictions.labels for trial in evidence.trials}
+    labels = {fold: Counter(names) for fold, names in by_fold.items()}
     for family in sorted(evidence.teachers):
         weak: dict[int, list[str]] = {}
         for fold, teacher in distinct_teachers(evidence, family):
