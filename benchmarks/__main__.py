@@ -140,7 +140,8 @@ def _print_loaders(folder: Path) -> None:
 def _print_reports(folder: Path) -> None:
     print("Reports on a store of made-up runs of 50 epochs")
     for name, cost in measure_reports(folder / "reports").items():
-        print(f"  {name} of {cost.runs} runs: {cost.seconds:.1f} s, {cost.mib:.0f} MiB")
+        seconds = f"{cost.seconds:.1f} s, of it CPU {cost.cpu_seconds:.1f} s"
+        print(f"  {name}, {cost.runs} runs: {seconds}; {cost.mib:.0f} MiB")
     for name, (rows, seconds) in measure_results(folder / "results").items():
         print(f"  cmkd.results.{name}: {rows} rows, {seconds:.2f} s of CPU")
 

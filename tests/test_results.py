@@ -175,8 +175,10 @@ def test_many_epochs_are_read_in_a_fixed_number_of_queries(
     from cmkd.tracking.reader import SqliteReader
 
     queries = []
-    rows = SqliteReader._rows
-    monkeypatch.setattr(SqliteReader, "_rows", lambda self, *a: queries.append(a) or rows(self, *a))
+    rows = SqliteReader._cursor
+    monkeypatch.setattr(
+        SqliteReader, "_cursor", lambda self, *a: queries.append(a) or rows(self, *a)
+    )
     found = cmkd.results.epochs(f"sqlite:///{copy}")
     assert len(found) == 8 + 998
     metrics = 3  # A query each, for those of the summary as well.

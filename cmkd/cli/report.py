@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,31 +77,43 @@ def tables(
 
     Without --data and --sweep they are those of every data set of the store.
     """
-    from cmkd.api import write_report
-    from cmkd.report.build import parse_formats
+    from cmkd.config.paths import cache_root
     from cmkd.report.page import render_notice
-    from cmkd.report.provenance import render_trace, traces
+    from cmkd.report.stamp import Shown, Stamp
 
-    made = write_report(
-        out,
-        tables=table or (),
-        data=data,
-        sweep=sweep,
-        tracking_uri=tracking_uri,
-        formats=parse_formats(formats),
-        plots=plots,
-        costs=costs,
-        mlflow_url=mlflow_url,
-    )
-    for notice in dict.fromkeys(render_notice(page) for page in made.pages):
+    costs = costs or out / "cost.json"
+    options: dict[str, Any] = {
+        "tables": table or (),
+        "data": data,
+        "sweep": sweep,
+        "tracking_uri": tracking_uri,
+        "plots": plots,
+        "costs": costs,
+        "mlflow_url": mlflow_url,
+    }
+    specs = [Path(name) for name in (*(table or ()), sweep or "") if Path(name).suffix]
+    stamp = Stamp(cache_root() / "reports", out, options | {"format": formats}, [costs, *specs])
+    shown = None if with_trace else stamp.read()
+    is_unchanged, trace_lines = shown is not None, []
+    if shown is None:
+        from cmkd.api import write_report
+        from cmkd.report.build import parse_formats
+        from cmkd.report.provenance import render_trace, traces
+
+        made = write_report(out, formats=parse_formats(formats), **options)
+        shown = Shown(made.pages, made.left_out, tuple(made.files))
+        if made.sources is not None:
+            stamp.write(shown, made.files, made.sources)
+        trace_lines = [render_trace(one, traces(one)) for one in made.tables if with_trace]
+    for notice in dict.fromkeys(render_notice(page) for page in shown.pages):
         typer.echo(f"{notice}\n")
-    for page in made.pages:
+    for page in shown.pages:
         _print_grid(page)
-    for filled in made.tables if with_trace else ():
-        typer.echo(render_trace(filled, traces(filled)))
-    for line in made.left_out:
-        typer.echo(f"left out: {line}")
-    paths = [out / name for name in made.files]
+    for line in (*trace_lines, *(f"left out: {line}" for line in shown.left_out)):
+        typer.echo(line)
+    if is_unchanged:
+        typer.echo("nothing has changed since the last report:")
+    paths = [out / name for name in shown.files]
     typer.echo(
         f"{len(paths)} files in {out}" if sys.stdout.isatty() else "\n".join(map(str, paths))
     )

@@ -20,8 +20,14 @@ from cmkd.io import make_folder, sync, writing
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
-from cmkd.report.figures.kept import PictureCache
-from cmkd.report.gather import Gatherer, Request, fill_tables, sweeps_by_data
+from cmkd.report.gather import (
+    Gatherer,
+    Request,
+    Snapshot,
+    fill_tables,
+    open_snapshot,
+    sweeps_by_data,
+)
 from cmkd.report.latex import render_bib, render_latex
 from cmkd.report.page import Page, Picture, render_csv, render_html, render_json, render_markdown
 from cmkd.report.paper import TABLES, all_works, read_costs
@@ -70,14 +76,13 @@ def _render(
     formats: Sequence[Format],
     *,
     plots: bool,
-    kept: PictureCache | None,
 ) -> tuple[dict[str, bytes], dict[str, Sequence[Picture]]]:
     """Name -> content of all formats but HTML, and the pictures of each page by its key."""
     files: dict[str, bytes] = {}
     drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        drawn[page.key] = _draw(table, kept, pdf="pdf" in formats) if plots else ()
+        drawn[page.key] = _draw(table, pdf="pdf" in formats) if plots else ()
         named = {"_".join(filter(None, (stem, own.name))): own for own in drawn[page.key]}
         texts = {
             "md": render_markdown(page, {f"{name}.svg": own for name, own in named.items()}),
@@ -94,14 +99,11 @@ def _render(
     return files, drawn
 
 
-def _draw(table: Table, kept: PictureCache | None, *, pdf: bool) -> Sequence[Picture]:
-    def draw(table: Table) -> Sequence[Picture]:
-        # Matplotlib takes a second to load: only who has figures to draw waits for it.
-        from cmkd.report.figures.pictures import draw_pictures
+def _draw(table: Table, *, pdf: bool) -> Sequence[Picture]:
+    # Matplotlib takes a second to load: only who has figures to draw waits for it.
+    from cmkd.report.figures.pictures import draw_pictures
 
-        return draw_pictures(table, pdf=pdf)
-
-    return kept.pictures(table, draw, f"pdf {pdf}") if kept else draw(table)
+    return draw_pictures(table, pdf=pdf)
 
 
 def _stem(table: Table) -> str:
@@ -115,12 +117,18 @@ def _stem(table: Table) -> str:
 
 @dataclass(frozen=True)
 class TableReport:
-    """Tables, their pages and files (name -> content); `left_out` says why others are not there."""
+    """Tables, their pages and files (name -> content).
+
+    Attributes:
+        left_out: reasons why other tables are not there.
+        sources: files of the store and its artifacts that were read; None if they are not known.
+    """
 
     tables: tuple[Table, ...]
     pages: tuple[Page, ...]
     files: Mapping[str, bytes]
     left_out: tuple[str, ...]
+    sources: frozenset[Path] | None
 
 
 @dataclass(frozen=True)
@@ -138,14 +146,10 @@ def table_report(
     *,
     plots: bool,
     version: str,
-    kept: Path | None = None,
 ) -> TableReport:
     """The tables of `request`; the HTML page with all of them is the last of the files.
 
     A request that names neither table, data set nor sweep is one for everything in the store.
-
-    Args:
-        kept: folder of pictures that were drawn before; None draws all of them.
 
     Raises:
         CmkdError: as `fill_tables`.
@@ -154,9 +158,10 @@ def table_report(
     left_out: list[str] = []
     lacking: list[NothingMeasured] = []
     home = _home()
-    for part in _parts(request, home):
+    store = open_snapshot(request)
+    for part in _parts(request, home, store):
         try:
-            filled, absent = fill_tables(part)
+            filled, absent = fill_tables(part, store)
         except NothingMeasured as error:
             lacking.append(error)
             continue
@@ -167,8 +172,7 @@ def table_report(
     if not tables:
         raise lacking[0]
     pages = tuple(build_page(table, version=version) for table in tables)
-    cache = PictureCache(kept) if kept is not None and plots else None
-    files, pictures = _render(tables, pages, formats, plots=plots, kept=cache)
+    files, pictures = _render(tables, pages, formats, plots=plots)
     if "html" in formats:
         data = list(dict.fromkeys(table.evidence.data for table in tables))
         own = [tables[0].sweep.spec.name] if request.sweep else []
@@ -176,7 +180,8 @@ def table_report(
         book = "_".join(["report", *map(slug, (*request.tables, *own, *where))])
         title = f"cmkd: tables on {', '.join(data)}"
         files[f"{book}.html"] = render_html(pages, pictures, title=title).encode()
-    return TableReport(tuple(tables), pages, files, tuple(left_out))
+    sources = store.files if store is not None else None
+    return TableReport(tuple(tables), pages, files, tuple(left_out), sources)
 
 
 def _home() -> frozenset[str]:
@@ -184,11 +189,11 @@ def _home() -> frozenset[str]:
     return frozenset(load_sweep(table.sweep).spec.data for table in TABLES.values())
 
 
-def _parts(request: Request, home: Set[str]) -> list[Request]:
+def _parts(request: Request, home: Set[str], store: Snapshot | None) -> list[Request]:
     """One request per data set of the store if `request` names none."""
     if request.data or request.sweep:
         return [request]
-    known = sorted(sweeps_by_data(request), key=lambda data: (data not in home, data))
+    known = sorted(sweeps_by_data(store), key=lambda data: (data not in home, data))
     parts = [replace(request, data=data) for data in known]
     return parts if home & set(known) else [*parts, request]
 
@@ -200,7 +205,7 @@ def other_data(request: Request) -> tuple[str, ...]:
     own = _home()
     return tuple(
         shlex.join(["cmkd", "report", "claims", "--data", data, "--sweep", name])
-        for data, sweeps in sweeps_by_data(request).items()
+        for data, sweeps in sweeps_by_data(open_snapshot(request)).items()
         if data not in own
         for name in sweeps
     )
@@ -281,7 +286,7 @@ def verify_report(request: Request, claims: Claims, folder: Path, *, version: st
 
 def _single_sweeps(request: Request, there: Set[str]) -> Iterator[Request]:
     """Requests for the sweeps with their own file of claims in the folder."""
-    for data, sweeps in sweeps_by_data(request).items():
+    for data, sweeps in sweeps_by_data(open_snapshot(request)).items():
         for sweep in sweeps:
             end = f"_{slug(sweep)}_{slug(data)}."
             if any(name.startswith("claims_") and end in name for name in there):

@@ -16,7 +16,7 @@ from cmkd.config.data import OfficialPart
 from cmkd.config.sweep import Arm, Choice, Scores, Sweep, resolve
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.report.arms import Family, family_of_arm
-from cmkd.report.predictions import EvaluatedClips, Predictions, parse_predictions
+from cmkd.report.predictions import EvaluatedClips, Predictions, PredictionsParser
 from cmkd.results import read_runs
 from cmkd.tracking.reader import RunReader
 
@@ -153,9 +153,8 @@ def collect(
     data_id = one_value(finished, "data_id", "report on one of them by its id: --data ID")
     data_kind = one_value(finished, "data_kind", "delete the runs that are wrong")
     selection = one_value(finished, "selection", "delete the runs of the older rule")
-    order = {setting_id: position for position, setting_id in enumerate(arms)}
     warning = finished.iloc[0].get("leak_warning")
-    finished = finished.assign(order=finished["setting_id"].map(order))
+    finished = finished.assign(order=finished["setting_id"].map(list(arms).index))
     finished = finished.sort_values(["order", "seed", "fold"], kind="stable")
     trials = _read_all(store, finished, command, {} if known is None else known)
     runs = runs[runs["data_id"] == data_id]
@@ -252,23 +251,25 @@ def _read_all(
             "older one"
         )
     first: dict[int, Trial] = {}
+    parser = PredictionsParser()
     for run in runs.to_dict("records"):
-        trial = known.get(run["run_id"]) or _read(store, run, command, first.get(run["fold"]))
+        trial = known.get(run["run_id"]) or _read(store, run, command, parser)
         own, shared = trial.predictions, first.setdefault(trial.fold, trial).predictions
         if (shared.clips, shared.groups, shared.labels) != (own.clips, own.groups, own.labels):
             raise InputError(
                 f"runs {first[trial.fold].run_id} and {trial.run_id} were tested on different "
                 f"clips of fold {trial.fold}; delete the one that is wrong and sweep again"
             )
-        # All trials of a fold share one list of clips in memory.
-        thin = replace(own, clips=shared.clips, groups=shared.groups, labels=shared.labels)
-        known[trial.run_id] = replace(trial, predictions=thin)
+        if own.clips is not shared.clips:  # Trials of a fold share one list in memory.
+            thin = replace(own, clips=shared.clips, groups=shared.groups, labels=shared.labels)
+            trial = replace(trial, predictions=thin)
+        known[trial.run_id] = trial
     return tuple(known[run_id] for run_id in runs["run_id"])
 
 
-def _read(store: RunReader, run: _Run, command: str, like: Trial | None) -> Trial:
-    run_id, text = run["run_id"], _artifact(store, run, command)
-    predictions = parse_predictions(text, run_id, like.predictions if like else None)
+def _read(store: RunReader, run: _Run, command: str, parser: PredictionsParser) -> Trial:
+    run_id = run["run_id"]
+    predictions = parser.parse(_artifact(store, run, command), run_id)
     for name, right in predictions.right.items():
         logged, counted = accuracy(run, name), 100 * float(right.mean())
         if abs(logged - counted) > TOLERANCE:

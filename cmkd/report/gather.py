@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from cmkd.report.paper import (
 from cmkd.report.predictions import Predictions, parse_predictions
 from cmkd.report.tables import ArmResult, Table, build_table
 from cmkd.results import read_runs
-from cmkd.tracking.reader import RunReader, open_reader
+from cmkd.tracking.reader import RunReader, SqliteReader, open_reader
 from cmkd.tracking.store import History, RunRecord, default_uri, redact, store_exists
 
 
@@ -89,22 +90,26 @@ class Request:
         return None
 
 
-def sweeps_by_data(request: Request) -> Mapping[str, tuple[str, ...]]:
+def open_snapshot(request: Request) -> Snapshot | None:
+    """Store of `request`; None without one."""
+    uri = request.tracking_uri
+    return Snapshot(open_reader(uri)) if store_exists(uri) else None
+
+
+def sweeps_by_data(store: RunReader | None) -> Mapping[str, tuple[str, ...]]:
     """Data set -> names of the sweeps with finished trials; empty without a store.
 
     Raises:
         InfrastructureError: the store does not answer.
     """
-    if not store_exists(request.tracking_uri):
-        return {}
-    runs = read_runs(open_reader(request.tracking_uri), {"kind": "trial"})
-    return {
-        data: tuple(sorted(set(own["sweep"].dropna())))
-        for data, own in runs[runs["status"] == "FINISHED"].groupby("data")
-    }
+    found = defaultdict[str, set[str]](set)
+    for run in store.find({"kind": "trial"}) if store is not None else ():
+        if run.status == "FINISHED" and "data" in run.tags:
+            found[run.tags["data"]].add(run.tags.get("sweep", ""))
+    return {data: tuple(sorted(sweeps - {""})) for data, sweeps in sorted(found.items())}
 
 
-class _Snapshot(RunReader):
+class Snapshot(RunReader):
     """Store with cached answers, so that all tables of a report see the same runs."""
 
     def __init__(self, store: RunReader) -> None:
@@ -114,8 +119,15 @@ class _Snapshot(RunReader):
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
         key = frozenset(tags.items())
         if key not in self._found:
-            self._found[key] = self._store.find(tags)
+            wider = next((runs for other, runs in self._found.items() if other < key), None)
+            runs = self._store.find(tags) if wider is None else wider
+            self._found[key] = [run for run in runs if tags.items() <= run.tags.items()]
         return self._found[key]
+
+    @property
+    def files(self) -> frozenset[Path] | None:
+        """Files that all answers came from; None if they are not known."""
+        return self._store.files if isinstance(self._store, SqliteReader) else None
 
     def read_text(self, run_id: str, name: str) -> str:
         return self._store.read_text(run_id, name)
@@ -126,8 +138,10 @@ class _Snapshot(RunReader):
     def params(self, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         return self._store.params(run_ids)
 
-    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        return self._store.metric_arrays(run_ids)
+    def metric_arrays(
+        self, run_ids: Sequence[str], names: Sequence[str] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        return self._store.metric_arrays(run_ids, names)
 
 
 class Gatherer:
@@ -139,9 +153,7 @@ class Gatherer:
 
     def __init__(self, request: Request, store: RunReader | None = None) -> None:
         self.request = request
-        if store is None and store_exists(request.tracking_uri):
-            store = _Snapshot(open_reader(request.tracking_uri))
-        self.store = store
+        self.store = store if store is not None else open_snapshot(request)
         self._sweeps: dict[str, Sweep] = {}
         self._found: dict[str, Evidence | NothingMeasured] = {}
         self._known: dict[str, Trial] = {}
@@ -311,7 +323,9 @@ USUAL = "4"
 """Table of an empty store."""
 
 
-def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
+def fill_tables(
+    request: Request, store: RunReader | None = None
+) -> tuple[tuple[Table, ...], tuple[str, ...]]:
     """Tables of `request` on one data set, at least one, and reasons for those left out.
 
     A sweep of a table of the paper gives that table, any other its own. Without tables and sweep
@@ -324,7 +338,7 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
     """
     specs = [find_table(name, request.sweep) for name in dict.fromkeys(request.tables)]
     costs = read_costs(request.costs)
-    gatherer = Gatherer(request)
+    gatherer = Gatherer(request, store)
     if request.sweep is not None and not specs:
         sweep, _, _ = gatherer.sweep(request.sweep)
         specs = [spec for spec in TABLES.values() if spec.sweep == sweep.spec.name]
@@ -339,7 +353,7 @@ def fill_tables(request: Request) -> tuple[tuple[Table, ...], tuple[str, ...]]:
         except NothingMeasured as error:
             left_out[name] = error
     known = {spec.sweep for spec in TABLES.values()}
-    stored = sweeps_by_data(request).get(request.data or "", ())
+    stored = sweeps_by_data(gatherer.store).get(request.data or "", ())
     for name in (name for name in stored if name not in known):
         own = Gatherer(replace(request, sweep=name), gatherer.store)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress, pairwise
 from operator import eq
@@ -28,7 +28,6 @@ class Predictions:
         last: Bool "N", correct at the last epoch.
         classes: names in the file.
         said: Int "N", predicted class at the selected epoch, as an index into `classes`.
-        order: Int "N", place of each clip in the file.
         top5: Bool "N", correct class among the five likeliest at the selected epoch; None where it
             was not kept, or there are at most five.
     """
@@ -40,7 +39,6 @@ class Predictions:
     last: np.ndarray
     classes: tuple[str, ...]
     said: np.ndarray
-    order: np.ndarray
     top5: np.ndarray | None = None
 
     @property
@@ -49,71 +47,33 @@ class Predictions:
         top5 = {} if self.top5 is None else {"test_top5": self.top5}
         return {"test_acc": self.selected, "test_acc_last": self.last, **top5}
 
-    @cached_property
-    def _listed(self) -> tuple[Sequence[str], ...]:
-        """Clips, groups and labels as the file lists them."""
-        places = np.argsort(self.order).tolist()
-        columns = self.clips, self.groups, self.labels
-        return tuple([column[at] for at in places] for column in columns)
 
-    @cached_property
-    def _index(self) -> Mapping[str, int]:
-        return {name: number for number, name in enumerate(sorted(set(self.labels)))}
-
-    @cached_property
-    def _numbers(self) -> np.ndarray:
-        return np.fromiter(map(self._index.__getitem__, self.labels), np.int16, len(self.labels))
-
-    def _alike(self, columns: Sequence[Sequence[str]], run_id: str) -> Self | None:
-        """Predictions of the same clips; None for others, or with a class that no clip has."""
-        *listed, selected, last = columns[: len(COLUMNS)]
-        if tuple(listed) != self._listed:
-            return None
-        try:
-            said, ended = (
-                np.fromiter(map(self._index.__getitem__, names), np.int16, len(names))[self.order]
-                for names in (selected, last)
-            )
-        except KeyError:
-            return None
-        top5 = _top5(columns, run_id)
-        return replace(
-            self,
-            selected=said == self._numbers,
-            last=ended == self._numbers,
-            classes=tuple(self._index),
-            said=said,
-            top5=None if top5 is None else top5[self.order],
-        )
-
-
-def parse_predictions(text: str, run_id: str, like: Predictions | None = None) -> Predictions:
+def parse_predictions(text: str, run_id: str) -> Predictions:
     """Read the CSV text of run `run_id`.
-
-    Args:
-        like: predictions that were read before; a file of the same clips is read faster.
 
     Raises:
         InputError: another header, no clip, a clip given twice, a line with cells missing, or a
             rank that is no number.
     """
-    header, columns = _columns(text, run_id)
+    header, columns = _columns(text.replace("\r\n", "\n"), run_id)
     if tuple(header) not in (COLUMNS, (*COLUMNS, RANK)):
         raise _bad(run_id, f"its header is {','.join(header)}, not {','.join(COLUMNS)}")
-    if not columns[0]:
+    clips, groups, labels, selected, last, *ranks = columns
+    if not clips:
         raise _bad(run_id, "it lists no clip")
-    if like is not None and (found := like._alike(columns, run_id)):
-        return found
-    order = np.arange(len(columns[0]))
-    if list(columns[0]) != (in_order := sorted(columns[0])):
-        order = np.array(sorted(order.tolist(), key=columns[0].__getitem__))
-        columns = [[column[at] for at in order.tolist()] for column in columns]
-    clips, groups, labels, selected, last, *_ = columns
+    if list(clips) != (in_order := sorted(clips)):
+        order = sorted(range(len(clips)), key=clips.__getitem__)
+        columns = [[column[at] for at in order] for column in columns]
+        clips, groups, labels, selected, last, *ranks = columns
     if len(set(clips)) < len(clips):
         twice = next(one for one, other in pairwise(in_order) if one == other)
         raise _bad(run_id, f"it lists clip {twice!r} twice")
     classes = tuple(sorted({*labels, *selected}))
     index = {name: number for number, name in enumerate(classes)}
+    try:
+        top5 = np.array(ranks[0], int) <= 5 if ranks else None
+    except ValueError as error:
+        raise _bad(run_id, f"a rank is no number ({error})") from None
     count = len(clips)
     return Predictions(
         tuple(clips),
@@ -123,18 +83,8 @@ def parse_predictions(text: str, run_id: str, like: Predictions | None = None) -
         np.fromiter(map(eq, labels, last), bool, count),
         classes,
         np.fromiter(map(index.__getitem__, selected), np.int16, count),
-        order,
-        _top5(columns, run_id),
+        top5,
     )
-
-
-def _top5(columns: Sequence[Sequence[str]], run_id: str) -> np.ndarray | None:
-    if len(columns) == len(COLUMNS):
-        return None
-    try:
-        return np.fromiter(map(int, columns[-1]), int, len(columns[-1])) <= 5
-    except ValueError as error:
-        raise _bad(run_id, f"a rank is no number ({error})") from None
 
 
 def _columns(text: str, run_id: str) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -144,9 +94,8 @@ def _columns(text: str, run_id: str) -> tuple[Sequence[str], Sequence[Sequence[s
         # Without a list per row, 10 million rows take a quarter of the time.
         cells = (text if text.endswith("\n") else f"{text}\n").replace("\n", ",\n,").split(",")
         width = len(header)
-        # A last line with cells missing would be left over.
-        is_whole = len(cells) % (width + 1) == 1
-        if is_whole and cells[width :: width + 1] == ["\n"] * (len(cells) // (width + 1)):
+        count, rest = divmod(len(cells), width + 1)
+        if rest == 1 and cells[width :: width + 1] == ["\n"] * count:
             return header, [cells[at + width + 1 : -1 : width + 1] for at in range(width)]
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -158,6 +107,117 @@ def _columns(text: str, run_id: str) -> tuple[Sequence[str], Sequence[Sequence[s
         if len(row) != len(header):
             raise _bad(run_id, f"row {number} does not have {len(header)} cells")
     return header, list(zip(*rows, strict=True)) or [()] * len(header)
+
+
+class PredictionsParser:
+    """`parse_predictions` of many files, fast for those that list the clips of an earlier one.
+
+    Only the ends of their lines, which the model decides, are then taken apart. Such files share
+    the columns of clips, groups and labels.
+    """
+
+    def __init__(self) -> None:
+        self._lists: dict[str, _ClipList] = {}
+
+    def parse(self, text: str, run_id: str) -> Predictions:
+        """As `parse_predictions`."""
+        # Header and first clip, as folds have lists of their own.
+        key = text[: text.find(",", text.find("\n") + 1)]
+        known = self._lists.get(key)
+        found = known.parse(text) if known is not None else None
+        if found is None:
+            found = parse_predictions(text, run_id)
+            lines = _lines(text)
+            if '"' not in text and len(lines) == len(found.clips):
+                self._lists[key] = _ClipList(lines, found)
+        return found
+
+
+_WIDTH = 16
+"""Bits of a class number."""
+
+
+class _ClipList:
+    """Parser of further files with the header, clips, groups and labels of one that was read."""
+
+    def __init__(self, lines: Sequence[str], first: Predictions) -> None:
+        self._first = first
+        names = [line.partition(",")[0] for line in lines]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        columns = zip(order, first.clips, first.groups, first.labels, strict=True)
+        # In the order of the file; the columns are in that of the names.
+        self._starts = [f"{clip},{group},{label}," for _, clip, group, label in sorted(columns)]
+        self._order = np.array(order)
+        self._length = sum(map(len, self._starts))
+        self._classes = tuple(sorted(set(first.labels)))
+        # The classes of labels come first, in order.
+        self._numbers = {name: number for number, name in enumerate(self._classes)}
+        self._labels = np.array([self._numbers[label] for label in first.labels])
+        self._ends: dict[str, int] = {}
+
+    def parse(self, text: str) -> Predictions | None:
+        """Predictions of the file; None for one that lists something else or is damaged."""
+        lines = _lines(text)
+        if len(lines) != len(self._starts):
+            return None
+        ends = list(map(str.removeprefix, lines, self._starts))
+        if sum(map(len, lines)) - sum(map(len, ends)) != self._length:
+            return None  # A line begins otherwise.
+        try:
+            packed = np.fromiter(map(self._ends.__getitem__, ends), np.int64, len(ends))
+        except KeyError:
+            return self.parse(text) if self._learn(ends) else None
+        packed = packed[self._order]
+        mask = (1 << _WIDTH) - 1
+        said, last = packed & mask, packed >> _WIDTH & mask
+        first = self._first
+        classes, numbers = self._named(said)
+        return Predictions(
+            first.clips,
+            first.groups,
+            first.labels,
+            said == self._labels,
+            last == self._labels,
+            classes,
+            numbers.astype(np.int16),
+            None if first.top5 is None else packed >> 2 * _WIDTH <= 5,
+        )
+
+    def _learn(self, ends: Sequence[str]) -> bool:
+        """Add new `ends`; False if one of them has other cells."""
+        for end in set(ends) - self._ends.keys():
+            if (packed := self._pack(end.removesuffix("\r"))) is None:
+                return False
+            self._ends[end] = packed
+        return True
+
+    def _pack(self, end: str) -> int | None:
+        """Numbers of both classes and the rank as one number; None if `end` has other cells."""
+        said, _, rest = end.partition(",")
+        last, _, rank = rest.partition(",")
+        is_ranked = self._first.top5 is not None
+        is_plain = rank.isdecimal() and len(rank) < 9 if is_ranked else "," not in rest
+        if not is_plain or "," not in end or '"' in end or "\r" in end:
+            return None
+        for name in (said, last):
+            self._numbers.setdefault(name, len(self._numbers))
+        if len(self._numbers) >> _WIDTH - 1:
+            return None
+        return self._numbers[said] | self._numbers[last] << _WIDTH | int(rank or 0) << 2 * _WIDTH
+
+    def _named(self, said: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Sorted names of labels and predicted classes, and `said` as indices into them."""
+        if said.max() < len(self._classes):
+            return self._classes, said
+        names = list(self._numbers)
+        known = {*self._classes, *(names[number] for number in np.unique(said).tolist())}
+        classes = tuple(sorted(known))
+        place = {name: index for index, name in enumerate(classes)}
+        return classes, np.array([place.get(name, -1) for name in names])[said]
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n")[1:]
 
 
 def _bad(run_id: str, what: str) -> InputError:

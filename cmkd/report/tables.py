@@ -97,6 +97,10 @@ class ArmResult:
         per_seed = tuple(float(value) for value in 100 * right.mean(axis=1))
         return Score(found.mean, found.sd, inside, per_seed, is_fixed)
 
+    def rows(self, seeds: Iterable[int]) -> list[int]:
+        """Rows of `right` that hold `seeds`."""
+        return list(map({seed: row for row, seed in enumerate(self.seeds)}.__getitem__, seeds))
+
     def of_clips(self, clips: np.ndarray) -> ArmResult:
         """Results on some clips alone; `clips` is Bool "N"."""
         right = {epoch: values[:, clips] for epoch, values in self.right.items()}
@@ -129,9 +133,7 @@ class Difference:
         """Float "R N": points per shared seed and clip."""
         values = np.zeros((len(self.seeds), len(self.parts[0][1].test.clips)))
         for weight, arm in self.parts:
-            row_of = {seed: row for row, seed in enumerate(arm.seeds)}
-            rows = [row_of[seed] for seed in self.seeds]
-            values += 100.0 * weight * arm.right[self.epoch][rows]
+            values += 100.0 * weight * arm.right[self.epoch][arm.rows(self.seeds)]
         return values
 
     @cached_property
@@ -166,12 +168,12 @@ class Difference:
     @cached_property
     def trials(self) -> tuple[str, ...]:
         """Ids of the trials of the shared seeds, arm by arm."""
-        found: dict[str, None] = {}
+        found: list[str] = []
         for _, arm in self.parts:
             folds = len(arm.trials) // max(1, len(arm.seeds))
-            for row in (arm.seeds.index(seed) for seed in self.seeds):
-                found |= dict.fromkeys(arm.trials[row * folds : (row + 1) * folds])
-        return tuple(found)
+            for row in arm.rows(self.seeds):
+                found += arm.trials[row * folds : (row + 1) * folds]
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -270,8 +272,7 @@ def arm_results(evidence: Evidence, roles: Sequence[str] = ()) -> dict[str, ArmR
             return None
         # Arms that spell one setting differently are one arm.
         other = own if reference.setting == own.arm.setting else pooled[reference.name]
-        is_control = role == "control"
-        gap = interpretation_gap(own.arm.setting, reference.setting) if is_control else ()
+        gap = interpretation_gap(own.arm.setting, reference.setting) if role == "control" else ()
         return Difference(role, ((1.0, own), (-1.0, other)), epoch, gap=gap)
 
     best = {
@@ -353,9 +354,8 @@ def build_table(
         for name, own in results.items()
         if name not in shown
     ]
-    blank = tuple(NOT_OURS for _ in published.labels)
     rows += [
-        Row(row.method, teacher.family, blank, teacher=teacher)
+        Row(row.method, teacher.family, (NOT_OURS,) * len(published.labels), teacher=teacher)
         for row in published.added
         if (teacher := _teacher_of(row, evidence)) is not None
     ]

@@ -193,7 +193,7 @@ class MlflowRuns:
                 path = self._call(self._client.download_artifacts, run_id, name, folder)
             except InputError as lost:
                 raise InfrastructureError(str(lost)) from lost
-            return Path(path).read_text(encoding="utf-8")
+            return Path(path).read_bytes().decode()
 
     def histories(self, run_ids: Sequence[str], name: str) -> Mapping[str, History]:
         """All logged values of the metric `name`, by run; runs that have none are left out."""

@@ -10,7 +10,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,17 @@ class SqliteReader:
         self._uri = uri
         # Artifact folders of the runs found so far.
         self._places: dict[str, str] = {}
+        self._read: set[Path] | None = set()
+
+    @property
+    def files(self) -> frozenset[Path] | None:
+        """Files that the answers came from, also those that were absent; None after a download."""
+        path = sqlite_file(self._uri)
+        if path is None or self._read is None:
+            return None
+        # Without a checkpoint, pages of the database are in its log.
+        logs = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal"))
+        return frozenset({path, *logs, *self._read})
 
     def find(self, tags: Mapping[str, str]) -> Sequence[RunRecord]:
         """All runs, of any experiment, whose tags include `tags`; without their parameters."""
@@ -124,10 +135,13 @@ class SqliteReader:
             self._places |= dict(self._rows(query, [run_id]))
         place = urlsplit(self._places[run_id]) if run_id in self._places else None
         if place is None or place.scheme not in ("", "file"):
+            self._read = None
             return open_store(self._uri).read_text(run_id, name)
         path = Path(unquote(place.path), name)
+        if self._read is not None:
+            self._read.add(path)
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise InfrastructureError(f"{path}: {reason}") from error
@@ -151,10 +165,15 @@ class SqliteReader:
         found = self._by_run(query, [json.dumps(list(run_ids))])
         return {run_id: found[run_id] for run_id in run_ids}
 
-    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+    def metric_arrays(
+        self, run_ids: Sequence[str], names: Sequence[str] | None = None
+    ) -> Mapping[str, np.ndarray]:
         """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
 
         Of several values of one step the later ones stand behind.
+
+        Args:
+            names: of metrics; None: all.
         """
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         known = self._rows("SELECT rowid, run_uuid FROM runs ORDER BY rowid", [])
@@ -168,8 +187,11 @@ class SqliteReader:
             "WHERE r.run_uuid = m.run_uuid AND m.key = ? ORDER BY m.timestamp"
         )
         found: dict[str, np.ndarray] = {}
-        for (name,) in self._rows("SELECT DISTINCT key FROM metrics ORDER BY key", []):
-            rows = np.array(self._rows(query, [name]), float)
+        if names is None:
+            keys = self._rows("SELECT DISTINCT key FROM metrics ORDER BY key", [])
+            names = [name for (name,) in keys]
+        for name in names:
+            rows: np.ndarray = np.fromiter(self._cursor(query, [name]), np.dtype((float, 4)))
             rows[rows[:, 3] != 0, 2] = np.nan
             rows[:, 0] = index[np.searchsorted(rowids, rows[:, 0])]
             own = rows[rows[:, 0] >= 0, :3]
@@ -185,7 +207,10 @@ class SqliteReader:
         return found
 
     def _rows(self, query: str, values: Iterable[str]) -> list[Any]:
+        return list(self._cursor(query, values))
+
+    def _cursor(self, query: str, values: Iterable[str]) -> Iterator[Any]:
         try:
-            return self._connection.execute(query, tuple(values)).fetchall()
+            yield from self._connection.execute(query, tuple(values))
         except sqlite3.Error as error:
             raise InfrastructureError(f"{sqlite_file(self._uri)}: {error}") from error

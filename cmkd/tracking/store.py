@@ -117,14 +117,22 @@ class RunReader(Protocol):
         wanted = set(run_ids)
         return {run.run_id: run.params for run in self.find({}) if run.run_id in wanted}
 
-    def metric_arrays(self, run_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged."""
+    def metric_arrays(
+        self, run_ids: Sequence[str], names: Sequence[str] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """By metric, Float "K 3": index in `run_ids`, step and value of all that was logged.
+
+        Args:
+            names: of metrics; None: all.
+        """
         import numpy as np
 
-        wanted = set(run_ids)
-        runs = [run for run in self.find({}) if run.run_id in wanted]
+        if names is None:
+            wanted = set(run_ids)
+            runs = [run for run in self.find({}) if run.run_id in wanted]
+            names = sorted({name for run in runs for name in run.metrics})
         found: dict[str, np.ndarray] = {}
-        for name in sorted({name for run in runs for name in run.metrics}):
+        for name in names:
             logged = self.histories(run_ids, name)
             rows = [
                 (index, step, value)

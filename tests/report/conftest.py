@@ -9,7 +9,15 @@ import pytest
 
 from cmkd.config.sweep import Sweep, load_sweep
 from cmkd.errors import InfrastructureError
-from cmkd.tracking.store import EpochRecord, History, RunEnding, RunIdentity, RunRecord, RunStatus
+from cmkd.tracking.store import (
+    EpochRecord,
+    History,
+    RunEnding,
+    RunIdentity,
+    RunReader,
+    RunRecord,
+    RunStatus,
+)
 
 SPEC = """
 name: ablation
@@ -26,7 +34,7 @@ blocks:
 """
 
 
-class MemoryStore:
+class MemoryStore(RunReader):
     """The reading half of a `RunStore`."""
 
     def __init__(self, sweep: Sweep) -> None:

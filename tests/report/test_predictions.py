@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from cmkd.errors import InputError
-from cmkd.report.predictions import parse_predictions
+from cmkd.report.predictions import Predictions, PredictionsParser, parse_predictions
 
 HEADER = "clip,group,label,selected,last\n"
 
@@ -29,38 +29,6 @@ def test_ranks_up_to_five_are_right() -> None:
     assert found.right["test_top5"].tolist() == [False, True, True]
 
 
-RANKED = HEADER.strip() + ",rank\n"
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (HEADER + "a,g,1,1,2\nb,,2,1,1\nc,,2,2,2\n", HEADER + "a,g,1,2,2\nb,,2,2,1\nc,,2,1,2\n"),
-        (HEADER + "c,g,1,1,2\na,,2,1,1\nb,,1,2,2\n", HEADER + "c,g,1,2,2\na,,2,2,1\nb,,1,1,1\n"),
-        (RANKED + "c,,1,1,1,1\na,,2,2,2,2\n", RANKED + "c,,1,1,1,6\na,,2,1,2,5\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", RANKED + "a,,1,1,1,6\nb,,2,2,2,1\n"),
-        (HEADER + "a,,1,3,1\nb,,2,2,2\n", HEADER + "a,,1,1,1\nb,,2,2,2\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", HEADER + "a,,1,3,1\nb,,2,2,4\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", HEADER + "a,,1,1,1\nb,,2,2,4\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", HEADER + "a,,1,1,1\nc,,2,2,2\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", HEADER + "a,,1,1,1\nb,s,1,2,2\n"),
-        (HEADER + "a,,1,1,1\nb,,2,2,2\n", HEADER + "b,,2,2,2\na,,1,2,1\n"),
-    ],
-    ids="sorted unsorted ranks rank_comes class_goes class_comes last label group order".split(),
-)
-def test_a_file_is_the_same_whichever_was_read_before(first: str, second: str) -> None:
-    like = parse_predictions(first, "r")
-    for _ in range(2):
-        found, expected = parse_predictions(second, "s", like), parse_predictions(second, "s")
-        for one in fields(expected):
-            mine, other = getattr(found, one.name), getattr(expected, one.name)
-            assert np.array_equal(mine, other), one.name
-            assert type(mine) is type(other) and getattr(mine, "dtype", 0) == getattr(
-                other, "dtype", 0
-            )
-        like = found
-
-
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -68,11 +36,11 @@ def test_a_file_is_the_same_whichever_was_read_before(first: str, second: str) -
         ("clip,label\na,1\n", "header"),
         (HEADER, "no clip"),
         (HEADER + "a,g,1,1\n", "row 2"),
-        (HEADER + "a,g,1,1,1\nb,g,1,1,1,1\n", "row 3"),
         (HEADER + "a,g,1,1,1\n\n", "row 3"),
         (HEADER + "a,g,1,1,1\nb", "row 3"),
         (HEADER + "a,g,1,1,1\n,", "row 3"),
         (HEADER + "a,g,1,1,1\nb,g,1,1\n", "row 3"),
+        (HEADER + "a,g,1,1,1\nb,g,1,1,1,1\n", "row 3"),
         (HEADER + "a,g,1,1,1\na,g,1,1,1\n", "'a' twice"),
         (HEADER + 'a,"g"x,1,1,1\n', "expected after"),
         (HEADER.strip() + ",rank\na,g,1,1,1\n", "row 2"),
@@ -82,3 +50,75 @@ def test_a_file_is_the_same_whichever_was_read_before(first: str, second: str) -
 def test_what_is_wrong_names_the_run(text: str, what: str) -> None:
     with pytest.raises(InputError, match=f"run r7: .*{what}"):
         parse_predictions(text, "r7")
+
+
+RANKED = HEADER.strip() + ",rank\n"
+FIRST = RANKED + "b,g,2,2,0,1\na,,1,2,1,6\nc,g,2,1,1,5\n"
+"""Not in the order of names."""
+
+
+def parts(found: Predictions) -> list[object]:
+    return [
+        (part.dtype.str, part.tolist()) if isinstance(part, np.ndarray) else part
+        for part in vars(found).values()
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FIRST,
+        FIRST.replace("\n", "\r\n"),
+        FIRST.removesuffix("\n"),
+        RANKED + "b,g,2,1,1,12\na,,1,1,1,1\nc,g,2,2,2,1\n",
+        # Classes that no clip has, before and after the others.
+        RANKED + "b,g,2,0,x,1\na,,1,x,1,1\nc,g,2,2,2,1\n",
+        RANKED + 'b,g,2,"0",2,1\na,,1,2,1,1\nc,g,2,2,2,1\n',
+        RANKED + "b,g,2,2,0, 1\na,,1,2,1,6\nc,g,2,1,1,5\n",
+        RANKED + "a,,1,2,1,6\nb,g,2,2,0,1\nc,g,2,1,1,5\n",
+        RANKED + "b,h,2,2,0,1\na,,1,2,1,6\nc,g,2,1,1,5\n",
+        RANKED + "b,g,1,2,0,1\na,,1,2,1,6\nc,g,2,1,1,5\n",
+        RANKED + "b,g,2,2,0,1\na,,1,2,1,6\n",
+        HEADER + "b,g,2,2,0\na,,1,2,1\nc,g,2,1,1\n",
+    ],
+)
+def test_a_further_file_is_parsed_as_by_itself(text: str) -> None:
+    parser = PredictionsParser()
+    first = parser.parse(FIRST, "r")
+    for _ in range(2):
+        assert parts(parser.parse(text, "r")) == parts(parse_predictions(text, "r"))
+    assert parts(parser.parse(FIRST, "r")) == parts(first) == parts(parse_predictions(FIRST, "r"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("a,,1,2,1,6", "2,1,6"),
+        lambda text: text.replace("a,,1,2,1,6", "a,,1,2,1"),
+        lambda text: text.replace("a,,1,2,1,6", "a,,1,2,1,6,"),
+        lambda text: text.replace("a,,1,2,1,6", "a,,1,2,1,x"),
+        lambda text: text.replace("a,,1,2,1,6", ""),
+        lambda text: text.replace("a,,1,2,1,6", "b,g,2,2,0,1"),
+        lambda text: text + "\n",
+        lambda text: text[:-6],
+    ],
+)
+def test_a_further_file_that_is_damaged_is_refused_as_by_itself(
+    damage: Callable[[str], str],
+) -> None:
+    parser, text = PredictionsParser(), damage(FIRST)
+    parser.parse(FIRST, "r")
+    with pytest.raises(InputError) as alone:
+        parse_predictions(text, "r")
+    with pytest.raises(InputError) as after:
+        parser.parse(text, "r")
+    assert str(after.value) == str(alone.value)
+
+
+def test_further_files_share_the_list_of_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = PredictionsParser()
+    first = parser.parse(FIRST, "r")
+    monkeypatch.delattr("cmkd.report.predictions.parse_predictions")
+    further = parser.parse(FIRST.replace("2,2,0,1", "2,1,0,2"), "r")
+    assert further.clips is first.clips and further.labels is first.labels
+    assert further.selected.tolist() == [False, False, False]

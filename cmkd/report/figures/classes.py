@@ -76,13 +76,18 @@ def confusion(table: Table, own: ArmResult, classes: Sequence[str]) -> np.ndarra
     """Float "C C+1": percent of a true class over all seeds; the last column is other classes."""
     others = len(classes)
     index = {name: number for number, name in enumerate(classes)}
-    counts = np.zeros((others + 1, others + 1), int)
+    cells = np.zeros((others + 1) ** 2, int)
+    true: dict[int, np.ndarray] = {}
+    complete = set(own.seeds)
     for trial in trials_of(table.evidence, own.arm):
-        if trial.seed in own.seeds:
-            predictions = trial.predictions
+        predictions, fold = trial.predictions, trial.fold
+        if trial.seed in complete:
+            if fold not in true:
+                true[fold] = np.array([index.get(name, others) for name in predictions.labels])
             said = np.array([index.get(name, others) for name in predictions.classes])
-            true = [index.get(label, others) for label in predictions.labels]
-            np.add.at(counts, (true, said[predictions.said]), 1)
+            places = true[fold] * (others + 1) + said[predictions.said]
+            cells += np.bincount(places, minlength=len(cells))
+    counts = cells.reshape(others + 1, others + 1)
     shares: np.ndarray = 100 * counts[:others] / counts[:others].sum(axis=1, keepdims=True)
     return shares
 

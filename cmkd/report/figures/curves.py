@@ -48,17 +48,25 @@ def training_curves(table: Table, metric: str) -> dict[str, pd.DataFrame]:
     Over the epochs that all trials of an arm logged; an arm with fewer than two has no curve.
     """
     run_ids = [trial.run_id for trial in table.evidence.trials]
-    histories = table.store.histories(run_ids, metric) if table.store is not None else {}
+    found = table.store.metric_arrays(run_ids, [metric]) if table.store is not None else {}
+    if metric not in found:
+        return {}
+    places, steps, logged = found[metric].T
+    epochs, columns = np.unique(steps.astype(int), return_inverse=True)
+    values = np.full((len(run_ids), len(epochs)), np.nan)
+    values[places.astype(int), columns] = logged
+    line_of = {run_id: line for line, run_id in enumerate(run_ids)}
     curves = {}
     for own in table.measured:
-        logged = {
-            (trial.seed, trial.fold): pd.Series(histories.get(trial.run_id, {}), dtype=float)
-            for trial in trials_of(table.evidence, own.arm)
-            if trial.seed in own.seeds
-        }
-        by_trial = pd.DataFrame(logged).dropna().sort_index()
-        if len(by_trial) > 1:
-            curves[own.arm.name] = by_trial.T.groupby(level=0).mean().T
+        complete = set(own.seeds)
+        trials = [one for one in trials_of(table.evidence, own.arm) if one.seed in complete]
+        by_trial = pd.DataFrame(
+            values[[line_of[trial.run_id] for trial in trials]],
+            index=[trial.seed for trial in trials],
+            columns=epochs,
+        ).dropna(axis=1)
+        if trials and len(by_trial.columns) > 1:
+            curves[own.arm.name] = by_trial.groupby(level=0).mean().T
     return curves
 
 

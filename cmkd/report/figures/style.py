@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -139,9 +140,12 @@ def draw_estimate(
         axes.hlines(line, interval.low, interval.high, color=colour, linewidth=2)
     axes.plot(mean, line, "D", color=colour, mfc=face or colour, markersize=5, zorder=3)
     # Seeds that are equal in the table stand one below the other.
-    shown = [round(seed, 1) for seed in per_seed]
-    repeats = [shown[:place].count(seed) for place, seed in enumerate(shown)]
-    below = [line + 0.27 + 0.1 * min(repeat, 2) for repeat in repeats]
+    seen = Counter[float]()
+    below = []
+    for seed in per_seed:
+        shown = round(seed, 1)
+        below.append(line + 0.27 + 0.1 * min(seen[shown], 2))
+        seen[shown] += 1
     many = len(per_seed) > MANY
     axes.plot(per_seed, below, "o", color=colour, alpha=0.55, ms=3, mew=0, rasterized=many)
     if text:
