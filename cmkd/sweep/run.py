@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from cmkd.config.paths import slug
+from cmkd.config.trial import LAST_EPOCH_RULE, SELECTION_RULE
 from cmkd.errors import InfrastructureError, InputError
 from cmkd.io import require_locks
 from cmkd.machine import named, owner, usable_cpus
@@ -36,8 +37,7 @@ from cmkd.tracking.reader import SqliteReader, open_reader
 from cmkd.tracking.store import RunRecord, RunStore, default_uri, sqlite_file, store_exists
 
 if TYPE_CHECKING:
-    from cmkd.config.trial import LAST_EPOCH_RULE, SELECTION_RULE
-from cmkd.data.dataset import Dataset
+    from cmkd.data.dataset import Dataset
 
 INTERRUPT_SECONDS = 15.0
 """Wait of an interrupted sweep for its store; preempted machines have 30 s."""
