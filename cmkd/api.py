@@ -124,6 +124,7 @@ def write_report(
         InputError: an unknown table, no finished run, or a folder that cannot be written.
         InfrastructureError: the store does not answer, or the disk fails.
     """
+    from cmkd.config.paths import cache_root
     from cmkd.report.build import table_report, write_files
     from cmkd.report.gather import Request
 
@@ -131,7 +132,13 @@ def write_report(
     request = Request(
         tuple(tables), data, sweep, tracking_uri, costs or out / "cost.json", mlflow_url
     )
-    report = table_report(request, formats, plots=plots, version=f"cmkd {__version__}")
+    report = table_report(
+        request,
+        formats,
+        plots=plots,
+        version=f"cmkd {__version__}",
+        kept=cache_root() / "pictures",
+    )
     write_files(out, report.files)
     return report
 

@@ -20,6 +20,7 @@ from cmkd.io import make_folder, sync, writing
 from cmkd.report.claims import Claims, Judgement
 from cmkd.report.claims_page import build_claims_page, judge, render_claims_json
 from cmkd.report.evidence import NothingMeasured
+from cmkd.report.figures.kept import PictureCache
 from cmkd.report.gather import (
     Gatherer,
     Request,
@@ -76,13 +77,14 @@ def _render(
     formats: Sequence[Format],
     *,
     plots: bool,
+    kept: PictureCache | None,
 ) -> tuple[dict[str, bytes], dict[str, Sequence[Picture]]]:
     """Name -> content of all formats but HTML, and the pictures of each page by its key."""
     files: dict[str, bytes] = {}
     drawn: dict[str, Sequence[Picture]] = {}
     for table, page in zip(tables, pages, strict=True):
         stem = _stem(table)
-        drawn[page.key] = _draw(table, pdf="pdf" in formats) if plots else ()
+        drawn[page.key] = _draw(table, kept, pdf="pdf" in formats) if plots else ()
         named = {"_".join(filter(None, (stem, own.name))): own for own in drawn[page.key]}
         texts = {
             "md": render_markdown(page, {f"{name}.svg": own for name, own in named.items()}),
@@ -99,11 +101,14 @@ def _render(
     return files, drawn
 
 
-def _draw(table: Table, *, pdf: bool) -> Sequence[Picture]:
-    # Matplotlib takes a second to load: only who has figures to draw waits for it.
-    from cmkd.report.figures.pictures import draw_pictures
+def _draw(table: Table, kept: PictureCache | None, *, pdf: bool) -> Sequence[Picture]:
+    def draw(table: Table) -> Sequence[Picture]:
+        # Matplotlib takes a second to load: only who has figures to draw waits for it.
+        from cmkd.report.figures.pictures import draw_pictures
 
-    return draw_pictures(table, pdf=pdf)
+        return draw_pictures(table, pdf=pdf)
+
+    return kept.pictures(table, draw, f"pdf {pdf}") if kept else draw(table)
 
 
 def _stem(table: Table) -> str:
@@ -146,10 +151,14 @@ def table_report(
     *,
     plots: bool,
     version: str,
+    kept: Path | None = None,
 ) -> TableReport:
     """The tables of `request`; the HTML page with all of them is the last of the files.
 
     A request that names neither table, data set nor sweep is one for everything in the store.
+
+    Args:
+        kept: folder of pictures that were drawn before; None draws all of them.
 
     Raises:
         CmkdError: as `fill_tables`.
@@ -172,7 +181,8 @@ def table_report(
     if not tables:
         raise lacking[0]
     pages = tuple(build_page(table, version=version) for table in tables)
-    files, pictures = _render(tables, pages, formats, plots=plots)
+    cache = PictureCache(kept) if kept is not None and plots else None
+    files, pictures = _render(tables, pages, formats, plots=plots, kept=cache)
     if "html" in formats:
         data = list(dict.fromkeys(table.evidence.data for table in tables))
         own = [tables[0].sweep.spec.name] if request.sweep else []
