@@ -53,6 +53,7 @@ class OneFold:
     """What of a data set a plan depends on."""
 
     id, num_folds, root = "id", 2, Path("somewhere")
+    has_validation = True
 
     class info:  # noqa: N801
         kind, name, id, official = "folder", "gestures", "id", None

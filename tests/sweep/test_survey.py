@@ -26,6 +26,7 @@ class OneFold:
     """What of a data set a plan depends on."""
 
     id, num_folds, root = "id", 1, Path("somewhere")
+    has_validation = True
 
     class info:  # noqa: N801
         kind, name = "folder", "gestures"
