@@ -217,6 +217,10 @@ def test_a_probe_of_one_frame_sees_no_other(few: Few) -> None:
     seen = frame_probe(few.reader(maps=False), split, 3, network).features(np.arange(4))
     assert np.array_equal(frame_probe(alone, split, 3, network).features(np.arange(4)), seen)
     assert np.ptp(seen, axis=0).max() > 0
+    own = np.array(few.arrays.frames)
+    segments = np.concatenate([np.zeros_like(own), own, np.zeros_like(own)], axis=2)
+    wide = replace(few, arrays=replace(few.arrays, frames=segments)).reader(maps=False)
+    assert np.array_equal(frame_probe(wide, split, 3, network).features(np.arange(4)), seen)
 
 
 def test_without_validation_clips_a_probe_is_chosen_by_folds_of_the_training_clips(
