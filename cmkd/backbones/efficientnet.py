@@ -29,7 +29,7 @@ STEM = 32
 _SHIFT_DIVISOR = 8
 _DROPOUT = 0.8
 _DIFFERENCE_GAIN = 2.0
-"""Of differences of normalised frames, which are mostly small."""
+"""Factor of differences of normalised frames, which are mostly small."""
 _EPS = 1e-3
 
 
@@ -158,9 +158,9 @@ class ChangesHead(nn.Module):
     def forward(self, x: Float[Tensor, "B T C h w"]) -> Float[Tensor, "N D H W"]:
         """Maps of single frames."""
         means = x.mean((3, 4), keepdim=True)
-        changes = torch.cat([frame_differences(means).abs(), _drift(means)], dim=2)
-        if not self.across:
-            changes = torch.zeros_like(changes)
+        changes = torch.zeros_like(means).repeat(1, 1, 2, 1, 1)
+        if self.across:
+            changes = torch.cat([frame_differences(means).abs(), _drift(means)], dim=2)
         maps = self.conv(self.dropout(self.norm(x.flatten(0, 1))))
         maps = maps + self.change_conv(self.dropout(self.change_norm(changes.flatten(0, 1))))
         maps = self.out_norm(maps)

@@ -30,7 +30,7 @@ class ChannelStats(NamedTuple):
 IMAGENET = ChannelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """Channel statistics that published weights of TSM, TDN and torchvision expect."""
 LITE = ChannelStats((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-"""Those of EfficientNet-Lite's weights; tensorflow/tpu, ``efficientnet_lite_builder.py``."""
+"""Channel statistics of EfficientNet-Lite; tensorflow/tpu, ``efficientnet_lite_builder.py``."""
 NATURAL = ChannelStats((114.0, 114.0, 114.0), (58.0, 58.0, 58.0))
 """Natural video; brings pictures to about zero mean, unit deviation."""
 
@@ -152,6 +152,22 @@ def _tsm(depth: int, channels: int) -> Backbone:
     )
 
 
+def _lite_tiny(name: str, family: str, temporal: str, segment: int = 1) -> Backbone:
+    return Backbone(
+        name,
+        family,
+        channels=lambda width: 4 * width,
+        temporal=_lazy(temporal, shifted=True, tiny=True),
+        image=_lazy(_LITE, tiny=True),
+        i_temporal=_lazy(_LITE, shifted=True, tiny=True),
+        segment=segment,
+        stride=FREE_STRIDE,
+        stages=7,
+        normalisation=LITE,
+        eval_batch=16,
+    )
+
+
 _ENTRIES = (
     _tiny("tiny_tsm", "TSM", _TINY_TSM),
     _tiny("tiny_tdn", "TDN", _lazy("cmkd.backbones.tiny:TinyTDN")),
@@ -169,31 +185,8 @@ _ENTRIES = (
         normalisation=LITE,
         eval_batch=16,
     ),
-    Backbone(
-        "tsm_lite0_tiny",
-        "TSM",
-        channels=lambda width: 4 * width,
-        temporal=_lazy(_LITE, shifted=True, tiny=True),
-        image=_lazy(_LITE, tiny=True),
-        i_temporal=_lazy(_LITE, shifted=True, tiny=True),
-        stride=FREE_STRIDE,
-        stages=7,
-        normalisation=LITE,
-        eval_batch=16,
-    ),
-    Backbone(
-        "tdn_lite0_tiny",
-        "TDN",
-        channels=lambda width: 4 * width,
-        temporal=_lazy(_DIFFERENCES, shifted=True, tiny=True),
-        image=_lazy(_LITE, tiny=True),
-        i_temporal=_lazy(_LITE, shifted=True, tiny=True),
-        segment=3,
-        stride=FREE_STRIDE,
-        stages=7,
-        normalisation=LITE,
-        eval_batch=16,
-    ),
+    _lite_tiny("tsm_lite0_tiny", "TSM", _LITE),
+    _lite_tiny("tdn_lite0_tiny", "TDN", _DIFFERENCES, segment=3),
     Backbone(
         "tdn_r50",
         "TDN",

@@ -94,7 +94,7 @@ class Validation:
 
 
 UNKNOWN = Validation(-math.inf, -math.inf)
-"""Of a model that was not validated; the least of all."""
+"""Validation of a model without one; the least of all."""
 
 
 @dataclass(frozen=True)
